@@ -1,0 +1,7 @@
+"""The command line: options -> settings -> one call -> print. `main` is the only place that turns errors into exits."""
+
+from wsiseg.cli.shell import app, main
+
+from wsiseg.cli import tile  # isort: skip  they register themselves
+
+__all__ = ["app", "main", "tile"]

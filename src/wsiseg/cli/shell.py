@@ -1,0 +1,146 @@
+"""What all commands share: the options `--config --json --quiet --verbose --no-progress`, errors and exit codes."""
+
+import functools
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from wsiseg.cli.streams import Streams
+from wsiseg.config import Config, read_toml
+from wsiseg.errors import OutputError, UsageError, WsisegError
+
+C = TypeVar("C", bound=Config)
+INTERRUPTED, TERMINATED = 130, 143
+
+app = typer.Typer(
+    name="wsiseg",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Segment tumour in whole-slide histology images, learned from one yes/no label per slide.
+
+    For research, not for diagnosis.
+
+    Start with `wsiseg fetch demo` and `wsiseg predict CMU-1-Small-Region.svs`.""",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from wsiseg import __version__  # noqa: PLC0415  only here
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _use_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Let a TOML file give the defaults of a command; its names are those of the options."""
+    if path is None:
+        return None
+    names = {parameter.name for parameter in ctx.command.params}
+    settings = {key.replace("-", "_"): value for key, value in read_toml(path).items()}
+    unknown = sorted(set(settings) - names)
+    if unknown:
+        raise UsageError(f"{path}: no such setting: {', '.join(unknown)}", f"see wsiseg {ctx.info_name} --help")
+    ctx.default_map = {**(ctx.default_map or {}), **settings}
+    return path
+
+
+def _keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:  # noqa: ANN401  any type, any value
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+_SHARED = [
+    _keyword(
+        "config",
+        Annotated[
+            Path | None,
+            typer.Option(help="TOML file with any of these options.", is_eager=True, callback=_use_config),
+        ],
+        None,
+    ),
+    _keyword("json", Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")], False),
+    _keyword("quiet", Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")], False),
+    _keyword("verbose", Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")], False),
+    _keyword("no_progress", Annotated[bool, typer.Option("--no-progress", help="Draw no progress bars.")], False),
+]
+
+
+def command(group: typer.Typer, name: str | None = None) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+    """Register a command that takes a `Streams` first and gives its exit code, or None for 0.
+
+    The options that every command has are added to its own.
+
+    Args:
+        group: The Typer application to add it to.
+        name: What the user types; the function's name where it is not given.
+    """
+
+    def register(function: Callable[..., int | None]) -> Callable[..., None]:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+
+        @functools.wraps(function)
+        def run(**values: Any) -> None:  # noqa: ANN401  whatever the options take
+            values.pop("config")
+            streams = Streams(
+                json=values.pop("json"),
+                quiet=values.pop("quiet"),
+                verbose=values.pop("verbose"),
+                bars=not values.pop("no_progress"),
+            )
+            with streams:
+                code = function(streams, **values)
+            raise typer.Exit(code or 0)
+
+        keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        run.__signature__ = inspect.Signature([*keywords, *_SHARED])  # type: ignore[attr-defined]  # what Typer reads
+        del run.__wrapped__
+        group.command(name or function.__name__)(run)
+        return run
+
+    return register
+
+
+def main() -> NoReturn:
+    """Run the command line; every expected error becomes one sentence and its exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except WsisegError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command again goes on from here", INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(str(OutputError(f"{error.filename or 'output'}: {error.strerror or error}")), OutputError.exit_code)
+    sys.exit(0)
+
+
+class _Terminated(SystemExit):
+    """SIGTERM arrived; unwinds the stack so that reports are finished."""
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    typer.echo("terminated; the same command again goes on from here", err=True)
+    raise _Terminated(TERMINATED)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    typer.echo(f"wsiseg: {sentence}", err=True)
+    sys.exit(code)

@@ -1,0 +1,206 @@
+"""The settings of every command: frozen, checked as they are made, written to and read from TOML.
+
+Every field says what it means and its unit. A field's default is the default of the option of the same name.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wsiseg.errors import UsageError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Device = Literal["auto", "cpu", "cuda", "coreml", "directml", "openvino"]
+MapKind = Literal["auto", "dense", "tile"]
+
+
+class Config(BaseModel):
+    """Base of all settings; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def checked(cls, **values: Any) -> Self:  # noqa: ANN401  whatever the fields take
+        """Make the settings; a person reads one line per wrong field.
+
+        Raises:
+            UsageError: A value does not fit its field.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            lines = [_sentence(problem) for problem in error.errors()]
+            raise UsageError("; ".join(lines)) from error
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """Read settings that `to_toml` wrote.
+
+        Raises:
+            UsageError: The file is missing, is no TOML, or holds names or values that do not fit.
+        """
+        return cls.checked(**read_toml(path))
+
+    def to_toml(self) -> str:
+        """Give the settings as TOML; a field that is None is left out."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+class TileConfig(Config):
+    """Settings of `wsiseg tile`."""
+
+    inputs: tuple[str, ...]
+    """Slides, folders, globs, a cohort CSV, or `-` for one path per line on standard input."""
+    out: Path
+    """Folder for the tile stores."""
+    tile: int = Field(default=224, ge=16, le=4096)
+    """Side of a tile in pixels of `mpp`."""
+    mpp: float = Field(default=0.5, gt=0, le=100)
+    """Micrometers per tile pixel."""
+    stride: int | None = Field(default=None, ge=1)
+    """Distance of neighbouring tiles in pixels of `mpp`; a tile's side where it is not given."""
+    slide_mpp: float | None = Field(default=None, gt=0)
+    """Micrometers per level-0 pixel of the slides, in place of what the files say."""
+    tissue: str = "auto"
+    """`auto`, `none` (everything is tissue), a mask image, a GeoJSON file, or a folder of either."""
+    min_tissue: Share = 0.5
+    """Least share of tissue in a tile that is kept."""
+    pixels: bool = False
+    """Store the tiles themselves too."""
+    max_bad_tiles: Share = 0.01
+    """Largest share of tissue tiles that may be unreadable."""
+    jobs: int = Field(default=1, ge=1)
+    """Slides that are read at the same time."""
+    overwrite: bool = False
+    """Redo what is already there."""
+
+    @model_validator(mode="after")
+    def _stride_fits(self) -> Self:
+        if self.stride is not None and self.stride > self.tile:
+            raise ValueError(f"a stride of {self.stride} leaves gaps between tiles of {self.tile}")
+        return self
+
+
+class TrainConfig(Config):
+    """Settings of `wsiseg train`; the defaults are those of Lerousseau et al. 2020."""
+
+    cohort: Path
+    """The cohort CSV that `wsiseg tile` wrote beside its tile stores."""
+    out: Path
+    """Folder of the run."""
+    alpha: float = Field(default=0.2, gt=0, le=1)
+    """Least share of tumour assumed in the tissue of a tumour slide."""
+    beta: float = Field(default=0.2, ge=0, le=1)
+    """Least share of normal tissue assumed in the tissue of a tumour slide."""
+    arch: str = "resnet50"
+    """A torchvision classifier, or `timm:NAME`."""
+    init: str = "imagenet"
+    """`imagenet`, `none`, or a file with a state dict."""
+    freeze: bool = False
+    """Compute the features once and train the head alone."""
+    epochs: int = Field(default=20, ge=1)
+    """Times that every training slide is visited."""
+    bag: int = Field(default=150, ge=1)
+    """Tiles drawn from a slide at a time."""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Tiles held with their gradients at a time; all of a bag where it is not given."""
+    lr: float = Field(default=1e-4, gt=0)
+    """Learning rate of Adam."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of everything random."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, or any device that PyTorch names."""
+    resume: bool = False
+    """Go on from the last checkpoint in `out`."""
+    overwrite: bool = False
+    """Replace a run that is there."""
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if self.alpha + self.beta > 1 + 1e-9:
+            raise ValueError(f"alpha {self.alpha:g} and beta {self.beta:g} together exceed 1")
+        return self
+
+
+class ExportConfig(Config):
+    """Settings of `wsiseg export`."""
+
+    run: Path
+    """Folder of a training run."""
+    out: Path
+    """The model file to write."""
+    overwrite: bool = False
+    """Replace a file that is there."""
+
+
+class PredictConfig(Config):
+    """Settings of `wsiseg predict`."""
+
+    inputs: tuple[str, ...]
+    """Slides, folders, globs, a cohort CSV, or `-` for one path per line on standard input."""
+    model: tuple[str, ...] = ("default",)
+    """Model files; several are averaged. `default` is the bundled one."""
+    out: Path = Path("wsiseg-out")
+    """Folder for the maps."""
+    slide_mpp: float | None = Field(default=None, gt=0)
+    """Micrometers per level-0 pixel of the slides, in place of what the files say."""
+    device: Device = "auto"
+    """What computes."""
+    tissue: str = "auto"
+    """`auto`, `none` (everything is tissue), a mask image, a GeoJSON file, or a folder of either."""
+    min_tissue: Share = 0.5
+    """Least share of tissue in a cell that is looked at."""
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    """Probability from which a cell is tumour; the model's own where it is not given."""
+    map: MapKind = "auto"
+    """`dense` (one value per output cell), `tile` (one per tile), or the model's better one."""
+    csv: bool = False
+    """Write the cells as CSV too."""
+    ngff: Literal["0.4", "0.5"] = "0.4"
+    """Version of the heatmap's format."""
+    max_bad_tiles: Share = 0.01
+    """Largest share of tissue cells that may be unreadable."""
+    overwrite: bool = False
+    """Redo what is already there."""
+
+
+class EvaluateConfig(Config):
+    """Settings of `wsiseg evaluate`."""
+
+    predictions: Path
+    """Folder of heatmaps that `wsiseg predict` wrote."""
+    truth: Path
+    """Folder of outlines or masks named after the slides."""
+    cohort: Path | None = None
+    """Cohort CSV with split and site."""
+    out: Path | None = None
+    """Folder for the report."""
+    split: str | None = None
+    """The split that is evaluated; `test` where the cohort has one."""
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    """Probability from which a cell is tumour."""
+    overwrite: bool = False
+    """Replace a report that is there."""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UsageError: It is missing or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as settings: {error}") from error
+
+
+def _sentence(problem: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails, a TypedDict of a private module
+    where = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+    what = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: no such setting"
+    return f"{where}: {what} (got {problem['input']!r})" if where else what

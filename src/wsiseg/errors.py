@@ -1,0 +1,83 @@
+"""Everything that wsiseg raises on purpose.
+
+WsisegError                 exit code 1
+├── UsageError              2   wrong usage or settings; nothing was started
+├── GateError               3   a quality gate was not met
+├── DeviceError             4   the requested device is not available
+├── ModelFileError          5   the model file is invalid
+├── DownloadError           6   the network or a download failed, or offline mode forbids it
+├── OutputError             1   a result cannot be written
+└── SlideError              1   a slide cannot be read
+    ├── PixelSizeError          no pixel size, or one that cannot be true
+    └── NotASlideError          the file is no slide at all: it is skipped, not failed
+
+Raise them with one sentence that names the file and what is wrong, and a second argument that says what to do next:
+`raise PixelSizeError("a.tiff: no pixel size in the file", "give --slide-mpp or the mpp column")`.
+"""
+
+from typing import ClassVar
+
+
+class WsisegError(Exception):
+    """Base of all errors that are the user's to mend; `str()` is one sentence for a person."""
+
+    exit_code: ClassVar[int] = 1
+
+    @property
+    def message(self) -> str:
+        """Which file and what is wrong."""
+        return str(self.args[0]) if self.args else type(self).__name__
+
+    @property
+    def hint(self) -> str:
+        """What to do next; empty where there is nothing to advise."""
+        return str(self.args[1]) if len(self.args) > 1 else ""
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class UsageError(WsisegError):
+    """Wrong usage or settings; nothing was started."""
+
+    exit_code = 2
+
+
+class GateError(WsisegError):
+    """A quality gate was not met."""
+
+    exit_code = 3
+
+
+class DeviceError(WsisegError):
+    """The requested device is not available."""
+
+    exit_code = 4
+
+
+class ModelFileError(WsisegError):
+    """The model file is invalid: hash, schema or self-test."""
+
+    exit_code = 5
+
+
+class DownloadError(WsisegError):
+    """The network or a download failed, or offline mode forbids it."""
+
+    exit_code = 6
+
+
+class OutputError(WsisegError):
+    """A result cannot be written."""
+
+
+class SlideError(WsisegError):
+    """A slide cannot be read."""
+
+
+class PixelSizeError(SlideError):
+    """A slide states no pixel size, or one that cannot be true."""
+
+
+class NotASlideError(SlideError):
+    """The file is no slide at all: listed as skipped, not as failed."""

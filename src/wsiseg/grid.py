@@ -1,0 +1,121 @@
+"""Pure geometry: tile positions, and the ways between level-0 pixels, tiles, heatmap cells and micrometers.
+
+Frames of reference: `x, y` are level-0 pixels of the slide; `row, column` count cells; lengths ending in `_um` are
+micrometers. No position is a sum of rounded steps: cell k begins at `k * stride_um`, rounded only at the end.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells of one stride that cover a slide from its level-0 corner, each carrying a tile that starts at its corner.
+
+    Attributes:
+        size_px: Width and height of the slide in level-0 pixels.
+        mpp: Micrometers per level-0 pixel along x and y.
+        tile_px: Side of a tile in pixels of `tile_mpp`.
+        stride_px: Distance of neighbouring tiles, and side of a cell, in pixels of `tile_mpp`.
+        tile_mpp: Micrometers per tile pixel.
+
+    Raises:
+        UsageError: A size or pixel size is not positive, or the stride exceeds the tile.
+    """
+
+    size_px: tuple[int, int]
+    mpp: tuple[float, float]
+    tile_px: int
+    stride_px: int
+    tile_mpp: float
+
+    def __post_init__(self) -> None:
+        numbers = (*self.size_px, *self.mpp, self.tile_px, self.stride_px, self.tile_mpp)
+        if not all(math.isfinite(number) and number > 0 for number in numbers):
+            raise UsageError(f"a grid needs positive sizes, not {numbers}")
+        if self.stride_px > self.tile_px:
+            raise UsageError(f"stride {self.stride_px} leaves gaps between tiles of {self.tile_px} pixels")
+
+    @property
+    def stride_um(self) -> float:
+        """Side of a cell in micrometers."""
+        return self.stride_px * self.tile_mpp
+
+    @property
+    def tile_um(self) -> float:
+        """Side of a tile in micrometers."""
+        return self.tile_px * self.tile_mpp
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns; together the cells cover every level-0 pixel, the last ones may reach beyond the slide."""
+        width, height = (size * mpp / self.stride_um for size, mpp in zip(self.size_px, self.mpp, strict=True))
+        return _cells(height), _cells(width)
+
+    @property
+    def stride_level0(self) -> tuple[float, float]:
+        """Side of a cell along x and y in level-0 pixels, not rounded."""
+        return self.stride_um / self.mpp[0], self.stride_um / self.mpp[1]
+
+    @property
+    def tile_level0(self) -> tuple[float, float]:
+        """Side of a tile along x and y in level-0 pixels, not rounded."""
+        return self.tile_um / self.mpp[0], self.tile_um / self.mpp[1]
+
+    def corners(self, cells: NDArray[np.integer]) -> NDArray[np.int32]:
+        """Give the level-0 corners x, y (int32[n, 2]) of the tiles at `cells` (row, column; int[n, 2])."""
+        steps = np.asarray(self.stride_level0)
+        return np.round(np.asarray(cells)[:, ::-1] * steps).astype(np.int32)
+
+    def cells(self, corners: NDArray[np.integer]) -> NDArray[np.int32]:
+        """Give row, column (int32[n, 2]) of the tiles with these level-0 corners (int[n, 2]); inverse of `corners`."""
+        return np.round(np.asarray(corners) / np.asarray(self.stride_level0)).astype(np.int32)[:, ::-1]
+
+    def cell_at(self, x: float, y: float) -> tuple[int, int]:
+        """Give row and column of the cell that holds the level-0 point x, y."""
+        step_x, step_y = self.stride_level0
+        return int(y // step_y), int(x // step_x)
+
+
+def _cells(count: float) -> int:
+    """Round up, forgiving float noise: 2.0000000001 cells are 2."""
+    return max(1, math.ceil(count - 1e-6))
+
+
+def share_of_cells(mask: NDArray[np.bool_], mask_px: tuple[float, float], grid: Grid) -> NDArray[np.float32]:
+    """Give the share of every tile of a grid that is set in a mask, exactly, by the mask's summed-area table.
+
+    Args:
+        mask: bool[rows, columns] over the slide from its level-0 corner.
+        mask_px: Width and height of a mask pixel in level-0 pixels.
+        grid: The tiles to measure.
+
+    Returns:
+        float32[rows, columns] in 0..1; what lies beyond the mask counts as not set.
+    """
+    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
+    table[1:, 1:] = mask.cumsum(0).cumsum(1)
+    rows, columns = grid.shape
+    (step_x, step_y), (tile_x, tile_y) = grid.stride_level0, grid.tile_level0
+    top, left = np.arange(rows) * step_y / mask_px[1], np.arange(columns) * step_x / mask_px[0]
+    below, right = top + tile_y / mask_px[1], left + tile_x / mask_px[0]
+    total = _sums(table, below, right) - _sums(table, top, right) - _sums(table, below, left) + _sums(table, top, left)
+    area = (tile_x / mask_px[0]) * (tile_y / mask_px[1])
+    share: NDArray[np.float32] = np.clip(total / area, 0, 1).astype(np.float32)
+    return share
+
+
+def _sums(table: NDArray[np.float64], rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Read a summed-area table at fractional rows and columns (bilinear, which is exact for constant pixels)."""
+    r, c = np.clip(rows, 0, table.shape[0] - 1), np.clip(columns, 0, table.shape[1] - 1)
+    r0, c0 = np.minimum(r.astype(int), table.shape[0] - 2), np.minimum(c.astype(int), table.shape[1] - 2)
+    fr, fc = (r - r0)[:, None], (c - c0)[None, :]
+    above = table[np.ix_(r0, c0)] * (1 - fc) + table[np.ix_(r0, c0 + 1)] * fc
+    beneath = table[np.ix_(r0 + 1, c0)] * (1 - fc) + table[np.ix_(r0 + 1, c0 + 1)] * fc
+    sums: NDArray[np.float64] = above * (1 - fr) + beneath * fr
+    return sums

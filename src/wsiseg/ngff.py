@@ -1,0 +1,181 @@
+"""OME-NGFF 0.4 and 0.5 on disk: a pyramid of probabilities with its segmentation label.
+
+Specification: https://ngff.openmicroscopy.org/0.4 and /0.5 (multiscales, omero, labels). Version 0.4 lies on zarr 2 and
+is what QuPath reads; 0.5 lies on zarr 3. All transformations stand at the data sets, where every viewer looks.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+T = TypeVar("T", bound=np.generic)
+NgffVersion = Literal["0.4", "0.5"]
+COLORS = {0: (0, 0, 0, 0), 1: (0, 114, 178, 96), 2: (213, 94, 0, 160)}
+CLASSES = {0: "background", 1: "tissue", 2: "tumor"}
+_CHUNK = 256
+_SMALLEST_LEVEL = 64  # the pyramid ends where a level is no larger
+
+
+def write_levels(  # noqa: PLR0913  one argument for each thing the format states
+    path: Path,
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    *,
+    cell_um: float,
+    mpp: tuple[float, float],
+    name: str,
+    own: dict[str, Any],
+    ngff: NgffVersion,
+) -> None:
+    """Write pyramid, labels, metadata and OME-XML to a folder that does not exist yet.
+
+    Args:
+        path: The folder.
+        probabilities: float32[rows, columns], without NaN.
+        labels: uint8[rows, columns] of `CLASSES`.
+        cell_um: Side of a cell in micrometers.
+        mpp: Micrometers per level-0 pixel of the slide along x and y.
+        name: What a viewer calls the image.
+        own: What stands under the key `wsiseg`.
+        ngff: The version of the format.
+    """
+    import zarr  # noqa: PLC0415  heavy: only where a heatmap is written
+
+    images = _pyramid(probabilities, _mean2)
+    masks = _pyramid(labels, _nearest2)
+    root = zarr.create_group(str(path), zarr_format=2 if ngff == "0.4" else 3)
+    label_group = root.create_group("labels")
+    segmentation = label_group.create_group("segmentation")
+    for group, levels in ((root, images), (segmentation, masks)):
+        _write_arrays(group, levels, ngff)
+    transforms = [_transforms(cell_um * 2**level, mpp) for level in range(len(images))]
+    attributes = _attributes(transforms, name, own, ngff)
+    for group, values in zip((root, label_group, segmentation), attributes, strict=True):
+        group.attrs.update(values)
+    _write_ome_xml(path, probabilities.shape, cell_um)
+
+
+def open_levels(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, Any]]:
+    """Read the finest level of probabilities and labels, and what stands under the key `wsiseg`.
+
+    Raises:
+        OSError: Nothing can be read there.
+        KeyError: A part is missing.
+        ValueError: A part is not what the format says.
+    """
+    import zarr  # noqa: PLC0415  heavy: only where a heatmap is read
+
+    group = zarr.open_group(str(path), mode="r")
+    values = cast("zarr.Array[Any]", group["0"])[0]
+    labels = cast("zarr.Array[Any]", group["labels/segmentation/0"])[0]
+    own = cast("dict[str, Any]", group.attrs["wsiseg"])
+    return np.asarray(values, np.float32), np.asarray(labels, np.uint8), own
+
+
+def _write_arrays(group: Any, levels: list[NDArray[Any]], ngff: NgffVersion) -> None:  # noqa: ANN401  a zarr group
+    for number, level in enumerate(levels):
+        array = group.create_array(
+            str(number),
+            shape=(1, *level.shape),
+            chunks=(1, min(_CHUNK, level.shape[0]), min(_CHUNK, level.shape[1])),
+            dtype=level.dtype,
+            chunk_key_encoding={"name": "v2" if ngff == "0.4" else "default", "separator": "/"},
+            dimension_names=None if ngff == "0.4" else ("c", "y", "x"),
+            fill_value=0,
+        )
+        array[:] = level[None]
+
+
+def _pyramid(level: NDArray[T], smaller: Callable[[NDArray[T]], NDArray[T]]) -> list[NDArray[T]]:
+    levels = [level]
+    while max(levels[-1].shape) > _SMALLEST_LEVEL:
+        levels.append(smaller(levels[-1]))
+    return levels
+
+
+def _mean2(level: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Halve an image by the mean of 2x2; an odd edge is repeated."""
+    padded = np.pad(level, [(0, size % 2) for size in level.shape], mode="edge")
+    rows, columns = padded.shape[0] // 2, padded.shape[1] // 2
+    return padded.reshape(rows, 2, columns, 2).mean((1, 3), dtype=np.float64).astype(np.float32)
+
+
+def _nearest2(level: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return level[::2, ::2]
+
+
+def _transforms(scale_um: float, mpp: tuple[float, float]) -> list[dict[str, Any]]:
+    """Place a level: its pixel centres lie half a pixel in, counted from the centre of the slide's first pixel."""
+    shift_y, shift_x = (scale_um - mpp[1]) / 2, (scale_um - mpp[0]) / 2
+    return [
+        {"type": "scale", "scale": [1.0, scale_um, scale_um]},
+        {"type": "translation", "translation": [0.0, shift_y, shift_x]},
+    ]
+
+
+def _attributes(
+    transforms: list[list[dict[str, Any]]],
+    name: str,
+    own: dict[str, Any],
+    ngff: NgffVersion,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Give the attributes of the image, of the list of labels and of the segmentation."""
+    window = {"min": 0.0, "max": 1.0, "start": 0.0, "end": 1.0}
+    channel = {"active": True, "coefficient": 1, "color": "FF0000", "family": "linear", "inverted": False}
+    image = _multiscale(transforms, "tumor_probability", "mean")
+    label = _multiscale(transforms, "segmentation", "nearest")
+    omero = {
+        "id": 1,
+        "name": name,
+        "channels": [{**channel, "label": "p(tumor)", "window": window}],
+        "rdefs": {"defaultT": 0, "defaultZ": 0, "model": "color"},
+    }
+    image_label = {
+        "colors": [{"label-value": value, "rgba": list(color)} for value, color in COLORS.items()],
+        "properties": [{"label-value": value, "class": text} for value, text in CLASSES.items()],
+        "source": {"image": "../../"},
+    }
+    if ngff == "0.5":
+        return (
+            {"ome": {"version": ngff, "multiscales": [image], "omero": omero}, "wsiseg": own},
+            {"ome": {"version": ngff, "labels": ["segmentation"]}},
+            {"ome": {"version": ngff, "multiscales": [label], "image-label": image_label}},
+        )
+    return (
+        {"multiscales": [{"version": ngff, **image}], "omero": {"version": ngff, **omero}, "wsiseg": own},
+        {"labels": ["segmentation"]},
+        {"multiscales": [{"version": ngff, **label}], "image-label": {"version": ngff, **image_label}},
+    )
+
+
+def _multiscale(transforms: list[list[dict[str, Any]]], name: str, method: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "type": method,
+        "axes": [
+            {"name": "c", "type": "channel"},
+            {"name": "y", "type": "space", "unit": "micrometer"},
+            {"name": "x", "type": "space", "unit": "micrometer"},
+        ],
+        "datasets": [
+            {"path": str(level), "coordinateTransformations": steps} for level, steps in enumerate(transforms)
+        ],
+    }
+
+
+def _write_ome_xml(path: Path, shape: tuple[int, ...], cell_um: float) -> None:
+    """Write the sizes once more as OME-XML, where Bio-Formats looks for them."""
+    pixels = (
+        f'<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="float" SizeX="{shape[1]}" SizeY="{shape[0]}" SizeZ="1" '
+        f'SizeC="1" SizeT="1" PhysicalSizeX="{cell_um}" PhysicalSizeXUnit="µm" PhysicalSizeY="{cell_um}" '
+        'PhysicalSizeYUnit="µm"><Channel ID="Channel:0:0" Name="p(tumor)" SamplesPerPixel="1"/><MetadataOnly/></Pixels>'
+    )
+    text = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        f'<Image ID="Image:0" Name="tumour probability">{pixels}</Image></OME>\n'
+    )
+    (path / "OME").mkdir()
+    (path / "OME" / "METADATA.ome.xml").write_text(text, encoding="utf-8")

@@ -1,0 +1,74 @@
+"""Outputs that appear whole or not at all: written beside their place, then renamed."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from wsiseg.errors import OutputError
+
+
+def _beside(path: Path, what: str = "partial") -> Path:
+    return path.with_name(f".{path.name}.{what}-{os.getpid()}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _replace(partial: Path, path: Path) -> None:
+    """Put `partial` in the place of `path`; a folder that stood there is moved away first."""
+    if not path.is_dir():
+        partial.replace(path)
+        return
+    old = _beside(path, "old")
+    path.replace(old)
+    partial.replace(path)
+    _remove(old)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write a file or a folder to, and rename it to `path` when the block ends well.
+
+    Args:
+        path: The final place. Its folder is made where it is missing.
+
+    Yields:
+        A path in the same folder that does not exist yet.
+
+    Raises:
+        OutputError: The folder is read-only, the disk is full, or the like; what stood at `path` is untouched.
+    """
+    partial = _beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(partial)
+        yield partial
+        _replace(partial, path)
+    except OSError as error:
+        _remove(partial)
+        if isinstance(error, FileNotFoundError) and error.filename and str(partial) not in str(error.filename):
+            raise
+        reason = error.strerror or str(error)
+        raise OutputError(f"{path}: cannot be written: {reason}", "free some room or choose another --out") from error
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as UTF-8, whole or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  any JSON value
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,0 +1,183 @@
+"""The record of a run: what became of every slide, kept in `run.json` as the run goes on."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from wsiseg.errors import WsisegError
+from wsiseg.outputs import write_json
+
+Status = Literal["ok", "no_tissue", "skipped", "up_to_date", "suspect", "failed"]
+
+
+class Failure(BaseModel):
+    """Why a slide failed or was skipped."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    message: str
+    hint: str = ""
+
+    @classmethod
+    def of(cls, error: WsisegError) -> Self:
+        """Describe an error."""
+        return cls(type=type(error).__name__, message=error.message, hint=error.hint)
+
+
+class SlideRecord(BaseModel):
+    """What became of one slide; areas in mm2, `mpp` in um per level-0 pixel along x and y, time in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    slide: str
+    path: str
+    status: Status
+    error: Failure | None = None
+    outputs: dict[str, str] = Field(default_factory=dict)
+    mpp: tuple[float, float] | None = None
+    mpp_source: str | None = None
+    tissue_mm2: float | None = None
+    tumor_mm2: float | None = None
+    tumor_share: float | None = None
+    tiles: int = 0
+    bad_tiles: int = 0
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+class Run(BaseModel):
+    """What became of a run; the content of `run.json`."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    schema_: str = Field(default="wsiseg.run/1", alias="schema")
+    status: Literal["complete", "partial", "failed"] = "partial"
+    version: str = ""
+    command: str
+    started: str
+    finished: str | None = None
+    model: dict[str, Any] | None = None
+    device: dict[str, Any] | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    slides: tuple[SlideRecord, ...] = ()
+    totals: dict[str, int] = Field(default_factory=dict)
+
+    @property
+    def failed(self) -> tuple[SlideRecord, ...]:
+        """The slides that failed."""
+        return tuple(record for record in self.slides if record.status == "failed")
+
+    @property
+    def exit_code(self) -> int:
+        """0 where nothing failed, else 1."""
+        return 1 if self.failed else 0
+
+
+class Progress(Protocol):
+    """What a long run tells whoever watches it; every call must return quickly."""
+
+    def begin(self, slides: int) -> None:
+        """Tell how many slides there are."""
+        ...
+
+    def slide(self, slide: str, tiles: int) -> None:
+        """Tell that work on a slide of so many tiles begins."""
+        ...
+
+    def advance(self, slide: str, tiles: int) -> None:
+        """Tell that so many more tiles of a slide are done."""
+        ...
+
+    def done(self, record: SlideRecord) -> None:
+        """Tell what became of a slide."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Tell something a person should know."""
+        ...
+
+
+class Silent:
+    """Watch nothing."""
+
+    def begin(self, slides: int) -> None:
+        """Do nothing."""
+
+    def slide(self, slide: str, tiles: int) -> None:
+        """Do nothing."""
+
+    def advance(self, slide: str, tiles: int) -> None:
+        """Do nothing."""
+
+    def done(self, record: SlideRecord) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
+        """Do nothing."""
+
+
+class RunFile:
+    """`run.json` while the run goes on: whole at every moment, finished also when the run is interrupted.
+
+    Args:
+        path: Where to write; None keeps the record in memory.
+        run: The run as it begins.
+    """
+
+    def __init__(self, path: Path | None, run: Run) -> None:
+        self.path = path
+        self.run = run
+        self._saved = 0.0
+        self._save()
+
+    def add(self, record: SlideRecord) -> None:
+        """Add what became of a slide."""
+        self.run = self.run.model_copy(update={"slides": (*self.run.slides, record)})
+        self.run = self.run.model_copy(update={"totals": totals(self.run.slides)})
+        self._save()
+
+    def finish(self) -> Run:
+        """Write the end of the run."""
+        status = "complete" if not self.run.failed else "partial"
+        if self.run.slides and len(self.run.failed) == len(self.run.slides):
+            status = "failed"
+        self.run = self.run.model_copy(update={"status": status, "finished": now()})
+        self._save()
+        return self.run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.run = self.run.model_copy(update={"finished": now()})
+            self._save()
+
+    def _save(self) -> None:
+        if self.path is not None:
+            write_json(self.path, self.run.model_dump(mode="json", by_alias=True))
+            self._saved = time.monotonic()
+
+
+def totals(slides: Sequence[SlideRecord]) -> dict[str, int]:
+    """Count the slides of each status; `ok` and `failed` always stand in the result."""
+    counts = {"ok": 0, "failed": 0}
+    for record in slides:
+        counts[record.status] = counts.get(record.status, 0) + 1
+    return counts
+
+
+def now() -> str:
+    """Give the time in UTC, as `2026-01-31T12:00:00Z`."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
