@@ -1,0 +1,128 @@
+"""Outlines that people or programs drew, and which of them mean tumour."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wsiseg.errors import WsisegError
+
+TUMOR_NAMES = frozenset(
+    [
+        "_0",
+        "_1",
+        "adenocarcinoma",
+        "cancer",
+        "carcinoma",
+        "invasive",
+        "lesion",
+        "malignant",
+        "metastases",
+        "metastasis",
+        "positive",
+        "tumor",
+        "tumour",
+    ],
+)
+"""Classes taken for tumour unless the user names the classes."""
+NEGATIVE_NAMES = frozenset(
+    ["_2", "benign", "exclude", "exclusion", "hole", "ignore*", "negative", "no-tumor", "non-tumor", "normal"]
+)
+"""Classes that cut a hole into tumour which they lie in."""
+OTHER_NAMES = frozenset(
+    ["background", "fat", "immune", "mucus", "muscle", "necrosis", "other", "region*", "stroma", "tissue"]
+)
+"""Classes that are known to be no tumour and to cut nothing."""
+
+
+class AnnotationError(WsisegError):
+    """Outlines or a mask cannot be read, or mean nothing here."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """One outline as drawn.
+
+    Attributes:
+        polygon: A shapely Polygon or MultiPolygon in level-0 pixels; it may cross itself.
+        class_name: What it was called, empty where it has no class.
+        is_negative: True if the file itself says that it is a hole.
+    """
+
+    polygon: Any
+    class_name: str = ""
+    is_negative: bool = False
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Which classes mean tumour.
+
+    Attributes:
+        tumor: Names that count as tumour, in any case of letters. Where there are none, the usual names count, and
+            outlines without a class.
+        negative: Further names that cut a hole.
+    """
+
+    tumor: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()
+
+    def sign(self, outline: Outline) -> int | None:
+        """Give 1 for tumour, -1 for a hole, 0 for neither, None for a class that is not known."""
+        name = outline.class_name.strip().casefold()
+        if outline.is_negative or name in {other.casefold() for other in self.negative}:
+            return -1
+        if self.tumor:
+            named = name in {other.casefold() for other in self.tumor}
+            return 1 if named else -int(name in NEGATIVE_NAMES)
+        if not name or name in TUMOR_NAMES:
+            return 1
+        if name in NEGATIVE_NAMES:
+            return -1
+        return 0 if name in OTHER_NAMES else None
+
+
+def tumor_area(name: str, outlines: Sequence[Outline], classes: Classes) -> tuple[Any, tuple[str, ...]]:
+    """Put outlines together: the largest is laid first, so what is nested in another decides there.
+
+    Args:
+        name: File name, for messages.
+        outlines: Outlines of one slide.
+        classes: Which of them mean tumour.
+
+    Returns:
+        The tumour as a valid shapely geometry, and what a person should know.
+
+    Raises:
+        AnnotationError: All outlines are of classes that nobody said anything about.
+    """
+    import shapely  # noqa: PLC0415  heavy: only where outlines are read
+
+    signs = [classes.sign(outline) for outline in outlines]
+    unknown = Counter(outline.class_name for outline, sign in zip(outlines, signs, strict=True) if sign is None)
+    if unknown and not any(signs):
+        listed = ", ".join(sorted(unknown))
+        raise AnnotationError(
+            f"{name}: no outline is of a class known as tumour, but of {listed}", "give --tumor-class NAME"
+        )
+    notes = [f"{name}: {count} outlines of class {text} are not counted as tumour" for text, count in unknown.items()]
+    drawn = [(outline.polygon, sign) for outline, sign in zip(outlines, signs, strict=True) if sign]
+    polygons, repaired = _valid([polygon for polygon, _ in drawn])
+    if repaired:
+        notes.append(f"{name}: {repaired} self-crossing outlines were repaired")
+    area = shapely.MultiPolygon()
+    for polygon, sign in sorted(zip(polygons, (sign for _, sign in drawn), strict=True), key=lambda one: -one[0].area):
+        area = area.union(polygon) if sign > 0 else area.difference(polygon)
+    return area, tuple(notes)
+
+
+def _valid(polygons: list[Any]) -> tuple[list[Any], int]:
+    """Repair outlines that cross themselves; a part that is enclosed twice stays part of the outline."""
+    import shapely  # noqa: PLC0415  heavy: only where outlines are read
+
+    broken = [not shapely.is_valid(polygon) for polygon in polygons]
+    mended = [
+        shapely.make_valid(polygon, method="structure", keep_collapsed=False) if is_broken else polygon
+        for polygon, is_broken in zip(polygons, broken, strict=True)
+    ]
+    return mended, sum(broken)
