@@ -1,0 +1,68 @@
+"""Single files out of archives from outside: only what is asked for, and never more bytes than it may have.
+
+Nothing is written under a name that an archive states, so a member called `../../x` has nowhere to go.
+"""
+
+import gzip
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from wsiseg.errors import DownloadError
+from wsiseg.outputs import written_whole
+
+_CHUNK = 1 << 20
+
+
+def extract_member(archive: Path, member: str, path: Path, most: int) -> None:
+    """Write one member of a zip file to `path`, whole or not at all.
+
+    Args:
+        archive: A zip file; wheels are such.
+        member: The member's name in the archive.
+        path: Where it goes.
+        most: Bytes that the member may have.
+
+    Raises:
+        DownloadError: The archive is broken, has no such member, or a larger one than `most`.
+    """
+    with _readable(archive), zipfile.ZipFile(archive) as opened, opened.open(member) as source:
+        _copy(source, path, most, archive.name)
+
+
+def unpack_gzip(archive: Path, path: Path, most: int) -> None:
+    """Write the content of a gzip file to `path`, whole or not at all.
+
+    Args:
+        archive: A gzip file.
+        path: Where its content goes.
+        most: Bytes that the content may have.
+
+    Raises:
+        DownloadError: The file is broken or unpacks to more than `most`.
+    """
+    with _readable(archive), gzip.open(archive) as source:
+        _copy(source, path, most, archive.name)
+
+
+@contextmanager
+def _readable(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyError as error:
+        raise DownloadError(f"{archive.name}: lacks the file that was expected in it") from error
+    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DownloadError(f"{archive.name}: a broken archive: {error}", "fetch it again") from error
+
+
+def _copy(source: IO[bytes] | gzip.GzipFile, path: Path, most: int, name: str) -> None:
+    with written_whole(path) as partial, partial.open("wb") as target:
+        count = 0
+        while chunk := source.read(_CHUNK):
+            count += len(chunk)
+            if count > most:
+                raise DownloadError(f"{name}: unpacks to more than the {most} bytes it should have", "do not trust it")
+            target.write(chunk)
