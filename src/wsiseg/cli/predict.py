@@ -1,0 +1,55 @@
+"""`wsiseg predict`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsiseg.cli.options import Device, Inputs, MaxBadTiles, MinTissue, Overwrite, SlideMpp, Tissue
+from wsiseg.cli.shell import app, command
+from wsiseg.cli.streams import Streams, run_lines
+from wsiseg.config import PredictConfig
+
+
+@command(app)
+def predict(
+    streams: Streams,
+    inputs: Inputs,
+    model: Annotated[list[str], typer.Option(help="Model file; several are averaged.")] = ["default"],  # noqa: B006  Typer copies it
+    out: Annotated[Path, typer.Option(help="Folder for the maps.")] = Path("wsiseg-out"),
+    slide_mpp: SlideMpp = None,
+    device: Device = "auto",
+    tissue: Tissue = "auto",
+    min_tissue: MinTissue = 0.5,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Probability from which a cell is tumour; by default the model's own.", min=0, max=1),
+    ] = None,
+    map: Annotated[str, typer.Option(help="dense, tile, or auto for the model's better one.")] = "auto",
+    csv: Annotated[bool, typer.Option("--csv", help="Write the cells as CSV too.")] = False,
+    ngff: Annotated[str, typer.Option(help="Version of the heatmap's format: 0.4 or 0.5.")] = "0.4",
+    max_bad_tiles: MaxBadTiles = 0.01,
+    overwrite: Overwrite = False,
+) -> int:
+    """Map tumour on slides.
+
+    Writes for every slide OUT/SLIDE.ome.zarr (probabilities), OUT/SLIDE.geojson (outlines for QuPath) and
+    OUT/SLIDE.png, and OUT/run.json with what became of each.
+
+    Examples:
+
+        wsiseg predict slide.svs
+
+        wsiseg predict slides/ --model mine.onnx --out maps --csv
+
+        ls *.svs | wsiseg predict - --json
+    """
+    from wsiseg.predict import predict_slides  # noqa: PLC0415  loads numerical libraries
+
+    config = PredictConfig.checked(
+        inputs=inputs, model=model, out=out, slide_mpp=slide_mpp, device=device, tissue=tissue, min_tissue=min_tissue,
+        threshold=threshold, map=map, csv=csv, ngff=ngff, max_bad_tiles=max_bad_tiles, overwrite=overwrite,
+    )  # fmt: skip
+    run = predict_slides(config, streams)
+    streams.result(run.model_dump(mode="json", by_alias=True), run_lines(run))
+    return run.exit_code
