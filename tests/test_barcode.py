@@ -43,7 +43,7 @@ def test_only_01_to_09_are_tumor_and_only_10_to_14_are_normal(code: int) -> None
         "TCGA-BH-A0B7-11A-03-XX1",
         "x/TCGA-BH-A0B7-11A-03-TSC.svs",
         "TCGA-BH-A0B7-11A-03-TSC-2.svs",
-        "TCGA-BH-A0B7-١١A-03-TSC.svs",
+        "TCGA-BH-A0B7-\u0661\u0661A-03-TSC.svs",
     ],
 )
 def test_what_is_no_slide_barcode_is_refused(name: str) -> None:

@@ -1,7 +1,7 @@
 """TCGA barcodes: what the name of a slide says of its case, its sample and its label.
 
-A slide is called `TCGA-TSS-PART-SSV-PP-TSn[.uuid.svs]`: source site, participant, sample type and vial, portion, and TS,
-BS or MS (top, bottom, middle; flash-frozen) or DX (diagnostic, formalin-fixed) with a number or letter.
+A slide is called `TCGA-TSS-PART-SSV-PP-TSn[.uuid.svs]`: source site, participant, sample type and vial, portion, and
+TS, BS or MS (top, bottom, middle; flash-frozen) or DX (diagnostic, formalin-fixed) with a number or letter.
 Source: the GDC's table of sample type codes.
 """
 

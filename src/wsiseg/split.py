@@ -35,15 +35,15 @@ def by_case(
     of_case: dict[str, set[str]] = {}
     for case, stratum in zip(cases, strata, strict=True):
         of_case.setdefault(case, set()).add(stratum)
-    members: dict[tuple[str, ...], list[str]] = {}
+    groups: dict[tuple[str, ...], list[str]] = {}
     for case, found in of_case.items():
-        members.setdefault(tuple(sorted(found)), []).append(case)
+        groups.setdefault(tuple(sorted(found)), []).append(case)
     assigned = {case: name for case, name in (known or {}).items() if case in of_case}
     due = [0.0, 0.0, 0.0]
-    for stratum in sorted(members):
-        due = [rest + share * len(members[stratum]) for rest, share in zip(due, shares, strict=True)]
-        new = sorted((case for case in members[stratum] if case not in assigned), key=lambda case: _draw(seed, case))
-        old = [assigned[case] for case in members[stratum] if case in assigned]
+    for group in sorted(groups):
+        due = [rest + share * len(groups[group]) for rest, share in zip(due, shares, strict=True)]
+        new = sorted((case for case in groups[group] if case not in assigned), key=lambda case: _draw(seed, case))
+        old = [assigned[case] for case in groups[group] if case in assigned]
         due = [rest - old.count(name) for rest, name in zip(due, SPLITS, strict=True)]
         counts = _whole(due, len(new))
         due = [rest - count for rest, count in zip(due, counts, strict=True)]
