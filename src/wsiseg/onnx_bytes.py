@@ -1,0 +1,185 @@
+"""The bytes of an ONNX file, read without the onnx package and without running anything.
+
+An ONNX file is a protobuf message (onnx/onnx.proto in the ONNX specification). Only what decides whether a file is
+safe to hand to ONNX Runtime is looked at: operator sets, subgraphs, functions, external data, and the metadata.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+OLDEST_OPSET, NEWEST_OPSET = 13, 21
+"""Versions of the ONNX operator set that every supported ONNX Runtime knows."""
+
+MOST_BYTES = 2**31 - 1
+"""Protobuf cannot hold more, so larger models need external data, which is refused."""
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_STANDARD_DOMAINS = ("", "ai.onnx")
+_LONGEST_VARINT = 10
+
+# Field numbers of onnx.proto.
+_MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA, _MODEL_TRAINING, _MODEL_FUNCTION = 7, 8, 14, 20, 25
+_GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_SPARSE = 1, 5, 15
+_NODE_ATTRIBUTE, _NODE_DOMAIN = 5, 7
+_ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
+_ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 22, 23
+_TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+_PAIR_KEY, _PAIR_VALUE = 1, 2
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes `start` to `stop` of a file."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class _Field:
+    """One field of a protobuf message: `value` of numbers, `span` of what has a length."""
+
+    number: int
+    value: int
+    span: Span | None
+
+    def content(self) -> Span:
+        """Give the bytes of a field that must have a length."""
+        if self.span is None:
+            raise ValueError(f"field {self.number} is not of its type")
+        return self.span
+
+
+def metadata_spans(data: bytes) -> dict[str, Span]:
+    """Check that an ONNX file stands alone and is made of standard operators, and find its metadata.
+
+    Args:
+        data: The whole file.
+
+    Returns:
+        Where the value of each metadata key lies in `data`.
+
+    Raises:
+        ValueError: The file is cut or no ONNX file, refers to other files, carries functions, subgraphs, operators of
+            other domains or an operator set out of `OLDEST_OPSET` to `NEWEST_OPSET`, or names a metadata key twice.
+    """
+    spans: dict[str, Span] = {}
+    opsets: list[int] = []
+    graphs = 0
+    for field in _fields(data, Span(0, len(data))):
+        if field.number == _MODEL_GRAPH:
+            graphs += 1
+            _check_graph(data, field.content())
+        elif field.number == _MODEL_OPSET:
+            opsets.append(_opset(data, field.content()))
+        elif field.number == _MODEL_METADATA:
+            key, span = _pair(data, field.content())
+            if key in spans:
+                raise ValueError(f"the metadata key {key!r} stands in it twice")
+            spans[key] = span
+        elif field.number in {_MODEL_TRAINING, _MODEL_FUNCTION}:
+            raise ValueError("it carries functions of its own")
+    if graphs != 1 or len(opsets) != 1:
+        raise ValueError("it is no ONNX model: one graph and one operator set are needed")
+    return spans
+
+
+def _fields(data: bytes, span: Span) -> Iterator[_Field]:
+    """Walk the fields of one protobuf message."""
+    place = span.start
+    while place < span.stop:
+        tag, place = _varint(data, place, span.stop)
+        number, kind = tag >> 3, tag & 7
+        value, content = 0, None
+        if kind == _VARINT:
+            value, place = _varint(data, place, span.stop)
+        elif kind in {_FIXED64, _FIXED32}:
+            place += 8 if kind == _FIXED64 else 4
+        elif kind == _BYTES:
+            length, begin = _varint(data, place, span.stop)
+            place = begin + length
+            content = Span(begin, place)
+        else:
+            raise ValueError("it is no ONNX model: its bytes make no sense")
+        if place > span.stop or number == 0:
+            raise ValueError("it is cut or damaged")
+        yield _Field(number, value, content)
+
+
+def _varint(data: bytes, place: int, stop: int) -> tuple[int, int]:
+    """Read a number of variable length; gives it and the place after it."""
+    value = 0
+    for index in range(_LONGEST_VARINT):
+        if place >= stop:
+            raise ValueError("it is cut or damaged")
+        byte = data[place]
+        place += 1
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:  # noqa: PLR2004  the top bit says whether more follows
+            return value, place
+    raise ValueError("it is no ONNX model: its bytes make no sense")
+
+
+def _text(data: bytes, span: Span) -> str:
+    # UnicodeDecodeError is a ValueError.
+    return data[span.start : span.stop].decode("utf-8")
+
+
+def _pair(data: bytes, span: Span) -> tuple[str, Span]:
+    """Read a StringStringEntryProto."""
+    found = {field.number: field.content() for field in _fields(data, span)}
+    key = _text(data, found[_PAIR_KEY]) if _PAIR_KEY in found else ""
+    return key, found.get(_PAIR_VALUE, Span(span.stop, span.stop))
+
+
+def _opset(data: bytes, span: Span) -> int:
+    """Read an OperatorSetIdProto and check that it is known."""
+    domain, version = "", 0
+    for field in _fields(data, span):
+        if field.number == 1:
+            domain = _text(data, field.content())
+        else:
+            version = field.value
+    _check_domain(domain)
+    if not OLDEST_OPSET <= version <= NEWEST_OPSET:
+        raise ValueError(f"it needs operator set {version}, known are {OLDEST_OPSET} to {NEWEST_OPSET}")
+    return version
+
+
+def _check_domain(domain: str) -> None:
+    if domain not in _STANDARD_DOMAINS:
+        raise ValueError(f"it uses operators of {domain!r}, which are not standard ones")
+
+
+def _check_graph(data: bytes, span: Span) -> None:
+    for field in _fields(data, span):
+        if field.number == _GRAPH_NODE:
+            _check_node(data, field.content())
+        elif field.number == _GRAPH_TENSOR:
+            _check_tensor(data, field.content())
+        elif field.number == _GRAPH_SPARSE:
+            raise ValueError("it holds sparse tensors")
+
+
+def _check_node(data: bytes, span: Span) -> None:
+    for field in _fields(data, span):
+        if field.number == _NODE_DOMAIN:
+            _check_domain(_text(data, field.content()))
+        elif field.number == _NODE_ATTRIBUTE:
+            _check_attribute(data, field.content())
+
+
+def _check_attribute(data: bytes, span: Span) -> None:
+    for field in _fields(data, span):
+        if field.number in {_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS}:
+            raise ValueError("it holds loops or branches")
+        if field.number in {_ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES}:
+            raise ValueError("it holds sparse tensors")
+        if field.number in {_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS}:
+            _check_tensor(data, field.content())
+
+
+def _check_tensor(data: bytes, span: Span) -> None:
+    for field in _fields(data, span):
+        if field.number == _TENSOR_EXTERNAL or (field.number == _TENSOR_LOCATION and field.value):
+            raise ValueError("it keeps data in other files")

@@ -1,0 +1,161 @@
+"""Seeded images that a model file is tried on whenever it is opened, and the answers that it must give.
+
+The images are made of the raw bits of PCG64 with integer arithmetic only, so that they are the same everywhere.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+Kind = Literal["glass", "uniform", "noise", "texture"]
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Answers = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+
+_SIDE = Field(ge=16, le=2048)
+_PINK, _PURPLE = np.array([228, 150, 190], np.int64), np.array([96, 56, 130], np.int64)
+_WIDER_PX = 64
+_COARSE_PX, _FINE_PX = 16, 4  # sides of the blocks that the texture is mixed of
+
+
+class SeededImage(BaseModel):
+    """One image and the answers to it; height and width in pixels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    kind: Kind
+    """What it shows: empty glass, one colour, noise, or a texture in the colours of stained tissue."""
+    height: int = _SIDE
+    """Rows of pixels."""
+    width: int = _SIDE
+    """Columns of pixels."""
+    probability: Probability
+    """The output `probability`."""
+    map: tuple[tuple[Probability, ...], ...] | None = None
+    """The output `probability_map`, row by row, where the model has one."""
+
+    @property
+    def cells(self) -> tuple[int, int] | None:
+        """Rows and columns of the map."""
+        return None if self.map is None else (len(self.map), max(map(len, self.map), default=0))
+
+    def cells_at(self, stride: int | None) -> tuple[int, int] | None:
+        """Give the rows and columns that a map of this image has at an output stride."""
+        return None if stride is None else (self.height // stride, self.width // stride)
+
+
+class SelfTest(BaseModel):
+    """Images with the answers that a model gave when its file was written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    seed: int = Field(ge=0, le=2**32 - 1)
+    """Seed of the images."""
+    tolerance: float = Field(gt=0, le=0.1)
+    """Largest difference in probability that passes."""
+    images: tuple[SeededImage, ...] = Field(min_length=4, max_length=8)
+    """The images, each given to the model alone."""
+
+
+def seeded_pixels(kind: Kind, height: int, width: int, seed: int) -> NDArray[np.uint8]:
+    """Make an image (uint8[height, width, 3], RGB) of a kind; the same seed gives the same image everywhere."""
+    images: dict[Kind, Callable[[int, int, int], NDArray[np.int64]]] = {
+        "glass": _glass,
+        "uniform": _uniform,
+        "noise": _noise,
+        "texture": _texture,
+    }
+    return images[kind](height, width, seed).astype(np.uint8)
+
+
+def recorded(answer: Callable[[NDArray[np.uint8]], Answers], side: int, seed: int, tolerance: float) -> SelfTest:
+    """Ask a model for its answers, to be kept in its file.
+
+    Args:
+        answer: As for `largest_difference`.
+        side: Side of the images in pixels. A dense model is tried on one image more that is no square.
+        seed: Seed of the images.
+        tolerance: Largest difference in probability that will pass.
+    """
+    kinds: tuple[Kind, ...] = ("glass", "uniform", "noise", "texture")
+    images = [_recorded(answer, kind, (side, side), seed) for kind in kinds]
+    if images[0].map is not None:
+        images.append(_recorded(answer, "texture", (side, side + _WIDER_PX), seed))
+    return SelfTest(seed=seed, tolerance=tolerance, images=tuple(images))
+
+
+def _recorded(
+    answer: Callable[[NDArray[np.uint8]], Answers],
+    kind: Kind,
+    size: tuple[int, int],
+    seed: int,
+) -> SeededImage:
+    probability, cells = answer(seeded_pixels(kind, *size, seed)[None])
+    rows = None if cells is None else tuple(tuple(round(float(cell), 6) for cell in row) for row in cells[0])
+    value = round(float(probability[0]), 6)
+    return SeededImage(kind=kind, height=size[0], width=size[1], probability=value, map=rows)
+
+
+def largest_difference(test: SelfTest, answer: Callable[[NDArray[np.uint8]], Answers]) -> float:
+    """Ask for the answer to every image of a test.
+
+    Args:
+        test: Images and expected answers.
+        answer: Takes uint8[1, h, w, 3]; gives the probability float32[1] and the map float32[1, h', w'] or None.
+
+    Returns:
+        The largest absolute difference from what is expected; infinity where a value is missing, is NaN, or a map has
+        another shape.
+    """
+    worst = 0.0
+    for image in test.images:
+        probability, cells = answer(seeded_pixels(image.kind, image.height, image.width, test.seed)[None])
+        worst = max(worst, _difference(probability, np.asarray([image.probability])))
+        if image.map is not None:
+            worst = max(worst, np.inf if cells is None else _difference(cells, _map(image.map)))
+    return worst
+
+
+def _map(rows: tuple[tuple[float, ...], ...]) -> NDArray[np.float64]:
+    widths = {len(row) for row in rows}
+    return np.asarray(rows if len(widths) == 1 else [], float)[None]
+
+
+def _difference(found: NDArray[np.float32], expected: NDArray[np.float64]) -> float:
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return float("inf")
+    return float(np.abs(found - expected).max(initial=0))
+
+
+def _bytes(height: int, width: int, channels: int, seed: int) -> NDArray[np.int64]:
+    """Give seeded bytes [height, width, channels]; raw bits are promised to stay the same, distributions are not."""
+    count = height * width * channels
+    raw = np.random.PCG64(seed).random_raw(-(-count // 8)).astype("<u8")
+    return raw.view(np.uint8)[:count].reshape(height, width, channels).astype(np.int64)
+
+
+def _glass(height: int, width: int, seed: int) -> NDArray[np.int64]:
+    return 240 + _bytes(height, width, 3, seed + 1) % 8
+
+
+def _uniform(height: int, width: int, seed: int) -> NDArray[np.int64]:
+    return np.broadcast_to(128 + _bytes(1, 1, 3, seed + 2) % 64, (height, width, 3))
+
+
+def _noise(height: int, width: int, seed: int) -> NDArray[np.int64]:
+    return _bytes(height, width, 3, seed + 3)
+
+
+def _texture(height: int, width: int, seed: int) -> NDArray[np.int64]:
+    """Mix pink and purple by coarse and fine blocks and grain."""
+    coarse, fine = _blocks(height, width, _COARSE_PX, seed + 4), _blocks(height, width, _FINE_PX, seed + 5)
+    purple = (coarse + fine) // 2
+    grain = _bytes(height, width, 3, seed + 6) % 17 - 8
+    return np.clip((_PINK * (255 - purple) + _PURPLE * purple) // 255 + grain, 0, 255)
+
+
+def _blocks(height: int, width: int, side: int, seed: int) -> NDArray[np.int64]:
+    small = _bytes(-(-height // side), -(-width // side), 1, seed)
+    return small.repeat(side, 0).repeat(side, 1)[:height, :width]

@@ -1,0 +1,87 @@
+"""Small model files for tests, made without torch and without training."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from wsiseg.model_card import METADATA_KEY, ModelCard, signed
+from wsiseg.onnx_session import run, start
+from wsiseg.self_test import recorded
+
+DARK_GREEN = 140
+"""Stained tissue absorbs green: a pixel whose green is below this is dark."""
+
+
+def write_color_filter_model(path: Path, *, stride: int = 32, tile_px: int = 224, **card: Any) -> Path:  # noqa: ANN401  any field of the card
+    """Write a valid dense model file whose probability is the share of dark or purple pixels.
+
+    Args:
+        path: The file to write.
+        stride: Input pixels per cell of its map.
+        tile_px: Side of its tiles; an odd number of cells.
+        **card: Fields of the model card in place of the usual ones, as `mpp=0.25` or `threshold=0.3`.
+    """
+    path.write_bytes(color_filter_model(stride=stride, tile_px=tile_px, **card))
+    return path
+
+
+def color_filter_model(*, stride: int = 32, tile_px: int = 224, **card: Any) -> bytes:  # noqa: ANN401  any field of the card
+    """Give the bytes of the model file of `write_color_filter_model`."""
+    fields: dict[str, Any] = {"name": "colour filter", "mpp": 0.5, "map": "dense", "architecture": "none", **card}
+    return model_file(color_filter_graph(stride, tile_px), tile_px=tile_px, output_stride=stride, **fields)
+
+
+def color_filter_graph(stride: int = 32, tile_px: int = 224) -> onnx.ModelProto:
+    """Give the ONNX graph: green below a threshold, averaged over cells, and cells averaged over a tile."""
+    cells = tile_px // stride
+    pooled: dict[str, Any] = {"kernel_shape": [cells, cells], "pads": [cells // 2] * 4, "count_include_pad": 0}
+    nodes = [
+        helper.make_node("Slice", ["image", "one", "two", "three"], ["green"]),
+        helper.make_node("Cast", ["green"], ["green_number"], to=TensorProto.FLOAT),
+        helper.make_node("Less", ["green_number", "dark"], ["is_dark"]),
+        helper.make_node("Cast", ["is_dark"], ["dark_nhwc"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["dark_nhwc"], ["dark_nchw"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["dark_nchw"], ["cells"], kernel_shape=[stride] * 2, strides=[stride] * 2),
+        helper.make_node("AveragePool", ["cells"], ["pooled"], **pooled),
+        helper.make_node("Squeeze", ["pooled", "one"], ["probability_map"]),
+        helper.make_node("ReduceMean", ["cells"], ["probability"], axes=[1, 2, 3], keepdims=0),
+    ]
+    constants = {"one": [1], "two": [2], "three": [3]}
+    tensors = [numpy_helper.from_array(np.asarray(value, np.int64), name) for name, value in constants.items()]
+    tensors.append(numpy_helper.from_array(np.array(DARK_GREEN, np.float32), "dark"))
+    return graph_of(nodes, tensors)
+
+
+def graph_of(nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto]) -> onnx.ModelProto:
+    """Give a graph with the input and outputs of a dense model file."""
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "height", "width", 3])
+    outputs = [
+        helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["n"]),
+        helper.make_tensor_value_info("probability_map", TensorProto.FLOAT, ["n", "rows", "columns"]),
+    ]
+    graph = helper.make_graph(nodes, "test", [image], outputs, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def model_file(graph: onnx.ModelProto, **card: Any) -> bytes:  # noqa: ANN401  any field of the card
+    """Give the bytes of a model file: the graph with a card, its self-test recorded."""
+    session = start(graph.SerializeToString()).session
+
+    def answer(image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        found = run(session, [output.name for output in graph.graph.output], {"image": image})
+        return found[0], found[1] if len(found) > 1 else None
+
+    test = recorded(answer, side=int(card["tile_px"]), seed=0, tolerance=1e-3)
+    return with_card(graph, ModelCard(**{"self_test": test, **card}).to_json())
+
+
+def with_card(graph: onnx.ModelProto, card: str) -> bytes:
+    """Give the bytes of an ONNX file with a card and its checksum."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    helper.set_model_props(copy, {METADATA_KEY: card})
+    return signed(copy.SerializeToString())
