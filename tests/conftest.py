@@ -1,0 +1,31 @@
+"""What tests share: the real data where they lie, and slides made on the spot."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from made_slides import write_slide
+
+MakeSlide = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Give the folder of real slides, outlines and replies; the test is skipped where it is absent."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("WSISEG_TEST_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"needs the real slides; {folder} is absent, WSISEG_TEST_DATA may name another folder")
+    return folder
+
+
+@pytest.fixture
+def make_slide(tmp_path: Path) -> MakeSlide:
+    """Give `write_slide` for names in the test's own folder: `make_slide("a.tiff", levels=[(256, 192)])`."""
+
+    def make(name: str | Path, picture: object = None, **settings: object) -> Path:
+        return write_slide(tmp_path / name, picture, **settings)  # type: ignore[arg-type]  # checked in write_slide
+
+    return make
