@@ -1,14 +1,18 @@
 """From a slide and its tissue to tumour probabilities: by tiles, or densely by windows far larger than a tile.
 
+Both are one loop: read a window, ask the model, add what it says to the cells under the window, weighted. In the end a
+cell is the weighted mean of all that was said of it.
+
 Dense: the model's map already averages its logits over a tile-sized neighbourhood of each cell, so one pass gives what
-overlapping tiles would. Windows overlap, and their cells are averaged with weights that fall off towards a window's
-border, where the network lacks context; so no seam shows.
+overlapping tiles would. Windows overlap, and weights fall off towards a window's border, where the network lacks
+context; so no seam shows.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import TimeoutError as ReadTimeout
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,172 +24,256 @@ from wsiseg.slide import Slide
 from wsiseg.tissue import TissueMask
 
 BATCH = 16
-"""Tiles that are computed at once."""
+"""Tiles that are computed at once; windows go one by one."""
 
 _READERS = 2
 _AHEAD = 4  # batches that are read before they are needed
-_WINDOW_PX, _OVERLAP_PX = 896, 128
+_LONGEST_READ_S = 300.0
+_WINDOW_PX, _OVERLAP_PX = 1152, 128
 _LEAST_WEIGHT = 0.05
 
-Region = tuple[int, int, int]
-"""Level-0 x, y of a corner, and the side in the model's pixels."""
+Cells = tuple[int, int, int, int]
+"""First row, first column, rows and columns of a window."""
 
 
 @dataclass(frozen=True)
-class SlideMap:
-    """Probabilities of one slide.
+class Plan:
+    """What to read of a slide and to ask of a model.
 
     Attributes:
-        probabilities: float32[rows, columns], NaN where nobody looked or nothing could be read.
-        grid: The cells.
-        tiles: Cells that were asked for.
-        bad_tiles: Cells among them that could not be read.
+        grid: The cells of the map.
+        wanted: bool[rows, columns], the cells that are to be looked at.
+        windows: The cells under each window.
+        is_dense: True if the model gives a value for every cell of a window, False if one for all of them.
     """
 
-    probabilities: NDArray[np.float32]
     grid: Grid
-    tiles: int
-    bad_tiles: int
+    wanted: NDArray[np.bool_]
+    windows: tuple[Cells, ...]
+    is_dense: bool
+
+    @property
+    def batch(self) -> int:
+        """Windows that are computed at once."""
+        return 1 if self.is_dense else BATCH
+
+    @property
+    def side_px(self) -> int:
+        """Side of a tile in the model's pixels."""
+        return self.grid.tile_px
 
 
-def map_tiles(
-    slide: Slide,
-    tissue: TissueMask,
-    model: ModelFile,
-    min_tissue: float,
-    advance: Callable[[int], None],
-) -> SlideMap:
-    """Give one probability per tile.
+@dataclass
+class Sums:
+    """What was said of the cells so far; saved and loaded to go on where an interrupted run stopped.
+
+    Attributes:
+        total: float32[rows, columns], weighted sum of probabilities.
+        weight: float32[rows, columns], sum of weights.
+        done: Windows that are in it, from the first.
+    """
+
+    total: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    done: int = 0
+
+    @classmethod
+    def empty(cls, shape: tuple[int, int]) -> "Sums":
+        """Begin with nothing."""
+        return cls(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+
+    def add(self, cells: Cells, values: NDArray[np.float32], weight: NDArray[np.float32]) -> None:
+        """Add values (float32[rows, columns]) with their weights to the cells of a window."""
+        row, column, rows, columns = cells
+        place = np.s_[row : row + rows, column : column + columns]
+        seen = self.total[place].shape
+        self.total[place] += (values * weight)[: seen[0], : seen[1]]
+        self.weight[place] += weight[: seen[0], : seen[1]]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window that was read.
+
+    Attributes:
+        image: uint8[height, width, 3].
+        readable: bool[rows, columns], False for cells near something that could not be read.
+    """
+
+    image: NDArray[np.uint8]
+    readable: NDArray[np.bool_] = field(repr=False)
+
+
+def plan_tiles(
+    slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue: float, stride: int | None = None
+) -> Plan:
+    """Plan one probability per tile; with a stride below the tile's side each cell averages the tiles over it.
 
     Args:
         slide: The slide.
         tissue: Where it holds tissue.
-        model: What to ask.
+        model: What will be asked.
         min_tissue: Least share of tissue in a tile that is looked at.
-        advance: Called with the number of tiles that are done.
-
-    Returns:
-        The map; its cells are the tiles.
+        stride: Distance of tiles and side of a cell, in the model's pixels.
     """
     side = model.card.tile_px
-    grid = Grid(slide.size_px, slide.mpp, side, side, model.card.mpp)
-    cells = _wanted_cells(tissue, grid, min_tissue)
-    probabilities = np.full(grid.shape, np.nan, np.float32)
-    regions = [(int(x), int(y), side) for x, y in grid.corners(cells)]
-    bad = 0
-    for numbers, images in _read_batches(slide, regions, model.card.mpp, BATCH):
-        if len(images):
-            places = cells[numbers]
-            probabilities[places[:, 0], places[:, 1]] = model.probabilities(images)
-        advance(len(numbers))
-    bad = int(np.isnan(probabilities[cells[:, 0], cells[:, 1]]).sum())
-    return SlideMap(probabilities, grid, len(cells), bad)
+    grid = Grid(slide.size_px, slide.mpp, side, stride or side, model.card.mpp)
+    looked_at = tissue.share(grid) >= max(min_tissue, 1e-6)
+    span = -(-side // grid.stride_px)
+    windows = tuple((int(row), int(column), span, span) for row, column in np.argwhere(looked_at))
+    return Plan(grid, _wanted(slide, tissue, grid, min_tissue) if span > 1 else looked_at, windows, is_dense=False)
 
 
-def map_densely(
-    slide: Slide,
-    tissue: TissueMask,
-    model: ModelFile,
-    min_tissue: float,
-    advance: Callable[[int], None],
-) -> SlideMap:
-    """Give one probability per output cell of the model.
+def plan_windows(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue: float) -> Plan:
+    """Plan one probability per output cell of the model.
 
     Args:
         slide: The slide.
         tissue: Where it holds tissue.
-        model: What to ask; it must have a map.
+        model: What will be asked; it must have a map.
         min_tissue: Least share of tissue in a cell that is looked at.
-        advance: Called with the number of cells that are done.
-
-    Returns:
-        The map; its cells are `card.output_stride` pixels of `card.mpp` wide.
     """
     stride = model.card.output_stride or model.card.tile_px
-    grid = Grid(slide.size_px, slide.mpp, stride, stride, model.card.mpp)
-    wanted = tissue.share(grid) >= max(min_tissue, 1e-6)
-    side, step = _WINDOW_PX // stride, (_WINDOW_PX - _OVERLAP_PX) // stride
-    windows = _windows(wanted, side, step)
-    weight = _window_weight(side)
-    total, weights = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
-    regions = [(int(x), int(y), _WINDOW_PX) for x, y in grid.corners(windows)]
-    for numbers, images in _read_batches(slide, regions, model.card.mpp, 1):
-        if len(images):
-            values = model.probability_map(images)[0]
-            _add(total, values * weight, windows[numbers[0]])
-            _add(weights, weight, windows[numbers[0]])
-        advance(_newly_done(wanted, windows, numbers, step))
-    looked_at = wanted & (weights > 0)
-    probabilities = np.where(looked_at, total / np.where(looked_at, weights, 1), np.nan).astype(np.float32)
-    return SlideMap(probabilities, grid, int(wanted.sum()), int(wanted.sum() - looked_at.sum()))
+    grid = Grid(slide.size_px, slide.mpp, model.card.tile_px, stride, model.card.mpp)
+    wanted = _wanted(slide, tissue, grid, min_tissue)
+    per_32px = -(-32 // stride)
+    sizes = _WINDOW_PX // stride, _OVERLAP_PX // stride
+    return Plan(grid, wanted, tuple(_windows(wanted, *sizes, per_32px)), is_dense=True)
 
 
-def _wanted_cells(tissue: TissueMask, grid: Grid, min_tissue: float) -> NDArray[np.int64]:
-    return np.argwhere(tissue.share(grid) >= max(min_tissue, 1e-6))
-
-
-def _windows(wanted: NDArray[np.bool_], side: int, step: int) -> NDArray[np.int64]:
-    """Give row, column (int64[n, 2]) of the first cells of the windows that hold a wanted cell."""
-    firsts = [(row, column) for row in range(0, wanted.shape[0], step) for column in range(0, wanted.shape[1], step)]
-    return np.array(
-        [(r, c) for r, c in firsts if wanted[r : r + side, c : c + side].any()],
-        dtype=np.int64,
-    ).reshape(-1, 2)
-
-
-def _window_weight(side: int) -> NDArray[np.float32]:
-    """Give the weight of every cell of a window: 1 inside, falling off linearly over the overlap."""
-    distance = np.minimum(np.arange(side) + 0.5, side - np.arange(side) - 0.5)
-    ramp = np.clip(distance * _WINDOW_PX / side / _OVERLAP_PX, _LEAST_WEIGHT, 1)
-    return np.outer(ramp, ramp).astype(np.float32)
-
-
-def _add(total: NDArray[np.float32], values: NDArray[np.float32], first: NDArray[np.int64]) -> None:
-    """Add a window to the part of the map that lies under it."""
-    row, column = first
-    part = total[row : row + values.shape[0], column : column + values.shape[1]]
-    part += values[: part.shape[0], : part.shape[1]]
-
-
-def _newly_done(wanted: NDArray[np.bool_], windows: NDArray[np.int64], numbers: Sequence[int], step: int) -> int:
-    """Count the wanted cells that belong to these windows alone, so that all windows together count each cell once."""
-    row, column = windows[numbers[0]]
-    return int(wanted[row : row + step, column : column + step].sum())
-
-
-def _read_batches(
+def run(
     slide: Slide,
-    regions: Sequence[Region],
-    mpp: float,
-    size: int,
-) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
-    """Read regions ahead of their use, in order and in batches; those that cannot be read are left out.
+    plan: Plan,
+    model: ModelFile,
+    sums: Sums,
+    after: Callable[[Sums, int], None],
+) -> NDArray[np.float32]:
+    """Carry out a plan.
 
-    Yields:
-        The numbers of the regions in a batch that could be read, or all of them with no images where none could, and
-        the images uint8[n, side, side, 3].
+    Args:
+        slide: The slide.
+        plan: What to read and ask.
+        model: What to ask.
+        sums: What is known already; it is added to.
+        after: Called with the sums and the number of further windows after every batch.
+
+    Returns:
+        float32[rows, columns], NaN where nobody looked or nothing could be read.
     """
+    for number, windows in _read_ahead(slide, plan, sums.done):
+        images = np.stack([window.image for window in windows])
+        values = model.probability_map(images) if plan.is_dense else model.probabilities(images)[:, None, None]
+        for cells, window, value in zip(plan.windows[number : number + len(windows)], windows, values, strict=True):
+            sums.add(cells, np.broadcast_to(value, cells[2:]), _weight(plan, cells) * window.readable)
+        sums.done = number + len(windows)
+        after(sums, len(windows))
+    known = plan.wanted & (sums.weight > 0)
+    return np.where(known, sums.total / np.where(known, sums.weight, 1), np.nan).astype(np.float32)
 
-    def read(begin: int) -> tuple[list[int], NDArray[np.uint8]]:
-        numbers = list(range(begin, min(begin + size, len(regions))))
-        images = {number: _read(slide, regions[number], mpp) for number in numbers}
-        good = [number for number in numbers if images[number] is not None]
-        stacked = [image for image in images.values() if image is not None]
-        return (good, np.stack(stacked)) if good else (numbers, np.empty((0, 0, 0, 3), np.uint8))
 
-    waiting: deque[Future[tuple[list[int], NDArray[np.uint8]]]] = deque()
+def _wanted(slide: Slide, tissue: TissueMask, grid: Grid, min_tissue: float) -> NDArray[np.bool_]:
+    cell = Grid(slide.size_px, slide.mpp, grid.stride_px, grid.stride_px, grid.tile_mpp)
+    return tissue.share(cell) >= max(min_tissue, 1e-6)
+
+
+def _windows(wanted: NDArray[np.bool_], side: int, overlap: int, multiple: int) -> Iterator[Cells]:
+    """Cover the wanted cells with windows no larger than needed, in bands from the top and from left to right.
+
+    Args:
+        wanted: bool[rows, columns].
+        side: Largest side in cells.
+        overlap: Cells that neighbouring windows share; half of it is also the surround of what is wanted.
+        multiple: Sides are multiples of this.
+    """
+    for top, rows in _spans(wanted.any(1), side, overlap, multiple):
+        for left, columns in _spans(wanted[top : top + rows].any(0), side, overlap, multiple):
+            yield top, left, rows, columns
+
+
+def _spans(wanted: NDArray[np.bool_], side: int, overlap: int, multiple: int) -> Iterator[tuple[int, int]]:
+    """Cover the wanted places of a line: first place and length of each span."""
+    places = np.nonzero(wanted)[0]
+    margin = overlap // 2
+    least = 0
+    while places.size:
+        begin = max(least, int(places[0]) - margin)
+        inside = places[places < begin + side - margin]
+        needed = int(inside[-1]) + 1 + margin - begin if inside.size == places.size else side
+        yield begin, min(side, -(-needed // multiple) * multiple)
+        places = places[inside.size :]
+        least = begin + side - overlap
+
+
+def _weight(plan: Plan, cells: Cells) -> NDArray[np.float32]:
+    """Give the weights of a window's cells."""
+    rows, columns = cells[2:]
+    if plan.is_dense:
+        ramp = [np.minimum(np.arange(n) + 0.5, n - np.arange(n) - 0.5) for n in (rows, columns)]
+        fall = _OVERLAP_PX / plan.grid.stride_px
+        parts = [np.clip(distance / fall, _LEAST_WEIGHT, 1) for distance in ramp]
+    else:
+        # The share of a cell that lies under the tile.
+        parts = [np.clip(plan.side_px / plan.grid.stride_px - np.arange(n), 0, 1) for n in (rows, columns)]
+    return np.outer(*parts).astype(np.float32)
+
+
+def _read_ahead(slide: Slide, plan: Plan, begin: int) -> Iterator[tuple[int, list[Window]]]:
+    """Read windows before they are needed, in order: the number of the first in a batch, and the batch."""
+    size = plan.batch
+    corners = plan.grid.corners(np.array([cells[:2] for cells in plan.windows]).reshape(-1, 2))
+    waiting: deque[Future[list[Window]]] = deque()
     with ThreadPoolExecutor(_READERS, "reader") as pool:
-        for begin in range(0, len(regions), size):
-            waiting.append(pool.submit(read, begin))
+        starts = range(begin, len(plan.windows), size)
+        numbers = iter(starts)
+        for start in starts:
+            batch = range(start, min(start + size, len(plan.windows)))
+            waiting.append(pool.submit(lambda batch=batch: [_read(slide, plan, k, corners[k]) for k in batch]))
             if len(waiting) >= _AHEAD:
-                yield waiting.popleft().result()
+                yield next(numbers), _finished(slide, waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
+            yield next(numbers), _finished(slide, waiting.popleft())
 
 
-def _read(slide: Slide, region: Region, mpp: float) -> NDArray[np.uint8] | None:
-    x, y, side = region
+def _finished(slide: Slide, reading: "Future[list[Window]]") -> list[Window]:
     try:
-        return slide.read(x, y, (side, side), mpp)
+        return reading.result(_LONGEST_READ_S)
+    except ReadTimeout as error:
+        advice = "check the disk or network that it lies on"
+        raise SlideError(f"{slide.path.name}: reading hangs for {_LONGEST_READ_S:g} s", advice) from error
+
+
+def _read(slide: Slide, plan: Plan, number: int, corner: NDArray[np.int32]) -> Window:
+    """Read a window; where that fails, read it tile by tile and mark the cells near a tile that cannot be read."""
+    rows, columns = plan.windows[number][2:]
+    x, y = int(corner[0]), int(corner[1])
+    stride = plan.grid.stride_px
+    size = (columns * stride, rows * stride) if plan.is_dense else (plan.side_px, plan.side_px)
+    readable = np.ones((rows, columns), np.bool_)
+    try:
+        return Window(slide.read(x, y, size, plan.grid.tile_mpp), readable)
     except SlideError:
-        return None
+        if not plan.is_dense:
+            return Window(np.full((*size, 3), 255, np.uint8), ~readable)
+        return _read_by_parts(slide, plan, (x, y), size)
+
+
+def _read_by_parts(slide: Slide, plan: Plan, corner: tuple[int, int], size: tuple[int, int]) -> Window:
+    width, height = size
+    part, stride = plan.side_px, plan.grid.stride_px
+    image = np.full((height, width, 3), 255, np.uint8)
+    readable = np.ones((height // stride, width // stride), np.bool_)
+    reach = part // stride // 2
+    per_px = (plan.grid.tile_mpp / slide.mpp[0], plan.grid.tile_mpp / slide.mpp[1])
+    for top in range(0, height, part):
+        for left in range(0, width, part):
+            shape = (min(part, width - left), min(part, height - top))
+            try:
+                pixels = slide.read(
+                    corner[0] + left * per_px[0], corner[1] + top * per_px[1], shape, plan.grid.tile_mpp
+                )
+                image[top : top + shape[1], left : left + shape[0]] = pixels
+            except SlideError:
+                # Every cell whose tile-sized surroundings touch this part would see what is not there.
+                rows = slice(max(top // stride - reach, 0), (top + shape[1]) // stride + reach)
+                readable[rows, max(left // stride - reach, 0) : (left + shape[0]) // stride + reach] = False
+    return Window(image, readable)

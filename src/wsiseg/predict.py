@@ -1,31 +1,29 @@
 """Map tumour on slides."""
 
-import csv
-import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from wsiseg import report
 from wsiseg.cohort import Cohort, CohortSlide
 from wsiseg.config import PredictConfig
 from wsiseg.errors import NotASlideError, SlideError, UsageError, WsisegError
 from wsiseg.heatmap import Heatmap
-from wsiseg.inference import SlideMap, map_densely, map_tiles
+from wsiseg.inference import Plan, Sums, plan_tiles, plan_windows, run
+from wsiseg.map_files import MapFiles, key_of
 from wsiseg.model_file import ModelFile, default_model_path
-from wsiseg.outputs import write_text, written_whole
 from wsiseg.run import Failure, Progress, Run, RunFile, Silent, SlideRecord, now
 from wsiseg.slide import Slide
 from wsiseg.tissue import TissueMask, find_tissue
 
-RESEARCH_ONLY = "For research, not for diagnosis."
 _ALL_EQUAL = 0.995
+_SAVE_EVERY_S = 30.0
 
 
 def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -> Heatmap:  # noqa: ANN401  the fields of PredictConfig
@@ -46,7 +44,9 @@ def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -
     """
     config = PredictConfig.checked(inputs=(str(slide),), model=(str(model),), **settings)
     with _models(config) as models, Slide(slide, mpp=config.slide_mpp) as opened:
-        return _mapped(opened, models, config, lambda _tiles: None).heatmap
+        tissue, _ = _tissue(opened, config)
+        job = _Job(CohortSlide(Path(slide).stem, Path(slide)), opened, tissue, models, config)
+        return _mean([_mapped(job, model, lambda _sums, _windows: None, None) for model in models])
 
 
 def predict_slides(config: PredictConfig, progress: Progress | None = None) -> Run:
@@ -68,7 +68,8 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
     progress = progress or Silent()
     cohort = Cohort.from_inputs(config.inputs, sys.stdin if "-" in config.inputs else ())
     with _models(config) as models:
-        progress.note(_introduction(models))
+        for line in _introduction(models):
+            progress.note(line)
         progress.begin(len(cohort.slides))
         with RunFile(config.out / "run.json", _run(config, models)) as file:
             for slide in cohort.slides:
@@ -78,9 +79,10 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
             return file.finish()
 
 
-def _introduction(models: list[ModelFile]) -> str:
-    cards = [f"{model.card.name} {model.card.version} ({model.card.intended_use})" for model in models]
-    return f"model {', '.join(cards)} on {models[0].provider}"
+def _introduction(models: list[ModelFile]) -> Iterator[str]:
+    for model in models:
+        yield f"model {model.card.name} {model.card.version} on {model.provider}: {model.card.intended_use}"
+        yield from (f"warning: {warning}" for warning in model.warnings)
 
 
 def _run(config: PredictConfig, models: list[ModelFile]) -> Run:
@@ -109,7 +111,10 @@ def _models(config: PredictConfig) -> Iterator[list[ModelFile]]:
 
 
 def _predict_or_say_why(
-    slide: CohortSlide, models: list[ModelFile], config: PredictConfig, progress: Progress
+    slide: CohortSlide,
+    models: list[ModelFile],
+    config: PredictConfig,
+    progress: Progress,
 ) -> SlideRecord:
     began = time.monotonic()
     try:
@@ -122,78 +127,116 @@ def _predict_or_say_why(
 
 
 @dataclass(frozen=True)
-class _Outcome:
-    heatmap: Heatmap
+class _Job:
+    """One slide, open, with all that its map depends on."""
+
+    row: CohortSlide
+    slide: Slide
     tissue: TissueMask
-    thumbnail: Any
-    tiles: int
-    bad_tiles: int
+    models: list[ModelFile]
+    config: PredictConfig
 
+    def kind(self, model: ModelFile) -> str:
+        """Whether a model maps densely or by tiles."""
+        return model.card.map if self.config.map == "auto" else self.config.map
 
-def _predict_slide(
-    slide: CohortSlide, models: list[ModelFile], config: PredictConfig, progress: Progress
-) -> SlideRecord:
-    outputs = _outputs(slide.slide, config)
-    with Slide(slide.path, mpp=slide.mpp or config.slide_mpp) as opened:
-        done = _up_to_date(outputs, opened, models, config)
-        if done is not None:
-            return _record(slide, done, outputs, "up_to_date", 0, 0, ())
-        outcome = _mapped(opened, models, config, lambda tiles: progress.advance(slide.slide, tiles))
-        if outcome.bad_tiles > config.max_bad_tiles * max(outcome.tiles, 1):
-            text = f"{slide.path.name}: {outcome.bad_tiles} of {outcome.tiles} tissue cells cannot be read"
-            raise SlideError(text, "get the slide again or raise --max-bad-tiles")
-        warnings = (*opened.warnings, *outcome.tissue.warnings, *_doubts(outcome.heatmap))
-        _write(slide.slide, outcome, outputs, models, config)
-    status = "no_tissue" if not outcome.tiles else "suspect" if _doubts(outcome.heatmap) else "ok"
-    return _record(slide, outcome.heatmap, outputs, status, outcome.tiles, outcome.bad_tiles, warnings)
-
-
-def _outputs(slide: str, config: PredictConfig) -> dict[str, Path]:
-    suffixes = {"zarr": ".ome.zarr", "geojson": ".geojson", "png": ".png"}
-    if config.csv:
-        suffixes["csv"] = ".csv"
-    return {kind: config.out / f"{slide}{suffix}" for kind, suffix in suffixes.items()}
-
-
-def _mapped(slide: Slide, models: list[ModelFile], config: PredictConfig, advance: Any) -> _Outcome:  # noqa: ANN401  a callback
-    """Find the tissue, ask every model, and average what they say."""
-    tissue, thumbnail = find_tissue(slide)
-    if config.tissue == "none":
-        tissue = replace(tissue, mask=np.ones_like(tissue.mask), source="none")
-    maps = [_map(slide, tissue, model, config, advance) for model in models]
-    heatmaps = [_heatmap(slide, result, model, config) for result, model in zip(maps, models, strict=True)]
-    tiles, bad = max(result.tiles for result in maps), max(result.bad_tiles for result in maps)
-    return _Outcome(_mean(heatmaps), tissue, thumbnail, tiles, bad)
-
-
-def _map(slide: Slide, tissue: TissueMask, model: ModelFile, config: PredictConfig, advance: Any) -> SlideMap:  # noqa: ANN401  a callback
-    how = map_densely if _kind(model, config) == "dense" else map_tiles
-    return how(slide, tissue, model, config.min_tissue, advance)
-
-
-def _kind(model: ModelFile, config: PredictConfig) -> str:
-    return model.card.map if config.map == "auto" else config.map
-
-
-def _heatmap(slide: Slide, result: SlideMap, model: ModelFile, config: PredictConfig) -> Heatmap:
-    from wsiseg import __version__  # noqa: PLC0415  the package imports this module
-
-    return Heatmap(
-        probabilities=result.probabilities,
-        cell_um=result.grid.stride_um,
-        slide=slide.facts,
-        threshold=model.card.threshold if config.threshold is None else config.threshold,
-        model=model.provenance,
-        run=_settings([model], config),
-        version=__version__,
-    )
+    def plan(self, model: ModelFile) -> Plan:
+        """What to read and ask."""
+        how = plan_windows if self.kind(model) == "dense" else plan_tiles
+        return how(self.slide, self.tissue, model, self.config.min_tissue)
 
 
 def _settings(models: list[ModelFile], config: PredictConfig) -> dict[str, Any]:
-    """Give what a map depends on besides slide and model."""
-    chosen = config.model_dump(mode="json", include={"tissue", "min_tissue", "slide_mpp", "threshold", "ngff"})
-    kinds = [_kind(model, config) for model in models]
-    return {**chosen, "map": kinds[0], "provider": models[0].provider, "models": [model.sha256 for model in models]}
+    """Give what the probabilities depend on besides the slide."""
+    chosen = config.model_dump(mode="json", include={"tissue", "min_tissue", "map"})
+    return {**chosen, "provider": models[0].provider, "models": [model.sha256 for model in models]}
+
+
+def _predict_slide(
+    row: CohortSlide,
+    models: list[ModelFile],
+    config: PredictConfig,
+    progress: Progress,
+) -> SlideRecord:
+    files = MapFiles(config.out, row.slide, config.csv, config.ngff)
+    with Slide(row.path, mpp=row.mpp or config.slide_mpp) as slide:
+        before = None if config.overwrite else files.open()
+        if before is not None and _is_same(before, slide, models, config) and files.are_there:
+            return _record(row, before, files, "up_to_date")
+        tissue, thumbnail = _tissue(slide, config)
+        job = _Job(row, slide, tissue, models, config)
+        heatmap = _mean([_mapped(job, model, _keeper(files, job, model, progress), files) for model in models])
+        _refuse_bad(heatmap, config, row)
+        doubts = _doubts(heatmap)
+        files.write(
+            heatmap,
+            thumbnail,
+            [f"{model.card.name} {model.card.version}: {model.card.intended_use}" for model in models],
+        )
+    status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if doubts else "ok"
+    return _record(row, heatmap, files, status, (*slide.warnings, *tissue.warnings, *doubts))
+
+
+def _is_same(before: Heatmap, slide: Slide, models: list[ModelFile], config: PredictConfig) -> bool:
+    """Tell whether a map was made from this slide, with these models and settings."""
+    threshold = _threshold(models, config)
+    same_run = {name: before.run.get(name) for name in _settings(models, config)} == _settings(models, config)
+    return before.slide == slide.facts and same_run and before.threshold == threshold
+
+
+def _threshold(models: list[ModelFile], config: PredictConfig) -> float:
+    return float(np.mean([model.card.threshold for model in models])) if config.threshold is None else config.threshold
+
+
+def _tissue(slide: Slide, config: PredictConfig) -> tuple[TissueMask, NDArray[np.uint8]]:
+    tissue, thumbnail = find_tissue(slide)
+    if config.tissue == "none":
+        return replace(tissue, mask=np.ones_like(tissue.mask), source="none"), thumbnail
+    return tissue, thumbnail
+
+
+def _keeper(files: MapFiles, job: _Job, model: ModelFile, progress: Progress) -> Callable[[Sums, int], None]:
+    """Give what to do after every batch: count it, and now and then keep what is known."""
+    saved = time.monotonic()
+
+    def after(sums: Sums, windows: int) -> None:
+        nonlocal saved
+        progress.advance(job.row.slide, windows)
+        if time.monotonic() - saved > _SAVE_EVERY_S:
+            files.save_unfinished(sums, _key(job, model))
+            saved = time.monotonic()
+
+    return after
+
+
+def _key(job: _Job, model: ModelFile) -> str:
+    return key_of({**_settings([model], job.config), "slide": job.slide.facts.fingerprint, "mpp": job.slide.mpp})
+
+
+def _mapped(job: _Job, model: ModelFile, after: Callable[[Sums, int], None], files: MapFiles | None) -> Heatmap:
+    """Ask one model for the map of a slide, going on from what an interrupted run knew."""
+    from wsiseg import __version__  # noqa: PLC0415  the package imports this module
+
+    plan = job.plan(model)
+    known = files.load_unfinished(_key(job, model)) if files is not None else None
+    probabilities = run(job.slide, plan, model, known or Sums.empty(plan.grid.shape), after)
+    wanted = int(plan.wanted.sum())
+    bad = wanted - int((~np.isnan(probabilities)).sum())
+    run_facts = {
+        "tiles": wanted,
+        "bad_tiles": bad,
+        "kind": job.kind(model),
+        "tissue_mm2": round(job.tissue.area_mm2, 6),
+    }
+    return Heatmap(
+        probabilities=probabilities,
+        cell_um=plan.grid.stride_um,
+        slide=job.slide.facts,
+        threshold=_threshold([model], job.config),
+        model=model.provenance,
+        run={**_settings(job.models, job.config), **run_facts},
+        version=__version__,
+    )
 
 
 def _mean(heatmaps: list[Heatmap]) -> Heatmap:
@@ -202,28 +245,27 @@ def _mean(heatmaps: list[Heatmap]) -> Heatmap:
     if len(heatmaps) == 1:
         return finest
     stacked = np.stack([heatmap.resample(finest.cell_um).probabilities for heatmap in heatmaps])
-    run = {**finest.run, "models": [heatmap.model["sha256"] for heatmap in heatmaps]}
-    model = {**finest.model, "models": [heatmap.model for heatmap in heatmaps]}
+    model = {"name": " + ".join(str(heatmap.model["name"]) for heatmap in heatmaps), "mpp": finest.model["mpp"]}
+    model["models"] = [heatmap.model for heatmap in heatmaps]
+    model["sha256"] = key_of({"models": [heatmap.model["sha256"] for heatmap in heatmaps]})
     threshold = float(np.mean([heatmap.threshold for heatmap in heatmaps]))
-    return replace(finest, probabilities=stacked.mean(0), run=run, model=model, threshold=threshold)
+    return replace(finest, probabilities=stacked.mean(0), model=model, threshold=threshold)
 
 
-def _up_to_date(
-    outputs: dict[str, Path], slide: Slide, models: list[ModelFile], config: PredictConfig
-) -> Heatmap | None:
-    """Give the heatmap that is there, where it was made from the same slide, models and settings."""
-    if config.overwrite or not all(path.exists() for path in outputs.values()):
-        return None
-    try:
-        heatmap = Heatmap.open(outputs["zarr"])
-    except WsisegError:
-        return None
-    same = heatmap.slide == slide.facts and heatmap.run == _settings(models, config)
-    return heatmap if same else None
+def _refuse_bad(heatmap: Heatmap, config: PredictConfig, row: CohortSlide) -> None:
+    """Refuse a map too much of which could not be read.
+
+    Raises:
+        SlideError: More of it is missing than the settings allow.
+    """
+    tiles, bad = heatmap.run["tiles"], heatmap.run["bad_tiles"]
+    if bad > config.max_bad_tiles * tiles:
+        text = f"{row.path.name}: {bad} of {tiles} tissue cells cannot be read"
+        raise SlideError(text, "get the slide again or raise --max-bad-tiles")
 
 
 def _doubts(heatmap: Heatmap) -> tuple[str, ...]:
-    """Say where a map cannot be true: a value that is no number, or one value almost everywhere."""
+    """Say where a map cannot be true: one value almost everywhere."""
     values = heatmap.probabilities[heatmap.tissue]
     if values.size < 2:  # noqa: PLR2004  one cell is always equal to itself
         return ()
@@ -233,67 +275,28 @@ def _doubts(heatmap: Heatmap) -> tuple[str, ...]:
     return ()
 
 
-def _write(
-    name: str, outcome: _Outcome, outputs: dict[str, Path], models: list[ModelFile], config: PredictConfig
-) -> None:
-    heatmap = outcome.heatmap
-    heatmap.save(outputs["zarr"], config.ngff)
-    write_text(outputs["geojson"], json.dumps(heatmap.to_geojson(), separators=(",", ":")) + "\n")
-    extent = (heatmap.slide.size_px[0] / heatmap.cell_level0[0], heatmap.slide.size_px[1] / heatmap.cell_level0[1])
-    report.heatmap_picture(
-        outputs["png"],
-        outcome.thumbnail,
-        heatmap.probabilities,
-        extent,
-        threshold=heatmap.threshold,
-        title=f"{heatmap.slide.file}   {_summary(heatmap)}",
-        notes=[f"{model.card.name} {model.card.version}: {model.card.intended_use}" for model in models]
-        + [RESEARCH_ONLY],
-    )
-    if "csv" in outputs:
-        _write_csv(outputs["csv"], heatmap)
-
-
-def _summary(heatmap: Heatmap) -> str:
-    tissue = int(heatmap.tissue.sum())
-    if not tissue:
-        return "no tissue"
-    share = heatmap.tumor.sum() / tissue
-    return f"{tissue * heatmap.cell_mm2:.2f} mm2 of tissue, {share:.0%} of it tumour"
-
-
-def _write_csv(path: Path, heatmap: Heatmap) -> None:
-    """Write the cells that were looked at as x, y, width, height in level-0 pixels and probability."""
-    x, y = (edges.round().astype(int) for edges in heatmap.edges())
-    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["x", "y", "width", "height", "probability"])
-        for row, column in np.argwhere(heatmap.tissue):
-            value = f"{heatmap.probabilities[row, column]:.6f}"
-            writer.writerow([x[column], y[row], x[column + 1] - x[column], y[row + 1] - y[row], value])
-
-
-def _record(  # noqa: PLR0913, PLR0917  one argument for each thing to record
-    slide: CohortSlide,
+def _record(
+    row: CohortSlide,
     heatmap: Heatmap,
-    outputs: dict[str, Path],
+    files: MapFiles,
     status: Any,  # noqa: ANN401  pydantic checks it
-    tiles: int,
-    bad_tiles: int,
-    warnings: tuple[str, ...],
+    warnings: tuple[str, ...] = (),
 ) -> SlideRecord:
     tissue, tumor = int(heatmap.tissue.sum()), int(heatmap.tumor.sum())
+    values = heatmap.probabilities[heatmap.tissue]
+    numbers = {"mean_probability": float(values.mean()), "max_probability": float(values.max())} if tissue else {}
     return SlideRecord(
-        slide=slide.slide,
-        path=str(slide.path),
+        slide=row.slide,
+        path=str(row.path),
         status=status,
-        outputs={kind: str(path) for kind, path in outputs.items()},
+        outputs={kind: str(path) for kind, path in files.outputs.items()},
         mpp=heatmap.slide.mpp,
         mpp_source=heatmap.slide.mpp_source,
         tissue_mm2=round(tissue * heatmap.cell_mm2, 6),
         tumor_mm2=round(tumor * heatmap.cell_mm2, 6),
         tumor_share=round(tumor / tissue, 6) if tissue else None,
-        tiles=tiles or tissue,
-        bad_tiles=bad_tiles,
+        tiles=heatmap.run["tiles"],
+        bad_tiles=heatmap.run["bad_tiles"],
         warnings=warnings,
+        **{name: round(value, 6) for name, value in numbers.items()},  # type: ignore[arg-type]  # further fields
     )

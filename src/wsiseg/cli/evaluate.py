@@ -33,9 +33,8 @@ def evaluate(
     """Measure heatmaps against truth, pixel by pixel.
 
     Examples:
-    wsiseg evaluate wsiseg-out --truth truth
-
-    wsiseg evaluate wsiseg-out --truth truth --cohort cohort.csv --out evaluation --json
+        wsiseg evaluate wsiseg-out --truth truth
+        wsiseg evaluate wsiseg-out --truth truth --cohort cohort.csv --out evaluation --json
     """
     from wsiseg.evaluate import evaluate as run  # noqa: PLC0415  heavy: only when the command runs
 

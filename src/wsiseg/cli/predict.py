@@ -37,11 +37,8 @@ def predict(
     OUT/SLIDE.png, and OUT/run.json with what became of each.
 
     Examples:
-
         wsiseg predict slide.svs
-
         wsiseg predict slides/ --model mine.onnx --out maps --csv
-
         ls *.svs | wsiseg predict - --json
     """
     from wsiseg.predict import predict_slides  # noqa: PLC0415  loads numerical libraries

@@ -24,7 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Segment tumour in whole-slide histology images, learned from one yes/no label per slide.
 
@@ -59,23 +59,26 @@ def _use_config(ctx: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def _keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:  # noqa: ANN401  any type, any value
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+def _option(name: str, kind: Any, option: Any, default: Any) -> inspect.Parameter:  # noqa: ANN401  any type, any value
+    annotation = Annotated[kind, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _flag(name: str, *declarations: str, text: str) -> inspect.Parameter:
+    return _option(name, bool, typer.Option(*declarations, help=text), default=False)
 
 
 _SHARED = [
-    _keyword(
+    _option(
         "config",
-        Annotated[
-            Path | None,
-            typer.Option(help="TOML file with any of these options.", is_eager=True, callback=_use_config),
-        ],
-        None,
+        Path | None,
+        typer.Option(help="TOML file with any of these options.", is_eager=True, callback=_use_config),
+        default=None,
     ),
-    _keyword("json", Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")], False),
-    _keyword("quiet", Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")], False),
-    _keyword("verbose", Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")], False),
-    _keyword("no_progress", Annotated[bool, typer.Option("--no-progress", help="Draw no progress bars.")], False),
+    _flag("json", "--json", text="Print the result as JSON and nothing else."),
+    _flag("quiet", "--quiet", "-q", text="Say nothing but errors."),
+    _flag("verbose", "--verbose", "-v", text="Say more."),
+    _flag("no_progress", "--no-progress", text="Draw no progress bars."),
 ]
 
 
@@ -108,10 +111,15 @@ def command(group: typer.Typer, name: str | None = None) -> Callable[[Callable[.
         keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         run.__signature__ = inspect.Signature([*keywords, *_SHARED])  # type: ignore[attr-defined]  # what Typer reads
         del run.__wrapped__
-        group.command(name or function.__name__)(run)
+        group.command(name or function.__name__, help=_help(function))(run)
         return run
 
     return register
+
+
+def _help(function: Callable[..., object]) -> str:
+    """Give a docstring as help text, its examples line by line."""
+    return (inspect.getdoc(function) or "").replace("Examples:\n", "Examples:\n\n\b\n")
 
 
 def main() -> NoReturn:

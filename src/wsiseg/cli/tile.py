@@ -33,11 +33,8 @@ def tile(
     Writes OUT/SLIDE.tiles.zarr, OUT/SLIDE.png (what was kept), OUT/cohort.csv and OUT/run.json.
 
     Examples:
-
         wsiseg tile slides/ --out tiles
-
         wsiseg tile cohort.csv --out tiles --pixels --jobs 4
-
         wsiseg tile scan.tiff --slide-mpp 0.25 --out tiles
     """
     from wsiseg.tile import tile as tile_slides  # noqa: PLC0415  loads numerical libraries

@@ -1,0 +1,54 @@
+# Two environments: .venv is what a user gets (no torch), .venv-dev has everything that tests and training need.
+PYTHON ?= python3
+USER_ENV := .venv
+DEV_ENV := .venv-dev
+BIN := $(DEV_ENV)/bin
+SOURCES := src tests benchmarks scripts docs
+
+.PHONY: demo test test-slow check format docs bench dist model clean
+
+demo: $(USER_ENV)/.installed  ## a tumour map of a real slide, made with the bundled model
+	$(USER_ENV)/bin/wsiseg fetch demo --out demo
+	$(USER_ENV)/bin/wsiseg predict demo/CMU-1-Small-Region.svs --out demo/map --overwrite
+	@echo "Look at demo/map/CMU-1-Small-Region.png; QuPath opens the .geojson and the .ome.zarr beside it."
+
+test: $(DEV_ENV)/.installed  ## the tests, without the long ones
+	$(BIN)/python -m pytest
+
+test-slow: $(DEV_ENV)/.installed  ## the long tests alone
+	$(BIN)/python -m pytest -m slow
+
+check: $(DEV_ENV)/.installed  ## style, types, import directions, spelling
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/typos
+
+format: $(DEV_ENV)/.installed  ## bring the code into shape
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+docs: $(DEV_ENV)/.installed  ## the documentation, in docs/_build
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+bench: $(DEV_ENV)/.installed  ## the measurements
+	$(BIN)/python benchmarks/run.py
+
+dist: $(DEV_ENV)/.installed  ## the wheel and the source archive, in dist
+	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+clean:  ## remove what was made, but not the environments
+	rm -rf demo dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(USER_ENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(USER_ENV)
+	$(USER_ENV)/bin/python -m pip install --quiet --upgrade pip
+	$(USER_ENV)/bin/python -m pip install --quiet --editable .
+	touch $@
+
+$(DEV_ENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(DEV_ENV)
+	$(DEV_ENV)/bin/python -m pip install --quiet --upgrade pip
+	$(DEV_ENV)/bin/python -m pip install --quiet --editable ".[train]" --group dev
+	touch $@

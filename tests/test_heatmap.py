@@ -1,0 +1,143 @@
+"""Heatmaps survive the disk, validate as NGFF and land on the slide."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from ome_zarr_models.v04 import Image as Image04
+from ome_zarr_models.v05 import Image as Image05
+
+from wsiseg.errors import WsisegError
+from wsiseg.heatmap import Heatmap
+from wsiseg.slide import SlideFacts
+
+FACTS = SlideFacts(
+    file="slide.svs",
+    fingerprint="f00d",
+    size_px=(46000, 32914),
+    mpp=(0.499, 0.499),
+    mpp_source="openslide.mpp-x",
+    mpp_raw={"openslide.mpp-x": "0.499"},
+    bounds_px=None,
+    vendor="aperio",
+    icc_present=False,
+)
+
+
+def heatmap(rows: int = 147, columns: int = 205, seed: int = 0, **fields: Any) -> Heatmap:
+    random = np.random.default_rng(seed)
+    values = random.random((rows, columns)).astype(np.float32)
+    values[random.random((rows, columns)) < 0.3] = np.nan
+    return Heatmap(**{"probabilities": values, "cell_um": 112.0, "slide": FACTS, "threshold": 0.4, **fields})
+
+
+def attributes(path: Path, ngff: str) -> dict[str, Any]:
+    if ngff == "0.4":
+        return dict(json.loads((path / ".zattrs").read_text()))
+    return dict(json.loads((path / "zarr.json").read_text())["attributes"])
+
+
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+def test_saving_and_opening_gives_the_same_heatmap(tmp_path: Path, ngff: Any) -> None:
+    saved = heatmap(model={"name": "m", "sha256": "ab"}, run={"map": "tile"}, version="1.2.3")
+    saved.save(tmp_path / "a.ome.zarr", ngff)
+    opened = Heatmap.open(tmp_path / "a.ome.zarr")
+    np.testing.assert_array_equal(opened.probabilities, saved.probabilities)
+    assert replace(opened, probabilities=saved.probabilities) == saved
+
+
+@pytest.mark.parametrize(("ngff", "image"), [("0.4", Image04), ("0.5", Image05)])
+def test_the_files_validate_as_ngff(tmp_path: Path, ngff: Any, image: Any) -> None:
+    heatmap().save(tmp_path / "a.ome.zarr", ngff)
+    group = zarr.open_group(tmp_path / "a.ome.zarr", mode="r")
+    image.from_zarr(group)
+    labels = zarr.open_group(tmp_path / "a.ome.zarr" / "labels" / "segmentation", mode="r")
+    assert sorted(group.array_keys()) == sorted(labels.array_keys()) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+def test_the_files_validate_against_the_official_schemas(tmp_path: Path, ngff: Any, data: Path) -> None:
+    schemas = {p.name: json.loads(p.read_text()) for p in (data / "ngff_schemas" / ngff).glob("*.schema")}
+    jsonschema = pytest.importorskip("jsonschema")
+    referencing = pytest.importorskip("referencing")
+    registry = referencing.Registry().with_resources(
+        (schema["$id"], referencing.Resource.from_contents(schema)) for schema in schemas.values()
+    )
+    heatmap().save(tmp_path / "a.ome.zarr", ngff)
+    for name, place in (("image", tmp_path / "a.ome.zarr"), ("label", tmp_path / "a.ome.zarr/labels/segmentation")):
+        validator = jsonschema.Draft202012Validator(schemas[f"{name}.schema"], registry=registry)
+        validator.validate(attributes(place, ngff))
+
+
+def test_every_level_covers_the_slide_from_its_corner(tmp_path: Path) -> None:
+    heatmap().save(tmp_path / "a.ome.zarr")
+    (multiscale,) = attributes(tmp_path / "a.ome.zarr", "0.4")["multiscales"]
+    for dataset in multiscale["datasets"]:
+        scale, translation = dataset["coordinateTransformations"]
+        for side, center in zip(scale["scale"][1:], translation["translation"][1:], strict=True):
+            # The first pixel's centre less half its side is the corner of the slide's first pixel.
+            assert center - side / 2 == pytest.approx(-FACTS.mpp[0] / 2)
+    assert multiscale["datasets"][0]["coordinateTransformations"][1]["translation"] == [0.0, 55.7505, 55.7505]
+
+
+def test_labels_tell_background_tissue_and_tumor(tmp_path: Path) -> None:
+    saved = heatmap()
+    saved.save(tmp_path / "a.ome.zarr")
+    labels = zarr.open_group(tmp_path / "a.ome.zarr", mode="r")["labels/segmentation/0"][0]  # type: ignore[index]  # zarr: Array | Group
+    seen = ~np.isnan(saved.probabilities)
+    np.testing.assert_array_equal(labels == 0, ~seen)
+    np.testing.assert_array_equal(labels == 2, seen & (np.nan_to_num(saved.probabilities) >= 0.4))
+
+
+@given(values=arrays(np.float32, (3, 4), elements=st.floats(0, 1, width=32)), threshold=st.floats(0, 1))
+def test_areas_in_the_outlines_are_those_of_the_cells(values: np.ndarray, threshold: float) -> None:
+    made = heatmap(3, 4, probabilities=values, slide=replace(FACTS, size_px=(4 * 224, 3 * 224), mpp=(0.5, 0.5)))
+    features = made.to_geojson(threshold)["features"]
+    tumor = sum(f["properties"]["measurements"]["area mm2"] for f in features if f["properties"]["name"] != "tissue")
+    assert tumor == pytest.approx((values >= threshold).sum() * made.cell_mm2, abs=1e-5)
+
+
+def test_outlines_count_from_the_bounds_where_the_slide_has_them() -> None:
+    slide = replace(FACTS, bounds_px=(1000, 2000, 500, 500))
+    made = heatmap(2, 2, probabilities=np.ones((2, 2), np.float32), slide=slide)
+    cropped = made.to_geojson()["features"][0]["geometry"]["coordinates"][0]
+    whole = made.to_geojson(crop_to_bounds=False)["features"][0]["geometry"]["coordinates"][0]
+    assert np.min(whole, 0).tolist() == [0, 0]
+    assert np.min(cropped, 0).tolist() == [-1000, -2000]
+
+
+def test_a_point_finds_its_cell() -> None:
+    made = heatmap(slide=replace(FACTS, mpp=(0.5, 0.5)))
+    assert made.at(224 * 3 + 1, 224 * 2 + 1) == pytest.approx(float(made.probabilities[2, 3]), nan_ok=True)
+    assert np.isnan(made.at(-1, 0))
+    assert np.isnan(made.at(0, 1e9))
+
+
+def test_resampling_to_smaller_cells_repeats_and_back_is_the_same() -> None:
+    made = heatmap()
+    fine = made.resample(28.0)
+    assert fine.shape == (-(-32914 * 0.499 // 28), -(-46000 * 0.499 // 28))
+    np.testing.assert_array_equal(fine.resample(112.0).probabilities, made.probabilities)
+
+
+def test_a_folder_that_is_no_heatmap_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(WsisegError, match=r"nothing\.ome\.zarr: not a heatmap"):
+        Heatmap.open(tmp_path / "nothing.ome.zarr")
+    zarr.create_group(str(tmp_path / "other.zarr"))
+    with pytest.raises(WsisegError, match=r"other\.zarr: not a heatmap"):
+        Heatmap.open(tmp_path / "other.zarr")
+
+
+def test_saving_over_a_heatmap_replaces_it_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.zarr"
+    heatmap().save(path)
+    heatmap(20, 20, slide=replace(FACTS, size_px=(4480, 4480))).save(path)
+    assert Heatmap.open(path).shape == (20, 20)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ome.zarr"]
