@@ -55,7 +55,8 @@ def write_levels(  # noqa: PLR0913  one argument for each thing the format state
     attributes = _attributes(transforms, name, own, ngff)
     for group, values in zip((root, label_group, segmentation), attributes, strict=True):
         group.attrs.update(values)
-    _write_ome_xml(path, probabilities.shape, cell_um)
+    root.create_group("OME")
+    _write_ome_xml(path / "OME" / "METADATA.ome.xml", probabilities.shape, cell_um)
 
 
 def open_levels(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, Any]]:
@@ -155,6 +156,7 @@ def _multiscale(transforms: list[list[dict[str, Any]]], name: str, method: str) 
     return {
         "name": name,
         "type": method,
+        "metadata": {"method": method, "description": f"each level is the {method} of 2x2 of the one before"},
         "axes": [
             {"name": "c", "type": "channel"},
             {"name": "y", "type": "space", "unit": "micrometer"},
@@ -177,5 +179,4 @@ def _write_ome_xml(path: Path, shape: tuple[int, ...], cell_um: float) -> None:
         '<?xml version="1.0" encoding="UTF-8"?>\n<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
         f'<Image ID="Image:0" Name="tumour probability">{pixels}</Image></OME>\n'
     )
-    (path / "OME").mkdir()
-    (path / "OME" / "METADATA.ome.xml").write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")

@@ -298,5 +298,5 @@ def _record(
         tiles=heatmap.run["tiles"],
         bad_tiles=heatmap.run["bad_tiles"],
         warnings=warnings,
-        **{name: round(value, 6) for name, value in numbers.items()},  # type: ignore[arg-type]  # further fields
+        **{name: round(value, 6) for name, value in numbers.items()},
     )
