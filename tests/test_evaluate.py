@@ -32,7 +32,7 @@ def test_auc_is_that_of_every_pixel_with_and_without_background(tmp_path: Path) 
     values[rng.random((7, 9)) < 0.3] = np.nan
     Heatmap(values, 5.0, facts(87, 70)).save(tmp_path / "p" / "a.ome.zarr")
     write_truth(tmp_path / "t" / "a.geojson", box(13, 5, 61, 33), box(40, 30, 87, 70))
-    report = evaluate(EvaluateConfig(predictions=tmp_path / "p", truth=tmp_path / "t"))
+    report = evaluate(EvaluateConfig(predictions=(tmp_path / "p",), truth=tmp_path / "t"))
     pixels = np.repeat(np.repeat(values, 10, 0), 10, 1)[:70, :87]
     truth = np.zeros((70, 87), bool)
     truth[5:33, 13:61] = truth[30:70, 40:87] = True

@@ -65,9 +65,11 @@ def _features(content: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401  any JS
 
 
 def _outlines(feature: dict[str, Any]) -> Iterator[Outline]:
+    properties = feature.get("properties") or {}
+    class_name, name = _class_name(properties), str(properties.get("name") or "")
     for geometry in _geometries(feature["geometry"]):
         for rings in [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]:
-            yield Outline(_polygon(rings[0], rings[1:]), _class_name(feature.get("properties") or {}))
+            yield Outline(_polygon(rings[0], rings[1:]), class_name, name=name)
 
 
 def _geometries(geometry: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -170,20 +170,63 @@ class PredictConfig(Config):
 class EvaluateConfig(Config):
     """Settings of `wsiseg evaluate`."""
 
-    predictions: Path
-    """Folder of heatmaps that `wsiseg predict` wrote."""
-    truth: Path
-    """Folder of outlines or masks named after the slides."""
+    predictions: tuple[Path, ...] = ()
+    """Folders of heatmaps that `wsiseg predict` wrote, or of the paper's published maps; further ones are compared with
+    the first."""
+    truth: Path | None = None
+    """Folder of outlines, masks or heatmaps named after the slides."""
     cohort: Path | None = None
-    """Cohort CSV with split and site."""
+    """Cohort CSV with case, label, split and site."""
     out: Path | None = None
-    """Folder for the report."""
+    """Folder for `metrics.json`, `slides.csv`, `report.html` and the plots."""
     split: str | None = None
     """The split that is evaluated; `test` where the cohort has one."""
     threshold: float | None = Field(default=None, ge=0, le=1)
-    """Probability from which a cell is tumour."""
-    overwrite: bool = False
-    """Replace a report that is there."""
+    """Probability from which a cell is tumour; the best on the validation split, or the model's, where not given."""
+    tumor_class: tuple[str, ...] = ()
+    """Classes of outlines, or values of masks, that mean tumour; the usual names where none is given."""
+    negative_class: tuple[str, ...] = ()
+    """Further classes that cut holes into tumour."""
+    truth_origin: Literal["auto", "slide", "bounds"] = "auto"
+    """Where coordinates begin on slides with bounds; `auto`: GeoJSON's at the bounds (QuPath), others at level 0."""
+    truth_mpp: float | None = Field(default=None, gt=0)
+    """Micrometers per pixel of masks; where it is not given, a mask covers its slide."""
+    froc: bool = False
+    """Measure the detection of single lesions as in CAMELYON too."""
+    fail_under: tuple[str, ...] = ()
+    """Least values, as `auc=0.8` or `site.breast.auc=0.7`."""
+    baseline: Path | None = None
+    """A `metrics.json` to compare with."""
+    max_drop: tuple[str, ...] = ()
+    """How far measures may fall below the baseline, as `auc=0.01`."""
+    junit: Path | None = None
+    """JUnit XML file to write."""
+    resamples: int = Field(default=1000, ge=0)
+    """Resamples of the cases for the 95 % intervals; 0 for none."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the resamples."""
+    pcam: Path | None = None
+    """Folder of the PatchCamelyon files."""
+    model: Path | None = None
+    """Model file for PatchCamelyon."""
+    device: Device = "auto"
+    """What computes, for PatchCamelyon."""
+    grid: Path | None = None
+    """Folder that `wsiseg train --grid` wrote, to draw the paper's table and figure from."""
+
+    @model_validator(mode="after")
+    def _one_task(self) -> Self:
+        if sum(bool(task) for task in (self.predictions, self.pcam, self.grid)) != 1:
+            raise ValueError("give either predictions, --pcam or --grid")
+        for given, needed, name in (
+            (self.predictions, self.truth, "predictions need --truth"),
+            (self.pcam, self.model, "--pcam needs --model"),
+            (self.grid, self.out, "--grid needs --out"),
+            (self.max_drop, self.baseline, "--max-drop needs --baseline"),
+        ):
+            if given and not needed:
+                raise ValueError(name)
+        return self
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -5,12 +5,16 @@ its boundary: the boundary is cut at the lines of the grid, so that each piece l
 of its own, and all of the cells to its left in the same row.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.outlines import outlines
+
 Floats = NDArray[np.float64]
+_ROWS_AT_A_TIME = 1024  # of a mask, held as numbers
 
 
 def polygon_area(geometry: Any, x_edges: Floats, y_edges: Floats) -> Floats:  # noqa: ANN401  a shapely geometry
@@ -70,3 +74,77 @@ def _crossings(begin: Floats, end: Floats, lines: Floats) -> tuple[NDArray[np.in
     within = np.arange(len(segment)) - np.repeat(np.cumsum(counts) - counts, counts)
     line = lines[first[segment] + within]
     return segment, (line - begin[segment]) / (end - begin)[segment]
+
+
+@dataclass(frozen=True)
+class Polygons:
+    """An area bounded by polygons.
+
+    Attributes:
+        geometry: A valid shapely Polygon or MultiPolygon in level-0 pixels.
+    """
+
+    geometry: Any
+
+    @property
+    def total(self) -> float:
+        """The whole area in level-0 pixels."""
+        return float(self.geometry.area)
+
+    def covered(self, x_edges: Floats, y_edges: Floats) -> Floats:
+        """Measure how much of every cell lies in the area: float64[rows, columns], level-0 pixels."""
+        return polygon_area(self.geometry, x_edges, y_edges)
+
+    def parts(self) -> list[Any]:
+        """Give the connected parts as shapely polygons."""
+        import shapely  # noqa: PLC0415  heavy: only where outlines are measured
+
+        return list(shapely.get_parts(self.geometry))
+
+
+@dataclass(frozen=True)
+class Mask:
+    """An area given by the pixels of an image.
+
+    Attributes:
+        pixels: bool[rows, columns].
+        step_px: Width and height of a mask pixel in level-0 pixels.
+        offset_px: Level-0 x and y of the mask's corner.
+    """
+
+    pixels: NDArray[np.bool_]
+    step_px: tuple[float, float]
+    offset_px: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def total(self) -> float:
+        """The whole area in level-0 pixels."""
+        return float(np.count_nonzero(self.pixels)) * self.step_px[0] * self.step_px[1]
+
+    def covered(self, x_edges: Floats, y_edges: Floats) -> Floats:
+        """Measure how much of every cell lies in the area: float64[rows, columns], level-0 pixels."""
+        rows, columns = self.pixels.shape
+        across = _overlaps(x_edges, columns, self.step_px[0], self.offset_px[0])
+        down = _overlaps(y_edges, rows, self.step_px[1], self.offset_px[1])
+        area = np.zeros((len(y_edges) - 1, len(x_edges) - 1))
+        for row in range(0, rows, _ROWS_AT_A_TIME):
+            part = slice(row, row + _ROWS_AT_A_TIME)
+            area += down[:, part] @ (across @ self.pixels[part].T.astype(np.float64)).T
+        return area
+
+    def parts(self) -> list[Any]:
+        """Give the connected parts as shapely polygons, their corners on whole level-0 pixels."""
+        return outlines(self.pixels, self.step_px, self.offset_px)
+
+
+def _overlaps(edges: Floats, count: int, step: float, offset: float) -> Any:  # noqa: ANN401  a sparse array
+    """Give the length of every cell that lies in every mask pixel: float64[cells, count], sparse."""
+    from scipy.sparse import csr_array  # noqa: PLC0415  heavy: only where masks are measured
+
+    lines = offset + step * np.arange(count + 1)
+    cuts = np.unique(np.concatenate([edges, lines]))
+    middle, length = (cuts[1:] + cuts[:-1]) / 2, np.diff(cuts)
+    cell = np.searchsorted(edges, middle, side="right") - 1
+    pixel = np.searchsorted(lines, middle, side="right") - 1
+    inside = (cell >= 0) & (cell < len(edges) - 1) & (pixel >= 0) & (pixel < count)
+    return csr_array((length[inside], (cell[inside], pixel[inside])), shape=(len(edges) - 1, count))

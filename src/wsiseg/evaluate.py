@@ -1,187 +1,224 @@
-"""Compare heatmaps with truth: exact pixel measures of a cohort."""
+"""Compare predictions with truth: exact pixel measures of a cohort, with intervals, gates and a page to read."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
-
-from wsiseg.annotations import Classes, open_truth, truth_files
+from wsiseg import measures
+from wsiseg.annotations import Classes, Reading, ZeroedMapError, truth_files
 from wsiseg.cohort import Cohort, CohortSlide
+from wsiseg.comparison import Compared, compare
 from wsiseg.config import EvaluateConfig
-from wsiseg.errors import OutputError, UsageError, WsisegError
-from wsiseg.heatmap import Heatmap
-from wsiseg.metrics import Pixels, auc, average_precision, best_threshold, confusion, curve
-from wsiseg.outputs import write_json
-
-_HEATMAP_SUFFIX = ".ome.zarr"
-
-
-class Report(BaseModel):
-    """What an evaluation found; the content of `metrics.json`."""
-
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
-
-    schema_: str = Field(default="wsiseg.metrics/1", alias="schema")
-    split: str | None
-    without_background: dict[str, Any]
-    with_background: dict[str, Any]
-    per_site: dict[str, Any]
-    per_split: dict[str, Any]
-    slide_auc: dict[str, Any]
-    threshold: dict[str, Any]
-    slides: tuple[dict[str, Any], ...]
-    failed: tuple[dict[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        """0 where every prediction could be compared, else 1."""
-        return 1 if self.failed else 0
+from wsiseg.errors import UsageError, WsisegError
+from wsiseg.measures import MODES, Judged, Judging, number
+from wsiseg.metrics import Pixels, best_threshold, curve, reliability
+from wsiseg.metrics_file import Comparison, Report, Source, Threshold
+from wsiseg.predictions import prediction_files
+from wsiseg.run import Failure, Progress, Silent, SlideRecord
 
 
-@dataclass(frozen=True)
-class Compared:
-    """One slide: its heatmap beside its truth.
-
-    Attributes:
-        row: What the cohort says of it.
-        threshold: The heatmap's own.
-        tissue: The cells that were looked at, weights in level-0 pixels.
-        everything: The same with the rest of the slide, which has the score 0.
-    """
-
-    row: CohortSlide
-    threshold: float
-    tissue: Pixels
-    everything: Pixels
-
-
-def evaluate(config: EvaluateConfig) -> Report:
-    """Compare the heatmaps of a folder with the truth of another.
+def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report:
+    """Compare predictions with truth.
 
     Args:
         config: The settings.
+        progress: Who watches.
 
     Returns:
-        The measures over the chosen split, and which slides could not be compared.
+        The measures, what became of every slide, and whether the gates are met. Files are written where the settings
+        name a place for them.
 
     Raises:
-        UsageError: A folder or the cohort is missing, or nothing is left to compare.
+        UsageError: A folder, the cohort or a named measure does not exist.
+        WsisegError: No slide at all could be compared.
     """
-    rows = {row.slide: row for row in Cohort.read(config.cohort).slides} if config.cohort else {}
-    heatmaps, truths = _heatmaps(config.predictions), _truths(config.truth)
-    compared, failed, notes = [], [], []
-    for slide, path in heatmaps.items():
-        row = rows.get(slide) or CohortSlide(slide=slide, path=path, case=slide)
+    progress = progress or Silent()
+    cohort = Cohort.read(config.cohort) if config.cohort else Cohort(())
+    runs = [_compared(config, place, cohort, progress) for place in config.predictions]
+    report = _report(config, cohort, *runs[0])
+    others = [
+        _comparison(config, place, run[0], runs[0][0])
+        for place, run in list(zip(config.predictions, runs, strict=True))[1:]
+    ]
+    return report.model_copy(update={"runs": tuple(others)})
+
+
+Run = tuple[list[Compared], list[SlideRecord], list[str]]
+
+
+def _compared(config: EvaluateConfig, place: Path, cohort: Cohort, progress: Progress) -> Run:
+    """Compare all slides of a run; give them with what became of each, and what a person should know."""
+    assert config.truth is not None  # noqa: S101  the settings were checked
+    rows = {row.slide: row for row in cohort.slides}
+    predictions, truths = prediction_files(place), truth_files(config.truth)
+    reading = Reading(Classes(config.tumor_class, config.negative_class), config.truth_origin, config.truth_mpp)
+    compared, records, used = [], [], set()
+    progress.begin(len(predictions))
+    for slide, path in predictions.items():
+        row = rows.get(slide) or CohortSlide(slide=slide, path=Path(), case=slide)
+        names = [name for name in (slide, row.path.name, f"{slide}.svs") if name in truths]
+        began = time.monotonic()
         try:
-            one, said = _compare(row, path, truths.get(slide))
+            one = _one(config, row, path, [file for name in names for file in truths[name]], reading)
             compared.append(one)
-            notes += said
+            record = SlideRecord(slide=slide, path=str(path), status="ok", warnings=one.notes)
+        except ZeroedMapError as error:
+            record = SlideRecord(slide=slide, path=str(path), status="skipped", error=Failure.of(error))
         except WsisegError as error:
-            failed.append({"slide": slide, "message": error.message, "hint": error.hint})
-    notes += [f"{truths[slide].name}: truth without a prediction" for slide in sorted(set(truths) - set(heatmaps))]
-    report = _report(config, compared, failed, notes)
-    if config.out is not None:
-        _write(config, report)
-    return report
+            record = SlideRecord(slide=slide, path=str(path), status="failed", error=Failure.of(error))
+        used.update(names)
+        records.append(record.model_copy(update={"seconds": round(time.monotonic() - began, 3)}))
+        progress.done(records[-1])
+    notes = [f"{file.name}: truth without a prediction" for name in sorted(set(truths) - used) for file in truths[name]]
+    return compared, records, notes
 
 
-def _heatmaps(folder: Path) -> dict[str, Path]:
-    found = {path.name.removesuffix(_HEATMAP_SUFFIX): path for path in sorted(folder.glob("*" + _HEATMAP_SUFFIX))}
-    if not found:
-        raise UsageError(f"{folder}: no heatmaps there", "give the folder that wsiseg predict wrote")
-    return found
-
-
-def _truths(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder", "give the folder of outlines or masks with --truth")
-    return truth_files(folder)
-
-
-def _compare(row: CohortSlide, path: Path, truth_path: Path | None) -> tuple[Compared, tuple[str, ...]]:
-    """Lay truth over a heatmap.
-
-    Raises:
-        WsisegError: The heatmap or the truth is missing or cannot be read.
-    """
-    if truth_path is None:
+def _one(config: EvaluateConfig, row: CohortSlide, path: Path, files: Sequence[Path], reading: Reading) -> Compared:
+    if not files:
         raise WsisegError(f"{row.slide}: no truth for this slide", "an outline file without outlines means no tumour")
-    heatmap = Heatmap.open(path)
-    x_edges, y_edges = heatmap.edges()
-    truth = open_truth(truth_path, heatmap.slide, Classes())
-    cells = np.diff(y_edges)[:, None] * np.diff(x_edges)[None, :]
-    tumor = truth.area(x_edges, y_edges)
-    looked = heatmap.tissue
-    tissue = Pixels(heatmap.probabilities[looked], tumor[looked], (cells - tumor)[looked])
-    rest = Pixels(np.zeros(1, np.float32), *(area[~looked].sum(keepdims=True) for area in (tumor, cells - tumor)))
-    return Compared(row, heatmap.threshold, tissue, Pixels.pooled([tissue, rest])), truth.notes
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise WsisegError(f"{row.slide}: has more than one truth: {names}", "keep one of them in the folder")
+    with_picture = config.out is not None
+    return compare(row, path, files[0], reading, with_picture=with_picture, with_lesions=config.froc)
 
 
 def _report(
     config: EvaluateConfig,
-    compared: Sequence[Compared],
-    failed: list[dict[str, str]],
+    cohort: Cohort,
+    compared: list[Compared],
+    records: list[SlideRecord],
     notes: list[str],
 ) -> Report:
-    splits = {one.row.split for one in compared if one.row.split}
-    split = config.split or ("test" if "test" in splits else None)
-    chosen = [one for one in compared if split is None or one.row.split == split]
-    if not chosen:
-        problems = "; ".join(problem["message"] for problem in failed) or f"no slide of split {split}"
-        raise UsageError(f"nothing to evaluate: {problems}", "see --truth, --cohort and --split")
-    threshold, source = _threshold(config, compared)
-    sites = sorted({one.row.site for one in chosen if one.row.site})
+    split, chosen = _headline(config, compared, records)
+    judging, threshold = _judging(config, compared)
+    judged = {one.row.slide: Judged.of(one, judging.threshold) for one in compared}
+    main = [judged[one.row.slide] for one in chosen]
+    slides = [one.compared for one in main]
     return Report(
+        run=str(config.predictions[0]),
         split=split,
-        **_both(chosen, threshold),
-        per_site={site: _both([one for one in chosen if one.row.site == site], threshold) for site in sites},
-        per_split={
-            name: _both([one for one in compared if one.row.split == name], threshold) for name in sorted(splits)
-        },
-        slide_auc={"value": None},
-        threshold={"value": threshold, "source": source},
-        slides=tuple({"slide": one.row.slide, "split": one.row.split, **_both([one], threshold)} for one in compared),
-        failed=tuple(failed),
+        **measures.group_measures(main, judging),
+        per_site=_groups(main, judging, [one.compared.row.site for one in main]),
+        per_split=_groups(judged.values(), judging, [one.row.split for one in compared]),
+        per_location=_groups(main, judging, _locations(cohort, slides)),
+        slide_auc=measures.slide_auc(slides, judging),
+        tumor_area=measures.tumor_area(slides, judging),
+        reliability=_reliability(slides),
+        froc=measures.lesion_measures(slides),
+        threshold=threshold,
+        settings={"resamples": config.resamples, "resampled": "case", "seed": config.seed},
+        slides=tuple(_with_measures(record, judged.get(record.slide), judging) for record in records),
         notes=tuple(notes),
     )
 
 
-def _threshold(config: EvaluateConfig, compared: Sequence[Compared]) -> tuple[float, str]:
+def _headline(
+    config: EvaluateConfig,
+    compared: list[Compared],
+    records: list[SlideRecord],
+) -> tuple[str | None, list[Compared]]:
+    """Choose the slides that the headline is about: the split asked for, the test split, or all.
+
+    Raises:
+        UsageError: No slide is of the split asked for.
+        WsisegError: No slide could be compared.
+    """
+    if not compared:
+        reason = next((str(record.error.message) for record in records if record.error), "no slides")
+        raise WsisegError(f"nothing could be evaluated: {reason}", "see --truth")
+    splits = {one.row.split for one in compared}
+    split = config.split or ("test" if "test" in splits else None)
+    chosen = [one for one in compared if split is None or one.row.split == split]
+    if not chosen:
+        known = ", ".join(sorted(name for name in splits if name)) or "none"
+        raise UsageError(f"no slide of split {split} could be evaluated", f"the splits are: {known}")
+    return split, chosen
+
+
+def _judging(config: EvaluateConfig, compared: Sequence[Compared]) -> tuple[Judging, Threshold]:
+    """Choose the threshold: the one asked for, the best on the validation split, or the model's own.
+
+    Raises:
+        UsageError: It should be the model's, but the heatmaps name several.
+    """
+    named: dict[Source, float] = {}
     if config.threshold is not None:
-        return config.threshold, "option"
-    validation = [one.tissue for one in compared if one.row.split == "val"]
-    best = best_threshold(curve(Pixels.pooled(validation)))
-    return (best, "validation") if best is not None else (compared[0].threshold, "model")
+        named["option"] = config.threshold
+    validation = best_threshold(curve(Pixels.pooled([one.tissue for one in compared if one.row.split == "val"])))
+    if validation is not None:
+        named["validation"] = validation
+    own = {one.threshold for one in compared}
+    if len(own) == 1:
+        named["model"] = own.pop()
+    if not named:
+        listed = ", ".join(f"{value:g}" for value in sorted(own))
+        raise UsageError(f"the heatmaps were made with several thresholds: {listed}", "give --threshold")
+    source, value = next(iter(named.items()))
+    judging = Judging(value, named, config.resamples, config.seed)
+    return judging, Threshold(value=value, source=source)
 
 
-def _both(slides: Sequence[Compared], threshold: float) -> dict[str, dict[str, Any]]:
-    return {
-        "without_background": _measures(Pixels.pooled([one.tissue for one in slides]), threshold),
-        "with_background": _measures(Pixels.pooled([one.everything for one in slides]), threshold),
+def _groups(slides: Iterable[Judged], judging: Judging, keys: Sequence[str | None]) -> dict[str, Any]:
+    """Measure slides by a key; those without one are left out."""
+    groups: dict[str, list[Judged]] = {}
+    for one, key in zip(slides, keys, strict=True):
+        if key:
+            groups.setdefault(key, []).append(one)
+    return {key: measures.group_measures(group, judging) for key, group in sorted(groups.items())}
+
+
+def _locations(cohort: Cohort, slides: Sequence[Compared]) -> list[str | None]:
+    """Tell slides of organs that the model was trained on from those it never saw (the paper's section 3)."""
+    trained = {row.site for row in cohort.slides if row.split == "train" and row.site}
+    if not trained:
+        return [None] * len(slides)
+    return [
+        None if not one.row.site else "in_distribution" if one.row.site in trained else "out_of_location"
+        for one in slides
+    ]
+
+
+def _reliability(slides: Sequence[Compared]) -> dict[str, Any]:
+    found = reliability(Pixels.pooled([one.tissue for one in slides]))
+    names = ("mean_score", "tumor_share", "pixels")
+    return {name: [number(value) for value in getattr(found, name)] for name in names}
+
+
+def _with_measures(record: SlideRecord, judged: Judged | None, judging: Judging) -> SlideRecord:
+    """Add the measures of a slide to what became of it."""
+    if judged is None:
+        return record
+    one = judged.compared
+    mm2 = one.mpp[0] * one.mpp[1] / 1e6 if one.mpp else None
+    fields = {
+        "case": one.row.case,
+        "label": one.row.label,
+        "split": one.row.split,
+        "site": one.row.site,
+        "mpp": one.mpp,
+        "tumor_mm2": mm2 and one.called_px(judging.threshold) * mm2,
+        "truth_mm2": mm2 and one.truth_px * mm2,
+        **{mode: {name: number(value) for name, value in judged.measures[mode].items()} for mode in MODES},
     }
+    return record.model_copy(update=fields)
 
 
-def _measures(pixels: Pixels, threshold: float) -> dict[str, Any]:
-    counts, errors = curve(pixels), confusion(pixels, threshold)
-    values = {
-        "auc": auc(counts),
-        "average_precision": average_precision(counts),
-        "precision": errors.precision,
-        "recall": errors.recall,
-        "specificity": errors.specificity,
-        "f1": errors.f1,
-        "iou": errors.iou,
-    }
-    return {name: {"value": value, "ci95": None} for name, value in values.items()}
+def _comparison(config: EvaluateConfig, place: Path, compared: list[Compared], first: list[Compared]) -> Comparison:
+    """Compare a further run with the first, on the slides of the headline that both have."""
+    _, chosen = _headline(config, first, [])
+    mine = {one.row.slide: one for one in compared}
+    both = [one for one in chosen if one.row.slide in mine]
+    if not both:
+        raise UsageError(f"{place}: has no slide in common with the first run", "compare runs on the same slides")
+    same = [mine[one.row.slide] for one in both]
+    judgings = _judging(config, first)[0], _judging(config, compared)[0]
+    judged = [Judged.of(one, judgings[1].threshold) for one in same]
+    difference = measures.group_differences(both, same, judgings)
+    return Comparison(
+        run=str(place), slides=len(both), difference=difference, **measures.group_measures(judged, judgings[1])
+    )
 
 
-def _write(config: EvaluateConfig, report: Report) -> None:
-    assert config.out is not None  # noqa: S101  the caller looked
-    path = config.out / "metrics.json"
-    if path.exists() and not config.overwrite:
-        raise OutputError(f"{path}: is there already", "give --overwrite or another --out")
-    write_json(path, report.model_dump(mode="json", by_alias=True))
+__all__ = ["Report", "evaluate"]

@@ -2,7 +2,9 @@
 
 All measures count pixels, yet none is looked at: a cell of a heatmap has one score, and the areas of truth inside and
 outside it are its weights. Ties and weights count as in scikit-learn's `roc_auc_score`, `average_precision_score` and
-`f1_score` with `sample_weight`.
+`f1_score` with `sample_weight`. What is undefined (an AUC without tumour, a precision where nothing is called) is NaN.
+
+Arrays of counts may have leading axes, one item a resample; the measures then have them too.
 """
 
 from collections.abc import Sequence
@@ -42,44 +44,68 @@ class Curve:
     """What is called tumour at every threshold, from the strictest down.
 
     Attributes:
-        thresholds: float32[n], the distinct scores, descending.
-        hits: float64[n], the tumour pixels at or above each.
-        false_alarms: float64[n], the other pixels at or above each.
+        thresholds: float32[n], distinct scores, descending.
+        hits: float64[..., n], the tumour pixels at or above each.
+        false_alarms: float64[..., n], the other pixels at or above each.
     """
 
     thresholds: NDArray[np.float32]
     hits: Floats
     false_alarms: Floats
 
+    @property
+    def positive(self) -> Floats:
+        """All tumour pixels: float64[...]."""
+        return self._last(self.hits)
+
+    @property
+    def negative(self) -> Floats:
+        """All other pixels: float64[...]."""
+        return self._last(self.false_alarms)
+
+    def _last(self, counts: Floats) -> Floats:
+        return counts[..., -1] if len(self.thresholds) else np.zeros(counts.shape[:-1])
+
+    def with_zeros(self, positive: Floats | float, negative: Floats | float) -> Self:
+        """Add pixels with the score 0, such as those that nobody looked at."""
+        begins_above = not len(self.thresholds) or self.thresholds[-1] > 0
+        kept = slice(None) if begins_above else slice(-1)
+        hits, alarms = (
+            np.concatenate([counts[..., kept], np.asarray(last + more)[..., None]], axis=-1)
+            for counts, last, more in (
+                (self.hits, self.positive, positive),
+                (self.false_alarms, self.negative, negative),
+            )
+        )
+        return type(self)(np.append(self.thresholds[kept], np.float32(0)), hits, alarms)
+
 
 def curve(pixels: Pixels) -> Curve:
     """Count hits and false alarms at every distinct score."""
-    order = np.argsort(pixels.scores)[::-1]
+    order = np.argsort(-pixels.scores)
     scores = pixels.scores[order]
     last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1) if len(scores) else np.empty(0, np.intp)
     return Curve(scores[last], pixels.positive[order].cumsum()[last], pixels.negative[order].cumsum()[last])
 
 
-def auc(counts: Curve) -> float | None:
-    """Give the area under the ROC curve, ties by the trapezoid; None where a class is missing."""
-    if not len(counts.hits) or counts.hits[-1] <= 0 or counts.false_alarms[-1] <= 0:
-        return None
-    recall, fall_out = (np.append(0.0, n / n[-1]) for n in (counts.hits, counts.false_alarms))
-    return float(np.trapezoid(recall, fall_out))
+def auc(counts: Curve) -> Floats:
+    """Give the area under the ROC curve, ties by the trapezoid; NaN where a class is missing."""
+    recall = _share(counts.hits, counts.positive[..., None])
+    fall_out = _share(counts.false_alarms, counts.negative[..., None])
+    area: Floats = np.trapezoid(_from_zero(recall), _from_zero(fall_out), axis=-1)
+    return np.where((counts.positive > 0) & (counts.negative > 0), area, np.nan)
 
 
-def average_precision(counts: Curve) -> float | None:
-    """Give the mean precision over recall, as steps; None where there is no tumour."""
-    if not len(counts.hits) or counts.hits[-1] <= 0:
-        return None
-    called = counts.hits + counts.false_alarms
-    precision = np.divide(counts.hits, called, out=np.ones_like(called), where=called > 0)
-    return float(np.sum(np.diff(counts.hits, prepend=0.0) * precision) / counts.hits[-1])
+def average_precision(counts: Curve) -> Floats:
+    """Give the mean precision over recall, as steps; NaN where there is no tumour."""
+    precision = np.nan_to_num(_share(counts.hits, counts.hits + counts.false_alarms))
+    gained = np.diff(_from_zero(counts.hits), axis=-1)
+    return _share(np.sum(gained * precision, axis=-1), counts.positive)
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Areas of agreement and error at one threshold, in pixels.
+    """Areas of agreement and error at one threshold, in pixels: float64[...].
 
     Attributes:
         hit: Tumour called tumour.
@@ -88,52 +114,100 @@ class Confusion:
         correct_rejection: Other tissue not called.
     """
 
-    hit: float
-    false_alarm: float
-    miss: float
-    correct_rejection: float
+    hit: Floats
+    false_alarm: Floats
+    miss: Floats
+    correct_rejection: Floats
 
-    @property
-    def precision(self) -> float | None:
-        """Share of what is called that is tumour; None where nothing is called."""
-        return _share(self.hit, self.hit + self.false_alarm)
-
-    @property
-    def recall(self) -> float | None:
-        """Share of the tumour that is called; None where there is none."""
-        return _share(self.hit, self.hit + self.miss)
-
-    @property
-    def specificity(self) -> float | None:
-        """Share of the rest that is not called; None where there is no rest."""
-        return _share(self.correct_rejection, self.correct_rejection + self.false_alarm)
-
-    @property
-    def f1(self) -> float | None:
-        """Harmonic mean of precision and recall, the same as Dice; None where nothing is tumour or called."""
-        return _share(2 * self.hit, 2 * self.hit + self.false_alarm + self.miss)
-
-    @property
-    def iou(self) -> float | None:
-        """Intersection of truth and call over their union; None where both are empty."""
-        return _share(self.hit, self.hit + self.false_alarm + self.miss)
+    def measures(self) -> dict[str, Floats]:
+        """Give precision, recall, specificity, F1, Dice (which is F1) and intersection over union."""
+        wrong = self.false_alarm + self.miss
+        f1 = _share(2 * self.hit, 2 * self.hit + wrong)
+        return {
+            "precision": _share(self.hit, self.hit + self.false_alarm),
+            "recall": _share(self.hit, self.hit + self.miss),
+            "specificity": _share(self.correct_rejection, self.correct_rejection + self.false_alarm),
+            "f1": f1,
+            "dice": f1,
+            "iou": _share(self.hit, self.hit + wrong),
+        }
 
 
-def confusion(pixels: Pixels, threshold: float) -> Confusion:
+def confusion(counts: Curve, threshold: float) -> Confusion:
     """Count agreement and error when every score at or above `threshold` is called tumour."""
-    called = pixels.scores >= np.float32(threshold)
-    hit, false_alarm = float(pixels.positive[called].sum()), float(pixels.negative[called].sum())
-    miss, rest = float(pixels.positive[~called].sum()), float(pixels.negative[~called].sum())
-    return Confusion(hit, false_alarm, miss, rest)
+    called = int(np.count_nonzero(counts.thresholds >= np.float32(threshold)))
+    none = np.zeros(counts.hits.shape[:-1])
+    hit = counts.hits[..., called - 1] if called else none
+    false_alarm = counts.false_alarms[..., called - 1] if called else none
+    return Confusion(hit, false_alarm, counts.positive - hit, counts.negative - false_alarm)
+
+
+def measures(counts: Curve, threshold: float) -> dict[str, Floats]:
+    """Give all measures that a curve tells: those over all thresholds, and those at one."""
+    over_all = {"auc": auc(counts), "average_precision": average_precision(counts)}
+    return over_all | confusion(counts, threshold).measures()
 
 
 def best_threshold(counts: Curve) -> float | None:
     """Give the score that maximises F1, the highest of several; None where there is no tumour."""
-    if not len(counts.hits) or counts.hits[-1] <= 0:
+    if not counts.positive > 0:
         return None
-    f1 = 2 * counts.hits / (counts.hits + counts.false_alarms + counts.hits[-1])
+    f1 = 2 * counts.hits / (counts.hits + counts.false_alarms + counts.positive)
     return float(counts.thresholds[int(np.argmax(f1))])
 
 
-def _share(part: float, whole: float) -> float | None:
-    return part / whole if whole > 0 else None
+def squared_error(pixels: Pixels) -> float:
+    """Give the sum over all pixels of the squared difference of score and truth; its mean is the Brier score."""
+    scores = pixels.scores.astype(np.float64)
+    return float(pixels.positive @ (1 - scores) ** 2 + pixels.negative @ scores**2)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How often pixels of a range of scores are tumour.
+
+    Attributes:
+        mean_score: float64[bins], NaN where a range is empty.
+        tumor_share: float64[bins], NaN where a range is empty.
+        pixels: float64[bins].
+    """
+
+    mean_score: Floats
+    tumor_share: Floats
+    pixels: Floats
+
+
+def reliability(pixels: Pixels, bins: int = 10) -> Reliability:
+    """Compare scores with the share of tumour among their pixels, in ranges of equal width."""
+    which = np.minimum((pixels.scores * bins).astype(int), bins - 1)
+    count = pixels.positive + pixels.negative
+    total, positive, score = (
+        np.bincount(which, weights, bins) for weights in (count, pixels.positive, count * pixels.scores)
+    )
+    return Reliability(_share(score, total), _share(positive, total), total)
+
+
+def slide_score(pixels: Pixels, share: float = 0.1) -> float:
+    """Score a slide by the mean of its highest-scoring tissue.
+
+    Args:
+        pixels: The tissue of the slide.
+        share: How much of the tissue's area counts.
+
+    Returns:
+        The mean score of that area; NaN for a slide without tissue.
+    """
+    order = np.argsort(-pixels.scores)
+    weights = (pixels.positive + pixels.negative)[order]
+    taken = np.minimum(weights.cumsum(), share * weights.sum())
+    weights = np.diff(taken, prepend=0.0)
+    return float(_share(weights @ pixels.scores[order], weights.sum()))
+
+
+def _share(part: Floats, whole: Floats) -> Floats:
+    part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+
+def _from_zero(counts: Floats) -> Floats:
+    return np.concatenate([np.zeros((*counts.shape[:-1], 1)), counts], axis=-1)

@@ -1,7 +1,8 @@
 """Outlines that people or programs drew, and which of them mean tumour."""
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,19 +40,25 @@ class AnnotationError(WsisegError):
     """Outlines or a mask cannot be read, or mean nothing here."""
 
 
+class ZeroedMapError(AnnotationError):
+    """A published map of normal tissue, set to zero by hand: it is left out, not failed."""
+
+
 @dataclass(frozen=True)
 class Outline:
     """One outline as drawn.
 
     Attributes:
         polygon: A shapely Polygon or MultiPolygon in level-0 pixels; it may cross itself.
-        class_name: What it was called, empty where it has no class.
+        class_name: Its class, empty where it has none.
         is_negative: True if the file itself says that it is a hole.
+        name: What it was called besides; taken for its class where it has none and the user names classes.
     """
 
     polygon: Any
     class_name: str = ""
     is_negative: bool = False
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,19 +74,24 @@ class Classes:
     tumor: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
 
-    def sign(self, outline: Outline) -> int | None:
+    def sign(self, class_name: str) -> int | None:
         """Give 1 for tumour, -1 for a hole, 0 for neither, None for a class that is not known."""
-        name = outline.class_name.strip().casefold()
-        if outline.is_negative or name in {other.casefold() for other in self.negative}:
+        name = class_name.strip().casefold()
+        if name in {other.casefold() for other in self.negative}:
             return -1
         if self.tumor:
-            named = name in {other.casefold() for other in self.tumor}
-            return 1 if named else -int(name in NEGATIVE_NAMES)
+            return 1 if name in {other.casefold() for other in self.tumor} else -int(name in NEGATIVE_NAMES)
         if not name or name in TUMOR_NAMES:
             return 1
         if name in NEGATIVE_NAMES:
             return -1
         return 0 if name in OTHER_NAMES else None
+
+    def sign_of(self, outline: Outline) -> int | None:
+        """Give the sign of an outline, as `sign` does."""
+        if outline.is_negative:
+            return -1
+        return self.sign(outline.class_name or (outline.name if self.tumor else ""))
 
 
 def tumor_area(name: str, outlines: Sequence[Outline], classes: Classes) -> tuple[Any, tuple[str, ...]]:
@@ -94,26 +106,31 @@ def tumor_area(name: str, outlines: Sequence[Outline], classes: Classes) -> tupl
         The tumour as a valid shapely geometry, and what a person should know.
 
     Raises:
-        AnnotationError: All outlines are of classes that nobody said anything about.
+        AnnotationError: There are classes that nobody said anything about, and none that is known as tumour.
     """
     import shapely  # noqa: PLC0415  heavy: only where outlines are read
 
-    signs = [classes.sign(outline) for outline in outlines]
+    signs = [classes.sign_of(outline) for outline in outlines]
     unknown = Counter(outline.class_name for outline, sign in zip(outlines, signs, strict=True) if sign is None)
-    if unknown and not any(signs):
-        listed = ", ".join(sorted(unknown))
-        raise AnnotationError(
-            f"{name}: no outline is of a class known as tumour, but of {listed}", "give --tumor-class NAME"
-        )
+    if unknown and not any(sign == 1 and outline.class_name for outline, sign in zip(outlines, signs, strict=True)):
+        raise unknown_classes(name, unknown)
     notes = [f"{name}: {count} outlines of class {text} are not counted as tumour" for text, count in unknown.items()]
     drawn = [(outline.polygon, sign) for outline, sign in zip(outlines, signs, strict=True) if sign]
     polygons, repaired = _valid([polygon for polygon, _ in drawn])
     if repaired:
         notes.append(f"{name}: {repaired} self-crossing outlines were repaired")
+    layers = sorted(zip(polygons, (sign for _, sign in drawn), strict=True), key=lambda layer: -layer[0].area)
     area = shapely.MultiPolygon()
-    for polygon, sign in sorted(zip(polygons, (sign for _, sign in drawn), strict=True), key=lambda one: -one[0].area):
-        area = area.union(polygon) if sign > 0 else area.difference(polygon)
+    for sign, group in itertools.groupby(layers, key=lambda layer: layer[1]):
+        together = shapely.union_all([polygon for polygon, _ in group])
+        area = area.union(together) if sign > 0 else area.difference(together)
     return area, tuple(notes)
+
+
+def unknown_classes(name: str, classes: Iterable[str]) -> AnnotationError:
+    """Make the error for a file all of whose classes could mean anything."""
+    listed = ", ".join(sorted(classes))
+    return AnnotationError(f"{name}: nothing is of a class known as tumour, but of {listed}", "give --tumor-class NAME")
 
 
 def _valid(polygons: list[Any]) -> tuple[list[Any], int]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsiseg.cli.options import Overwrite
 from wsiseg.cli.shell import app, command
 from wsiseg.cli.streams import Streams
 from wsiseg.config import EvaluateConfig
@@ -28,7 +27,6 @@ def evaluate(
     threshold: Annotated[
         float | None, typer.Option(help="Probability from which a cell is tumour.", min=0, max=1)
     ] = None,
-    overwrite: Overwrite = False,
 ) -> int:
     """Measure heatmaps against truth, pixel by pixel.
 
@@ -38,10 +36,8 @@ def evaluate(
     """
     from wsiseg.evaluate import evaluate as run  # noqa: PLC0415  heavy: only when the command runs
 
-    values = {"predictions": predictions, "truth": truth, "cohort": cohort, "out": out, "split": split}
-    report = run(EvaluateConfig.checked(**values, threshold=threshold, overwrite=overwrite))
-    for problem in report.failed:
-        streams.note(f"failed: {problem['message']}; {problem['hint']}")
+    values = {"predictions": (predictions,), "truth": truth, "cohort": cohort, "out": out, "split": split}
+    report = run(EvaluateConfig.checked(**values, threshold=threshold), streams)
     for note in report.notes:
         streams.note(f"note: {note}")
     streams.result(report.model_dump(mode="json", by_alias=True), _table(report))
@@ -51,5 +47,7 @@ def evaluate(
 def _table(report: "Report") -> Iterator[str]:
     yield f"{'':22}without background  with background"
     for name, value in report.without_background.items():
+        if not isinstance(value, dict) or "value" not in value:
+            continue
         figures = (value["value"], report.with_background[name]["value"])
         yield f"{name:22}" + "".join("{:>18}".format("-" if number is None else f"{number:.4f}") for number in figures)

@@ -1,0 +1,89 @@
+"""What an evaluation found: the content of `metrics.json`."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from wsiseg.run import SlideRecord
+
+Source = Literal["option", "validation", "model"]
+
+
+class Threshold(BaseModel):
+    """From which probability a cell was called tumour, and who said so."""
+
+    model_config = ConfigDict(frozen=True)
+
+    value: float
+    source: Source
+
+
+class Gate(BaseModel):
+    """A condition that was set, and whether it is met."""
+
+    model_config = ConfigDict(frozen=True)
+
+    measure: str
+    least: float
+    value: float | None
+    ci95: tuple[float, float] | None = None
+    baseline: float | None = None
+
+    @property
+    def is_met(self) -> bool:
+        """True if the measure is defined and high enough."""
+        return self.value is not None and self.value >= self.least
+
+
+class Comparison(BaseModel):
+    """A further run, and by how much it differs from the first on the slides that both have."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    slides: int
+    without_background: dict[str, Any]
+    with_background: dict[str, Any]
+    difference: dict[str, dict[str, Any]]
+
+
+class Report(BaseModel):
+    """What an evaluation found."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    schema_: str = Field(default="wsiseg.metrics/1", alias="schema")
+    version: str = ""
+    run: str
+    unit: Literal["pixel", "patch"] = "pixel"
+    split: str | None = None
+    without_background: dict[str, Any]
+    with_background: dict[str, Any]
+    per_site: dict[str, Any] = Field(default_factory=dict)
+    per_split: dict[str, Any] = Field(default_factory=dict)
+    per_location: dict[str, Any] = Field(default_factory=dict)
+    slide_auc: dict[str, Any] | None = None
+    tumor_area: dict[str, Any] | None = None
+    reliability: dict[str, Any] | None = None
+    froc: dict[str, Any] | None = None
+    threshold: Threshold
+    runs: tuple[Comparison, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    settings: dict[str, Any] = Field(default_factory=dict)
+    slides: tuple[SlideRecord, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> tuple[SlideRecord, ...]:
+        """The slides that could not be compared."""
+        return tuple(record for record in self.slides if record.status == "failed")
+
+    @property
+    def unmet(self) -> tuple[Gate, ...]:
+        """The gates that are not met."""
+        return tuple(gate for gate in self.gates if not gate.is_met)
+
+    @property
+    def exit_code(self) -> int:
+        """3 where a gate is not met, 1 where a slide could not be compared, else 0."""
+        return 3 if self.unmet else 1 if self.failed else 0
