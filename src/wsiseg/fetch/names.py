@@ -46,7 +46,9 @@ def shown(text: str) -> str:
 
 def shown_url(url: str) -> str:
     """Give an address as it may stand in a message: without user, password, token or query."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
-    return shown(f"{parts.scheme}://{host}{port}{parts.path}")
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "a broken address"
+    return shown(f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}")
