@@ -157,6 +157,10 @@ class PredictConfig(Config):
     """Probability from which a cell is tumour; the model's own where it is not given."""
     map: MapKind = "auto"
     """`dense` (one value per output cell), `tile` (one per tile), or the model's better one."""
+    stride: int | None = Field(default=None, ge=1)
+    """Distance of tiles in the model's pixels, for `tile` maps of overlapping tiles; a tile's side if not given."""
+    shard: str | None = Field(default=None, pattern=r"^[1-9]\d*/[1-9]\d*$")
+    """`I/N`: only the slides of part I of N, counted from 1."""
     csv: bool = False
     """Write the cells as CSV too."""
     ngff: Literal["0.4", "0.5"] = "0.4"
@@ -165,6 +169,13 @@ class PredictConfig(Config):
     """Largest share of tissue cells that may be unreadable."""
     overwrite: bool = False
     """Redo what is already there."""
+
+
+    @model_validator(mode="after")
+    def _shard_exists(self) -> Self:
+        if self.shard is not None and int(self.shard.split("/")[0]) > int(self.shard.split("/")[1]):
+            raise ValueError(f"there is no shard {self.shard}")
+        return self
 
 
 class EvaluateConfig(Config):

@@ -1,8 +1,12 @@
 """Outputs that appear whole or not at all: written beside their place, then renamed."""
 
+import glob
 import json
 import os
+import re
 import shutil
+import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +14,31 @@ from typing import Any
 
 from wsiseg.errors import OutputError
 
+_HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
+
 
 def _beside(path: Path, what: str = "partial") -> Path:
-    return path.with_name(f".{path.name}.{what}-{os.getpid()}")
+    return path.with_name(f".{path.name}.{what}-{_HOST}-{os.getpid()}")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes of this machine that were killed have left beside `path`."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*-{_HOST}-*"):
+        process = left.name.rpartition("-")[2]
+        if process.isdigit() and not _is_alive(int(process)):
+            _remove(left)
+
+
+def _is_alive(process: int) -> bool:
+    if sys.platform == "win32":  # there a signal 0 would end the process; what is in use cannot be removed anyway
+        return process == os.getpid()
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _remove(path: Path) -> None:
@@ -50,6 +76,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(partial)
+        _remove_leftovers(path)
         yield partial
         _replace(partial, path)
     except OSError as error:

@@ -1,29 +1,34 @@
 """Map tumour on slides."""
 
+import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsiseg.cohort import Cohort, CohortSlide
 from wsiseg.config import PredictConfig
-from wsiseg.errors import NotASlideError, SlideError, UsageError, WsisegError
+from wsiseg.errors import NotASlideError, UsageError, WsisegError
 from wsiseg.heatmap import Heatmap
-from wsiseg.inference import Plan, Sums, plan_tiles, plan_windows, run
-from wsiseg.map_files import MapFiles, key_of
+from wsiseg.map_files import MapFiles
+from wsiseg.mapping import Job, doubts, map_slide, prepare, settings_of, threshold_of, warnings_of
 from wsiseg.model_file import ModelFile, default_model_path
-from wsiseg.run import Failure, Progress, Run, RunFile, Silent, SlideRecord, now
+from wsiseg.run import Failure, Progress, Run, RunFile, Silent, SlideRecord, Status, now
 from wsiseg.slide import Slide
-from wsiseg.tissue import TissueMask, find_tissue
 
-_ALL_EQUAL = 0.995
-_SAVE_EVERY_S = 30.0
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+Result = TypeVar("Result")
+
+_OPEN_AHEAD = 2
+_LOOK_AGAIN_S = 1.0
+_THRESHOLD = "the threshold changed"
 
 
 def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -> Heatmap:  # noqa: ANN401  the fields of PredictConfig
@@ -44,9 +49,7 @@ def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -
     """
     config = PredictConfig.checked(inputs=(str(slide),), model=(str(model),), **settings)
     with _models(config) as models, Slide(slide, mpp=config.slide_mpp) as opened:
-        tissue, _ = _tissue(opened, config)
-        job = _Job(CohortSlide(Path(slide).stem, Path(slide)), opened, tissue, models, config)
-        return _mean([_mapped(job, model, lambda _sums, _windows: None, None) for model in models])
+        return map_slide(prepare(CohortSlide(Path(slide).stem, Path(slide)), opened, models, config), models, config)
 
 
 def predict_slides(config: PredictConfig, progress: Progress | None = None) -> Run:
@@ -67,16 +70,28 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
     """
     progress = progress or Silent()
     cohort = Cohort.from_inputs(config.inputs, sys.stdin if "-" in config.inputs else ())
+    rows = [row for row in cohort.slides if _is_in_shard(row.slide, config.shard)]
     with _models(config) as models:
         for line in _introduction(models):
             progress.note(line)
-        progress.begin(len(cohort.slides))
-        with RunFile(config.out / "run.json", _run(config, models)) as file:
-            for slide in cohort.slides:
-                record = _predict_or_say_why(slide, models, config, progress)
+        progress.begin(len(rows))
+        with RunFile(config.out / _run_name(config), _run(config, models)) as file:
+            for record in _records(rows, models, config, progress):
                 file.add(record)
                 progress.done(record)
             return file.finish()
+
+
+def _is_in_shard(slide: str, shard: str | None) -> bool:
+    """Tell whether a slide belongs to a shard `I/N`; the slide's name alone decides."""
+    if shard is None:
+        return True
+    number, count = (int(part) for part in shard.split("/"))
+    return int(hashlib.sha256(slide.encode()).hexdigest(), 16) % count == number - 1
+
+
+def _run_name(config: PredictConfig) -> str:
+    return "run.json" if config.shard is None else f"run.{config.shard.replace('/', '-of-')}.json"
 
 
 def _introduction(models: list[ModelFile]) -> Iterator[str]:
@@ -110,186 +125,172 @@ def _models(config: PredictConfig) -> Iterator[list[ModelFile]]:
         yield models
 
 
-def _predict_or_say_why(
-    slide: CohortSlide,
-    models: list[ModelFile],
-    config: PredictConfig,
-    progress: Progress,
-) -> SlideRecord:
-    began = time.monotonic()
-    try:
-        record = _predict_slide(slide, models, config, progress)
-    except NotASlideError as error:
-        record = SlideRecord(slide=slide.slide, path=str(slide.path), status="skipped", error=Failure.of(error))
-    except WsisegError as error:
-        record = SlideRecord(slide=slide.slide, path=str(slide.path), status="failed", error=Failure.of(error))
-    return record.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
+@dataclass(frozen=True)
+class _Task:
+    """A slide that this process has taken.
+
+    Attributes:
+        row: Its row in the cohort.
+        files: Where its results go.
+        lock: Held until the results are written.
+        began: When work on it began, on the monotonic clock.
+    """
+
+    row: CohortSlide
+    files: MapFiles
+    lock: "BaseFileLock"
+    began: float
+
+    def attempt(self, step: Callable[[], Result]) -> Result | SlideRecord:
+        """Take a step; where it fails give the record that says why."""
+        try:
+            return step()
+        except WsisegError as error:
+            status: Status = "skipped" if isinstance(error, NotASlideError) else "failed"
+            path = str(self.row.path)
+            return SlideRecord(slide=self.row.slide, path=path, status=status, error=Failure.of(error))
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One slide, open, with all that its map depends on."""
+class _Opened:
+    """An open slide: `known` is a heatmap with the very probabilities that are asked for, `reason` why it is redone."""
 
-    row: CohortSlide
-    slide: Slide
-    tissue: TissueMask
-    models: list[ModelFile]
-    config: PredictConfig
-
-    def kind(self, model: ModelFile) -> str:
-        """Whether a model maps densely or by tiles."""
-        return model.card.map if self.config.map == "auto" else self.config.map
-
-    def plan(self, model: ModelFile) -> Plan:
-        """What to read and ask."""
-        how = plan_windows if self.kind(model) == "dense" else plan_tiles
-        return how(self.slide, self.tissue, model, self.config.min_tissue)
+    job: Job
+    known: Heatmap | None
+    reason: str | None
 
 
-def _settings(models: list[ModelFile], config: PredictConfig) -> dict[str, Any]:
-    """Give what the probabilities depend on besides the slide."""
-    chosen = config.model_dump(mode="json", include={"tissue", "min_tissue", "map"})
-    return {**chosen, "provider": models[0].provider, "models": [model.sha256 for model in models]}
-
-
-def _predict_slide(
-    row: CohortSlide,
+def _records(
+    rows: Sequence[CohortSlide],
     models: list[ModelFile],
     config: PredictConfig,
     progress: Progress,
-) -> SlideRecord:
+) -> Iterator[SlideRecord]:
+    """Map slides one after the other; the next is opened and the last is written meanwhile."""
+    waiting = deque(rows)
+    opening: deque[tuple[_Task, Future[_Opened | SlideRecord]]] = deque()
+    writing: deque[Future[SlideRecord]] = deque()
+    with ThreadPoolExecutor(1, "opener") as opener, ThreadPoolExecutor(1, "writer") as writer:
+        while waiting or opening:
+            while waiting and len(opening) < _OPEN_AHEAD:
+                task = _taken(waiting.popleft(), config)
+                if isinstance(task, CohortSlide):  # another process works on it: look again after the others
+                    waiting.append(task)
+                    break
+                opening.append((task, opener.submit(_open, task, models, config)))
+            if not opening:
+                time.sleep(_LOOK_AGAIN_S)
+                continue
+            task, coming = opening.popleft()
+            result = _mapped(task, coming.result(), models, config, progress)
+            writing.append(writer.submit(_write, task, result, models))
+            while len(writing) > 1:
+                yield writing.popleft().result()
+        while writing:
+            yield writing.popleft().result()
+
+
+def _taken(row: CohortSlide, config: PredictConfig) -> "_Task | CohortSlide":
+    """Take the lock of a slide; give the row back while another process has it."""
+    from filelock import SoftFileLock, Timeout  # noqa: PLC0415  only where files are written
+
     files = MapFiles(config.out, row.slide, config.csv, config.ngff)
-    with Slide(row.path, mpp=row.mpp or config.slide_mpp) as slide:
-        before = None if config.overwrite else files.open()
-        if before is not None and _is_same(before, slide, models, config) and files.are_there:
-            return _record(row, before, files, "up_to_date")
-        tissue, thumbnail = _tissue(slide, config)
-        job = _Job(row, slide, tissue, models, config)
-        heatmap = _mean([_mapped(job, model, _keeper(files, job, model, progress), files) for model in models])
-        _refuse_bad(heatmap, config, row)
-        doubts = _doubts(heatmap)
-        files.write(
-            heatmap,
-            thumbnail,
-            [f"{model.card.name} {model.card.version}: {model.card.intended_use}" for model in models],
-        )
-    status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if doubts else "ok"
-    return _record(row, heatmap, files, status, (*slide.warnings, *tissue.warnings, *doubts))
+    lock = SoftFileLock(files.lock, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return row
+    return _Task(row, files, lock, time.monotonic())
 
 
-def _is_same(before: Heatmap, slide: Slide, models: list[ModelFile], config: PredictConfig) -> bool:
-    """Tell whether a map was made from this slide, with these models and settings."""
-    threshold = _threshold(models, config)
-    same_run = {name: before.run.get(name) for name in _settings(models, config)} == _settings(models, config)
-    return before.slide == slide.facts and same_run and before.threshold == threshold
+def _open(task: _Task, models: list[ModelFile], config: PredictConfig) -> _Opened | SlideRecord:
+    """Open a slide, unless its results are there and right."""
+    return task.attempt(lambda: _opened(task, models, config))
 
 
-def _threshold(models: list[ModelFile], config: PredictConfig) -> float:
-    return float(np.mean([model.card.threshold for model in models])) if config.threshold is None else config.threshold
+def _opened(task: _Task, models: list[ModelFile], config: PredictConfig) -> _Opened | SlideRecord:
+    known = None if config.overwrite else task.files.open()
+    slide = Slide(task.row.path, mpp=task.row.mpp or config.slide_mpp)
+    try:
+        reason = None if known is None else _what_changed(known, slide, models, config)
+        if known is not None and reason is None and task.files.are_there:
+            slide.close()
+            return _record(task, known, "up_to_date", ())
+        is_same = reason is None or reason == _THRESHOLD
+        return _Opened(prepare(task.row, slide, models, config), known if is_same else None, reason)
+    except BaseException:
+        slide.close()
+        raise
 
 
-def _tissue(slide: Slide, config: PredictConfig) -> tuple[TissueMask, NDArray[np.uint8]]:
-    tissue, thumbnail = find_tissue(slide)
-    if config.tissue == "none":
-        return replace(tissue, mask=np.ones_like(tissue.mask), source="none"), thumbnail
-    return tissue, thumbnail
+def _what_changed(known: Heatmap, slide: Slide, models: list[ModelFile], config: PredictConfig) -> str | None:
+    """Name what a heatmap was made with that differs from what is asked for now; None where nothing does."""
+    if known.slide.fingerprint != slide.facts.fingerprint:
+        return "the slide changed"
+    if known.slide != slide.facts:
+        return f"its pixel size changed from {known.slide.mpp[0]:g} to {slide.mpp[0]:g} um"
+    wanted = settings_of(models, config)
+    changed = [name for name, value in wanted.items() if known.run.get(name) != value]
+    if changed:
+        return f"{', '.join(changed)} changed"
+    return None if known.threshold == threshold_of(models, config) else _THRESHOLD
 
 
-def _keeper(files: MapFiles, job: _Job, model: ModelFile, progress: Progress) -> Callable[[Sums, int], None]:
-    """Give what to do after every batch: count it, and now and then keep what is known."""
-    saved = time.monotonic()
+def _mapped(
+    task: _Task,
+    opened: _Opened | SlideRecord,
+    models: list[ModelFile],
+    config: PredictConfig,
+    progress: Progress,
+) -> tuple[_Opened, Heatmap] | SlideRecord:
+    """Ask the models for the map of a slide, unless its probabilities are known."""
+    if isinstance(opened, SlideRecord):
+        return opened
+    if opened.reason is not None:
+        progress.note(f"{task.row.slide}: done again, {opened.reason}")
+    if opened.known is not None:
+        return opened, opened.known.with_threshold(threshold_of(models, config))
+    name = task.row.slide
+    progress.slide(name, opened.job.windows)
 
-    def after(sums: Sums, windows: int) -> None:
-        nonlocal saved
-        progress.advance(job.row.slide, windows)
-        if time.monotonic() - saved > _SAVE_EVERY_S:
-            files.save_unfinished(sums, _key(job, model))
-            saved = time.monotonic()
+    def advance(windows: int) -> None:
+        progress.advance(name, windows)
 
-    return after
-
-
-def _key(job: _Job, model: ModelFile) -> str:
-    return key_of({**_settings([model], job.config), "slide": job.slide.facts.fingerprint, "mpp": job.slide.mpp})
-
-
-def _mapped(job: _Job, model: ModelFile, after: Callable[[Sums, int], None], files: MapFiles | None) -> Heatmap:
-    """Ask one model for the map of a slide, going on from what an interrupted run knew."""
-    from wsiseg import __version__  # noqa: PLC0415  the package imports this module
-
-    plan = job.plan(model)
-    known = files.load_unfinished(_key(job, model)) if files is not None else None
-    probabilities = run(job.slide, plan, model, known or Sums.empty(plan.grid.shape), after)
-    wanted = int(plan.wanted.sum())
-    bad = wanted - int((~np.isnan(probabilities)).sum())
-    run_facts = {
-        "tiles": wanted,
-        "bad_tiles": bad,
-        "kind": job.kind(model),
-        "tissue_mm2": round(job.tissue.area_mm2, 6),
-    }
-    return Heatmap(
-        probabilities=probabilities,
-        cell_um=plan.grid.stride_um,
-        slide=job.slide.facts,
-        threshold=_threshold([model], job.config),
-        model=model.provenance,
-        run={**_settings(job.models, job.config), **run_facts},
-        version=__version__,
-    )
+    heatmap = task.attempt(lambda: map_slide(opened.job, models, config, task.files, advance))
+    if isinstance(heatmap, SlideRecord):
+        opened.job.slide.close()
+        return heatmap
+    return opened, heatmap
 
 
-def _mean(heatmaps: list[Heatmap]) -> Heatmap:
-    """Average heatmaps on the finest of their grids; a cell counts where all models looked."""
-    finest = min(heatmaps, key=lambda heatmap: heatmap.cell_um)
-    if len(heatmaps) == 1:
-        return finest
-    stacked = np.stack([heatmap.resample(finest.cell_um).probabilities for heatmap in heatmaps])
-    model = {"name": " + ".join(str(heatmap.model["name"]) for heatmap in heatmaps), "mpp": finest.model["mpp"]}
-    model["models"] = [heatmap.model for heatmap in heatmaps]
-    model["sha256"] = key_of({"models": [heatmap.model["sha256"] for heatmap in heatmaps]})
-    threshold = float(np.mean([heatmap.threshold for heatmap in heatmaps]))
-    return replace(finest, probabilities=stacked.mean(0), model=model, threshold=threshold)
+def _write(task: _Task, result: tuple[_Opened, Heatmap] | SlideRecord, models: list[ModelFile]) -> SlideRecord:
+    """Write the results of a slide and let others have it."""
+    try:
+        if not isinstance(result, SlideRecord):
+            opened, heatmap = result
+            result = task.attempt(lambda: _written(task, opened.job, heatmap, models))
+            opened.job.slide.close()
+        return result.model_copy(update={"seconds": round(time.monotonic() - task.began, 3)})
+    finally:
+        task.lock.release()
 
 
-def _refuse_bad(heatmap: Heatmap, config: PredictConfig, row: CohortSlide) -> None:
-    """Refuse a map too much of which could not be read.
-
-    Raises:
-        SlideError: More of it is missing than the settings allow.
-    """
-    tiles, bad = heatmap.run["tiles"], heatmap.run["bad_tiles"]
-    if bad > config.max_bad_tiles * tiles:
-        text = f"{row.path.name}: {bad} of {tiles} tissue cells cannot be read"
-        raise SlideError(text, "get the slide again or raise --max-bad-tiles")
+def _written(task: _Task, job: Job, heatmap: Heatmap, models: list[ModelFile]) -> SlideRecord:
+    notes = [f"{model.card.name} {model.card.version}: {model.card.intended_use}" for model in models]
+    task.files.write(heatmap, job.thumbnail, notes)
+    status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if doubts(heatmap) else "ok"
+    return _record(task, heatmap, status, warnings_of(job, heatmap, models))
 
 
-def _doubts(heatmap: Heatmap) -> tuple[str, ...]:
-    """Say where a map cannot be true: one value almost everywhere."""
-    values = heatmap.probabilities[heatmap.tissue]
-    if values.size < 2:  # noqa: PLR2004  one cell is always equal to itself
-        return ()
-    _, counts = np.unique(values.round(6), return_counts=True)
-    if counts.max() > _ALL_EQUAL * values.size:
-        return (f"one value, {float(np.median(values)):.4f}, over {counts.max() / values.size:.1%} of the tissue",)
-    return ()
-
-
-def _record(
-    row: CohortSlide,
-    heatmap: Heatmap,
-    files: MapFiles,
-    status: Any,  # noqa: ANN401  pydantic checks it
-    warnings: tuple[str, ...] = (),
-) -> SlideRecord:
+def _record(task: _Task, heatmap: Heatmap, status: Status, warnings: tuple[str, ...]) -> SlideRecord:
     tissue, tumor = int(heatmap.tissue.sum()), int(heatmap.tumor.sum())
     values = heatmap.probabilities[heatmap.tissue]
     numbers = {"mean_probability": float(values.mean()), "max_probability": float(values.max())} if tissue else {}
     return SlideRecord(
-        slide=row.slide,
-        path=str(row.path),
+        slide=task.row.slide,
+        path=str(task.row.path),
         status=status,
-        outputs={kind: str(path) for kind, path in files.outputs.items()},
+        outputs={kind: str(path) for kind, path in task.files.outputs.items()},
         mpp=heatmap.slide.mpp,
         mpp_source=heatmap.slide.mpp_source,
         tissue_mm2=round(tissue * heatmap.cell_mm2, 6),

@@ -1,6 +1,5 @@
 """The record of a run: what became of every slide, kept in `run.json` as the run goes on."""
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -125,6 +124,9 @@ class Silent:
 class RunFile:
     """`run.json` while the run goes on: whole at every moment, finished also when the run is interrupted.
 
+    The slides of an earlier run of the same command in the same folder stay in it, unless this run does them again; so
+    several processes may share a folder.
+
     Args:
         path: Where to write; None keeps the record in memory.
         run: The run as it begins.
@@ -133,7 +135,6 @@ class RunFile:
     def __init__(self, path: Path | None, run: Run) -> None:
         self.path = path
         self.run = run
-        self._saved = 0.0
         self._save()
 
     def add(self, record: SlideRecord) -> None:
@@ -165,9 +166,27 @@ class RunFile:
             self._save()
 
     def _save(self) -> None:
-        if self.path is not None:
-            write_json(self.path, self.run.model_dump(mode="json", by_alias=True))
-            self._saved = time.monotonic()
+        if self.path is None:
+            return
+        from filelock import FileLock  # noqa: PLC0415  only where something is written
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_name(f".{self.path.name}.lock")):
+            merged = _with_earlier(self.path, self.run)
+            write_json(self.path, merged.model_dump(mode="json", by_alias=True))
+
+
+def _with_earlier(path: Path, run: Run) -> Run:
+    """Put the slides that other runs have written to the same file before those of this run."""
+    try:
+        earlier = Run.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return run
+    if earlier.command != run.command:
+        return run
+    mine = {record.slide for record in run.slides}
+    slides = (*(record for record in earlier.slides if record.slide not in mine), *run.slides)
+    return run.model_copy(update={"slides": slides, "totals": totals(slides)})
 
 
 def totals(slides: Sequence[SlideRecord]) -> dict[str, int]:

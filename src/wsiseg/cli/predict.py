@@ -26,6 +26,11 @@ def predict(
         typer.Option(help="Probability from which a cell is tumour; by default the model's own.", min=0, max=1),
     ] = None,
     map: Annotated[str, typer.Option(help="dense, tile, or auto for the model's better one.")] = "auto",
+    stride: Annotated[
+        int | None,
+        typer.Option(help="Distance of tiles in the model's pixels, for tile maps of overlapping tiles."),
+    ] = None,
+    shard: Annotated[str | None, typer.Option(help="I/N: only the slides of part I of N, counted from 1.")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Write the cells as CSV too.")] = False,
     ngff: Annotated[str, typer.Option(help="Version of the heatmap's format: 0.4 or 0.5.")] = "0.4",
     max_bad_tiles: MaxBadTiles = 0.01,
@@ -45,7 +50,8 @@ def predict(
 
     config = PredictConfig.checked(
         inputs=inputs, model=model, out=out, slide_mpp=slide_mpp, device=device, tissue=tissue, min_tissue=min_tissue,
-        threshold=threshold, map=map, csv=csv, ngff=ngff, max_bad_tiles=max_bad_tiles, overwrite=overwrite,
+        threshold=threshold, map=map, stride=stride, shard=shard, csv=csv, ngff=ngff,
+        max_bad_tiles=max_bad_tiles, overwrite=overwrite,
     )  # fmt: skip
     run = predict_slides(config, streams)
     streams.result(run.model_dump(mode="json", by_alias=True), run_lines(run))
