@@ -1,0 +1,43 @@
+"""Random changes of a tile that leave its label as it is."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tile = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+# Brightness, contrast, saturation and hue (in turns), as the paper's.
+JITTER = (0.1, 0.1, 0.1, 0.01)
+# ITU-R BT.601 luma, and the chroma axes of YIQ, whose plane hue turns.
+_YIQ = np.array([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
+_RGB = np.linalg.inv(_YIQ)
+
+
+def augmented(tile: Tile, random: np.random.Generator) -> Tile:
+    """Turn a tile (uint8[side, side, 3]) by a multiple of 90 degrees, flip it or not, and jitter its colours."""
+    turned = np.rot90(tile, int(random.integers(4)))
+    if random.integers(2):
+        turned = turned[:, ::-1]
+    return jittered(turned, random, JITTER)
+
+
+def jittered(tile: Tile, random: np.random.Generator, strength: tuple[float, float, float, float]) -> Tile:
+    """Change brightness, contrast, saturation and hue of a tile (uint8[h, w, 3]) at random.
+
+    All four are linear in colour, so that they make up one matrix and one offset; the result is cut to 0..255 once.
+
+    Args:
+        tile: The tile.
+        random: Gives the amounts.
+        strength: Largest change of each: factors within 1 +- strength, hue within +- strength turns.
+    """
+    brightness, contrast, saturation = (float(random.uniform(1 - s, 1 + s)) for s in strength[:3])
+    hue = 2 * np.pi * float(random.uniform(-strength[3], strength[3]))
+    gray = float(tile.mean((0, 1)) @ _YIQ[0])
+    turn = np.array([[1, 0, 0], [0, np.cos(hue), -np.sin(hue)], [0, np.sin(hue), np.cos(hue)]])
+    turn[1:] *= saturation
+    matrix = brightness * contrast * (_RGB @ turn @ _YIQ)
+    offset = brightness * (1 - contrast) * gray
+    changed = tile.reshape(-1, 3).astype(np.float32) @ matrix.T.astype(np.float32) + np.float32(offset)
+    jitter: Tile = np.rint(changed.clip(0, 255)).astype(np.uint8).reshape(tile.shape)
+    return jitter
