@@ -57,12 +57,11 @@ class Compared:
     @property
     def truth_px(self) -> float:
         """Level-0 pixels of tumour on the whole slide."""
-        return float(self.tissue.positive.sum()) + self.background[0]
+        return float(self.tissue.positive.sum(dtype=np.float64)) + self.background[0]
 
     def called_px(self, threshold: float) -> float:
         """Give the level-0 pixels at or above a threshold."""
-        called = self.tissue.scores >= np.float32(threshold)
-        return float(self.tissue.positive[called].sum() + self.tissue.negative[called].sum())
+        return float(sum(count[0] for count in self.tissue.at_or_above(np.float32([threshold]))))
 
 
 def compare(
@@ -97,7 +96,7 @@ def compare(
         row=row,
         threshold=heatmap.threshold,
         mpp=None if heatmap.slide.mpp_source == ASSUMED else heatmap.slide.mpp,
-        tissue=Pixels(heatmap.probabilities[looked], tumor[looked], rest[looked]),
+        tissue=Pixels.of(heatmap.probabilities[looked], *(area[looked].astype(np.float32) for area in (tumor, rest))),
         background=(float(tumor[~looked].sum()), float(rest[~looked].sum())),
         picture=_picture(heatmap, tumor / cells) if with_picture else None,
         lesions=find_lesions(heatmap, truth.tumor) if with_lesions else None,

@@ -11,9 +11,12 @@ from wsiseg.cohort import Cohort, CohortSlide
 from wsiseg.comparison import Compared, compare
 from wsiseg.config import EvaluateConfig
 from wsiseg.errors import UsageError, WsisegError
+from wsiseg.evaluation_report import write_evaluation
+from wsiseg.gate import gates, junit, parsed, read_baseline
 from wsiseg.measures import MODES, Judged, Judging, number
-from wsiseg.metrics import Pixels, best_threshold, curve, reliability
+from wsiseg.metrics import best_threshold, curve, reliability
 from wsiseg.metrics_file import Comparison, Report, Source, Threshold
+from wsiseg.outputs import write_text
 from wsiseg.predictions import prediction_files
 from wsiseg.run import Failure, Progress, Silent, SlideRecord
 
@@ -34,14 +37,23 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
         WsisegError: No slide at all could be compared.
     """
     progress = progress or Silent()
+    least, drops = parsed(config.fail_under, "--fail-under"), parsed(config.max_drop, "--max-drop")
+    baseline = read_baseline(config.baseline) if config.baseline else None
     cohort = Cohort.read(config.cohort) if config.cohort else Cohort(())
     runs = [_compared(config, place, cohort, progress) for place in config.predictions]
+    first = runs[0][0]
     report = _report(config, cohort, *runs[0])
-    others = [
-        _comparison(config, place, run[0], runs[0][0])
-        for place, run in list(zip(config.predictions, runs, strict=True))[1:]
-    ]
-    return report.model_copy(update={"runs": tuple(others)})
+    others = zip(config.predictions[1:], runs[1:], strict=True)
+    report = report.model_copy(
+        update={"runs": tuple(_comparison(config, place, run[0], first) for place, run in others)}
+    )
+    found = gates(report.model_dump(mode="json", by_alias=True), least, baseline, drops)
+    report = report.model_copy(update={"gates": found})
+    if config.out is not None:
+        write_evaluation(config.out, report, _headline(config, first, [])[1])
+    if config.junit is not None:
+        write_text(config.junit, junit(report))
+    return report
 
 
 Run = tuple[list[Compared], list[SlideRecord], list[str]]
@@ -146,7 +158,7 @@ def _judging(config: EvaluateConfig, compared: Sequence[Compared]) -> tuple[Judg
     named: dict[Source, float] = {}
     if config.threshold is not None:
         named["option"] = config.threshold
-    validation = best_threshold(curve(Pixels.pooled([one.tissue for one in compared if one.row.split == "val"])))
+    validation = best_threshold(curve([one.tissue for one in compared if one.row.split == "val"]))
     if validation is not None:
         named["validation"] = validation
     own = {one.threshold for one in compared}
@@ -181,7 +193,7 @@ def _locations(cohort: Cohort, slides: Sequence[Compared]) -> list[str | None]:
 
 
 def _reliability(slides: Sequence[Compared]) -> dict[str, Any]:
-    found = reliability(Pixels.pooled([one.tissue for one in slides]))
+    found = reliability([one.tissue for one in slides])
     names = ("mean_score", "tumor_share", "pixels")
     return {name: [number(value) for value in getattr(found, name)] for name in names}
 

@@ -18,6 +18,7 @@ from wsiseg.heatmap import Heatmap
 
 REACH_UM = 75.0
 ISOLATED_UM = 275.0
+_DETAIL_UM = 2.0  # finer detail of an outline cannot matter at the reach above
 FALSE_ALARMS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False alarms a slide at which the sensitivity is read."""
 
@@ -65,7 +66,8 @@ def find_lesions(heatmap: Heatmap, tumor: Polygons | Mask) -> Lesions:
 
     mpp = max(heatmap.slide.mpp)
     reach = REACH_UM / 2 / mpp
-    lesions = shapely.get_parts(shapely.union_all(shapely.buffer(tumor.parts(), reach)))
+    outlines = shapely.simplify(np.array(tumor.parts(), dtype=object), _DETAIL_UM / mpp)
+    lesions = shapely.get_parts(shapely.union_all(shapely.buffer(outlines, reach, quad_segs=4)))
     lesions = lesions[~shapely.is_empty(lesions)]
     counted = _longest_sides(lesions) * mpp >= ISOLATED_UM
     boxes, scores = _detections(heatmap)
@@ -78,10 +80,10 @@ def find_lesions(heatmap: Heatmap, tumor: Polygons | Mask) -> Lesions:
 
 def froc(slides: Sequence[Lesions]) -> Froc | None:
     """Put the slides together; None where there is no lesion."""
-    found = np.concatenate([slide.found for slide in slides])
-    alarms = np.sort(np.concatenate([slide.false_alarms for slide in slides]))
+    found = np.concatenate([*(slide.found for slide in slides), np.empty(0)])
     if not len(found):
         return None
+    alarms = np.sort(np.concatenate([slide.false_alarms for slide in slides]))
     thresholds = np.unique(np.concatenate([found[found >= 0], alarms]))[::-1]
     sensitivity = (np.sort(found).searchsorted(thresholds) - len(found)) / -len(found)
     per_slide = (len(alarms) - alarms.searchsorted(thresholds)) / len(slides)

@@ -1,8 +1,8 @@
 """95 % intervals by drawing whole cases again, never pixels: those of one patient are alike.
 
-Every resample draws as many cases as there are, with replacement. The scores of each case are counted once, on a fixed
-scale; a resample only adds up counts. The scale holds all distinct scores where these are few; otherwise it holds some
-2,000 of them, so that an interval may be off by a few ten-thousandths. The measures themselves are never rounded.
+Every resample draws as many cases as there are, with replacement. The pixels of each slide are counted once, at fixed
+thresholds; a resample only adds up counts. The thresholds are all that matter where these are few; otherwise they are
+some 2,000 of them, so that an interval may be off by a few ten-thousandths. The measures themselves are never rounded.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.metrics import Curve, Pixels
+from wsiseg.metrics import Curve, Pixels, bends
 
 Floats = NDArray[np.float64]
 _MOST_STEPS = 2048
@@ -64,12 +64,10 @@ class Resamples:
             items: The pixels of every item.
             exact: Thresholds at which the counts are to be exact.
         """
-        edges = _scale(items, exact)
-        hits, alarms = (
-            np.stack([np.bincount(_steps(edges, one.scores), getattr(one, kind), len(edges)) for one in items])
-            for kind in ("positive", "negative")
-        )
-        return Curve(edges[::-1], *(self.total(counts[:, ::-1]).cumsum(1) for counts in (hits, alarms)))
+        kept = _thinned(bends(items))
+        scale = np.unique(np.concatenate([kept, np.asarray(exact, np.float32)]))[::-1]
+        hits, alarms = (np.stack(counts) for counts in zip(*(one.at_or_above(scale) for one in items), strict=True))
+        return Curve(scale, self.total(hits), self.total(alarms))
 
 
 def interval(values: Floats) -> list[float] | None:
@@ -81,15 +79,7 @@ def interval(values: Floats) -> list[float] | None:
     return [float(low), float(high)]
 
 
-def _scale(items: Sequence[Pixels], exact: Sequence[float]) -> NDArray[np.float32]:
-    """Choose ascending scores: all distinct ones, or as many quantiles of them as are kept, and those asked for."""
-    distinct = np.unique(np.concatenate([one.scores for one in items]))
-    if len(distinct) > _MOST_STEPS:
-        distinct = distinct[np.linspace(0, len(distinct) - 1, _MOST_STEPS).astype(int)]
-    edges: NDArray[np.float32] = np.unique(np.concatenate([distinct, np.asarray(exact, np.float32)]))
-    return edges
-
-
-def _steps(edges: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Give the highest step at or below every score; the lowest also takes what lies beneath it."""
-    return np.maximum(np.searchsorted(edges, scores, side="right") - 1, 0)
+def _thinned(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    if len(scores) <= _MOST_STEPS:
+        return scores
+    return scores[np.linspace(0, len(scores) - 1, _MOST_STEPS).astype(int)]

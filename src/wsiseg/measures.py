@@ -74,7 +74,7 @@ class Judged:
     @classmethod
     def of(cls, one: Compared, threshold: float) -> Self:
         """Measure a slide."""
-        tissue = metrics.curve(one.tissue)
+        tissue = metrics.curve([one.tissue], [threshold])
         curves = dict(zip(MODES, (tissue, tissue.with_zeros(*one.background)), strict=True))
         found = {mode: metrics.measures(counts, threshold) for mode, counts in curves.items()}
         return cls(one, {mode: {name: float(value) for name, value in one.items()} for mode, one in found.items()})
@@ -88,7 +88,7 @@ def group_measures(slides: Sequence[Judged], judging: Judging) -> dict[str, dict
         pixels, slides and cases there are.
     """
     compared = [one.compared for one in slides]
-    curves = pooled_curves(compared)
+    curves = pooled_curves(compared, [judging.threshold, *judging.named.values()])
     estimates = _estimates(compared, curves, judging)
     return {
         mode: {
@@ -114,7 +114,7 @@ def group_differences(
     Both are resampled alike, so the intervals are those of paired differences.
     """
     one, other = (
-        _estimates(slides, pooled_curves(slides), judging)
+        _estimates(slides, pooled_curves(slides, [judging.threshold]), judging)
         for slides, judging in zip((first, second), judgings, strict=True)
     )
     return {
@@ -126,9 +126,9 @@ def group_differences(
     }
 
 
-def pooled_curves(slides: Sequence[Compared]) -> dict[str, Curve]:
-    """Give the exact curve over all pixels of a group, by mode."""
-    tissue = metrics.curve(Pixels.pooled([one.tissue for one in slides]))
+def pooled_curves(slides: Sequence[Compared], exact: Sequence[float] = ()) -> dict[str, Curve]:
+    """Give the curve over all pixels of a group, by mode; `exact` are thresholds to count at besides."""
+    tissue = metrics.curve([one.tissue for one in slides], exact)
     positive, negative = (float(sum(one.background[side] for one in slides)) for side in (0, 1))
     return dict(zip(MODES, (tissue, tissue.with_zeros(positive, negative)), strict=True))
 
@@ -164,7 +164,7 @@ def slide_auc(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
         for label in [float(one.row.label if one.row.label is not None else one.truth_px > 0)]
     ]
     resamples = judging.draw([one.row.case for one in slides if len(one.tissue.scores)])
-    value = float(metrics.auc(metrics.curve(Pixels.pooled(items))))
+    value = float(metrics.auc(metrics.curve(items)))
     again = metrics.auc(resamples.curve(items)) if items else np.empty(0)
     return {**Estimate(value, again).as_json(), "slides": len(items)}
 
@@ -191,7 +191,7 @@ def tumor_area(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
 def lesion_measures(slides: Sequence[Compared]) -> dict[str, Any] | None:
     """Give the free-response ROC over slides with lesions; None where there are none."""
     lesions = [one.lesions for one in slides if one.lesions is not None]
-    found = froc(lesions) if lesions else None
+    found = froc(lesions)
     if found is None:
         return None
     at = {f"{alarms:g}": found.at(alarms) for alarms in FALSE_ALARMS}
@@ -214,7 +214,7 @@ def _mean_per_slide(slides: Sequence[Judged], mode: str, judging: Judging) -> di
 def _brier(slides: Sequence[Compared], resamples: Resamples, mode: str) -> Estimate:
     """Average the squared difference of score and truth; where nobody looked the score is 0."""
     error = np.array([metrics.squared_error(one.tissue) for one in slides])
-    pixels = np.array([float(one.tissue.positive.sum() + one.tissue.negative.sum()) for one in slides])
+    pixels = np.array([one.tissue.total for one in slides])
     if mode == "with_background":
         error += [one.background[0] for one in slides]
         pixels += [sum(one.background) for one in slides]

@@ -15,28 +15,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Weights = NDArray[np.float64] | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Pixels that share a score, by how many are tumour in truth and how many are not.
+    """The pixels of one slide by their score. Made by `of`.
 
     Attributes:
-        scores: float32[n] in 0..1.
-        positive: float64[n], the number (or area) of tumour pixels with that score.
-        negative: float64[n], the number (or area) of the others.
+        scores: float32[n] in 0..1, descending.
+        positive: float[n], the number (or area) of tumour pixels with that score.
+        negative: float[n], the number (or area) of the others.
     """
 
     scores: NDArray[np.float32]
-    positive: Floats
-    negative: Floats
+    positive: Weights
+    negative: Weights
 
     @classmethod
-    def pooled(cls, parts: Sequence[Self]) -> Self:
-        """Put the pixels of several slides together."""
-        if not parts:
-            return cls(np.empty(0, np.float32), np.empty(0), np.empty(0))
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+    def of(cls, scores: NDArray[np.float32], positive: Weights, negative: Weights) -> Self:
+        """Sort pixels by their score."""
+        order = np.argsort(-scores)
+        return cls(scores[order], positive[order], negative[order])
+
+    @property
+    def total(self) -> float:
+        """All pixels, tumour or not."""
+        return float(self.positive.sum(dtype=np.float64) + self.negative.sum(dtype=np.float64))
+
+    def at_or_above(self, thresholds: NDArray[np.float32]) -> tuple[Floats, Floats]:
+        """Count the tumour and the other pixels from each of some thresholds up: float64[thresholds] each."""
+        called = len(self.scores) - np.searchsorted(self.scores[::-1], thresholds, side="left")
+        counts = (_from_zero(weights.cumsum(dtype=np.float64)) for weights in (self.positive, self.negative))
+        hits, alarms = (count[called] for count in counts)
+        return hits, alarms
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ class Curve:
     """What is called tumour at every threshold, from the strictest down.
 
     Attributes:
-        thresholds: float32[n], distinct scores, descending.
+        thresholds: float32[n], distinct, descending; the last calls everything.
         hits: float64[..., n], the tumour pixels at or above each.
         false_alarms: float64[..., n], the other pixels at or above each.
     """
@@ -80,27 +92,45 @@ class Curve:
         return type(self)(np.append(self.thresholds[kept], np.float32(0)), hits, alarms)
 
 
-def curve(pixels: Pixels) -> Curve:
-    """Count hits and false alarms at every distinct score."""
-    order = np.argsort(-pixels.scores)
-    scores = pixels.scores[order]
-    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1) if len(scores) else np.empty(0, np.intp)
-    return Curve(scores[last], pixels.positive[order].cumsum()[last], pixels.negative[order].cumsum()[last])
+def curve(slides: Sequence[Pixels], exact: Sequence[float] = ()) -> Curve:
+    """Count hits and false alarms over all pixels of some slides, wherever the curve bends.
+
+    It bends where tumour is gained: at the scores that tumour pixels have, and just above them. Between these only
+    false alarms are gained, which adds nothing to any measure; so the scores of other pixels are never sorted together.
+
+    Args:
+        slides: Their pixels.
+        exact: Further thresholds to count at.
+    """
+    thresholds = bends(slides, exact)
+    hits, alarms = np.zeros((2, len(thresholds)))
+    for pixels in slides:
+        more_hits, more_alarms = pixels.at_or_above(thresholds)
+        hits += more_hits
+        alarms += more_alarms
+    return Curve(thresholds, hits, alarms)
+
+
+def bends(slides: Sequence[Pixels], exact: Sequence[float] = ()) -> NDArray[np.float32]:
+    """Give the thresholds, descending, that tell all of the pooled curve: float32[n]; the last calls everything."""
+    tumor = [pixels.scores[pixels.positive > 0] for pixels in slides]
+    lowest = [pixels.scores[-1:] for pixels in slides]
+    gained = np.unique(np.concatenate([*tumor, np.empty(0, np.float32)]))
+    above = np.nextafter(gained, np.float32(np.inf))
+    return np.unique(np.concatenate([gained, above, *lowest, np.asarray(exact, np.float32)]))[::-1]
 
 
 def auc(counts: Curve) -> Floats:
     """Give the area under the ROC curve, ties by the trapezoid; NaN where a class is missing."""
-    recall = _share(counts.hits, counts.positive[..., None])
-    fall_out = _share(counts.false_alarms, counts.negative[..., None])
-    area: Floats = np.trapezoid(_from_zero(recall), _from_zero(fall_out), axis=-1)
-    return np.where((counts.positive > 0) & (counts.negative > 0), area, np.nan)
+    area = np.trapezoid(_from_zero(counts.hits), _from_zero(counts.false_alarms), axis=-1)
+    return _share(area, counts.positive * counts.negative)
 
 
 def average_precision(counts: Curve) -> Floats:
     """Give the mean precision over recall, as steps; NaN where there is no tumour."""
     precision = np.nan_to_num(_share(counts.hits, counts.hits + counts.false_alarms))
-    gained = np.diff(_from_zero(counts.hits), axis=-1)
-    return _share(np.sum(gained * precision, axis=-1), counts.positive)
+    precision *= np.diff(counts.hits, axis=-1, prepend=0.0)
+    return _share(precision.sum(-1), counts.positive)
 
 
 @dataclass(frozen=True)
@@ -134,7 +164,7 @@ class Confusion:
 
 
 def confusion(counts: Curve, threshold: float) -> Confusion:
-    """Count agreement and error when every score at or above `threshold` is called tumour."""
+    """Count agreement and error when every score at or above `threshold`, one of the curve's, is called tumour."""
     called = int(np.count_nonzero(counts.thresholds >= np.float32(threshold)))
     none = np.zeros(counts.hits.shape[:-1])
     hit = counts.hits[..., called - 1] if called else none
@@ -177,13 +207,15 @@ class Reliability:
     pixels: Floats
 
 
-def reliability(pixels: Pixels, bins: int = 10) -> Reliability:
+def reliability(slides: Sequence[Pixels], bins: int = 10) -> Reliability:
     """Compare scores with the share of tumour among their pixels, in ranges of equal width."""
-    which = np.minimum((pixels.scores * bins).astype(int), bins - 1)
-    count = pixels.positive + pixels.negative
-    total, positive, score = (
-        np.bincount(which, weights, bins) for weights in (count, pixels.positive, count * pixels.scores)
-    )
+    total, positive, score = np.zeros((3, bins))
+    for pixels in slides:
+        which = np.minimum((pixels.scores * bins).astype(int), bins - 1)
+        count = pixels.positive + pixels.negative
+        total += np.bincount(which, count, bins)
+        positive += np.bincount(which, pixels.positive, bins)
+        score += np.bincount(which, count * pixels.scores, bins)
     return Reliability(_share(score, total), _share(positive, total), total)
 
 
@@ -197,11 +229,11 @@ def slide_score(pixels: Pixels, share: float = 0.1) -> float:
     Returns:
         The mean score of that area; NaN for a slide without tissue.
     """
-    order = np.argsort(-pixels.scores)
-    weights = (pixels.positive + pixels.negative)[order]
-    taken = np.minimum(weights.cumsum(), share * weights.sum())
-    weights = np.diff(taken, prepend=0.0)
-    return float(_share(weights @ pixels.scores[order], weights.sum()))
+    area = (pixels.positive + pixels.negative).cumsum(dtype=np.float64)
+    if not len(area):
+        return float("nan")
+    taken = np.diff(np.minimum(area, share * area[-1]), prepend=0.0)
+    return float(taken @ pixels.scores / taken.sum())
 
 
 def _share(part: Floats, whole: Floats) -> Floats:

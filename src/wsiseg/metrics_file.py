@@ -1,5 +1,6 @@
 """What an evaluation found: the content of `metrics.json`."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -87,3 +88,19 @@ class Report(BaseModel):
     def exit_code(self) -> int:
         """3 where a gate is not met, 1 where a slide could not be compared, else 0."""
         return 3 if self.unmet else 1 if self.failed else 0
+
+
+def figure(value: float | None) -> str:
+    """Write a number for a person, `-` where it is undefined."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def with_interval(measure: Mapping[str, Any]) -> str:
+    """Write a measure for a person, its interval in brackets."""
+    low_high = measure["ci95"]
+    return figure(measure["value"]) + (f" ({low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else "")
+
+
+def measured(block: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Give the measures of a block, without its counts and tables."""
+    return {name: value for name, value in block.items() if isinstance(value, Mapping) and "value" in value}

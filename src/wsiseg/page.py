@@ -1,0 +1,75 @@
+"""The frame of the HTML pages: one file, nothing from outside, readable in light and dark."""
+
+import json
+from html import escape
+from typing import Any
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --soft: #f2f4f6; --line: #d0d5da; --link: #0b5cad; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e8e8; --paper: #16181a; --soft: #22262a; --line: #3c434a; --link: #7db7f0; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem 1.25rem 4rem; max-width: 76rem; color: var(--ink); background: var(--paper);
+  font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; margin: .5rem 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; overflow-wrap: anywhere; }
+a { color: var(--link); }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child, td.text, th.text { text-align: left; }
+td.text { white-space: normal; overflow-wrap: anywhere; }
+th { background: var(--soft); }
+th button { all: unset; cursor: pointer; font-weight: 600; }
+th button:focus-visible, input:focus-visible, a:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
+.wide { overflow-x: auto; }
+.row { display: flex; flex-wrap: wrap; gap: 1rem; }
+.row > figure { margin: 0; }
+figcaption, .small { font-size: .85rem; opacity: .85; }
+figure svg { max-width: 100%; height: auto; border-radius: 4px; }
+.cells { image-rendering: pixelated; width: 20rem; max-width: 100%; border: 1px solid var(--line); background: #fff; }
+.bad { color: #b3261e; font-weight: 600; } .good { color: #1c7c3c; }
+@media (prefers-color-scheme: dark) { .bad { color: #ff8a80; } .good { color: #7fd69b; } }
+.key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 .8em; border-radius: 2px; }
+input[type=range] { width: min(30rem, 100%); vertical-align: middle; }
+"""
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+_SORTING = """
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0];
+  table.querySelectorAll("th button").forEach((button, column) => button.addEventListener("click", () => {
+    const rising = button.getAttribute("aria-pressed") !== "true";
+    table.querySelectorAll("th button").forEach(one => one.removeAttribute("aria-pressed"));
+    button.setAttribute("aria-pressed", rising);
+    const value = row => row.cells[column].dataset.value ?? row.cells[column].textContent;
+    const order = (a, b) => a === "" ? 1 : b === "" ? -1
+      : (isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b) * (rising ? 1 : -1);
+    [...body.rows].sort((a, b) => order(value(a), value(b))).forEach(row => body.append(row));
+  }));
+}
+"""
+
+
+def page(title: str, body: str, script: str = "") -> str:
+    """Give a whole page; tables of the class `sortable` sort by a click on a button in their head.
+
+    Args:
+        title: Plain text.
+        body: HTML.
+        script: JavaScript that runs when the page stands.
+    """
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<style>{_STYLE}</style></head>\n<body>\n{body}\n<script>{_SORTING}{script}</script>\n</body></html>\n"
+    )
+
+
+def embedded(name: str, value: Any) -> str:  # noqa: ANN401  any JSON value
+    """Give an element that carries a JSON value for the page's script under an id."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}">{text}</script>'
