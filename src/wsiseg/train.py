@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from wsiseg import augment
+from wsiseg.allocation import keep_freed_memory
 from wsiseg.bags import Bag, LabelledSlide, Source, TileSource, ahead, drawn_indices, labelled_slides
 from wsiseg.config import TrainConfig
 from wsiseg.errors import DeviceError, UsageError, WsisegError
@@ -83,6 +84,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
     progress = progress or Silent()
     slides = labelled_slides(config.cohort, progress.note)
     device = _device(config.device)
+    keep_freed_memory()
     torch.manual_seed(config.seed)
     classifier = build(config.arch, config.init, progress.note).to(device).to(memory_format=torch.channels_last)
     state = _earlier_state(config, progress)
