@@ -1,7 +1,8 @@
 """The physical size of a slide's pixels: where it is written, which statement counts, and what cannot be true.
 
 The order is: the user, the reader's own figure, the vendor's key, the TIFF resolution tags, the objective power.
-Nothing found is an error, never a default: a wrong pixel size silently spoils everything that follows.
+Nothing found is an error, never a default: a wrong pixel size silently spoils everything that follows. Nonsense in a
+file is an error too; what the user gives is believed, with a warning where it is odd.
 """
 
 import math
@@ -13,6 +14,7 @@ from wsiseg.errors import PixelSizeError
 SMALLEST, LARGEST = 0.05, 10.0
 """Micrometers per pixel outside this range are taken for nonsense."""
 
+_LARGEST_MM = 300.0  # the largest glass slides measure 200 mm
 _UNEQUAL = 0.05  # x and y may differ by this share
 _OBJECTIVE_DIFFERS = 0.3  # objective and pixel size may differ by this share
 _UM_AT_1X = 10.0  # a 10x objective gives about 1 um per pixel
@@ -37,33 +39,44 @@ class PixelSize:
     warnings: tuple[str, ...] = ()
 
 
-def pixel_size(name: str, properties: Mapping[str, str], *, user: float | None = None) -> PixelSize:
+def pixel_size(
+    name: str, properties: Mapping[str, str], size_px: tuple[int, int], *, user: float | None = None
+) -> PixelSize:
     """Find the pixel size of a slide.
 
     Args:
         name: File name, for messages.
         properties: OpenSlide's properties of the slide.
+        size_px: Width and height of the slide in pixels.
         user: What the user says, which overrides the file.
 
     Returns:
         The pixel size with its source.
 
     Raises:
-        PixelSizeError: None is stated, it lies outside 0.05-10 um/px, or x and y are more than 5 % apart.
+        PixelSizeError: None is stated, the file's lies outside 0.05-10 um/px, its x and y are more than 5 % apart, or
+            the slide would be wider than any glass.
     """
     raw = {key: properties[key] for key in _KEYS if key in properties}
-    if user is not None:
-        if not _is_plausible((user, user)):
-            raise PixelSizeError(f"{name}: a pixel size of {user:g} um cannot be true", f"give {_RANGE} um/px")
-        return PixelSize((user, user), "user", raw)
-    for source, mpp in _statements(properties):
-        if not _is_plausible(mpp):
-            text = f"{name}: its pixel size of {mpp[0]:g} x {mpp[1]:g} um ({source}) cannot be true"
-            raise PixelSizeError(text, _ADVICE)
-        if abs(mpp[0] - mpp[1]) > _UNEQUAL * min(mpp):
-            raise PixelSizeError(f"{name}: its pixels are {mpp[0]:g} x {mpp[1]:g} um, not square ({source})", _ADVICE)
-        return PixelSize(mpp, source, raw, tuple(_doubts(source, mpp, properties)))
-    raise PixelSizeError(f"{name}: no pixel size in the file", _ADVICE)
+    source, mpp = ("user", (user, user)) if user is not None else _stated(name, properties)
+    largest_mm = max(size * um for size, um in zip(size_px, mpp, strict=True)) / 1000
+    if largest_mm > _LARGEST_MM:
+        text = f"{name}: with pixels of {max(mpp):g} um ({source}) the slide would measure {largest_mm:.0f} mm"
+        raise PixelSizeError(text, _ADVICE)
+    return PixelSize(mpp, source, raw, tuple(_doubts(source, mpp, properties)))
+
+
+def _stated(name: str, properties: Mapping[str, str]) -> tuple[str, tuple[float, float]]:
+    """Give what the file says, if it can be true."""
+    source, mpp = next(_statements(properties), ("", (0.0, 0.0)))
+    if not source:
+        raise PixelSizeError(f"{name}: no pixel size in the file", _ADVICE)
+    stated = f"{name}: its pixels are said to be {mpp[0]:g} x {mpp[1]:g} um ({source})"
+    if not _is_plausible(mpp):
+        raise PixelSizeError(f"{stated}, outside {SMALLEST:g}-{LARGEST:g} um", _ADVICE)
+    if abs(mpp[0] - mpp[1]) > _UNEQUAL * min(mpp):
+        raise PixelSizeError(f"{stated}, not square", _ADVICE)
+    return source, mpp
 
 
 _KEYS = (
@@ -77,7 +90,6 @@ _KEYS = (
     "tiff.ResolutionUnit",
     "openslide.objective-power",
 )
-_RANGE = f"{SMALLEST:g}-{LARGEST:g}"
 
 
 def _statements(properties: Mapping[str, str]) -> Iterator[tuple[str, tuple[float, float]]]:
@@ -116,3 +128,5 @@ def _doubts(source: str, mpp: tuple[float, float], properties: Mapping[str, str]
         yield f"pixel size {mpp[0]:g} um guessed from the {power:g}x objective"
     elif power and abs(_UM_AT_1X / power - mpp[0]) > _OBJECTIVE_DIFFERS * mpp[0]:
         yield f"the {power:g}x objective does not fit {mpp[0]:g} um/px ({source}), which is used"
+    if not _is_plausible(mpp):
+        yield f"{mpp[0]:g} um/px ({source}) is used, though it lies outside {SMALLEST:g}-{LARGEST:g}"

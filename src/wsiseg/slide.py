@@ -1,36 +1,27 @@
-"""Whole-slide images: the only module that knows OpenSlide.
+"""A whole-slide image, read at any resolution.
 
 All coordinates are level-0 pixels of OpenSlide's own frame (for MRXS and its like that includes the empty surround;
 `SlideFacts.bounds_px` says where the scan lies in it).
 """
 
 import hashlib
-import threading
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg import pyramid
+from wsiseg.averaging import MOST_UNREADABLE, Averaged, Part, read_averaged
 from wsiseg.errors import NotASlideError, PixelSizeError, SlideError
 from wsiseg.pixel_size import PixelSize, pixel_size
+from wsiseg.slide_file import SLIDE_SUFFIXES, SlideFile, slide_path
 
-if TYPE_CHECKING:
-    from openslide import AbstractSlide
-    from PIL.Image import Image
-
-SLIDE_SUFFIXES = frozenset(
-    ".svs .tif .tiff .ndpi .vms .vmu .scn .mrxs .svslide .bif .czi .dcm .dicom .png .jpg .jpeg".split(),
-)
-"""Names that promise a slide: a file with one of these that cannot be read has failed, any other is skipped."""
-
-_PLAIN_IMAGES = {"PNG", "JPEG", "TIFF"}
-_MOST_PLAIN_PIXELS = 400_000_000  # a plain image is held in memory: 1.2 GB
-_BLOCK_PX = 2048  # side of what is read at once for a thumbnail
-_SAME_LEVEL = 0.01  # a level this close to the resolution asked for is used as it is
-_CACHE_BYTES = 64 * 2**20
+_LARGE_RATIO = 8  # from here on pixels are averaged in blocks as they are read
+_WHOLE = 1e-3  # numbers this close to whole ones are whole
 
 
 @dataclass(frozen=True)
@@ -39,7 +30,7 @@ class SlideFacts:
 
     Attributes:
         file: File name, without its folder.
-        fingerprint: Changes whenever the slide's pixels do.
+        fingerprint: Tells this slide from others and from an incomplete copy of it.
         size_px: Width and height at level 0.
         mpp: Micrometers per level-0 pixel along x and y.
         mpp_source: Where the pixel size was found, as `user`, `openslide.mpp-x` or `openslide.objective-power`.
@@ -74,7 +65,7 @@ class Slide:
     tries once more before it raises.
 
     Args:
-        path: A slide, one file of a DICOM series, or a plain PNG, JPEG or TIFF image.
+        path: A slide, a folder that holds one DICOM series or any file of it, or a plain PNG, JPEG or TIFF image.
         mpp: Micrometers per level-0 pixel, in place of what the file says.
 
     Raises:
@@ -84,16 +75,25 @@ class Slide:
     """
 
     def __init__(self, path: Path | str, *, mpp: float | None = None) -> None:
-        self.path = Path(path)
-        self._lock = threading.Lock()
-        self._handle, self._generation = _open(self.path), 0
+        self.path = slide_path(Path(path))
+        self._file = SlideFile(self.path)
+        self.properties = self._file.properties
+        self.size_px: tuple[int, int] = self._file.level_sizes_px[0]
         try:
-            self.properties = dict(self._handle.properties)
-            self.size_px: tuple[int, int] = self._handle.dimensions
-            self._levels: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
-            self.pixel_size: PixelSize = pixel_size(self.path.name, self.properties, user=mpp)
+            self.levels = pyramid.levels_of(self._file.level_sizes_px, self._file.level_downsamples)
+            self.pixel_size: PixelSize = self._pixel_size(mpp)
         except BaseException:
-            self._handle.close()
+            self.close()
+            raise
+
+    def _pixel_size(self, user: float | None) -> PixelSize:
+        try:
+            return pixel_size(self.path.name, self.properties, self.size_px, user=user)
+        except PixelSizeError:
+            # A file that was cut off often lacks its metadata too; then that is what the user must hear.
+            for number, level in enumerate(self.levels):
+                last = [round((size - 1) * level.reader_downsample) for size in level.size_px]
+                self._file.read((last[0], last[1]), number, (1, 1))
             raise
 
     def __enter__(self) -> Self:
@@ -109,7 +109,7 @@ class Slide:
 
     def close(self) -> None:
         """Free the file."""
-        self._handle.close()
+        self._file.close()
 
     @property
     def mpp(self) -> tuple[float, float]:
@@ -124,7 +124,7 @@ class Slide:
     @property
     def level_sizes_px(self) -> tuple[tuple[int, int], ...]:
         """Width and height of every level, finest first."""
-        return self._levels
+        return tuple(level.size_px for level in self.levels)
 
     @property
     def bounds_px(self) -> tuple[int, int, int, int] | None:
@@ -140,7 +140,7 @@ class Slide:
         """What a result says of this slide."""
         return SlideFacts(
             file=self.path.name,
-            fingerprint=self._fingerprint(),
+            fingerprint=self.fingerprint,
             size_px=self.size_px,
             mpp=self.mpp,
             mpp_source=self.pixel_size.source,
@@ -150,23 +150,28 @@ class Slide:
             icc_present="openslide.icc-size" in self.properties,
         )
 
-    def _fingerprint(self) -> str:
-        """Give OpenSlide's quick hash, or for plain images the hash of the whole file."""
+    @cached_property
+    def fingerprint(self) -> str:
+        """OpenSlide's quick hash, or for plain images the hash of the whole file, and the size of the file in bytes.
+
+        The quick hash covers the coarsest level and the metadata, so it alone does not notice a file that was cut off.
+        """
         known = self.properties.get("openslide.quickhash-1")
-        if known:
-            return known
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        if known is None:
+            with self.path.open("rb") as file:
+                known = hashlib.file_digest(file, "sha256").hexdigest()
+        return f"{known}-{self.path.stat().st_size}"
 
     def upsampling(self, mpp: float) -> float:
         """How many times coarser level 0 is than `mpp`; 1 or less where the slide is fine enough."""
         return max(self.mpp) / mpp
 
     def read(self, x: float, y: float, size: tuple[int, int], mpp: float) -> NDArray[np.uint8]:
-        """Read a region at a resolution, from the nearest level that is no coarser.
+        """Read a region at a resolution, from the coarsest level that is no coarser.
 
-        A level within 1 % of `mpp` is used as it is; otherwise pixels are averaged by area, or interpolated linearly
-        where the slide is coarser than `mpp`. Beyond the slide everything is background.
+        A level within 1 % of `mpp` is used as it is, from the whole pixel nearest to x, y. Otherwise pixels are
+        averaged by area (exactly for whole factors, else with a Hamming window of an output pixel's width), or
+        interpolated linearly where the slide is coarser than `mpp`. Beyond the slide everything is background.
 
         Args:
             x: Left edge in level-0 pixels.
@@ -181,156 +186,80 @@ class Slide:
             SlideError: The region cannot be decoded.
         """
         scale = (mpp / self.mpp[0], mpp / self.mpp[1])
-        level = self._level_for(scale)
-        down = self._downsample(level)
-        ratio = (scale[0] / down[0], scale[1] / down[1])
-        if all(abs(value - 1) <= _SAME_LEVEL for value in ratio):
-            return np.asarray(self._region(level, (round(x), round(y)), size))
-        margin = 1  # interpolation at the edge sees the neighbour
-        begin = [int(np.floor(at / step)) - margin for at, step in zip((x, y), down, strict=True)]
-        mean = float(self._handle.level_downsamples[level])
-        origin = (int(np.floor(begin[0] * mean)), int(np.floor(begin[1] * mean)))
-        left, top = (at / step - at0 / mean for at, step, at0 in zip((x, y), down, origin, strict=True))
-        width, height = size[0] * ratio[0], size[1] * ratio[1]
-        source = (int(np.ceil(left + width)) + margin, int(np.ceil(top + height)) + margin)
-        region = self._region(level, origin, source)
-        return np.asarray(region.resize(size, _filter(ratio), box=(left, top, left + width, top + height)))
+        number = pyramid.level_for(self.levels, scale)
+        level = self.levels[number]
+        ratio = pyramid.ratio_to(level, scale)
+        if pyramid.is_same(ratio):
+            return np.asarray(self._file.read(level.corner(x, y), number, size))
+        return self._resampled(number, pyramid.window(level, (x, y), size, ratio), size, ratio)
+
+    def _resampled(
+        self, number: int, window: pyramid.Window, size: tuple[int, int], ratio: tuple[float, float]
+    ) -> NDArray[np.uint8]:
+        from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
+
+        factor = 1
+        if min(ratio) < _LARGE_RATIO:
+            region = self._file.read(window.corner, number, window.size_px)
+        else:
+            factor = int(min(ratio) / 2)
+            part = Part(number, self.levels[number].reader_downsample, window.corner, window.size_px)
+            region = Image.fromarray(read_averaged(self._file, part, factor, most_unreadable=0).image)
+        left, top, right, below = (edge / factor for edge in window.box)
+        return np.asarray(region.resize(size, _filter(ratio, window.box), box=(left, top, right, below)))
 
     def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
-        """Read the whole slide at a low resolution, in blocks: memory does not depend on the levels that exist.
+        """Read the whole slide at a low resolution.
 
         Args:
             mpp: Micrometers per pixel of the result.
 
         Returns:
             uint8[rows, columns, 3], RGB; its sides are those of the slide, rounded to whole pixels.
+
+        Raises:
+            SlideError: Any of it cannot be read.
+        """
+        return self.overview(mpp, most_unreadable=0.0).image
+
+    def overview(self, mpp: float, *, threads: int = 1, most_unreadable: float = MOST_UNREADABLE) -> Averaged:
+        """Read the whole slide at a low resolution, in blocks: memory does not depend on the levels that exist.
+
+        Args:
+            mpp: Micrometers per pixel of the result.
+            threads: How many read at the same time.
+            most_unreadable: Largest share of the slide that may be unreadable.
+
+        Returns:
+            The slide, its sides rounded to whole pixels, and where it could not be read.
+
+        Raises:
+            SlideError: More than that share cannot be read.
         """
         from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
 
         scale = (mpp / self.mpp[0], mpp / self.mpp[1])
-        level = self._level_for(scale)
-        down = self._downsample(level)
-        factor = max(1, int(min(scale[0] / down[0], scale[1] / down[1]) + _SAME_LEVEL))
-        small = self._reduced(level, factor)
-        size = [max(1, round(px / step)) for px, step in zip(self.size_px, scale, strict=True)]
-        covered = (self._levels[level][0] / factor, self._levels[level][1] / factor)
-        box = (0.0, 0.0, min(covered[0], small.shape[1]), min(covered[1], small.shape[0]))
-        picture = Image.fromarray(small).resize((size[0], size[1]), Image.Resampling.BILINEAR, box=box)
-        return np.asarray(picture)
-
-    def _reduced(self, level: int, factor: int) -> NDArray[np.uint8]:
-        """Average blocks of `factor` x `factor` pixels of a level."""
-        width, height = self._levels[level]
-        out = np.empty((-(-height // factor), -(-width // factor), 3), np.uint8)
-        block = max(1, _BLOCK_PX // factor)
-        mean = float(self._handle.level_downsamples[level])
-        for row in range(0, out.shape[0], block):
-            for column in range(0, out.shape[1], block):
-                begin = (column * factor, row * factor)
-                size = (min(block * factor, width - begin[0]), min(block * factor, height - begin[1]))
-                corner = (round(begin[0] * mean), round(begin[1] * mean))
-                part = np.asarray(self._region(level, corner, size).reduce(factor))
-                out[row : row + part.shape[0], column : column + part.shape[1]] = part
-        return out
-
-    def _downsample(self, level: int) -> tuple[float, float]:
-        width, height = self._levels[level]
-        return self.size_px[0] / width, self.size_px[1] / height
-
-    def _level_for(self, scale: tuple[float, float]) -> int:
-        """Pick the coarsest level that is at least as fine as `scale` level-0 pixels per pixel."""
-        fine = [
-            level
-            for level in range(len(self._levels))
-            if max(d / s for d, s in zip(self._downsample(level), scale, strict=True)) <= 1 + _SAME_LEVEL
-        ]
-        return fine[-1] if fine else 0
-
-    def _region(self, level: int, corner: tuple[int, int], size: tuple[int, int]) -> "Image":
-        handle, generation = self._handle, self._generation
-        try:
-            return _flattened(handle, corner, level, size)
-        except SlideError:
-            return _flattened(self._reopened(generation), corner, level, size)
-
-    def _reopened(self, generation: int) -> "AbstractSlide":
-        """Open the file anew, once for all threads that met the same dead handle."""
-        with self._lock:
-            if self._generation == generation:
-                self._handle, self._generation = _open(self.path), generation + 1
-            return self._handle
+        number = pyramid.level_for(self.levels, scale)
+        level = self.levels[number]
+        ratio = pyramid.ratio_to(level, scale)
+        factor = max(1, int(min(ratio) + pyramid.SAME_RESOLUTION))
+        part = Part(number, level.reader_downsample, (0, 0), level.size_px)
+        small = read_averaged(self._file, part, factor, threads=threads, most_unreadable=most_unreadable)
+        size = (max(1, round(self.size_px[0] / scale[0])), max(1, round(self.size_px[1] / scale[1])))
+        box = (0.0, 0.0, level.size_px[0] / factor, level.size_px[1] / factor)
+        image = Image.fromarray(small.image).resize(size, Image.Resampling.BILINEAR, box=box)
+        unreadable = Image.fromarray(small.unreadable).resize(size, Image.Resampling.NEAREST, box=box)
+        return Averaged(np.asarray(image), np.asarray(unreadable))
 
 
-def _filter(ratio: tuple[float, float]) -> Any:  # noqa: ANN401  Pillow's enumeration
-    """Choose how to resample: exact averages for whole factors, a smooth area filter otherwise, linear upwards."""
+def _filter(ratio: tuple[float, float], box: tuple[float, float, float, float]) -> Any:  # noqa: ANN401  Pillow's enumeration
+    """Choose how to resample: exact averages of whole pixels, else a smooth area filter, or linear upwards."""
     from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
 
     if min(ratio) < 1:
         return Image.Resampling.BILINEAR
-    whole = all(abs(value - round(value)) <= _SAME_LEVEL for value in ratio)
-    return Image.Resampling.BOX if whole else Image.Resampling.HAMMING
-
-
-def _flattened(handle: "AbstractSlide", corner: tuple[int, int], level: int, size: tuple[int, int]) -> "Image":
-    """Read RGBA and lay it on the slide's background: parts that were not scanned are transparent."""
-    from openslide import OpenSlideError  # noqa: PLC0415  heavy: only where a slide is read
-    from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
-
-    try:
-        region = handle.read_region(corner, level, size)
-    except (OpenSlideError, OSError, SyntaxError) as error:
-        raise SlideError(
-            f"region of {size[0]}x{size[1]} at {corner} of level {level} cannot be read: {error}"
-        ) from error
-    if region.getchannel("A").getextrema()[0] == 255:  # noqa: PLR2004  opaque throughout
-        return region.convert("RGB")
-    color = "#" + handle.properties.get("openslide.background-color", "FFFFFF")
-    flat = Image.new("RGB", region.size, color)
-    flat.paste(region, mask=region)
-    return flat
-
-
-def _open(path: Path) -> "AbstractSlide":
-    """Open a file with OpenSlide, or as a plain image where OpenSlide knows nothing of it."""
-    import openslide  # noqa: PLC0415  heavy: only where a slide is read
-
-    if not path.exists():
-        raise SlideError(f"{path}: no such file", "check the path")
-    try:
-        slide = openslide.OpenSlide(path)
-    except openslide.OpenSlideUnsupportedFormatError:
-        return _open_image(path)
-    except openslide.OpenSlideError as error:
-        raise SlideError(
-            f"{path.name}: cannot be opened: {error}", "the file is broken or incomplete: get it again"
-        ) from error
-    slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
-    return slide
-
-
-def _open_image(path: Path) -> "AbstractSlide":
-    """Open a plain image, held in memory."""
-    import openslide  # noqa: PLC0415  heavy: only where a slide is read
-    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415  heavy: only where pixels are touched
-
-    advice = "get the file again or convert it to a pyramidal TIFF"
-    try:
-        image = Image.open(path)
-    except Image.DecompressionBombError as error:
-        raise SlideError(f"{path.name}: too large for a plain image: {error}", advice) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if path.suffix.lower() in SLIDE_SUFFIXES:
-            raise SlideError(f"{path.name}: no slide format that can be read", advice) from error
-        raise NotASlideError(f"{path.name}: not a slide") from error
-    if image.format not in _PLAIN_IMAGES:
-        raise NotASlideError(f"{path.name}: not a slide but a {image.format} image")
-    if image.width * image.height > _MOST_PLAIN_PIXELS:
-        raise SlideError(f"{path.name}: {image.width}x{image.height} pixels are too many for a plain image", advice)
-    try:
-        image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise SlideError(f"{path.name}: broken image: {error}", advice) from error
-    return openslide.ImageSlide(image.convert("RGB"))
+    is_whole = all(abs(value - round(value)) <= _WHOLE for value in (*ratio, *box))
+    return Image.Resampling.BOX if is_whole else Image.Resampling.HAMMING
 
 
 __all__ = ["SLIDE_SUFFIXES", "NotASlideError", "PixelSizeError", "Slide", "SlideError", "SlideFacts"]
