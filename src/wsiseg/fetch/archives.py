@@ -29,7 +29,7 @@ def extract_member(archive: Path, member: str, path: Path, most: int) -> None:
     Raises:
         DownloadError: The archive is broken, has no such member, or a larger one than `most`.
     """
-    with _readable(archive), zipfile.ZipFile(archive) as opened, opened.open(member) as source:
+    with _readable(archive.name), zipfile.ZipFile(archive) as opened, opened.open(member) as source:
         _copy(source, path, most, archive.name)
 
 
@@ -44,25 +44,30 @@ def unpack_gzip(archive: Path, path: Path, most: int) -> None:
     Raises:
         DownloadError: The file is broken or unpacks to more than `most`.
     """
-    with _readable(archive), gzip.open(archive) as source:
+    with _readable(archive.name), gzip.open(archive) as source:
         _copy(source, path, most, archive.name)
-
-
-@contextmanager
-def _readable(archive: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyError as error:
-        raise DownloadError(f"{archive.name}: lacks the file that was expected in it") from error
-    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DownloadError(f"{archive.name}: a broken archive: {error}", "fetch it again") from error
 
 
 def _copy(source: IO[bytes] | gzip.GzipFile, path: Path, most: int, name: str) -> None:
     with written_whole(path) as partial, partial.open("wb") as target:
         count = 0
-        while chunk := source.read(_CHUNK):
+        while chunk := _read(source, name):
             count += len(chunk)
             if count > most:
                 raise DownloadError(f"{name}: unpacks to more than the {most} bytes it should have", "do not trust it")
             target.write(chunk)
+
+
+def _read(source: IO[bytes] | gzip.GzipFile, name: str) -> bytes:
+    with _readable(name):
+        return source.read(_CHUNK)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyError as error:
+        raise DownloadError(f"{name}: lacks the file that was expected in it") from error
+    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DownloadError(f"{name}: a broken archive: {error}", "fetch it again") from error

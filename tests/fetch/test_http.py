@@ -1,0 +1,237 @@
+import hashlib
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from loopback import FAULTS, Server, made_file
+
+from wsiseg.errors import DownloadError
+from wsiseg.fetch.connection import GoneError, open_client, read_json
+from wsiseg.fetch.http import Remote, download, is_complete, measure_speed
+from wsiseg.fetch.part import Checksum
+from wsiseg.fetch.patience import Patience, StoppedError
+
+QUICK = Patience(tries=4, first_wait_s=0.001, longest_wait_s=0.005, read_s=0.3, connect_s=1, slowest=1)
+CONTENT = made_file(0, 300_000)
+
+
+def remote(server: Server, **facts: object) -> Remote:
+    known = {"size": len(CONTENT.content), "checksum": Checksum("md5", CONTENT.md5)}
+    return Remote(CONTENT.name, (f"{server.url}/data/{CONTENT.id}",), **{**known, **facts})  # type: ignore[arg-type]  # as named
+
+
+def fetch(what: Remote, path: Path, patience: Patience = QUICK) -> None:
+    with open_client(patience) as client:
+        download(client, what, path, patience)
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "html"])
+def test_a_file_arrives_whole_after_any_single_fault(server: Server, tmp_path: Path, fault: str) -> None:
+    server.add(CONTENT)
+    server.fault = lambda _, number: fault if number == 1 else "ok"
+    fetch(remote(server), tmp_path / "a.svs")
+    assert (tmp_path / "a.svs").read_bytes() == CONTENT.content
+    assert [path.name for path in tmp_path.iterdir()] == ["a.svs"]
+
+
+@pytest.mark.parametrize("fault", ["500", "reset_early", "garbage", "corrupt", "429"])
+def test_a_server_that_never_gives_it_is_given_up(server: Server, tmp_path: Path, fault: str) -> None:
+    server.add(CONTENT)
+    server.fault = lambda _path, _number: fault
+    with pytest.raises(DownloadError, match="4 times in a row"):
+        fetch(remote(server), tmp_path / "a.svs")
+    assert not (tmp_path / "a.svs").exists()
+    assert sum(server.requests.values()) == QUICK.tries
+
+
+def test_a_reset_download_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:
+    server.add(CONTENT)
+    server.fault = lambda _, number: "reset" if number <= 3 else "ok"
+    fetch(remote(server), tmp_path / "a.svs")
+    assert server.sent[CONTENT.name] < 1.2 * len(CONTENT.content)
+
+
+def test_a_web_page_in_place_of_a_slide_is_refused_at_once(server: Server, tmp_path: Path) -> None:
+    server.add(CONTENT)
+    server.fault = lambda _path, _number: "html"
+    with pytest.raises(DownloadError, match="a web page came in place of the file"):
+        fetch(remote(server), tmp_path / "a.svs")
+    assert sum(server.requests.values()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_file_never_replaces_a_right_one(server: Server, tmp_path: Path) -> None:
+    server.add(CONTENT)
+    server.fault = lambda _path, _number: "corrupt"
+    (tmp_path / "a.svs").write_bytes(b"what stood there")
+    with pytest.raises(DownloadError, match="wrong md5"):
+        fetch(remote(server), tmp_path / "a.svs")
+    assert (tmp_path / "a.svs").read_bytes() == b"what stood there"
+
+
+def test_a_part_of_another_file_is_thrown_away(server: Server, tmp_path: Path) -> None:
+    server.add(CONTENT)
+    (tmp_path / "a.svs.part").write_bytes(b"something else" * 1000)
+    fetch(remote(server), tmp_path / "a.svs")
+    assert (tmp_path / "a.svs").read_bytes() == CONTENT.content
+
+
+@pytest.mark.parametrize("size", [0, len(CONTENT.content), len(CONTENT.content) + 50])
+def test_a_part_of_any_length_is_put_right(server: Server, tmp_path: Path, size: int) -> None:
+    server.add(CONTENT)
+    (tmp_path / "a.svs.part").write_bytes((CONTENT.content + b"x" * 50)[:size])
+    fetch(remote(server), tmp_path / "a.svs")
+    assert (tmp_path / "a.svs").read_bytes() == CONTENT.content
+
+
+def test_a_complete_part_costs_no_request(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.svs.part").write_bytes(CONTENT.content)
+    fetch(remote(server), tmp_path / "a.svs")
+    assert not server.requests
+    assert (tmp_path / "a.svs").read_bytes() == CONTENT.content
+
+
+def test_without_a_size_a_sha256_is_enough_to_resume(server: Server, tmp_path: Path) -> None:
+    server.add(CONTENT)
+    (tmp_path / "a.svs.part").write_bytes(CONTENT.content[:100_000])
+    checksum = Checksum("sha256", hashlib.sha256(CONTENT.content).hexdigest().upper())
+    fetch(remote(server, size=None, checksum=checksum), tmp_path / "a.svs")
+    assert (tmp_path / "a.svs").read_bytes() == CONTENT.content
+    assert server.sent[CONTENT.name] == len(CONTENT.content) - 100_000
+
+
+def test_without_a_checksum_nothing_is_resumed(server: Server, tmp_path: Path) -> None:
+    server.add(CONTENT)
+    (tmp_path / "a.svs.part").write_bytes(b"who knows")
+    fetch(remote(server, size=None, checksum=None), tmp_path / "a.svs")
+    assert (tmp_path / "a.svs").read_bytes() == CONTENT.content
+
+
+def test_more_bytes_than_a_file_may_have_are_refused(server: Server, tmp_path: Path) -> None:
+    server.add(CONTENT)
+    with pytest.raises(DownloadError, match="more than 1000 bytes"):
+        fetch(remote(server, size=None, checksum=None, most=1000), tmp_path / "a.svs")
+    assert not (tmp_path / "a.svs").exists()
+
+
+def test_the_next_address_is_tried_where_one_fails(server: Server, tmp_path: Path) -> None:
+    server.add(CONTENT)
+    urls = (f"{server.url}/data/none", f"{server.url}/{CONTENT.id}/{CONTENT.name}")
+    fetch(Remote("a", urls, None, Checksum("md5", CONTENT.md5)), tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == CONTENT.content
+
+
+def test_a_missing_file_is_gone_and_not_asked_for_again(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(GoneError, match="404"):
+        fetch(remote(server), tmp_path / "a.svs")
+    assert sum(server.requests.values()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_retry_after_is_honoured(server: Server, tmp_path: Path) -> None:
+    server.add(CONTENT)
+    server.pages["/busy"] = lambda handler: (
+        handler.answer(429, b"", {"Retry-After": "1"}) if server.requests["/busy"] == 1 else handler.give(CONTENT, "ok")
+    )
+    began = time.monotonic()
+    fetch(Remote("a", (f"{server.url}/busy",), None, Checksum("md5", CONTENT.md5)), tmp_path / "a.svs")
+    assert 1 <= time.monotonic() - began < 3
+
+
+def test_a_server_that_asks_for_an_hour_is_given_up(server: Server, tmp_path: Path) -> None:
+    server.pages["/busy"] = lambda handler: handler.answer(503, b"", {"Retry-After": "3600"})
+    with pytest.raises(DownloadError, match="come back in 3600 s"):
+        fetch(Remote("a", (f"{server.url}/busy",)), tmp_path / "a.svs")
+
+
+def test_a_server_that_drips_is_given_up(server: Server, tmp_path: Path) -> None:
+    def drip(handler: object) -> None:
+        handler.head(0, "ok", 10_000, 10_000)  # type: ignore[attr-defined]  # the handler of the server
+        for _ in range(200):
+            handler.wfile.write(b"x")  # type: ignore[attr-defined]  # the same
+            time.sleep(0.02)
+
+    server.pages["/drip"] = drip
+    patience = Patience(tries=2, first_wait_s=0.001, read_s=0.2, slowest=1000)
+    began = time.monotonic()
+    with pytest.raises(DownloadError, match=r"only \d+ bytes came"):
+        fetch(Remote("a", (f"{server.url}/drip",)), tmp_path / "a.svs", patience)
+    assert time.monotonic() - began < 3
+
+
+def test_a_stopped_download_keeps_what_has_arrived(server: Server, tmp_path: Path) -> None:
+    server.add(CONTENT)
+    stop = threading.Event()
+    with open_client(QUICK) as client, pytest.raises(StoppedError):
+        download(client, remote(server), tmp_path / "a.svs", QUICK, told=lambda _: stop.set(), stop=stop)
+    assert 0 < (tmp_path / "a.svs.part").stat().st_size < len(CONTENT.content)
+    fetch(remote(server), tmp_path / "a.svs")
+    assert (tmp_path / "a.svs").read_bytes() == CONTENT.content
+
+
+def test_two_programs_cannot_fetch_the_same_file_at_once(server: Server, tmp_path: Path) -> None:
+    server.add(CONTENT)
+    server.pause_s = 0.02
+    first = threading.Thread(target=fetch, args=(remote(server), tmp_path / "a.svs"))
+    first.start()
+    while not server.sent[CONTENT.name]:
+        time.sleep(0.005)
+    with pytest.raises(DownloadError, match="another wsiseg is fetching it"):
+        fetch(remote(server), tmp_path / "a.svs")
+    first.join()
+    assert (tmp_path / "a.svs").read_bytes() == CONTENT.content
+
+
+def test_offline_names_the_file_to_place(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSISEG_OFFLINE", "1")
+    with pytest.raises(DownloadError, match=r"WSISEG_OFFLINE is set; place the file at .*a\.svs"):
+        fetch(remote(server), tmp_path / "a.svs")
+    with open_client(QUICK) as client, pytest.raises(DownloadError, match="WSISEG_OFFLINE"):
+        read_json(client, f"{server.url}/files", QUICK, body={})
+    assert not server.requests
+
+
+def test_what_is_complete_is_known_by_size_or_by_hash(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "a.svs"
+    assert not is_complete(remote(server), path)
+    path.write_bytes(b"x" * len(CONTENT.content))
+    assert is_complete(remote(server), path, by_size=True)
+    assert not is_complete(remote(server), path)
+    path.write_bytes(CONTENT.content)
+    assert is_complete(remote(server), path)
+
+
+def test_the_proxy_of_the_environment_is_used(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.add(CONTENT)
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    url = f"http://api.gdc.invalid/data/{CONTENT.id}"
+    fetch(Remote("a", (url,), None, Checksum("md5", CONTENT.md5)), tmp_path / "a.svs")
+    assert (tmp_path / "a.svs").read_bytes() == CONTENT.content
+
+
+def test_a_proxy_that_cannot_be_used_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "gopher://nowhere")
+    with pytest.raises(DownloadError, match="network settings of the environment"):
+        fetch(Remote("a", ("https://example.org/a",)), tmp_path / "a")
+
+
+def test_no_message_shows_a_password_or_a_token(server: Server, tmp_path: Path) -> None:
+    host = server.url.removeprefix("http://")
+    with pytest.raises(DownloadError) as caught:
+        fetch(Remote("a", (f"http://me:secret@{host}/none?token=secret",)), tmp_path / "a")
+    assert "secret" not in str(caught.value)
+
+
+def test_the_speed_is_measured(server: Server) -> None:
+    server.add(CONTENT)
+    with open_client(QUICK) as client:
+        assert measure_speed(client, f"{server.url}/data/{CONTENT.id}", QUICK) > 1000
+
+
+def test_what_a_server_sends_beyond_the_end_is_left_unread(server: Server, tmp_path: Path) -> None:
+    server.add(CONTENT)
+    server.fault = lambda _path, _number: "surplus"
+    fetch(remote(server), tmp_path / "a.svs")
+    assert (tmp_path / "a.svs").read_bytes() == CONTENT.content
+    assert sum(server.requests.values()) == 1
