@@ -15,8 +15,9 @@ from wsiseg.evaluation_report import write_evaluation
 from wsiseg.gate import gates, junit, parsed, read_baseline
 from wsiseg.measures import MODES, Judged, Judging, number
 from wsiseg.metrics import best_threshold, curve, reliability
-from wsiseg.metrics_file import Comparison, Report, Source, Threshold
+from wsiseg.metrics_file import Comparison, Report, Threshold
 from wsiseg.outputs import write_text
+from wsiseg.pcam_evaluation import evaluate_pcam
 from wsiseg.predictions import prediction_files
 from wsiseg.run import Failure, Progress, Silent, SlideRecord
 
@@ -39,21 +40,29 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
     progress = progress or Silent()
     least, drops = parsed(config.fail_under, "--fail-under"), parsed(config.max_drop, "--max-drop")
     baseline = read_baseline(config.baseline) if config.baseline else None
+    if config.pcam is not None and config.model is not None:
+        report, patches = evaluate_pcam(config, config.pcam, config.model, progress)
+        slides = [patches]
+    else:
+        report, slides = _evaluated(config, progress)
+    found = gates(report.model_dump(mode="json", by_alias=True), least, baseline, drops)
+    report = report.model_copy(update={"gates": found})
+    if config.out is not None:
+        write_evaluation(config.out, report, slides)
+    if config.junit is not None:
+        write_text(config.junit, junit(report))
+    return report
+
+
+def _evaluated(config: EvaluateConfig, progress: Progress) -> tuple[Report, list[Compared]]:
+    """Compare all runs; give the report, and the first run's slides of the headline."""
     cohort = Cohort.read(config.cohort) if config.cohort else Cohort(())
     runs = [_compared(config, place, cohort, progress) for place in config.predictions]
     first = runs[0][0]
     report = _report(config, cohort, *runs[0])
     others = zip(config.predictions[1:], runs[1:], strict=True)
-    report = report.model_copy(
-        update={"runs": tuple(_comparison(config, place, run[0], first) for place, run in others)}
-    )
-    found = gates(report.model_dump(mode="json", by_alias=True), least, baseline, drops)
-    report = report.model_copy(update={"gates": found})
-    if config.out is not None:
-        write_evaluation(config.out, report, _headline(config, first, [])[1])
-    if config.junit is not None:
-        write_text(config.junit, junit(report))
-    return report
+    further = tuple(_comparison(config, place, run[0], first) for place, run in others)
+    return report.model_copy(update={"runs": further}), _headline(config, first, [])[1]
 
 
 Run = tuple[list[Compared], list[SlideRecord], list[str]]
@@ -155,7 +164,7 @@ def _judging(config: EvaluateConfig, compared: Sequence[Compared]) -> tuple[Judg
     Raises:
         UsageError: It should be the model's, but the heatmaps name several.
     """
-    named: dict[Source, float] = {}
+    named: dict[str, float] = {}
     if config.threshold is not None:
         named["option"] = config.threshold
     validation = best_threshold(curve([one.tissue for one in compared if one.row.split == "val"]))
@@ -169,7 +178,7 @@ def _judging(config: EvaluateConfig, compared: Sequence[Compared]) -> tuple[Judg
         raise UsageError(f"the heatmaps were made with several thresholds: {listed}", "give --threshold")
     source, value = next(iter(named.items()))
     judging = Judging(value, named, config.resamples, config.seed)
-    return judging, Threshold(value=value, source=source)
+    return judging, Threshold.model_validate({"value": value, "source": source})
 
 
 def _groups(slides: Iterable[Judged], judging: Judging, keys: Sequence[str | None]) -> dict[str, Any]:

@@ -92,12 +92,18 @@ def _page(report: Report, slides: Sequence[Compared], figures: str) -> str:
 
 
 def _about(report: Report) -> str:
-    mode = report.without_background
+    mode, drawn = report.without_background, report.settings
+    if report.unit == "patch":
+        counted = f"{mode['slides']} patches, which have no background."
+    else:
+        counted = (
+            f"{mode['slides']} slides of {mode['cases']} cases. Without background: the cells that the heatmap calls "
+            "tissue; with background: every pixel of the slide."
+        )
     return (
-        f"Split: {report.split or 'all'}. {mode['slides']} slides of {mode['cases']} cases. Tumour from "
-        f"{report.threshold.value:.3f} ({report.threshold.source}). 95 % intervals from {report.settings['resamples']} "
-        "resamples of the cases. Without background: the cells that the heatmap calls tissue; with background: every "
-        "pixel of the slide. For research, not for diagnosis."
+        f"Split: {report.split or 'all'}. {counted} Tumour from {report.threshold.value:.3f} "
+        f"({report.threshold.source}). 95 % intervals from {drawn['resamples']} resamples, each of whole "
+        f"{drawn['resampled']}s. For research, not for diagnosis."
     )
 
 
@@ -231,7 +237,8 @@ def _headline(report: Report) -> list[SlideRecord]:
 def _goodness(record: SlideRecord) -> float:
     """Rank a slide: by its F1 where there is tumour, else by its specificity; what failed comes first."""
     measures = record.model_dump().get("without_background") or {}
-    values = (measures.get("f1") if measures.get("recall") is not None else None, measures.get("specificity"))
+    has_tumor = (record.model_dump().get("with_background") or {}).get("recall") is not None
+    values = (measures.get("f1") if has_tumor else None, measures.get("specificity"))
     return next((value for value in values if value is not None), -1.0)
 
 

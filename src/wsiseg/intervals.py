@@ -70,6 +70,24 @@ class Resamples:
         return Curve(scale, self.total(hits), self.total(alarms))
 
 
+def single_curve(pixels: Pixels, count: int, seed: int, exact: Sequence[float] = ()) -> Curve:
+    """Resample single items rather than cases: for patches of which nobody knows the slide.
+
+    Drawing n of n items with replacement is drawing how many fall on each step of the pooled curve.
+
+    Args:
+        pixels: Items with weights of 1.
+        count: The number of resamples.
+        seed: Equal seeds give equal resamples.
+        exact: Thresholds at which the counts are to be exact.
+    """
+    scale = np.unique(np.concatenate([_thinned(bends([pixels])), np.asarray(exact, np.float32)]))[::-1]
+    steps = np.concatenate([np.diff(counts, prepend=0.0) for counts in pixels.at_or_above(scale)])
+    drawn = np.random.default_rng(seed).multinomial(round(pixels.total), steps / steps.sum(), count)
+    hits, alarms = np.split(drawn.astype(np.float64), 2, axis=1)
+    return Curve(scale, hits.cumsum(1), alarms.cumsum(1))
+
+
 def interval(values: Floats) -> list[float] | None:
     """Give the middle 95 % of resampled values; None where there are too few to say."""
     defined = values[~np.isnan(values)]

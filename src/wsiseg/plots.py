@@ -63,8 +63,10 @@ def plot(
     if reference:
         shapes.append(Polyline([_place(*point) for point in reference], "#999999", 1))
     for line, color in zip(lines, COLORS, strict=False):
-        points = [_place(min(x / widest, 1), y) for x, y in zip(line.x, line.y, strict=True)]
-        shapes.append(Polyline(points, color, 2))
+        inside = line.x <= widest
+        end = [] if inside.all() else [_place(1, float(np.interp(widest, line.x, line.y)))]
+        points = [_place(x / widest, y) for x, y in zip(line.x[inside], line.y[inside], strict=True)]
+        shapes.append(Polyline([*points, *end], color, 2))
     shapes += _legend(lines)
     return drawing
 

@@ -81,9 +81,20 @@ def evaluate(
         truth_mpp=truth_mpp, froc=froc, fail_under=fail_under or (), baseline=baseline, max_drop=max_drop or (),
         junit=junit, resamples=resamples, seed=seed, pcam=pcam, model=model, device=device, grid=grid,
     )  # fmt: skip
+    if config.grid is not None and config.out is not None:
+        return _draw(streams, config.grid, config.out)
     report = measure(config, streams)
     _tell(streams, report)
     return report.exit_code
+
+
+def _draw(streams: Streams, grid: Path, out: Path) -> int:
+    """Draw the paper's table and figure and print where they are."""
+    from wsiseg.paper_tables import write_paper_tables  # noqa: PLC0415  loads numerical libraries
+
+    paths = [str(path) for path in write_paper_tables(grid, out)]
+    streams.result({"outputs": paths}, paths)
+    return 0
 
 
 def _tell(streams: Streams, report: "Report") -> None:
