@@ -90,7 +90,14 @@ def is_same(ratio: tuple[float, float]) -> bool:
     return all(abs(value - 1) <= SAME_RESOLUTION for value in ratio)
 
 
-def window(level: Level, at: tuple[float, float], size_px: tuple[int, int], ratio: tuple[float, float]) -> Window:
+def window(
+    level: Level,
+    at: tuple[float, float],
+    size_px: tuple[int, int],
+    ratio: tuple[float, float],
+    *,
+    sees_beyond: bool = True,
+) -> Window:
     """Say which pixels of a level to resample into a region.
 
     Args:
@@ -98,26 +105,25 @@ def window(level: Level, at: tuple[float, float], size_px: tuple[int, int], rati
         at: x, y of the region's corner.
         size_px: Width and height of the region in its own pixels.
         ratio: Pixels of the level per pixel of the region, along x and y.
-
-    Returns:
-        The pixels, with as many more on every side as a filter of twice a pixel's width sees.
+        sees_beyond: Add as many pixels on every side as a filter of twice a pixel's width sees, so that neighbouring
+            regions join without a seam.
     """
-    (corner_x, left, width), (corner_y, top, height) = (
-        _span(level, axis, at[axis] / level.downsample[axis], size_px[axis] * ratio[axis], ratio[axis])
+    margin = (math.ceil(ratio[0]) + 1, math.ceil(ratio[1]) + 1) if sees_beyond else (0, 0)
+    (corner_x, width, left, right), (corner_y, height, top, below) = (
+        _span(level, axis, at[axis] / level.downsample[axis], size_px[axis] * ratio[axis], margin[axis])
         for axis in (0, 1)
     )
-    right, below = left + size_px[0] * ratio[0], top + size_px[1] * ratio[1]
     return Window((corner_x, corner_y), (width, height), (left, top, right, below))
 
 
-def _span(level: Level, axis: int, begin: float, length: float, ratio: float) -> tuple[int, float, int]:
-    """Give along one axis the level-0 start, where the region begins in what is read, and how much is read.
+def _span(level: Level, axis: int, begin: float, length: float, margin: int) -> tuple[int, int, float, float]:
+    """Give along one axis the level-0 start, how much is read, and where in that the region begins and ends.
 
     What a filter would see beyond the slide is left out, so that a region within the slide gets no background.
     """
-    margin = math.ceil(ratio) + 1
     first, last = math.floor(begin + _NOISE), math.ceil(begin + length - _NOISE)
     first = max(first - margin, min(first, 0))
     last = min(last + margin, max(last, level.size_px[axis]))
     start = round(first * level.reader_downsample)
-    return start, begin - start / level.reader_downsample, last - first
+    offset = begin - start / level.reader_downsample
+    return start, last - first, max(0.0, offset), min(float(last - first), offset + length)

@@ -9,17 +9,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg import pyramid
-from wsiseg.averaging import MOST_UNREADABLE, Averaged, Part, read_averaged
+from wsiseg.blocks import MOST_UNREADABLE, Block, Picture, filled
 from wsiseg.errors import NotASlideError, PixelSizeError, SlideError
 from wsiseg.pixel_size import PixelSize, pixel_size
 from wsiseg.slide_file import SLIDE_SUFFIXES, SlideFile, slide_path
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_BLOCK_PX = 2048  # side of what is read of a level at once
+_SMALLEST_BLOCK_PX = 64  # an unreadable block is divided down to this
 _LARGE_RATIO = 8  # from here on pixels are averaged in blocks as they are read
 _WHOLE = 1e-3  # numbers this close to whole ones are whole
 
@@ -185,28 +190,48 @@ class Slide:
         Raises:
             SlideError: The region cannot be decoded.
         """
-        scale = (mpp / self.mpp[0], mpp / self.mpp[1])
+        return self._read((x, y), size, (mpp / self.mpp[0], mpp / self.mpp[1]), sees_beyond=True)
+
+    def _read(
+        self, at: tuple[float, float], size: tuple[int, int], scale: tuple[float, float], *, sees_beyond: bool
+    ) -> NDArray[np.uint8]:
+        """Read a region whose pixels are `scale` level-0 pixels wide and high."""
         number = pyramid.level_for(self.levels, scale)
         level = self.levels[number]
         ratio = pyramid.ratio_to(level, scale)
         if pyramid.is_same(ratio):
-            return np.asarray(self._file.read(level.corner(x, y), number, size))
-        return self._resampled(number, pyramid.window(level, (x, y), size, ratio), size, ratio)
+            return np.asarray(self._file.read(level.corner(*at), number, size))
+        window = pyramid.window(level, at, size, ratio, sees_beyond=sees_beyond)
+        return self._resampled(number, window, size, ratio)
 
     def _resampled(
         self, number: int, window: pyramid.Window, size: tuple[int, int], ratio: tuple[float, float]
     ) -> NDArray[np.uint8]:
-        from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
-
-        factor = 1
-        if min(ratio) < _LARGE_RATIO:
+        factor = 1 if min(ratio) < _LARGE_RATIO else int(min(ratio) / 2)
+        if factor == 1:
             region = self._file.read(window.corner, number, window.size_px)
         else:
-            factor = int(min(ratio) / 2)
-            part = Part(number, self.levels[number].reader_downsample, window.corner, window.size_px)
-            region = Image.fromarray(read_averaged(self._file, part, factor, most_unreadable=0).image)
+            region = self._reduced(number, window, factor)
         left, top, right, below = (edge / factor for edge in window.box)
         return np.asarray(region.resize(size, _filter(ratio, window.box), box=(left, top, right, below)))
+
+    def _reduced(self, number: int, window: pyramid.Window, factor: int) -> "Image":
+        """Average squares of `factor` x `factor` pixels, a block at a time."""
+        from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
+
+        down = self.levels[number].reader_downsample
+
+        def read(block: Block) -> NDArray[np.uint8]:
+            begin = (block.left * factor, block.top * factor)
+            end = ((block.left + block.width) * factor, (block.top + block.height) * factor)
+            size = [min(stop, most) - start for start, stop, most in zip(begin, end, window.size_px, strict=True)]
+            corner = [at + round(start * down) for at, start in zip(window.corner, begin, strict=True)]
+            region = self._file.read((corner[0], corner[1]), number, (size[0], size[1]))
+            return np.asarray(region.reduce(factor))
+
+        width, height = (-(-size // factor) for size in window.size_px)
+        side = max(1, _BLOCK_PX // factor)
+        return Image.fromarray(filled((width, height), read, (side, side)).image)
 
     def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
         """Read the whole slide at a low resolution.
@@ -222,7 +247,7 @@ class Slide:
         """
         return self.overview(mpp, most_unreadable=0.0).image
 
-    def overview(self, mpp: float, *, threads: int = 1, most_unreadable: float = MOST_UNREADABLE) -> Averaged:
+    def overview(self, mpp: float, *, threads: int = 1, most_unreadable: float = MOST_UNREADABLE) -> Picture:
         """Read the whole slide at a low resolution, in blocks: memory does not depend on the levels that exist.
 
         Args:
@@ -231,25 +256,27 @@ class Slide:
             most_unreadable: Largest share of the slide that may be unreadable.
 
         Returns:
-            The slide, its sides rounded to whole pixels, and where it could not be read.
+            The slide, its sides rounded to whole pixels or those of a level within 1 % of `mpp`, and where it could not
+            be read.
 
         Raises:
             SlideError: More than that share cannot be read.
         """
-        from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
+        wanted = (mpp / self.mpp[0], mpp / self.mpp[1])
+        level = self.levels[pyramid.level_for(self.levels, wanted)]
+        size = (max(1, round(self.size_px[0] / wanted[0])), max(1, round(self.size_px[1] / wanted[1])))
+        if pyramid.is_same(pyramid.ratio_to(level, wanted)):
+            size = level.size_px
+        scale = (self.size_px[0] / size[0], self.size_px[1] / size[1])
+        ratio = max(pyramid.ratio_to(level, scale))
+        sides = max(1, int(_BLOCK_PX / ratio)), max(1, int(_SMALLEST_BLOCK_PX / ratio))
 
-        scale = (mpp / self.mpp[0], mpp / self.mpp[1])
-        number = pyramid.level_for(self.levels, scale)
-        level = self.levels[number]
-        ratio = pyramid.ratio_to(level, scale)
-        factor = max(1, int(min(ratio) + pyramid.SAME_RESOLUTION))
-        part = Part(number, level.reader_downsample, (0, 0), level.size_px)
-        small = read_averaged(self._file, part, factor, threads=threads, most_unreadable=most_unreadable)
-        size = (max(1, round(self.size_px[0] / scale[0])), max(1, round(self.size_px[1] / scale[1])))
-        box = (0.0, 0.0, level.size_px[0] / factor, level.size_px[1] / factor)
-        image = Image.fromarray(small.image).resize(size, Image.Resampling.BILINEAR, box=box)
-        unreadable = Image.fromarray(small.unreadable).resize(size, Image.Resampling.NEAREST, box=box)
-        return Averaged(np.asarray(image), np.asarray(unreadable))
+        def read(block: Block) -> NDArray[np.uint8]:
+            # A sound block must not touch an unreadable neighbour, so it is read without a margin.
+            corner = (block.left * scale[0], block.top * scale[1])
+            return self._read(corner, (block.width, block.height), scale, sees_beyond=False)
+
+        return filled(size, read, sides, threads=threads, most_unreadable=most_unreadable)
 
 
 def _filter(ratio: tuple[float, float], box: tuple[float, float, float, float]) -> Any:  # noqa: ANN401  Pillow's enumeration
