@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 FAULTS = (
-    *("ok", "slow", "429", "429_date", "500", "503", "reset", "reset_early", "short", "long", "no_range"),
+    *("ok", "slow", "429", "429_date", "500", "503", "reset", "reset_early", "cut", "short", "long", "no_range"),
     *("wrong_range", "corrupt", "html", "stall", "chunked", "surplus", "truncated_chunks", "garbage"),
 )
 """What can become of one request for a file."""
@@ -211,13 +211,13 @@ class Handler(BaseHTTPRequestHandler):
             return
         length = {"short": len(body) + 1000, "long": max(0, len(body) - 777)}.get(fault, len(body))
         self.head(start, fault, len(stored.content), length)
-        cut = len(body) // 2 if fault in {"reset", "stall"} else min(length, len(body))
+        cut = len(body) // 2 if fault in {"reset", "stall", "cut"} else min(length, len(body))
         self.send_body(stored, body[:cut], _SLOW_S if fault == "slow" else self.state.pause_s)
         if fault == "stall":
             time.sleep(STALL_S)
         if fault == "reset":
             self.drop()
-        elif fault in {"short", "stall"}:
+        elif fault in {"short", "stall", "cut"}:
             self.close_connection = True
 
     def start_of_range(self, fault: str, size: int) -> int | None:

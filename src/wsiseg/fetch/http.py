@@ -131,8 +131,7 @@ class _Attempt:
                     raise TemporaryError("the server does not know the rest of the file")
                 return
             _refuse_web_page(self.remote.name, response)
-            if part.size and not _goes_on_at(response, part.size):
-                part.restart()
+            self._begin(response)
             for chunk in steadily(response.iter_raw(), self.patience):
                 if self.stop.is_set():
                     raise StoppedError
@@ -140,6 +139,20 @@ class _Attempt:
                     return  # whatever a server sends beyond the end is left unread
                 part.append(self._fitting(chunk))
                 self.told(part.size)
+
+    def _begin(self, response: httpx.Response) -> None:
+        """Check that an answer is the file or the rest of it before what has arrived is touched."""
+        part, size = self.part, self.remote.size
+        is_rest = response.status_code == httpx.codes.PARTIAL_CONTENT
+        if is_rest and not _goes_on_at(response, part.size):
+            part.restart()
+            raise TemporaryError("the server sent another part of the file than was asked for")
+        stated = response.headers.get("content-length", "")
+        whole = int(stated) + (part.size if is_rest else 0) if stated.isdigit() else None
+        if None not in {size, whole} and whole != size:
+            raise TemporaryError(f"the server announced {whole} bytes rather than {size}")
+        if not is_rest and part.size:
+            part.restart()  # the server does not know ranges and sends the whole file
 
     def _fitting(self, chunk: bytes) -> bytes:
         """Cut a chunk at the end of the file; refuse what has no known end and does not stop."""
@@ -151,9 +164,9 @@ class _Attempt:
 
 
 def _goes_on_at(response: httpx.Response, size: int) -> bool:
-    """Say whether an answer continues at byte `size`; servers may ignore the range and send the whole file."""
+    """Say whether a partial answer continues at byte `size`."""
     stated = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
-    return response.status_code == httpx.codes.PARTIAL_CONTENT and stated is not None and int(stated[1]) == size
+    return stated is not None and int(stated[1]) == size
 
 
 def _refuse_web_page(name: str, response: httpx.Response) -> None:
