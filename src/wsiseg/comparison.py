@@ -11,7 +11,8 @@ from wsiseg.cohort import CohortSlide
 from wsiseg.froc import Lesions, find_lesions
 from wsiseg.heatmap import Heatmap
 from wsiseg.metrics import Floats, Pixels
-from wsiseg.predictions import ASSUMED, open_prediction
+from wsiseg.predictions import open_prediction
+from wsiseg.slide import ASSUMED
 
 _PICTURE_CELLS = 256  # the longer side of what a picture shows
 _OUTSIDE = 0.02  # a mask's last pixels may reach beyond the slide

@@ -17,7 +17,7 @@ from wsiseg.grid import Grid
 from wsiseg.ngff import NgffVersion, open_levels, write_levels
 from wsiseg.outlines import outlines
 from wsiseg.outputs import written_whole
-from wsiseg.slide import SlideFacts
+from wsiseg.slide import ASSUMED, SlideFacts
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,7 @@ class Heatmap:
                 name=f"{self.slide.file} tumour probability",
                 own=self._provenance(),
                 ngff=ngff,
+                is_scaled=self.slide.mpp_source != ASSUMED,
             )
 
     @classmethod

@@ -29,6 +29,7 @@ def write_levels(  # noqa: PLR0913  one argument for each thing the format state
     name: str,
     own: dict[str, Any],
     ngff: NgffVersion,
+    is_scaled: bool = True,
 ) -> None:
     """Write pyramid, labels, metadata and OME-XML to a folder that does not exist yet.
 
@@ -38,6 +39,7 @@ def write_levels(  # noqa: PLR0913  one argument for each thing the format state
         labels: uint8[rows, columns] of `CLASSES`.
         cell_um: Side of a cell in micrometers.
         mpp: Micrometers per level-0 pixel of the slide along x and y.
+        is_scaled: False where nobody knows the micrometers: then everything is in level-0 pixels, without a unit.
         name: What a viewer calls the image.
         own: What stands under the key `wsiseg`.
         ngff: The version of the format.
@@ -51,12 +53,13 @@ def write_levels(  # noqa: PLR0913  one argument for each thing the format state
     segmentation = label_group.create_group("segmentation")
     for group, levels in ((root, images), (segmentation, masks)):
         _write_arrays(group, levels, ngff)
-    transforms = [_transforms(cell_um * 2**level, mpp) for level in range(len(images))]
-    attributes = _attributes(transforms, name, own, ngff)
+    cell, pixel = (cell_um, mpp) if is_scaled else (cell_um / mpp[0], (1.0, 1.0))
+    transforms = [_transforms(cell * 2**level, pixel) for level in range(len(images))]
+    attributes = _attributes(transforms, name, own, ngff, {"unit": "micrometer"} if is_scaled else {})
     for group, values in zip((root, label_group, segmentation), attributes, strict=True):
         group.attrs.update(values)
     root.create_group("OME")
-    _write_ome_xml(path / "OME" / "METADATA.ome.xml", probabilities.shape, cell_um)
+    _write_ome_xml(path / "OME" / "METADATA.ome.xml", probabilities.shape, cell_um if is_scaled else None)
 
 
 def open_levels(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, Any]]:
@@ -108,11 +111,11 @@ def _nearest2(level: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return level[::2, ::2]
 
 
-def _transforms(scale_um: float, mpp: tuple[float, float]) -> list[dict[str, Any]]:
+def _transforms(cell: float, pixel: tuple[float, float]) -> list[dict[str, Any]]:
     """Place a level: its pixel centres lie half a pixel in, counted from the centre of the slide's first pixel."""
-    shift_y, shift_x = (scale_um - mpp[1]) / 2, (scale_um - mpp[0]) / 2
+    shift_y, shift_x = (cell - pixel[1]) / 2, (cell - pixel[0]) / 2
     return [
-        {"type": "scale", "scale": [1.0, scale_um, scale_um]},
+        {"type": "scale", "scale": [1.0, cell, cell]},
         {"type": "translation", "translation": [0.0, shift_y, shift_x]},
     ]
 
@@ -122,12 +125,13 @@ def _attributes(
     name: str,
     own: dict[str, Any],
     ngff: NgffVersion,
+    unit: dict[str, str],
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Give the attributes of the image, of the list of labels and of the segmentation."""
     window = {"min": 0.0, "max": 1.0, "start": 0.0, "end": 1.0}
     channel = {"active": True, "coefficient": 1, "color": "FF0000", "family": "linear", "inverted": False}
-    image = _multiscale(transforms, "tumor_probability", "mean")
-    label = _multiscale(transforms, "segmentation", "nearest")
+    image = _multiscale(transforms, "tumor_probability", "mean", unit)
+    label = _multiscale(transforms, "segmentation", "nearest", unit)
     omero = {
         "id": 1,
         "name": name,
@@ -152,15 +156,20 @@ def _attributes(
     )
 
 
-def _multiscale(transforms: list[list[dict[str, Any]]], name: str, method: str) -> dict[str, Any]:
+def _multiscale(
+    transforms: list[list[dict[str, Any]]],
+    name: str,
+    method: str,
+    unit: dict[str, str],
+) -> dict[str, Any]:
     return {
         "name": name,
         "type": method,
         "metadata": {"method": method, "description": f"each level is the {method} of 2x2 of the one before"},
         "axes": [
             {"name": "c", "type": "channel"},
-            {"name": "y", "type": "space", "unit": "micrometer"},
-            {"name": "x", "type": "space", "unit": "micrometer"},
+            {"name": "y", "type": "space", **unit},
+            {"name": "x", "type": "space", **unit},
         ],
         "datasets": [
             {"path": str(level), "coordinateTransformations": steps} for level, steps in enumerate(transforms)
@@ -168,12 +177,13 @@ def _multiscale(transforms: list[list[dict[str, Any]]], name: str, method: str) 
     }
 
 
-def _write_ome_xml(path: Path, shape: tuple[int, ...], cell_um: float) -> None:
+def _write_ome_xml(path: Path, shape: tuple[int, ...], cell_um: float | None) -> None:
     """Write the sizes once more as OME-XML, where Bio-Formats looks for them."""
+    sizes = "" if cell_um is None else "".join(f'PhysicalSize{x}="{cell_um}" PhysicalSize{x}Unit="µm" ' for x in "XY")
     pixels = (
         f'<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="float" SizeX="{shape[1]}" SizeY="{shape[0]}" SizeZ="1" '
-        f'SizeC="1" SizeT="1" PhysicalSizeX="{cell_um}" PhysicalSizeXUnit="µm" PhysicalSizeY="{cell_um}" '
-        'PhysicalSizeYUnit="µm"><Channel ID="Channel:0:0" Name="p(tumor)" SamplesPerPixel="1"/><MetadataOnly/></Pixels>'
+        f'SizeC="1" SizeT="1" {sizes}><Channel ID="Channel:0:0" Name="p(tumor)" SamplesPerPixel="1"/><MetadataOnly/>'
+        "</Pixels>"
     )
     text = (
         '<?xml version="1.0" encoding="UTF-8"?>\n<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'

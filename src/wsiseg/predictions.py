@@ -10,12 +10,9 @@ from wsiseg.errors import UsageError, WsisegError
 from wsiseg.heatmap import Heatmap
 from wsiseg.outline_classes import ZeroedMapError
 from wsiseg.published_maps import STEP_PX, THRESHOLD, is_published_map, is_zeroed, probabilities
-from wsiseg.slide import Slide, SlideFacts
+from wsiseg.slide import ASSUMED, Slide, SlideFacts
 
 _HEATMAP, _PUBLISHED = ".ome.zarr", ".png"
-ASSUMED = "assumed"
-"""The `mpp_source` of a published map whose slide is not at hand: its areas in mm2 mean nothing."""
-
 
 def prediction_files(place: Path) -> dict[str, Path]:
     """List the predictions of a folder by slide.
@@ -45,7 +42,10 @@ def open_prediction(path: Path, slide: Path | None = None, mpp: float | None = N
         ZeroedMapError: It is the published map of a normal slide.
         WsisegError: It cannot be read.
     """
-    return published_heatmap(path, slide, mpp) if path.name.endswith(_PUBLISHED) else Heatmap.open(path)
+    heatmap = published_heatmap(path, slide, mpp) if path.name.endswith(_PUBLISHED) else Heatmap.open(path)
+    if heatmap.model.get("zeroed_by_hand"):
+        raise ZeroedMapError(f"{path.name}: a map of normal tissue that was set to zero by hand measures nothing")
+    return heatmap
 
 
 def published_heatmap(path: Path, slide: Path | None = None, mpp: float | None = None) -> Heatmap:
@@ -56,8 +56,10 @@ def published_heatmap(path: Path, slide: Path | None = None, mpp: float | None =
         slide: The slide, if it is at hand.
         mpp: Micrometers per level-0 pixel of that slide, in place of what the file says.
 
+    Returns:
+        The map; its `model` says `zeroed_by_hand` where it is that of a normal slide.
+
     Raises:
-        ZeroedMapError: It is that of a normal slide, set to zero by hand.
         WsisegError: It is no such map, or that of another slide.
     """
     from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
@@ -70,8 +72,6 @@ def published_heatmap(path: Path, slide: Path | None = None, mpp: float | None =
     if not is_published_map(pixels):
         raise WsisegError(f"{path.name}: neither a heatmap nor a published map", "give what wsiseg predict wrote")
     values = probabilities(pixels)
-    if is_zeroed(path.name, values):
-        raise ZeroedMapError(f"{path.name}: a map of normal tissue that was set to zero by hand measures nothing")
     facts = _facts(path, pixels.shape[:2], slide, mpp)
     step, other = whole_slide_step(path.name, facts, (pixels.shape[1], pixels.shape[0]))
     if step != other:
@@ -81,7 +81,11 @@ def published_heatmap(path: Path, slide: Path | None = None, mpp: float | None =
         step * facts.mpp[0],
         facts,
         threshold=THRESHOLD,
-        model={"name": "Lerousseau et al. 2020", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+        model={
+            "name": "Lerousseau et al. 2020",
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "zeroed_by_hand": is_zeroed(path.name, values),
+        },
     )
 
 

@@ -28,6 +28,9 @@ _SMALLEST_BLOCK_PX = 64  # an unreadable block is divided down to this
 _LARGE_RATIO = 8  # from here on pixels are averaged in blocks as they are read
 _WHOLE = 1e-3  # numbers this close to whole ones are whole
 
+ASSUMED = "assumed"
+"""The `mpp_source` of a map whose slide is not at hand: its pixels count, its micrometers mean nothing."""
+
 
 @dataclass(frozen=True)
 class SlideFacts:
@@ -289,4 +292,4 @@ def _filter(ratio: tuple[float, float], box: tuple[float, float, float, float]) 
     return Image.Resampling.BOX if is_whole else Image.Resampling.HAMMING
 
 
-__all__ = ["SLIDE_SUFFIXES", "NotASlideError", "PixelSizeError", "Slide", "SlideError", "SlideFacts"]
+__all__ = ["ASSUMED", "SLIDE_SUFFIXES", "NotASlideError", "PixelSizeError", "Slide", "SlideError", "SlideFacts"]
