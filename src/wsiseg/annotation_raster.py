@@ -48,14 +48,14 @@ def whole_slide_step(name: str, slide: SlideFacts, size: tuple[int, int]) -> tup
     Raises:
         AnnotationError: The image has other proportions than the slide.
     """
-    across, down = (full / part for full, part in zip(slide.size_px, size, strict=True))
-    whole = range(max(1, math.floor(min(across, down))), math.ceil(max(across, down)) + 2)
-    fitting = [
-        step for step in whole if all(-(-full // step) == part for full, part in zip(slide.size_px, size, strict=True))
-    ]
-    if fitting:
-        step = min(fitting, key=lambda step: abs(step - (across + down) / 2))
+    sides = list(zip(slide.size_px, size, strict=True))
+    least = max(-(-full // part) for full, part in sides)
+    most = min((full - 1) // (part - 1) if part > 1 else full for full, part in sides)
+    if least <= most:
+        # Of several, programs choose those that are rounder in binary: 448 rather than 443.
+        step = max(range(least, most + 1), key=lambda step: (step & -step, -step))
         return float(step), float(step)
+    across, down = (full / part for full, part in sides)
     if abs(across - down) > _SAME_SHAPE * max(across / size[0], down / size[1]):
         what = f"{size[0]}x{size[1]} pixels do not cover the slide's {slide.size_px[0]}x{slide.size_px[1]}"
         raise AnnotationError(f"{name}: its {what}", "give --truth-mpp, the um per pixel of the masks")

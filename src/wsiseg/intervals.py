@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.metrics import Curve, Pixels, bends
+from wsiseg.metrics import ABOVE_ZERO, Curve, Pixels, bends
 
 Floats = NDArray[np.float64]
 _MOST_STEPS = 2048
@@ -64,8 +64,7 @@ class Resamples:
             items: The pixels of every item.
             exact: Thresholds at which the counts are to be exact.
         """
-        kept = _thinned(bends(items))
-        scale = np.unique(np.concatenate([kept, np.asarray(exact, np.float32)]))[::-1]
+        scale = _scale(items, exact)
         hits, alarms = (np.stack(counts) for counts in zip(*(one.at_or_above(scale) for one in items), strict=True))
         return Curve(scale, self.total(hits), self.total(alarms))
 
@@ -81,7 +80,7 @@ def single_curve(pixels: Pixels, count: int, seed: int, exact: Sequence[float] =
         seed: Equal seeds give equal resamples.
         exact: Thresholds at which the counts are to be exact.
     """
-    scale = np.unique(np.concatenate([_thinned(bends([pixels])), np.asarray(exact, np.float32)]))[::-1]
+    scale = _scale([pixels], exact)
     steps = np.concatenate([np.diff(counts, prepend=0.0) for counts in pixels.at_or_above(scale)])
     drawn = np.random.default_rng(seed).multinomial(round(pixels.total), steps / steps.sum(), count)
     hits, alarms = np.split(drawn.astype(np.float64), 2, axis=1)
@@ -97,7 +96,9 @@ def interval(values: Floats) -> list[float] | None:
     return [float(low), float(high)]
 
 
-def _thinned(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    if len(scores) <= _MOST_STEPS:
-        return scores
-    return scores[np.linspace(0, len(scores) - 1, _MOST_STEPS).astype(int)]
+def _scale(items: Sequence[Pixels], exact: Sequence[float]) -> NDArray[np.float32]:
+    """Choose thresholds, descending: all that matter or as many of them as are kept, and those asked for."""
+    found = bends(items)
+    if len(found) > _MOST_STEPS:
+        found = found[np.linspace(0, len(found) - 1, _MOST_STEPS).astype(int)]
+    return np.unique(np.concatenate([found, ABOVE_ZERO, np.asarray(exact, np.float32)]))[::-1]

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Weights = NDArray[np.float64] | NDArray[np.float32]
+ABOVE_ZERO = np.nextafter(np.zeros(1, np.float32), np.float32(1))
+"""float32[1], the least score above 0."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,15 @@ def curve(slides: Sequence[Pixels], exact: Sequence[float] = ()) -> Curve:
 
 
 def bends(slides: Sequence[Pixels], exact: Sequence[float] = ()) -> NDArray[np.float32]:
-    """Give the thresholds, descending, that tell all of the pooled curve: float32[n]; the last calls everything."""
+    """Give the thresholds, descending, that tell all of the pooled curve: float32[n]; the last calls everything.
+
+    One lies just above 0, so that pixels with the score 0 can be added later.
+    """
     tumor = [pixels.scores[pixels.positive > 0] for pixels in slides]
     lowest = [pixels.scores[-1:] for pixels in slides]
     gained = np.unique(np.concatenate([*tumor, np.empty(0, np.float32)]))
     above = np.nextafter(gained, np.float32(np.inf))
-    return np.unique(np.concatenate([gained, above, *lowest, np.asarray(exact, np.float32)]))[::-1]
+    return np.unique(np.concatenate([gained, above, *lowest, ABOVE_ZERO, np.asarray(exact, np.float32)]))[::-1]
 
 
 def auc(counts: Curve) -> Floats:
