@@ -221,17 +221,19 @@ def _read_ahead(slide: Slide, plan: Plan, begin: int) -> Iterator[tuple[int, lis
     """Read windows before they are needed, in order: the number of the first in a batch, and the batch."""
     size = plan.batch
     corners = plan.grid.corners(np.array([cells[:2] for cells in plan.windows]).reshape(-1, 2))
-    waiting: deque[Future[list[Window]]] = deque()
+
+    def read(first: int) -> list[Window]:
+        return [_read(slide, plan, k, corners[k]) for k in range(first, min(first + size, len(plan.windows)))]
+
+    waiting: deque[tuple[int, Future[list[Window]]]] = deque()
     with ThreadPoolExecutor(_READERS, "reader") as pool:
-        starts = range(begin, len(plan.windows), size)
-        numbers = iter(starts)
-        for start in starts:
-            batch = range(start, min(start + size, len(plan.windows)))
-            waiting.append(pool.submit(lambda batch=batch: [_read(slide, plan, k, corners[k]) for k in batch]))
+        for first in range(begin, len(plan.windows), size):
+            waiting.append((first, pool.submit(read, first)))
             if len(waiting) >= _AHEAD:
-                yield next(numbers), _finished(slide, waiting.popleft())
-        while waiting:
-            yield next(numbers), _finished(slide, waiting.popleft())
+                number, reading = waiting.popleft()
+                yield number, _finished(slide, reading)
+        for number, reading in waiting:
+            yield number, _finished(slide, reading)
 
 
 def _finished(slide: Slide, reading: "Future[list[Window]]") -> list[Window]:
