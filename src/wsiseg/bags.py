@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,28 +138,51 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class TileSource:
-    """Tiles as pixels, uint8[n, tile, tile, 3].
+    """Tiles as pixels, uint8[n, side, side, 3].
 
     Attributes:
         augment: Changes one tile at random.
         threads: How many read at the same time.
+        context_px: Side of the crops around the tiles that are read in place of them; None for the tiles.
     """
 
     augment: Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
     threads: int = 2
+    context_px: int | None = None
 
     def draw(self, slide: LabelledSlide, indices: Indices, random: np.random.Generator) -> Tensor:
         """Read tiles and change each at random."""
-        with slide.open() as store:
-            tiles = store.read(indices, self.threads)
+        tiles = self._tiles(slide, indices)
         for tile in tiles:
             tile[:] = self.augment(tile, random)
         return torch.from_numpy(tiles)
 
     def read(self, slide: LabelledSlide, indices: Indices) -> Tensor:
         """Read tiles."""
+        return torch.from_numpy(self._tiles(slide, indices))
+
+    def _tiles(self, slide: LabelledSlide, indices: Indices) -> NDArray[np.uint8]:
         with slide.open() as store:
-            return torch.from_numpy(store.read(indices, self.threads))
+            if self.context_px is None:
+                return store.read(indices, self.threads)
+            return store.read_around(indices, self.context_px, self.threads)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A slide's turn in an epoch.
+
+    Attributes:
+        slide: Which slide.
+        seed: All that is random in its bag follows from it.
+        weight: What its risk counts in its step; 0 for one that only keeps processes in step.
+        ends_step: The weights move after it.
+    """
+
+    slide: LabelledSlide
+    seed: tuple[int, ...]
+    weight: float = 1.0
+    ends_step: bool = True
 
 
 @dataclass(frozen=True)
@@ -169,20 +192,86 @@ class Bag:
     Attributes:
         slide: Where they come from.
         tiles: [n, ...], what the network takes.
-        weight: What its risk counts in its step; 0 for a bag that only keeps processes in step.
+        weight: What its risk counts in its step.
+        labels: int8[n], the tiles' true labels, where training is supervised.
     """
 
     slide: LabelledSlide
     tiles: Tensor
     weight: float = 1.0
+    labels: Tensor | None = None
 
 
-def drawn_indices(tiles: int, bag: int, random: np.random.Generator) -> Indices:
-    """Draw `bag` of so many tiles without repeats, in rising order; all where there are fewer."""
-    return np.sort(random.choice(tiles, min(bag, tiles), replace=False))
+def drawn(visit: Visit, source: Source, bag: int, labels: Mapping[str, NDArray[np.int8]] | None = None) -> Bag:
+    """Draw the bag of a visit: `bag` tiles without repeats, all where there are fewer."""
+    random = np.random.default_rng(visit.seed)
+    slide = visit.slide
+    indices = np.sort(random.choice(slide.tiles, min(bag, slide.tiles), replace=False))
+    known = None if labels is None else torch.from_numpy(labels[slide.slide][indices])
+    return Bag(slide, source.draw(slide, indices, random), visit.weight, known)
 
 
-def ahead(tasks: Sequence[Callable[[], T]], waiting: int = 2) -> Iterator[T]:
+def order_of(
+    slides: Sequence[LabelledSlide],
+    seed: tuple[int, ...],
+    *,
+    balance: bool = False,
+    left_out: Collection[str] = (),
+) -> list[LabelledSlide]:
+    """Shuffle slides for an epoch.
+
+    Args:
+        slides: All training slides.
+        seed: The order follows from it.
+        balance: Repeat slides of the rarer class until both classes are equally often there.
+        left_out: Ids of slides that stay away.
+    """
+    random = np.random.default_rng(seed)
+    present = [slide for slide in slides if slide.slide not in left_out]
+    if balance:
+        classes = [[slide for slide in present if slide.label == label] for label in (0, 1)]
+        fewer, more = sorted(classes, key=len)
+        present += [fewer[k] for k in random.choice(len(fewer), len(more) - len(fewer))] if fewer else []
+    return [present[k] for k in random.permutation(len(present))]
+
+
+def visits_of(
+    order: Sequence[LabelledSlide],
+    seed: tuple[int, ...],
+    accumulate: int = 1,
+    rank: int = 0,
+    processes: int = 1,
+) -> list[Visit]:
+    """Share the slides of an epoch out to processes, in steps that are the same for any number of them.
+
+    A step averages the risk of `accumulate` x `processes` slides, the last one of those that are left. Gradients are
+    averaged over processes, so that a slide's weight is the number of processes over the number of slides in its step.
+
+    Args:
+        order: The slides of the epoch.
+        seed: The seeds of the visits begin with it.
+        accumulate: Slides of a step in each process.
+        rank: Whose visits to give.
+        processes: How many processes there are.
+
+    Returns:
+        The visits of process `rank`; equally many for each.
+    """
+    visits = []
+    size = accumulate * processes
+    for begin in range(0, len(order), size):
+        step = list(range(begin, min(begin + size, len(order))))
+        rounds = -(-len(step) // processes)
+        for number in range(rounds):
+            place = number * processes + rank
+            is_real = place < len(step)
+            at = step[place] if is_real else step[0]
+            weight = processes / len(step) if is_real else 0.0
+            visits.append(Visit(order[at], (*seed, at), weight, ends_step=number == rounds - 1))
+    return visits
+
+
+def ahead(tasks: Sequence[Callable[[], T]], waiting: int = 2) -> Generator[T]:
     """Do tasks in order in the background, a few ahead of whoever takes the results.
 
     Args:

@@ -84,47 +84,6 @@ class TileConfig(Config):
         return self
 
 
-class TrainConfig(Config):
-    """Settings of `wsiseg train`; the defaults are those of Lerousseau et al. 2020."""
-
-    cohort: Path
-    """The cohort CSV that `wsiseg tile` wrote beside its tile stores."""
-    out: Path
-    """Folder of the run."""
-    alpha: float = Field(default=0.2, gt=0, le=1)
-    """Least share of tumour assumed in the tissue of a tumour slide."""
-    beta: float = Field(default=0.2, ge=0, le=1)
-    """Least share of normal tissue assumed in the tissue of a tumour slide."""
-    arch: str = "resnet50"
-    """A torchvision classifier, or `timm:NAME`."""
-    init: str = "imagenet"
-    """`imagenet`, `none`, or a file with a state dict."""
-    freeze: bool = False
-    """Compute the features once and train the head alone."""
-    epochs: int = Field(default=20, ge=1)
-    """Times that every training slide is visited."""
-    bag: int = Field(default=150, ge=1)
-    """Tiles drawn from a slide at a time."""
-    micro_batch: int | None = Field(default=None, ge=1)
-    """Tiles held with their gradients at a time; all of a bag where it is not given."""
-    lr: float = Field(default=1e-4, gt=0)
-    """Learning rate of Adam."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of everything random."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda`, or any device that PyTorch names."""
-    resume: bool = False
-    """Go on from the last checkpoint in `out`."""
-    overwrite: bool = False
-    """Replace a run that is there."""
-
-    @model_validator(mode="after")
-    def _shares_fit(self) -> Self:
-        if self.alpha + self.beta > 1 + 1e-9:
-            raise ValueError(f"alpha {self.alpha:g} and beta {self.beta:g} together exceed 1")
-        return self
-
-
 class ExportConfig(Config):
     """Settings of `wsiseg export`."""
 
@@ -169,7 +128,6 @@ class PredictConfig(Config):
     """Largest share of tissue cells that may be unreadable."""
     overwrite: bool = False
     """Redo what is already there."""
-
 
     @model_validator(mode="after")
     def _shard_exists(self) -> Self:

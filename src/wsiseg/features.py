@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsiseg.bags import Indices, LabelledSlide, Source, ahead
 from wsiseg.errors import WsisegError
@@ -18,8 +17,7 @@ from wsiseg.network import TileClassifier
 from wsiseg.outputs import written_whole
 
 _TILES_READ = 64
-# Few enough for the caches of a processor: three times as fast as 64 at once.
-_TILES_AT_ONCE = 8
+_TILES_AT_ONCE = 16
 _SMALLEST_DEVIATION = 1e-6
 
 
@@ -30,11 +28,10 @@ class Standard:
     mean: Tensor
     std: Tensor
 
-    def fold(self, head: nn.Linear) -> dict[str, Tensor]:
-        """Give weight and bias that do to raw features what `head` does to standardised ones."""
-        weight = head.weight.detach().cpu() / self.std
-        bias = head.bias.detach().cpu() - weight @ self.mean
-        return {"weight": weight, "bias": bias}
+    def folded(self, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+        """Give the weights of a classifier's head that do to raw features what these do to standardised ones."""
+        raw = weight / self.std
+        return {"head.weight": raw, "head.bias": bias - raw @ self.mean}
 
 
 @dataclass(frozen=True)
@@ -48,10 +45,13 @@ class FeatureBank:
     views: int = 1
     standard: Standard | None = None
 
+    def copies(self, slide: LabelledSlide) -> int:
+        """Tell how many views of a slide there are; slides of other splits than training have one."""
+        return self.views if slide.split == "train" else 1
+
     def path(self, slide: LabelledSlide) -> Path:
         """Give the place of a slide's features; another place where its pixels or tiles are others."""
-        views = 1 if slide.split != "train" else self.views
-        return self.folder / f"{slide.slide}.{slide.fingerprint}.{views}.npy"
+        return self.folder / f"{slide.slide}.{slide.fingerprint}.{self.copies(slide)}.npy"
 
     def raw(self, slide: LabelledSlide) -> NDArray[np.float16]:
         """Open the features of a slide without loading them."""
@@ -73,9 +73,9 @@ class FeatureBank:
         return tensor if self.standard is None else (tensor - self.standard.mean) / self.standard.std
 
 
-def fingerprint(classifier: TileClassifier) -> str:
-    """Give 16 hexadecimal digits that stand for everything in a classifier but its head."""
-    digest = hashlib.sha256()
+def fingerprint(classifier: TileClassifier, how: object) -> str:
+    """Give 16 hexadecimal digits that stand for everything in a classifier but its head, and how it is used."""
+    digest = hashlib.sha256(repr(how).encode())
     for key, value in classifier.state_dict().items():
         if not key.startswith("head."):
             digest.update(key.encode())
@@ -96,39 +96,63 @@ def standard_of(bank: FeatureBank, slides: Sequence[LabelledSlide]) -> Standard:
     return Standard(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Compute:
+    """How features are computed.
+
+    Attributes:
+        classifier: In eval mode.
+        middle_px: Pool over the middle so many pixels of larger crops; None for whole tiles.
+        bfloat16: Compute most of the network in bfloat16.
+    """
+
+    classifier: TileClassifier
+    middle_px: int | None = None
+    bfloat16: bool = False
+
+    @torch.inference_mode()
+    def features(self, tiles: Tensor) -> NDArray[np.float32]:
+        """Give features float32[n, channels] of uint8 tiles [n, side, side, 3]."""
+        device = self.classifier.head.weight.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
+            maps = self.classifier.feature_map(self.classifier.normalised(tiles.to(device)))
+        cells = maps.shape[2] if self.middle_px is None else round(self.middle_px * maps.shape[2] / tiles.shape[1])
+        begin = (maps.shape[2] - cells) // 2
+        middle = maps[:, :, begin : begin + cells, begin : begin + cells]
+        features: NDArray[np.float32] = middle.float().mean((2, 3)).cpu().numpy()
+        return features
+
+
 def fill(
     bank: FeatureBank,
     slide: LabelledSlide,
-    classifier: TileClassifier,
+    compute: Compute,
     source: Source,
-    device: torch.device,
-    advance: Callable[[int], Any],
-    *,
-    seed: int = 0,
+    advance: Callable[[int], None],
+    seed: int,
 ) -> None:
     """Compute the features of a slide, of a training slide in several views, unless they are there.
 
     Args:
         bank: Gets the file.
         slide: Whose tiles.
-        classifier: What computes them; on `device`, in eval mode.
+        compute: What computes them.
         source: Gives the tiles; its random ones are the views after the first.
-        device: Where it computes.
-        advance: Is told how many tiles are done.
+        advance: Is told how many further tiles are done.
         seed: Of the random views.
+
+    Raises:
+        WsisegError: A feature is no finite number.
     """
-    path = bank.path(slide)
+    views, path = bank.copies(slide), bank.path(slide)
     if path.exists():
+        advance(views * slide.tiles)
         return
-    views = bank.views if slide.split == "train" else 1
-    out = np.empty((views, slide.tiles, classifier.head.in_features), np.float16)
+    out = np.empty((views, slide.tiles, compute.classifier.head.in_features), np.float16)
     parts = [(view, part) for view in range(views) for part in _parts(np.arange(slide.tiles), _TILES_READ)]
-    for (view, indices), tiles in zip(
-        parts, ahead([partial(_view, source, slide, *part, seed) for part in parts]), strict=True
-    ):
-        features = [classifier.features(some.to(device)).float().cpu() for some in tiles.split(_TILES_AT_ONCE)]
-        out[view, indices] = torch.cat(features).numpy()
+    reading = ahead([partial(_view, source, slide, view, part, seed) for view, part in parts])
+    for (view, indices), tiles in zip(parts, reading, strict=True):
+        out[view, indices] = np.concatenate([compute.features(some) for some in tiles.split(_TILES_AT_ONCE)])
         advance(len(indices))
     if not np.isfinite(out).all():
         raise WsisegError(f"{slide.slide}: its features are no finite numbers", "check the weights given with --init")

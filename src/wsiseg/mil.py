@@ -146,9 +146,3 @@ def risk(
     """
     ranks = logits.flatten(1).mean(1) if logits.dim() > 1 else logits
     return weights[label] * mean_risk(logits, proxy_labels(ranks, label, alpha, beta), loss)
-
-
-def slide_score(probabilities: Tensor, alpha: float) -> float:
-    """Give a slide's probability of holding tumour: the mean of its floor(alpha n) most probable tiles."""
-    top = max(1, _count(len(probabilities), alpha))
-    return float(probabilities.topk(min(top, len(probabilities))).values.mean())

@@ -18,6 +18,7 @@ from wsiseg.weights import OFFLINE, Note, StateDict, downloaded, is_offline, put
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIMM = "timm:"
+_SCHEMA = "wsiseg.checkpoint/1"
 # What a torchvision classifier does after its last feature map.
 _AFTER_FEATURES = ("avgpool", "dropout", "flatten", "fc", "classifier", "head", "heads", "AuxLogits", "aux1", "aux2")
 _PROBE_PX = 224
@@ -116,7 +117,7 @@ class Checkpoint:
         """
         content = {name: getattr(self, name) for name in self.__dataclass_fields__}
         with written_whole(path) as partial:
-            torch.save({"schema": "wsiseg.checkpoint/1", **content, "sites": list(self.sites)}, partial)
+            torch.save({"schema": _SCHEMA, **content, "sites": list(self.sites)}, partial)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -127,7 +128,7 @@ class Checkpoint:
         """
         content = read_torch(path)
         names = {item.name for item in fields(cls)}
-        if not isinstance(content, dict) or content.get("schema") != "wsiseg.checkpoint/1" or not names <= set(content):
+        if not isinstance(content, dict) or content.get("schema") != _SCHEMA or not names <= set(content):
             raise WsisegError(f"{path}: not a checkpoint of wsiseg train")
         return cls(**{name: content[name] for name in names - {"sites"}}, sites=tuple(content["sites"]))
 
@@ -151,7 +152,7 @@ def build(arch: str, init: str, note: Note = lambda _: None) -> TileClassifier:
 
     Args:
         arch: A torchvision classifier, or `timm:NAME`.
-        init: `imagenet`, `none`, or a file with a state dict.
+        init: `imagenet`, `none`, or a file: a state dict, or a checkpoint of wsiseg, which is used whole.
         note: Is told about tensors of the file that do not fit.
 
     Raises:
@@ -159,9 +160,22 @@ def build(arch: str, init: str, note: Note = lambda _: None) -> TileClassifier:
         DownloadError: The ImageNet weights are not here and cannot be downloaded.
         WsisegError: The file cannot be read.
     """
+    checkpoint = _starting_checkpoint(init)
+    if checkpoint is not None:
+        if checkpoint.arch != arch:
+            raise UsageError(f"{init}: is a checkpoint of {checkpoint.arch}, not of {arch}", "check --arch")
+        return load_classifier(checkpoint).train()
     make = _from_timm if arch.startswith(TIMM) else _from_torchvision
     trunk, mean, std = make(arch.removeprefix(TIMM), init, note)
     return TileClassifier(trunk, _channels(trunk, arch), mean, std)
+
+
+def _starting_checkpoint(init: str) -> Checkpoint | None:
+    """Give the checkpoint that training is to start from, where it is one and not just tensors."""
+    if init in ("imagenet", "none") or init.endswith(".safetensors"):
+        return None
+    content = read_torch(Path(init))
+    return Checkpoint.load(Path(init)) if isinstance(content, dict) and content.get("schema") == _SCHEMA else None
 
 
 _Trunk = tuple[nn.Module, tuple[float, ...], tuple[float, ...]]

@@ -6,7 +6,7 @@ JPEG files of all tiles one after the other, and `offsets` int64[n + 1], where e
 """
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -21,6 +21,7 @@ from wsiseg.grid import Grid
 from wsiseg.slide import Slide, SlideFacts
 
 JPEG_QUALITY = 90
+Indices = Sequence[int] | NDArray[np.integer]
 _CHUNK_BYTES = 2**20
 _SUFFIX = ".tiles.zarr"
 
@@ -151,7 +152,7 @@ class TileStore:
         user = facts.mpp[0] if facts.mpp_source == "user" else None
         return Slide(self._slide, mpp=user)
 
-    def read(self, indices: Sequence[int] | NDArray[np.integer], threads: int = 1) -> NDArray[np.uint8]:
+    def read(self, indices: Indices, threads: int = 1) -> NDArray[np.uint8]:
         """Read tiles, from the store where it has pixels, else from the slide.
 
         Args:
@@ -164,11 +165,15 @@ class TileStore:
         Raises:
             WsisegError: A tile cannot be read.
         """
-        side = self.tiles.tile_px
+        return self._gathered(indices, self.tiles.tile_px, self._tile, threads)
+
+    def _gathered(
+        self, indices: Indices, side: int, read: Callable[[int], NDArray[np.uint8]], threads: int
+    ) -> NDArray[np.uint8]:
         out = np.empty((len(indices), side, side, 3), np.uint8)
 
         def fill(place: int) -> None:
-            out[place] = self._tile(int(indices[place]))
+            out[place] = read(int(indices[place]))
 
         if threads <= 1:
             for place in range(len(indices)):
@@ -177,6 +182,21 @@ class TileStore:
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(fill, range(len(indices))))
         return out
+
+    def read_around(self, indices: Indices, side: int, threads: int = 1) -> NDArray[np.uint8]:
+        """Read crops of `side` pixels with tiles in their middle, from the slide: uint8[n, side, side, 3].
+
+        Raises:
+            WsisegError: The slide is not there or cannot be read.
+        """
+        margin = (side - self.tiles.tile_px) / 2 * self.tiles.mpp
+        step_x, step_y = (margin / mpp for mpp in self.tiles.slide.mpp)
+
+        def crop(index: int) -> NDArray[np.uint8]:
+            x, y = (int(value) for value in self.tiles.corners[index])
+            return self._open_slide.read(x - step_x, y - step_y, (side, side), self.tiles.mpp)
+
+        return self._gathered(indices, side, crop, threads)
 
     def _tile(self, index: int) -> NDArray[np.uint8]:
         if not self.has_pixels:

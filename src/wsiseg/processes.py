@@ -1,0 +1,82 @@
+"""Several processes that train one network together, as `torchrun` starts them; one process is the same thing alone."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a training run.
+
+    Attributes:
+        rank: Which of them this one is, from 0.
+        count: How many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """True in the one process that writes."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Give the items that are this process's."""
+        return items[self.rank :: self.count]
+
+    def gathered(self, own: Sequence[T]) -> list[T]:
+        """Put together what each process made of its share, in the order of the whole."""
+        if self.count == 1:
+            return list(own)
+        parts: list[list[T]] = [[] for _ in range(self.count)]
+        torch.distributed.all_gather_object(parts, list(own))
+        return [parts[k % self.count][k // self.count] for k in range(sum(map(len, parts)))]
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
+    def any(self, flag: bool) -> bool:  # noqa: FBT001  the one thing it is about
+        """Tell whether the flag is set in any process."""
+        if self.count == 1:
+            return flag
+        flags = [False] * self.count
+        torch.distributed.all_gather_object(flags, flag)
+        return any(flags)
+
+    def joined(self, network: nn.Module) -> nn.Module:
+        """Make the gradients of a network the mean over all processes."""
+        if self.count == 1:
+            return network
+        # Batch-norm statistics stay each process's own during an epoch; `agree` makes them the first one's.
+        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+
+    def agree(self, network: nn.Module) -> None:
+        """Give every process the buffers of the first, such as batch-norm statistics."""
+        if self.count > 1:
+            for buffer in network.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+
+@contextmanager
+def joined_processes() -> Iterator[Processes]:
+    """Join the processes that `torchrun` started, over nccl where there are GPUs, else over gloo."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Processes()
+        return
+    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield Processes(torch.distributed.get_rank(), count)
+    finally:
+        torch.distributed.destroy_process_group()
