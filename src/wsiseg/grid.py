@@ -69,12 +69,13 @@ class Grid:
 
     def corners(self, cells: NDArray[np.integer]) -> NDArray[np.int32]:
         """Give the level-0 corners x, y (int32[n, 2]) of the tiles at `cells` (row, column; int[n, 2])."""
-        steps = np.asarray(self.stride_level0)
-        return np.round(np.asarray(cells)[:, ::-1] * steps).astype(np.int32)
+        corners: NDArray[np.int32] = np.round(cells[:, ::-1] * np.array(self.stride_level0)).astype(np.int32)
+        return corners
 
     def cells(self, corners: NDArray[np.integer]) -> NDArray[np.int32]:
         """Give row, column (int32[n, 2]) of the tiles with these level-0 corners (int[n, 2]); inverse of `corners`."""
-        return np.round(np.asarray(corners) / np.asarray(self.stride_level0)).astype(np.int32)[:, ::-1]
+        cells: NDArray[np.int32] = np.round(corners / np.array(self.stride_level0)).astype(np.int32)[:, ::-1]
+        return cells
 
     def cell_at(self, x: float, y: float) -> tuple[int, int]:
         """Give row and column of the cell that holds the level-0 point x, y."""

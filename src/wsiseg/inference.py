@@ -185,8 +185,8 @@ def _windows(wanted: NDArray[np.bool_], side: int, overlap: int, multiple: int) 
         overlap: Cells that neighbouring windows share; half of it is also the surround of what is wanted.
         multiple: Sides are multiples of this.
     """
-    for top, rows in _spans(wanted.any(1), side, overlap, multiple):
-        for left, columns in _spans(wanted[top : top + rows].any(0), side, overlap, multiple):
+    for top, rows in _spans(np.asarray(wanted.any(1)), side, overlap, multiple):
+        for left, columns in _spans(np.asarray(wanted[top : top + rows].any(0)), side, overlap, multiple):
             yield top, left, rows, columns
 
 
@@ -214,7 +214,8 @@ def _weight(plan: Plan, cells: Cells) -> NDArray[np.float32]:
     else:
         # The share of a cell that lies under the tile.
         parts = [np.clip(plan.side_px / plan.grid.stride_px - np.arange(n), 0, 1) for n in (rows, columns)]
-    return np.outer(*parts).astype(np.float32)
+    weight: NDArray[np.float32] = np.outer(*parts).astype(np.float32)
+    return weight
 
 
 def _read_ahead(slide: Slide, plan: Plan, begin: int) -> Iterator[tuple[int, list[Window]]]:

@@ -104,7 +104,8 @@ def _mean2(level: NDArray[np.float32]) -> NDArray[np.float32]:
     """Halve an image by the mean of 2x2; an odd edge is repeated."""
     padded = np.pad(level, [(0, size % 2) for size in level.shape], mode="edge")
     rows, columns = padded.shape[0] // 2, padded.shape[1] // 2
-    return padded.reshape(rows, 2, columns, 2).mean((1, 3), dtype=np.float64).astype(np.float32)
+    means: NDArray[np.float32] = padded.reshape(rows, 2, columns, 2).mean((1, 3), dtype=np.float64).astype(np.float32)
+    return means
 
 
 def _nearest2(level: NDArray[np.uint8]) -> NDArray[np.uint8]:
