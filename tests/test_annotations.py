@@ -213,6 +213,17 @@ def test_gzipped_geojson_and_nested_child_objects_are_read(tmp_path: Path) -> No
     assert read(tmp_path / "a.geojson.gz").tumor.total == 125
 
 
+def test_outlines_that_unpack_to_far_too_much_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsiseg.annotation_json._MOST_BYTES", 2**20)
+    with gzip.open(tmp_path / "a.geojson.gz", "wb") as file:
+        file.write(b" " * 2**22)
+    with pytest.raises(AnnotationError, match=r"^a\.geojson\.gz: more than"):
+        read(tmp_path / "a.geojson.gz")
+    (tmp_path / "b.geojson.gz").write_bytes(gzip.compress(b"{}")[:-9])
+    with pytest.raises(AnnotationError, match=r"^b\.geojson\.gz: cannot be read as JSON"):
+        read(tmp_path / "b.geojson.gz")
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[1]", '"text"', '{"type": "Feature"}', '{"type": "FeatureCollection", "features": 3}',

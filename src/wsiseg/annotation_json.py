@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,15 @@ def read_json(path: Path) -> list[Outline]:
 
 def _load(path: Path) -> Any:  # noqa: ANN401  any JSON value
     opened = gzip.open if path.suffix == ".gz" else open
+    text = bytearray()
     try:
         with opened(path, "rb") as file:
-            text = file.read(_MOST_BYTES + 1)
-        if len(text) > _MOST_BYTES:
-            raise AnnotationError(f"{path.name}: more than 1 GiB of outlines", "keep only what is evaluated")
+            while block := file.read(2**20):
+                text += block
+                if len(text) > _MOST_BYTES:
+                    raise AnnotationError(f"{path.name}: more than 1 GiB of outlines", "keep only what is evaluated")
         return json.loads(text)
-    except (OSError, EOFError, ValueError, RecursionError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise AnnotationError(f"{path.name}: cannot be read as JSON: {error}", "get or export it again") from error
 
 
