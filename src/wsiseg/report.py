@@ -141,4 +141,4 @@ def _legend(draw: Any, framed: "Image", threshold: float) -> None:  # noqa: ANN4
 
 def _save(path: Path, picture: "Image") -> None:
     with written_whole(path) as partial:
-        picture.save(partial, "PNG", optimize=True)
+        picture.save(partial, "PNG")

@@ -1,0 +1,108 @@
+"""Telling stained tissue from everything else on a lit slide by its colour; arrays only.
+
+Light that passes haematoxylin and eosin loses green most, so tissue is what is denser than the glass around it and
+whose optical density is greatest in green. That leaves out glass, grey (dust, bubbles, black pen, scanner borders) and
+pens in blue, green and red; not magenta, which is eosin's own colour. On real tissue of five sources fewer than 2 in
+100 pixels of 8 um fall outside these bounds.
+"""
+
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Channel = TypeVar("Channel", np.uint8, np.float32)
+
+_LEAST_DENSITY, _MOST_DENSITY = 0.05, 0.12  # bounds of the density threshold, natural units
+_LEAST_CHROMA = 0.2  # spread of the channels' densities over the largest; grey has none
+_LEAST_GREEN = 0.9  # density in green over the largest of the three; less is ink in blue or green
+_INK_BLUE, _INK_RED = 0.7, 0.25  # red ink: more density in blue, less in red, both over that in green
+_NAVY_DENSITY, _NAVY_RED = 1.2, 0.95  # dark blue ink: as dense, and in red nearly or more than in green
+_BLACK = 60  # a pixel none of whose channels reaches this is black
+_LIT = 30  # where light passes, every channel reaches this
+_DIM_GLASS, _GRAY, _FILL = 180, 20, 254  # glass is bright and grey; above 254 it may be filled in, not scanned
+_LEAST_GLASS = 0.005  # share of a slide that is enough to know its glass by
+
+
+def is_stained(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Tell stained tissue from everything else.
+
+    Args:
+        image: uint8[rows, columns, 3], RGB at some micrometers per pixel.
+
+    Returns:
+        bool[rows, columns]; nothing is set in a fluorescence image.
+    """
+    channels = np.ascontiguousarray(np.moveaxis(image, 2, 0))
+    brightest, dimmest = _largest(channels), _smallest(channels)
+    is_black = brightest < _BLACK
+    if not _is_lit(dimmest, is_black):
+        return np.zeros(is_black.shape, np.bool_)
+    density = _density(channels, _glass(channels, brightest, dimmest))
+    strongest = _largest(density)
+    threshold = float(np.clip(_otsu(strongest[~is_black]), _LEAST_DENSITY, _MOST_DENSITY))
+    stained: NDArray[np.bool_] = (strongest >= threshold) & _is_dye(density, strongest) & ~is_black
+    return stained
+
+
+def _largest(channels: NDArray[Channel]) -> NDArray[Channel]:
+    largest: NDArray[Channel] = np.maximum(np.maximum(channels[0], channels[1]), channels[2])
+    return largest
+
+
+def _smallest(channels: NDArray[Channel]) -> NDArray[Channel]:
+    smallest: NDArray[Channel] = np.minimum(np.minimum(channels[0], channels[1]), channels[2])
+    return smallest
+
+
+def _is_lit(dimmest: NDArray[np.uint8], is_black: NDArray[np.bool_]) -> bool:
+    """Tell a lit slide from a fluorescent one, where what is not black shines in one or two channels only."""
+    return bool((dimmest[~is_black] >= _LIT).sum() * 2 > (~is_black).sum())
+
+
+def _glass(
+    channels: NDArray[np.uint8], brightest: NDArray[np.uint8], dimmest: NDArray[np.uint8]
+) -> NDArray[np.float64]:
+    """Give the colour of the glass; the brightest hundredth of the slide where there is none."""
+    is_glass = (dimmest >= _DIM_GLASS) & (brightest - dimmest <= _GRAY)
+    for candidates in (is_glass & (dimmest < _FILL), is_glass):
+        if candidates.mean() >= _LEAST_GLASS:
+            return np.array([_quantile(channel[candidates], 0.5) for channel in channels])
+    return np.array([max(_quantile(channel, 0.99), _DIM_GLASS) for channel in channels])
+
+
+def _quantile(values: NDArray[np.uint8], share: float) -> float:
+    """Give a quantile by counting, which for bytes is far quicker than sorting."""
+    counts = np.bincount(values.ravel(), minlength=256).cumsum()
+    return float(np.searchsorted(counts, share * counts[-1]))
+
+
+def _density(channels: NDArray[np.uint8], glass: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Give the optical density of every channel, float32[3, rows, columns], relative to the glass."""
+    levels = np.log(np.maximum(np.arange(256), 1.0))
+    of_value = np.maximum(np.log(glass)[:, None] - levels, 0).astype(np.float32)
+    return np.stack([table[channel] for table, channel in zip(of_value, channels, strict=True)])
+
+
+def _is_dye(density: NDArray[np.float32], strongest: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Tell haematoxylin and eosin from grey and from inks."""
+    red, green, blue = density
+    is_colored = _smallest(density) <= (1 - _LEAST_CHROMA) * strongest
+    is_red_ink = (blue >= _INK_BLUE * green) & (red <= _INK_RED * green)
+    is_navy_ink = (strongest > _NAVY_DENSITY) & (red > _NAVY_RED * green)
+    dye: NDArray[np.bool_] = is_colored & (green >= _LEAST_GREEN * strongest) & ~is_red_ink & ~is_navy_ink
+    return dye
+
+
+def _otsu(values: NDArray[np.float32]) -> float:
+    """Give the value that parts a histogram into two classes of least variance (Otsu 1979)."""
+    counts, edges = np.histogram(values, 128, (0.0, 1.0))
+    centers = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    above = counts.sum() - below
+    sums = np.cumsum(counts * centers)
+    valid = (below > 0) & (above > 0)
+    mean_below = sums[:-1] / np.maximum(below, 1)
+    mean_above = (sums[-1] - sums[:-1]) / np.maximum(above, 1)
+    between = np.where(valid, below * above * (mean_below - mean_above) ** 2.0, -1.0)
+    return float(edges[1:-1][np.argmax(between)]) if valid.any() else 0.0
