@@ -94,8 +94,14 @@ class FetchTumorMapsConfig(FetchConfig):
     """Convert again what is already there."""
 
 
-class FetchModelConfig(FetchConfig):
+class FetchModelConfig(Config):
     """Settings of `wsiseg fetch model`."""
 
     name: str
     """Name of the model in the WSInfer zoo."""
+    cache: Path
+    """Folder that keeps what was fetched."""
+    mirror: str | None = None
+    """Address of a mirror of Hugging Face."""
+    jobs: int = Field(default=4, ge=1, le=32)
+    """Files that are fetched at the same time."""

@@ -1,11 +1,10 @@
-import gzip
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from wsiseg.errors import DownloadError
-from wsiseg.fetch.archives import extract_member, unpack_gzip
+from wsiseg.fetch.archives import extract_member
 
 
 def test_one_member_is_written_where_it_is_wanted(tmp_path: Path) -> None:
@@ -18,31 +17,21 @@ def test_one_member_is_written_where_it_is_wanted(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"a.zip", "out"}
 
 
-@pytest.mark.parametrize("kind", ["zip", "gz"])
-def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path, kind: str) -> None:
-    bomb = tmp_path / f"a.{kind}"
-    zeros = b"\0" * (50 << 20)
-    if kind == "zip":
-        with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("x", zeros)
-    else:
-        bomb.write_bytes(gzip.compress(zeros))
+def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path) -> None:
+    bomb = tmp_path / "a.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x", b"\0" * (50 << 20))
     assert bomb.stat().st_size < 100_000
     with pytest.raises(DownloadError, match="unpacks to more than the 1000 bytes"):
-        extract_member(bomb, "x", tmp_path / "out", 1000) if kind == "zip" else unpack_gzip(
-            bomb, tmp_path / "out", 1000
-        )
+        extract_member(bomb, "x", tmp_path / "out", 1000)
     assert [path.name for path in tmp_path.iterdir()] == [bomb.name]
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(b"x" * 1000)[:20], b"PK\x03\x04" + b"\0" * 50])
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04" + b"\0" * 50])
 def test_broken_archives_are_one_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(DownloadError, match="a: a broken archive"):
         extract_member(tmp_path / "a", "x", tmp_path / "out", 10)
-    if content:
-        with pytest.raises(DownloadError, match="a: a broken archive"):
-            unpack_gzip(tmp_path / "a", tmp_path / "out", 10)
 
 
 def test_a_missing_member_is_named_as_such(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 
 import pytest
-from loopback import FAULTS, Server, made_file
 
+from loopback import FAULTS, Server, made_file
 from wsiseg.errors import DownloadError
 from wsiseg.fetch.connection import GoneError, open_client, read_json
 from wsiseg.fetch.http import Remote, download, is_complete, measure_speed

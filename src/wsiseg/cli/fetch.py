@@ -1,25 +1,36 @@
 """`wsiseg fetch`: public slides, maps and models."""
 
-from collections.abc import Iterator
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wsiseg.cli.options import Overwrite
 from wsiseg.cli.shell import app, command
 from wsiseg.cli.streams import Streams
 from wsiseg.cli.transfers import Transfers, size_text, time_text
-from wsiseg.fetch_config import FetchDemoConfig, FetchTcgaConfig
+from wsiseg.errors import UsageError
+from wsiseg.fetch_config import (
+    FetchDemoConfig,
+    FetchModelConfig,
+    FetchPcamConfig,
+    FetchTcgaConfig,
+    FetchTumorMapsConfig,
+)
 
 if TYPE_CHECKING:
+    from wsiseg.fetch.models import ZooModel
     from wsiseg.fetch.tcga import TcgaResult
+    from wsiseg.fetch.tumor_maps import TumorMapsResult
 
 fetch = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Get public slides, maps and models.")
 app.add_typer(fetch, name="fetch")
 
 Folder = Annotated[Path, typer.Option("--out", help="Folder for what is fetched.")]
 Jobs = Annotated[int, typer.Option(help="Files that are fetched at the same time.", min=1, max=32)]
-Limit = Annotated[int | None, typer.Option(help="Fetch only so many.", min=1)]
 
 
 def _mirror(place: str, variable: str, name: str = "--mirror") -> object:
@@ -94,6 +105,100 @@ def tcga(
     return result.exit_code
 
 
+@command(fetch)
+def pcam(
+    streams: Streams,
+    out: Folder = Path("pcam"),
+    split: Annotated[str, typer.Option(help="train, valid, test or all.")] = "test",
+    jobs: Jobs = 4,
+    mirror: Annotated[str | None, _mirror("Zenodo", "WSISEG_MIRROR_PCAM")] = None,
+) -> int:
+    """Get PatchCamelyon (CC0), for `wsiseg evaluate --pcam`: 0.8 GB for the test split, 8 GB for all.
+
+    Examples:
+        wsiseg fetch pcam --out pcam
+        wsiseg fetch pcam --split all --out pcam
+    """
+    from wsiseg.fetch.pcam import fetch_pcam  # noqa: PLC0415  loads the HTTP client
+
+    config = FetchPcamConfig.checked(out=out, split=split, jobs=jobs, mirror=mirror)
+    with Transfers(streams) as transfers:
+        outcomes = fetch_pcam(config, transfers)
+    there = [str(one.path) for one in outcomes if one.error is None]
+    failed = [{"file": one.name, "message": one.error.message} for one in outcomes if one.error is not None]
+    streams.result({"files": there, "failed": failed}, there)
+    return max((one.error.exit_code for one in outcomes if one.error is not None), default=0)
+
+
+@command(fetch, "tumor-maps")
+def tumor_maps(
+    streams: Streams,
+    out: Folder = Path("tumor-maps"),
+    maps: Annotated[Path | None, typer.Option(help="Folder of published PNG files that you have.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="GDC manifest of the slides; by default the paper's.")] = None,
+    slides: Annotated[Path | None, typer.Option(help="Folder of the slides, which give the maps their scale.")] = None,
+    thresholded: Annotated[bool, typer.Option("--thresholded", help="The maps of zeros and ones.")] = False,
+    limit: Annotated[int | None, typer.Option(help="The first so many only.", min=1)] = None,
+    jobs: Jobs = 4,
+    overwrite: Overwrite = False,
+    mirror: Annotated[str | None, _mirror("the paper's files", "WSISEG_MIRROR_PAPER")] = None,
+) -> int:
+    """Get the tumour maps that Lerousseau et al. 2020 published (AGPL-3), as heatmaps.
+
+    A map takes its scale from its slide; without --slides it is written in pixels, its scale marked as assumed.
+
+    Examples:
+        wsiseg fetch tumor-maps --out maps --slides tcga
+        wsiseg fetch tumor-maps --out maps --maps results/raw_probabilities
+    """
+    from wsiseg.fetch.tumor_maps import fetch_tumor_maps  # noqa: PLC0415  loads the HTTP client
+
+    config = FetchTumorMapsConfig.checked(
+        out=out, maps=maps, manifest=manifest, slides=slides, thresholded=thresholded, limit=limit, jobs=jobs,
+        overwrite=overwrite, mirror=mirror,
+    )  # fmt: skip
+    with Transfers(streams) as transfers:
+        result = fetch_tumor_maps(config, transfers)
+    _note_maps(streams, result)
+    streams.result(result.model_dump(mode="json"), [result.out])
+    return result.exit_code
+
+
+@command(fetch)
+def model(
+    streams: Streams,
+    name: Annotated[str | None, typer.Argument(help="Name of a model in the WSInfer zoo.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Model file to write; without it only the cache is filled.")] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="Show names, tissues and licences.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps what was fetched.", show_default=False)] = None,
+    overwrite: Overwrite = False,
+    mirror: Annotated[
+        str | None,
+        typer.Option(envvar=["WSISEG_MIRROR_MODELS", "HF_ENDPOINT"], help="Address of a mirror of Hugging Face."),
+    ] = None,
+) -> None:
+    """Get a published model of the WSInfer zoo, at a pinned revision, as a model file of wsiseg.
+
+    Making the model file needs `pip install 'wsiseg[train]'`. Without --out the downloaded folder is printed.
+
+    Examples:
+        wsiseg fetch model --list
+        wsiseg fetch model breast-tumor-resnet34.tcga-brca --out breast.onnx
+    """
+    from wsiseg.fetch.models import ZOO, fetch_model  # noqa: PLC0415  loads the HTTP client
+
+    if show_list or name is None:
+        streams.result({"models": [asdict(one) for one in ZOO]}, [_zoo_line(one) for one in ZOO])
+        return
+    convert = _converter(out, overwrite=overwrite) if out else None
+    config = FetchModelConfig.checked(name=name, cache=cache or _cache(), mirror=mirror)
+    with Transfers(streams) as transfers:
+        folder = fetch_model(config, transfers)
+    if convert:
+        convert(folder, out)
+    streams.result({"folder": str(folder), "model": str(out) if out else None}, [str(out or folder)])
+
+
 def _tcga_table(result: "TcgaResult") -> Iterator[str]:
     yield f"{'site':<24} {'tumor':>7} {'normal':>7} {'cases':>7} {'size':>9}"
     for site, counts in result.sites.items():
@@ -126,3 +231,42 @@ def _tcga_summary(result: "TcgaResult") -> str:
     parts += [f"{len(result.left_out)} left out without a label"] if result.left_out else []
     parts += [f"{len(result.replaced)} replaced by the GDC"] if result.replaced else []
     return ", ".join(parts)
+
+
+def _note_maps(streams: Streams, result: "TumorMapsResult") -> None:
+    for problem in result.failed:
+        streams.note(f"failed: {problem['message']}")
+    for warning in result.warnings:
+        streams.note(f"warning: {warning}")
+    parts = [
+        f"{result.maps} maps, {result.converted} of them written now",
+        f"{result.scaled} with the scale of their slide",
+    ]
+    parts += [f"{result.zeroed} of normal slides, set to zero by hand"] if result.zeroed else []
+    parts += [f"{len(result.unpublished)} slides have none"] if result.unpublished else []
+    streams.note(f"{', '.join(parts)}; their licence is {result.license}")
+
+
+def _zoo_line(model: "ZooModel") -> str:
+    return f"{model.name:<46} {model.tissue:<12} {model.license:<10} {model.finds}"
+
+
+def _cache() -> Path:
+    from platformdirs import user_cache_path  # noqa: PLC0415  only where models are fetched
+
+    return user_cache_path("wsiseg") / "zoo"
+
+
+def _converter(out: Path, *, overwrite: bool) -> Callable[..., object]:
+    """Give what makes a model file of a folder of the zoo, before anything is fetched.
+
+    Raises:
+        UsageError: The extra `train` is not installed, or the model file is there.
+    """
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out}: is there already", "give --overwrite or another --out")
+    try:
+        converter: Callable[..., object] = importlib.import_module("wsiseg.export").from_wsinfer
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"making a model file needs PyTorch: {error}", "pip install 'wsiseg[train]'") from error
+    return converter

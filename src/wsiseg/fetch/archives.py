@@ -3,7 +3,6 @@
 Nothing is written under a name that an archive states, so a member called `../../x` has nowhere to go.
 """
 
-import gzip
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -33,22 +32,7 @@ def extract_member(archive: Path, member: str, path: Path, most: int) -> None:
         _copy(source, path, most, archive.name)
 
 
-def unpack_gzip(archive: Path, path: Path, most: int) -> None:
-    """Write the content of a gzip file to `path`, whole or not at all.
-
-    Args:
-        archive: A gzip file.
-        path: Where its content goes.
-        most: Bytes that the content may have.
-
-    Raises:
-        DownloadError: The file is broken or unpacks to more than `most`.
-    """
-    with _readable(archive.name), gzip.open(archive) as source:
-        _copy(source, path, most, archive.name)
-
-
-def _copy(source: IO[bytes] | gzip.GzipFile, path: Path, most: int, name: str) -> None:
+def _copy(source: IO[bytes], path: Path, most: int, name: str) -> None:
     with written_whole(path) as partial, partial.open("wb") as target:
         count = 0
         while chunk := _read(source, name):
@@ -58,7 +42,7 @@ def _copy(source: IO[bytes] | gzip.GzipFile, path: Path, most: int, name: str) -
             target.write(chunk)
 
 
-def _read(source: IO[bytes] | gzip.GzipFile, name: str) -> bytes:
+def _read(source: IO[bytes], name: str) -> bytes:
     with _readable(name):
         return source.read(_CHUNK)
 
@@ -69,5 +53,5 @@ def _readable(name: str) -> Iterator[None]:
         yield
     except KeyError as error:
         raise DownloadError(f"{name}: lacks the file that was expected in it") from error
-    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise DownloadError(f"{name}: a broken archive: {error}", "fetch it again") from error

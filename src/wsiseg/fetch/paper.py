@@ -11,6 +11,7 @@ from wsiseg.fetch.part import Checksum
 
 REPOSITORY = "https://raw.githubusercontent.com/MarvinLer/tcga_segmentation"
 _COMMIT = "b294c53c7d951314a65e25f911200813e314ecdb"
+_MAPS_COMMIT = "96c84d41c04b9c696e998a5641589f10be57f15c"
 _MANIFEST = "data/manifest_tcga_frozen_slides_breast_kidney_lung.txt"
 _SIZE = 1_002_966
 _CHECKSUM = Checksum("sha256", "200dc6aa5e0efffc606865f6d11f48c50dcdff485d9b77512d8e1f4a689913e1")
@@ -37,6 +38,12 @@ def manifest_file(mirror: str | None = None) -> Remote:
     """Say where the paper's manifest lies."""
     url = f"{mirror or REPOSITORY}/{_COMMIT}/{_MANIFEST}"
     return Remote("the paper's manifest", (url,), _SIZE, _CHECKSUM)
+
+
+def map_url(mirror: str | None, name: str, *, thresholded: bool) -> str:
+    """Say where the published map of a slide lies: its probabilities, or where they exceed the authors' threshold."""
+    folder = "thresholded_probabilities" if thresholded else "raw_probabilities"
+    return f"{mirror or REPOSITORY}/{_MAPS_COMMIT}/results/{folder}/{name}.png"
 
 
 def site(name: str) -> str:

@@ -1,0 +1,46 @@
+"""PatchCamelyon from Zenodo: gzipped HDF5 files, pinned by size and hash (CC0)."""
+
+from collections.abc import Sequence
+
+from wsiseg.fetch.batch import Batch, Outcome, Silent, Wanted, Watcher
+from wsiseg.fetch.connection import open_client
+from wsiseg.fetch.http import Remote
+from wsiseg.fetch.part import Checksum
+from wsiseg.fetch.patience import Patience
+from wsiseg.fetch_config import FetchPcamConfig
+from wsiseg.pcam_files import BASE, FILES, PcamFile
+
+
+def fetch_pcam(
+    config: FetchPcamConfig,
+    watcher: Watcher | None = None,
+    patience: Patience | None = None,
+    files: Sequence[PcamFile] = FILES,
+) -> list[Outcome]:
+    """Fetch the images and labels of a split; `wsiseg evaluate --pcam` reads them as they are.
+
+    Args:
+        config: The settings.
+        watcher: Is told how it goes.
+        patience: How often and how long to try.
+        files: What there is.
+
+    Returns:
+        What became of each file.
+
+    Raises:
+        DownloadError: The network settings cannot be used.
+        OutputError: There is no room.
+    """
+    patience = patience or Patience()
+    base = (config.mirror or BASE).rstrip("/")
+    wanted = [
+        Wanted(
+            Remote(file.name, (f"{base}/{file.name}",), file.size, Checksum("sha256", file.sha256)),
+            config.out / file.name,
+        )
+        for file in files
+        if config.split == "all" or f"_split_{config.split}_" in file.name
+    ]
+    with open_client(patience) as client:
+        return Batch(client, patience, config.jobs, watcher or Silent()).fetch(wanted)
