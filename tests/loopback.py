@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -283,12 +284,14 @@ class _QuietServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
-    """Run a server on a free port."""
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Server]:
+    """Run a server on a free port, with `tls` over https."""
     state = Server()
     handler = type("BoundHandler", (Handler,), {"state": state})
     server = _QuietServer(("127.0.0.1", 0), handler)
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    state.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}"
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

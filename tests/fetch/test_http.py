@@ -1,11 +1,14 @@
 import hashlib
+import shutil
+import ssl
+import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from loopback import FAULTS, Server, made_file
+from loopback import FAULTS, Server, made_file, serving
 from wsiseg.errors import DownloadError
 from wsiseg.fetch.connection import GoneError, open_client, read_json
 from wsiseg.fetch.http import Remote, download, is_complete, measure_speed
@@ -214,6 +217,27 @@ def test_a_proxy_that_cannot_be_used_is_one_sentence(tmp_path: Path, monkeypatch
     monkeypatch.setenv("ALL_PROXY", "gopher://nowhere")
     with pytest.raises(DownloadError, match="network settings of the environment"):
         fetch(Remote("a", ("https://example.org/a",)), tmp_path / "a")
+
+
+def test_a_certificate_of_the_house_is_trusted_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=here"]
+    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(make, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serving(context) as server:
+        server.add(CONTENT)
+        with pytest.raises(DownloadError, match=r"its certificate is not trusted; .* SSL_CERT_FILE"):
+            fetch(remote(server), tmp_path / "a.svs")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        fetch(remote(server), tmp_path / "a.svs")
+    assert (tmp_path / "a.svs").read_bytes() == CONTENT.content
 
 
 def test_no_message_shows_a_password_or_a_token(server: Server, tmp_path: Path) -> None:

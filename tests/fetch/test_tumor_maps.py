@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from ome_zarr_models.v04 import Image as Image04
 from PIL import Image
 
 from loopback import Server
@@ -48,7 +49,9 @@ def test_the_published_maps_become_heatmaps(raw: Path, tmp_path: Path) -> None:
 def test_a_map_of_unknown_scale_has_no_unit(raw: Path, tmp_path: Path) -> None:
     convert(tmp_path, raw, limit=1)
     (path,) = tmp_path.glob("*.ome.zarr")
-    attributes: Any = zarr.open_group(str(path), mode="r").attrs.asdict()
+    group = zarr.open_group(str(path), mode="r")
+    Image04.from_zarr(group)
+    attributes: Any = group.attrs.asdict()
     (image,) = attributes["multiscales"]
     assert [axis for axis in image["axes"] if "unit" in axis] == []
     scale, shift = image["datasets"][0]["coordinateTransformations"]

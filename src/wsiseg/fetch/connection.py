@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -129,6 +130,9 @@ def opened(
     except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
         raise DownloadError(f"{shown_url(url)}: not an address: {error}") from error
     except httpx.RequestError as error:
+        if _is_untrusted(error):
+            advice = "where a firewall opens https, set SSL_CERT_FILE to the certificates of your house"
+            raise DownloadError(f"{shown_url(url)}: its certificate is not trusted", advice) from error
         raise TemporaryError(_reason(error)) from error
 
 
@@ -166,3 +170,11 @@ def steadily(chunks: Iterator[bytes], patience: Patience) -> Iterator[bytes]:
 def _reason(error: httpx.RequestError) -> str:
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
     return f"{kind}: {error}".rstrip(": ")
+
+
+def _is_untrusted(error: BaseException) -> bool:
+    """Say whether a certificate is behind an error, however deep."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
