@@ -1,12 +1,12 @@
 """Pictures of one slide's truth, map and errors."""
 
-import base64
 import io
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.comparison import Picture
+from wsiseg.page import picture_address
 from wsiseg.report import colored
 
 COLORS = {"hit": (0, 114, 178), "miss": (230, 159, 0), "false alarm": (204, 51, 102), "rest": (222, 226, 230)}
@@ -48,4 +48,4 @@ def data_address(pixels: NDArray[np.uint8]) -> str:
 
     buffer = io.BytesIO()
     Image.fromarray(pixels).quantize(64).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return picture_address("png", buffer.getvalue())

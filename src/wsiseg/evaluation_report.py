@@ -13,7 +13,7 @@ from wsiseg.evaluation_plots import NAMES, evaluation_plots, slider_counts
 from wsiseg.measures import MODES
 from wsiseg.metrics_file import Report, figure, measured, with_interval
 from wsiseg.outputs import write_json, write_text
-from wsiseg.page import embedded, page
+from wsiseg.page import cell, embedded, page, sortable_table, table
 from wsiseg.run import SlideRecord
 
 _MOST_PICTURES = 200
@@ -114,7 +114,7 @@ def _gates(report: Report) -> str:
         [gate.measure, figure(gate.value), figure(gate.least), figure(gate.baseline), _verdict(gate.is_met)]
         for gate in report.gates
     ]
-    return "<h2>Gates</h2>" + _table(["measure", "value", "least", "baseline", "met"], rows)
+    return "<h2>Gates</h2>" + table(["measure", "value", "least", "baseline", "met"], rows)
 
 
 def _verdict(is_met: bool) -> str:  # noqa: FBT001  the one thing it is about
@@ -130,7 +130,7 @@ def _measures(report: Report) -> str:
         rows.append(["AUC of whole slides", with_interval(report.slide_auc), ""])
     if report.froc:
         rows.append(["free-response ROC score", figure(report.froc["score"]), ""])
-    return _table(["measure", *(NAMES[mode] for mode in MODES)], rows)
+    return table(["measure", *(NAMES[mode] for mode in MODES)], rows)
 
 
 def _slider(slides: Sequence[Compared], threshold: float) -> str:
@@ -142,7 +142,7 @@ def _slider(slides: Sequence[Compared], threshold: float) -> str:
     return (
         f'<p><label>Tumour from <output id="threshold-value"></output> <input type="range" id="threshold" min="0" '
         f'max="{len(counts["thresholds"]) - 1}" value="{counts["begin"]}"></label></p>'
-        + _table(["", "precision", "recall", "F1"], rows)
+        + table(["", "precision", "recall", "F1"], rows)
         + embedded("counts", counts)
     )
 
@@ -155,7 +155,7 @@ def _group(title: str, groups: Mapping[str, Any]) -> str:
         for name, group in groups.items()
     ]
     heads = [f"{measure}, {NAMES[mode]}" for mode in MODES for measure in ("AUC", "F1")]
-    return f"<h2>{title}</h2>" + _table([title.removeprefix("By "), *heads], rows)
+    return f"<h2>{title}</h2>" + table([title.removeprefix("By "), *heads], rows)
 
 
 def _runs(report: Report) -> str:
@@ -173,7 +173,7 @@ def _runs(report: Report) -> str:
         for run in report.runs
     ]
     heads = ["run", *(f"AUC {NAMES[mode]} (difference from the first)" for mode in MODES), "slides in common"]
-    return "<h2>Further runs</h2>" + _table(heads, rows)
+    return "<h2>Further runs</h2>" + table(heads, rows)
 
 
 def _slides(records: Sequence[SlideRecord]) -> str:
@@ -188,13 +188,11 @@ def _slides(records: Sequence[SlideRecord]) -> str:
         status = f"{record.status}: {said}" if said else record.status
         name = escape(record.slide)
         link = f'<a href="#slide-{number}">{name}</a>' if measures else name
-        cells = [_cell(link, record.slide, is_text=True), _cell(escape(fields.get("site") or ""), is_text=True)]
-        cells += [_cell(figure(one), one) for one in figures]
-        cells += [_cell("" if one is None else f"{one:.2f}", one) for one in areas]
-        rows.append(f"<tr>{''.join(cells)}{_cell(escape(status), is_text=True)}</tr>")
-    buttons = "".join(f"<th><button>{escape(head)}</button></th>" for head in heads)
-    head, body = f"<thead><tr>{buttons}</tr></thead>", f"<tbody>{''.join(rows)}</tbody>"
-    return f'<div class="wide"><table class="sortable">{head}{body}</table></div>'
+        cells = [cell(link, record.slide, is_text=True), cell(escape(fields.get("site") or ""), is_text=True)]
+        cells += [cell(figure(one), one) for one in figures]
+        cells += [cell("" if one is None else f"{one:.2f}", one) for one in areas]
+        rows.append("".join([*cells, cell(escape(status), is_text=True)]))
+    return sortable_table(heads, rows)
 
 
 def _pictures(records: Sequence[SlideRecord], slides: Sequence[Compared], threshold: float) -> Iterator[str]:
@@ -240,19 +238,6 @@ def _goodness(record: SlideRecord) -> float:
     has_tumor = (record.model_dump().get("with_background") or {}).get("recall") is not None
     values = (measures.get("f1") if has_tumor else None, measures.get("specificity"))
     return next((value for value in values if value is not None), -1.0)
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Give a table; heads are text, cells are HTML."""
-    head = "".join(f"<th>{escape(one)}</th>" for one in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _cell(html: str, value: object = None, *, is_text: bool = False) -> str:
-    kind = ' class="text"' if is_text else ""
-    stored = "" if value is None and is_text else f' data-value="{escape("" if value is None else str(value))}"'
-    return f"<td{kind}{stored}>{html}</td>"
 
 
 def _signed(measure: Mapping[str, Any]) -> str:
