@@ -40,8 +40,9 @@ def plot(
     *,
     reference: tuple[tuple[float, float], tuple[float, float]] | None = None,
     widest: float = 1.0,
+    highest: float = 1.0,
 ) -> Drawing:
-    """Draw lines over 0..`widest` and 0..1.
+    """Draw lines over 0..`widest` and 0..`highest`.
 
     Args:
         title: What is shown.
@@ -49,6 +50,7 @@ def plot(
         lines: The lines, each with a colour of its own.
         reference: Two points that a grey line joins.
         widest: The right end of the x axis.
+        highest: The upper end of the y axis.
     """
     drawing = Drawing(_WIDTH, _HEIGHT, title)
     shapes = drawing.shapes
@@ -57,15 +59,15 @@ def plot(
         x, y = _place(tick, 0), _place(0, tick)
         shapes += [Polyline([x, _place(tick, 1)], GRID, 1), Polyline([y, _place(1, tick)], GRID, 1)]
         shapes.append(Text(x[0], x[1] + 14, f"{tick * widest:g}", 11, "middle"))
-        shapes.append(Text(y[0] - 8, y[1], f"{tick:g}", 11, "end"))
+        shapes.append(Text(y[0] - 8, y[1], f"{tick * highest:.3g}", 11, "end"))
     shapes.append(Text(_LEFT + _SIDE / 2, _TOP + _SIDE + 36, axes[0], 12, "middle"))
     shapes.append(Text(14, _TOP + _SIDE / 2, axes[1], 12, "middle", is_upright=True))
     if reference:
         shapes.append(Polyline([_place(*point) for point in reference], "#999999", 1))
     for line, color in zip(lines, COLORS, strict=False):
         inside = line.x <= widest
-        end = [] if inside.all() else [_place(1, float(np.interp(widest, line.x, line.y)))]
-        points = [_place(x / widest, y) for x, y in zip(line.x[inside], line.y[inside], strict=True)]
+        end = [] if inside.all() else [_place(1, float(np.interp(widest, line.x, line.y)) / highest)]
+        points = [_place(x / widest, y / highest) for x, y in zip(line.x[inside], line.y[inside], strict=True)]
         shapes.append(Polyline([*points, *end], color, 2))
     shapes += _legend(lines)
     return drawing

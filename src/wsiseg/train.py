@@ -1,25 +1,32 @@
-"""Train a tile classifier from bags of tiles and one label per slide."""
+"""Train a tile classifier from bags of tiles and one label per slide: one configuration, or the paper's fifteen."""
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from wsiseg.allocation import keep_freed_memory
-from wsiseg.bags import labelled_slides
+from wsiseg.bags import LabelledSlide, labelled_slides
+from wsiseg.configurations import ALL, Configured, picture, settings_of_grid, table, tuned_settings
 from wsiseg.errors import DeviceError
+from wsiseg.features import FeatureBank
 from wsiseg.fit import fit
-from wsiseg.network import Checkpoint
+from wsiseg.network import Checkpoint, TileClassifier
+from wsiseg.outputs import write_text
+from wsiseg.page import page
 from wsiseg.processes import Processes, joined_processes
 from wsiseg.run import Progress, Silent
-from wsiseg.run_folder import RunFolder
+from wsiseg.run_folder import RunFolder, as_csv
 from wsiseg.scoring import Scored, chosen_threshold, pixel_measures
 from wsiseg.task import Task, filled_bank, started, task_of
-from wsiseg.tile_truth import tile_truths
+from wsiseg.tile_truth import TileTruth, tile_truths
 from wsiseg.train_config import TrainConfig
+from wsiseg.training_report import facts_table, measures_table, training_page
 
-_ALL, _THRESHOLD = "all", 0.5
+_THRESHOLD = 0.5
+_NOTE = "For research, not for diagnosis."
 
 
 @dataclass(frozen=True)
@@ -28,34 +35,51 @@ class Trained:
 
     Attributes:
         out: Its folder.
-        status: `ok`, or `up_to_date` if it was done before.
-        best_epoch: The epoch that `best.pt` is from, counted from 1.
-        epochs: How many there were.
-        threshold: Probability from which a tile is tumour.
-        figures: Measures by split and site.
+        status: `ok`, or `up_to_date` if all of it was done before.
+        best: What came out; of a grid, of the best configuration by the validation slides.
+        configurations: Every configuration of a grid.
     """
 
     out: Path
     status: str
-    best_epoch: int
-    epochs: int
-    threshold: float
-    figures: dict[str, Any]
+    best: Configured
+    configurations: tuple[Configured, ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
         """Give it as JSON."""
-        return {"schema": "wsiseg.train/1", **asdict(self), "out": str(self.out)}
+        return {
+            "schema": "wsiseg.train/1",
+            "out": str(self.out),
+            "status": self.status,
+            "best": _plain(self.best),
+            "configurations": [_plain(one) for one in self.configurations],
+        }
+
+
+def _plain(configured: Configured) -> dict[str, Any]:
+    return {**asdict(configured), "out": str(configured.out)}
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What all configurations of a run share."""
+
+    slides: tuple[LabelledSlide, ...]
+    truths: Mapping[str, TileTruth]
+    device: torch.device
+    processes: Processes
+    progress: Progress
 
 
 def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
-    """Train one configuration.
+    """Train one configuration, or with `config.grid` all of the paper's.
 
     Args:
         config: What to do.
         progress: Who watches.
 
     Returns:
-        Where the checkpoint lies and how good it is.
+        Where the checkpoints lie and how good they are.
 
     Raises:
         UsageError: The cohort, the starting weights or the settings do not do.
@@ -66,18 +90,37 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
     keep_freed_memory()
     with joined_processes() as processes:
         slides = labelled_slides(config.cohort, progress.note)
-        folder = RunFolder(config, slides)
-        done = _done(config, folder, progress)
-        if done is not None:
-            return done
-        truths = tile_truths(config.truth, slides, progress.note) if config.truth else {}
+        every = list(settings_of_grid(config)) if config.grid else [config]
+        done = [_done(one, slides, progress) for one in every]
+        if all(done) and not config.top:
+            return _result(config, [one for one in done if one], "up_to_date")
         if not any(slide.split == "val" for slide in slides):
             progress.note("no validation slides: the last epoch is kept")
-        classifier = started(config, slides, device_of(config.device), progress.note)
-        folder.write_settings()
+        truths = tile_truths(config.truth, slides, progress.note) if config.truth else {}
+        ground = _Ground(slides, truths, device_of(config.device), processes, progress)
+        classifier = started(config, slides, ground.device, progress.note)
         bank = filled_bank(config, classifier, slides, processes, progress) if config.freeze else None
-        task = task_of(config, classifier, slides, truths, bank)
-        return finished(task, config, folder, processes, progress)
+        configured = []
+        for one in every:
+            if config.grid:
+                progress.note(f"{one.out.name}:")
+            fresh = classifier if bank or one is every[0] else started(one, slides, ground.device, progress.note)
+            configured.append(_trained(one, fresh, bank, ground))
+        result = _result(config, configured, "ok")
+        tuned = [_tuned(config, one, ground) for one in _best(configured)[: config.top]]
+        if config.grid and processes.is_first:
+            _write_grid(config, configured, tuned)
+        return result
+
+
+def _result(config: TrainConfig, configured: Sequence[Configured], status: str) -> Trained:
+    best = _best(configured)[0] if config.grid else configured[0]
+    return Trained(config.out, status, best, tuple(configured) if config.grid else ())
+
+
+def _best(configured: Sequence[Configured]) -> list[Configured]:
+    """Order configurations, best first; the one that has seen true labels takes no part."""
+    return sorted((one for one in configured if one.alpha is not None), key=lambda one: one.rank, reverse=True)
 
 
 def device_of(name: str) -> torch.device:
@@ -94,49 +137,96 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def _done(config: TrainConfig, folder: RunFolder, progress: Progress) -> Trained | None:
-    """Give what is there already, if this run was finished before."""
+def _done(config: TrainConfig, slides: Sequence[LabelledSlide], progress: Progress) -> Configured | None:
+    """Give what is there already, if this configuration was finished before."""
+    folder = RunFolder(config, slides)
     state = folder.earlier(progress.note)
-    if state is None or not state["finished"] or state["epoch"] < config.epochs:
+    if state is None or not state["finished"] or state["epoch"] < config.epochs or not folder.best.exists():
         return None
-    return _trained(Checkpoint.load(folder.best), config, state["epoch"], "up_to_date")
+    return _configured(Checkpoint.load(folder.best), config)
 
 
-def _trained(checkpoint: Checkpoint, config: TrainConfig, epochs: int, status: str) -> Trained:
-    figures = checkpoint.figures
-    return Trained(config.out, status, figures["epoch"]["epoch"], epochs, checkpoint.threshold, figures["splits"])
+def _configured(checkpoint: Checkpoint, config: TrainConfig) -> Configured:
+    figures = checkpoint.figures["splits"]
+    return Configured(checkpoint.alpha, checkpoint.beta, config.out, checkpoint.threshold, figures)
 
 
-def finished(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes, progress: Progress) -> Trained:
-    """Train to the end, then measure the best epoch on the validation and test slides and choose its threshold."""
-    state = fit(task, config, folder, processes, progress)
+def _tuned(config: TrainConfig, best: Configured, ground: _Ground) -> Configured:
+    """Fine-tune a configuration whose head was trained on frozen features."""
+    tuned = tuned_settings(config, best)
+    ground.progress.note(f"{tuned.out.name}:")
+    done = _done(tuned, ground.slides, ground.progress)
+    classifier = started(tuned, ground.slides, ground.device, ground.progress.note)
+    return done or _trained(tuned, classifier, None, ground)
+
+
+def _trained(config: TrainConfig, classifier: TileClassifier, bank: FeatureBank | None, ground: _Ground) -> Configured:
+    """Train a configuration, then measure its best epoch on validation and test slides and choose its threshold."""
+    folder, processes = RunFolder(config, ground.slides), ground.processes
+    done = _done(config, ground.slides, ground.progress)
+    if done is not None:
+        return done
+    folder.write_settings()
+    task = task_of(config, classifier, ground.slides, ground.truths, bank)
+    state = fit(task, config, folder, processes, ground.progress)
     processes.wait()
     checkpoint = Checkpoint.load(folder.best)
     best = task.best(checkpoint)
     scores = best.scores(best.network, ["val", "test"], config, processes, None)
-    threshold = chosen_threshold([one for one in scores if one.slide.split == "val"], task.truths)
+    validation = [one for one in scores if one.slide.split == "val"]
+    threshold = chosen_threshold(validation, task.truths)
     threshold = _THRESHOLD if threshold is None else min(threshold, 1.0)
-    checkpoint = replace(checkpoint, threshold=threshold)
-    checkpoint = replace(checkpoint, figures={**checkpoint.figures, "splits": split_measures(scores, task, threshold)})
+    figures = {**checkpoint.figures, "splits": split_measures(scores, task, threshold)}
+    checkpoint = replace(checkpoint, threshold=threshold, figures=figures)
+    configured = _configured(checkpoint, config)
     if processes.is_first:
         checkpoint.save(folder.best)
+        title = f"Training of {config.out.name}"
+        text = training_page(title, _facts(config, task, threshold), configured.figures, state["history"], validation)
+        write_text(config.out / "report.html", text)
         folder.save({**state, "finished": True})
-    return _trained(checkpoint, config, state["epoch"], "ok")
+    return configured
 
 
-def split_measures(scores: list[Scored], task: Task, threshold: float) -> dict[str, Any]:
+def split_measures(scores: Sequence[Scored], task: Task, threshold: float) -> dict[str, Any]:
     """Give the measures of every split, over all its slides and by site."""
     found: dict[str, Any] = {}
     for split in ("val", "test"):
         there = [one for one in scores if one.slide.split == split]
-        groups = {_ALL: there} | {site: [one for one in there if one.slide.site == site] for site in _sites(there)}
-        found |= (
-            {split: {name: pixel_measures(group, task.truths, threshold) for name, group in groups.items()}}
-            if there
-            else {}
-        )
+        sites = sorted({one.slide.site for one in there if one.slide.site})
+        groups = {ALL: there} | {site: [one for one in there if one.slide.site == site] for site in sites}
+        if there:
+            found[split] = {name: pixel_measures(group, task.truths, threshold) for name, group in groups.items()}
     return found
 
 
-def _sites(scores: list[Scored]) -> list[str]:
-    return sorted({one.slide.site for one in scores if one.slide.site})
+def _facts(config: TrainConfig, task: Task, threshold: float) -> dict[str, str]:
+    shares = "true labels of tiles" if config.supervised else f"alpha {config.alpha:g}, beta {config.beta:g}"
+    slides = ", ".join(f"{name} {len(task.split(name))}" for name in ("train", "val", "test"))
+    how = "head on frozen features" if config.freeze else "all layers"
+    return {
+        "learned from": shares,
+        "network": f"{config.arch}, {how}",
+        "slides": slides,
+        "threshold": f"{threshold:.3f}",
+        "use": _NOTE,
+    }
+
+
+def _write_grid(config: TrainConfig, configured: Sequence[Configured], tuned: Sequence[Configured]) -> None:
+    """Write `grid.csv`, `grid.png` and the page of a grid, and `top.csv` of what was fine-tuned."""
+    write_text(config.out / "config.toml", config.model_copy(update={"resume": False, "overwrite": False}).to_toml())
+    rows = table(configured)
+    if rows:
+        write_text(config.out / "grid.csv", as_csv(rows))
+    if tuned:
+        write_text(config.out / "top.csv", as_csv(table(tuned)))
+    split = "test" if any("test" in one.figures for one in configured) else "val"
+    drawing = picture(configured, split)
+    drawing.save(config.out / "grid")
+    parts = [f"<h1>Training of {config.out.name}</h1>", facts_table({"network": config.arch, "use": _NOTE})]
+    parts.append(f"<figure>{drawing.svg()}</figure>")
+    for name, group in (("Configurations", configured), ("Fine-tuned", tuned)):
+        parts += [f"<h2>{name}</h2>"] if group else []
+        parts += [f"<h3>{one.out.name}</h3>{measures_table(one.figures)}" for one in group]
+    write_text(config.out / "report.html", page(f"Training of {config.out.name}", "\n".join(parts)))

@@ -32,6 +32,10 @@ class TrainConfig(Config):
     """Train on the tiles' true labels from `truth` too, as the upper bound of a grid; without one, instead."""
     top: int = Field(default=0, ge=0, le=15)
     """So many of a frozen grid's best configurations are fine-tuned, each from its own head."""
+    tune_lr: float = Field(default=1e-5, gt=0)
+    """Learning rate of the fine-tuning that `top` asks for."""
+    tune_epochs: int = Field(default=5, ge=1)
+    """Epochs of the fine-tuning that `top` asks for."""
     truth: Path | None = None
     """Folder of outlines or masks named after the slides, for pixelwise measures and the threshold."""
     arch: str = "resnet50"

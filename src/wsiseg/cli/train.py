@@ -27,7 +27,7 @@ def _speed(help: str) -> Any:  # noqa: ANN401  what typer.Option gives
 
 
 @command(app)
-def train(  # noqa: PLR0917  a command takes as many parameters as it has options
+def train(
     streams: Streams,
     cohort: Annotated[Path, typer.Argument(help="The cohort CSV that wsiseg tile wrote.", show_default=False)],
     out: Out,
@@ -38,6 +38,8 @@ def train(  # noqa: PLR0917  a command takes as many parameters as it has option
         bool, typer.Option("--supervised", help="Train on true tile labels too, the grid's upper bound. Needs --truth.")
     ] = False,
     top: Annotated[int, typer.Option(help="Fine-tune so many of the best of a frozen grid.")] = 0,
+    tune_lr: Annotated[float, _tuning("Learning rate of what --top fine-tunes.")] = 1e-5,
+    tune_epochs: Annotated[int, _tuning("Epochs of what --top fine-tunes.")] = 5,
     truth: Annotated[Path | None, typer.Option(help="Folder of outlines or masks, for measures by pixel.")] = None,
     arch: Annotated[str, typer.Option(help="A torchvision classifier, or timm:NAME.")] = "resnet50",
     init: Annotated[str, typer.Option(help="imagenet, none, or a file: state dict or checkpoint.")] = "imagenet",
@@ -87,7 +89,6 @@ def train(  # noqa: PLR0917  a command takes as many parameters as it has option
     grid.png. The same command again goes on where it was stopped.
 
     Examples:
-
         wsiseg train tiles/cohort.csv --out run
 
         wsiseg train tiles/cohort.csv --freeze --grid --truth truth --supervised --out grid
@@ -105,7 +106,9 @@ def train(  # noqa: PLR0917  a command takes as many parameters as it has option
 
 
 def _lines(trained: "Trained") -> Iterator[str]:
-    for split, groups in trained.figures.items():
+    for split, groups in trained.best.figures.items():
         known = {name: value for name, value in groups["all"].items() if value is not None}
         yield f"{split}: " + ", ".join(f"{name} {value:.3f}" for name, value in known.items())
-    yield str(trained.out / "best.pt")
+    yield str(trained.best.out / "best.pt")
+    if trained.configurations:
+        yield str(trained.out / "grid.csv")
