@@ -120,6 +120,8 @@ class PredictConfig(Config):
     """Distance of tiles in the model's pixels, for `tile` maps of overlapping tiles; a tile's side if not given."""
     shard: str | None = Field(default=None, pattern=r"^[1-9]\d*/[1-9]\d*$")
     """`I/N`: only the slides of part I of N, counted from 1."""
+    dask: str | None = None
+    """Address of a Dask scheduler, or `local:N` for N processes here."""
     csv: bool = False
     """Write the cells as CSV too."""
     ngff: Literal["0.4", "0.5"] = "0.4"

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from wsiseg.cluster import on_cluster
 from wsiseg.cohort import Cohort, CohortSlide
 from wsiseg.config import PredictConfig
 from wsiseg.errors import NotASlideError, UsageError, WsisegError
@@ -76,10 +78,27 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
             progress.note(line)
         progress.begin(len(rows))
         with RunFile(config.out / _run_name(config), _run(config, models)) as file:
-            for record in _records(rows, models, config, progress):
+            if config.dask is None:
+                records = _records(rows, models, config, progress)
+            else:
+                records = on_cluster(config.dask, partial(_on_worker, config=config), rows)
+            for record in records:
                 file.add(record)
                 progress.done(record)
             return file.finish()
+
+
+def _on_worker(row: CohortSlide, config: PredictConfig) -> SlideRecord:
+    """Map one slide in a process of a cluster."""
+    models = _models_of_worker(config)
+    (record,) = _records([row], models, config, Silent())
+    return record
+
+
+@cache
+def _models_of_worker(config: PredictConfig) -> list[ModelFile]:
+    """Open the model files once in a process; they stay open until it ends."""
+    return _open_models(config, ExitStack())
 
 
 def _is_in_shard(slide: str, shard: str | None) -> bool:
@@ -117,12 +136,16 @@ def _run(config: PredictConfig, models: list[ModelFile]) -> Run:
 def _models(config: PredictConfig) -> Iterator[list[ModelFile]]:
     """Open the model files, so that a bad one stops the run before any slide is touched."""
     with ExitStack() as stack:
-        paths = [default_model_path() if name == "default" else Path(name) for name in config.model]
-        models = [stack.enter_context(ModelFile.open(path, config.device)) for path in paths]
-        for model in models:
-            if config.map == "dense" and model.card.output_stride is None:
-                raise UsageError(f"{model.path}: this model gives no dense map", "use --map tile")
-        yield models
+        yield _open_models(config, stack)
+
+
+def _open_models(config: PredictConfig, stack: ExitStack) -> list[ModelFile]:
+    paths = [default_model_path() if name == "default" else Path(name) for name in config.model]
+    models = [stack.enter_context(ModelFile.open(path, config.device)) for path in paths]
+    for model in models:
+        if config.map == "dense" and model.card.output_stride is None:
+            raise UsageError(f"{model.path}: this model gives no dense map", "use --map tile")
+    return models
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,10 @@ def predict(
         typer.Option(help="Distance of tiles in the model's pixels, for tile maps of overlapping tiles."),
     ] = None,
     shard: Annotated[str | None, typer.Option(help="I/N: only the slides of part I of N, counted from 1.")] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Work on a Dask cluster: a scheduler's address, or local:N."),
+    ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Write the cells as CSV too.")] = False,
     ngff: Annotated[str, typer.Option(help="Version of the heatmap's format: 0.4 or 0.5.")] = "0.4",
     max_bad_tiles: MaxBadTiles = 0.01,
@@ -50,7 +54,7 @@ def predict(
 
     config = PredictConfig.checked(
         inputs=inputs, model=model, out=out, slide_mpp=slide_mpp, device=device, tissue=tissue, min_tissue=min_tissue,
-        threshold=threshold, map=map, stride=stride, shard=shard, csv=csv, ngff=ngff,
+        threshold=threshold, map=map, stride=stride, shard=shard, dask=dask, csv=csv, ngff=ngff,
         max_bad_tiles=max_bad_tiles, overwrite=overwrite,
     )  # fmt: skip
     run = predict_slides(config, streams)

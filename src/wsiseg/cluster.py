@@ -1,0 +1,87 @@
+"""Work on many slides on a Dask cluster, one slide a task."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, TypeVar
+
+from wsiseg.errors import UsageError, WsisegError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_MOST_DEATHS = 3
+_CONNECT_S = 30
+_PACKAGES = ("wsiseg", "numpy", "onnxruntime", "zarr", "openslide")
+
+
+def on_cluster(address: str, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Do a piece of work for every item on a cluster.
+
+    A task whose worker dies is done again by another, up to three times.
+
+    Args:
+        address: Address of a Dask scheduler, or `local:N` for N processes on this machine.
+        work: A function of a module that the workers have too.
+        items: What it is called with, one a task.
+
+    Yields:
+        The results, as they come.
+
+    Raises:
+        UsageError: Dask is not installed, the address is wrong, or workers run other versions than this process.
+        WsisegError: A task killed its workers again and again.
+    """
+    try:
+        from distributed import KilledWorker, as_completed  # noqa: PLC0415  an extra
+    except ImportError as error:
+        raise UsageError("--dask needs Dask, which is not installed", "pip install 'wsiseg[dask]'") from error
+    with ExitStack() as stack:
+        client = _client(address, stack)
+        _compare_versions(client)
+        futures: list[Future] = client.map(work, items, pure=False, retries=0)
+        for future in as_completed(futures):
+            try:
+                yield future.result()
+            except KilledWorker as error:
+                raise WsisegError(
+                    f"a task ended its worker {_MOST_DEATHS} times: {error}", "give it more memory"
+                ) from error
+
+
+def _client(address: str, stack: ExitStack) -> "Client":
+    import dask  # noqa: PLC0415  an extra
+    from distributed import Client, LocalCluster  # noqa: PLC0415  an extra
+
+    stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": _MOST_DEATHS}))
+    kind, _, count = address.partition(":")
+    if kind == "local":
+        if not count.isdigit() or int(count) < 1:
+            raise UsageError(f"--dask {address}: not a number of processes", "give local:N, as local:4")
+        settings = {"n_workers": int(count), "threads_per_worker": 1, "dashboard_address": None}
+        address = stack.enter_context(LocalCluster(**settings))
+    try:
+        return stack.enter_context(Client(address, timeout=_CONNECT_S))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--dask {address}: no scheduler answers: {error}", "check address and firewall") from error
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version  # noqa: PLC0415  also runs on the workers
+
+    names = {"openslide": "openslide-python"}
+    return {name: version(names.get(name, name)) for name in _PACKAGES}
+
+
+def _compare_versions(client: "Client") -> None:
+    """Refuse workers that would compute something else.
+
+    Raises:
+        UsageError: A worker has another version of something that results depend on.
+    """
+    mine = _versions()
+    for worker, theirs in client.run(_versions).items():
+        other = [f"{name} {theirs[name]} instead of {mine[name]}" for name in mine if theirs[name] != mine[name]]
+        if other:
+            raise UsageError(f"worker {worker} has {', '.join(other)}", "install the same versions everywhere")
