@@ -18,7 +18,7 @@ from wsiseg.outputs import written_whole
 
 _TILES_READ = 64
 _TILES_AT_ONCE = 16
-_SMALLEST_DEVIATION = 1e-6
+_SMALLEST_SHARE, _SMALLEST_DEVIATION = 0.01, 1e-6
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ def standard_of(bank: FeatureBank, slides: Sequence[LabelledSlide]) -> Standard:
         total = total + features.sum((0, 1))
         squares = squares + (features**2).sum((0, 1))
     mean = total / count
-    std = np.sqrt(np.maximum(squares / count - np.square(mean), _SMALLEST_DEVIATION**2))
+    std = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
+    # A channel that hardly varies must not count for more than others by being divided by nearly nothing.
+    std = np.maximum(std, max(_SMALLEST_SHARE * float(np.mean(std)), _SMALLEST_DEVIATION))
     return Standard(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
 
 

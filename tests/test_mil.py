@@ -1,0 +1,147 @@
+"""The laws of proxy labels and of the risk."""
+
+import math
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsiseg.errors import UsageError
+from wsiseg.mil import LEFT_OUT, NORMAL, TUMOR, counts, cross_entropy, focal, mean_risk, proxy_labels, risk
+
+STEPS = [k / 20 for k in range(21)]
+
+
+@st.composite
+def shares(draw: st.DrawFn) -> tuple[float, float]:
+    alpha = draw(st.sampled_from(STEPS[1:]))
+    beta = draw(st.sampled_from([step for step in STEPS if alpha + step <= 1 + 1e-9]))
+    return alpha, beta
+
+
+@st.composite
+def bags(draw: st.DrawFn) -> torch.Tensor:
+    """Distinct logits in any order; what ties mean is nobody's business."""
+    size = draw(st.integers(1, 60))
+    order = draw(st.permutations(range(size)))
+    return torch.tensor(order, dtype=torch.float32) * 0.37 - 5
+
+
+@settings(deadline=None)
+@given(bags(), shares())
+def test_counts_are_floors_with_one_tile_at_least(logits: torch.Tensor, alpha_beta: tuple[float, float]) -> None:
+    alpha, beta = alpha_beta
+    labels = proxy_labels(logits, 1, alpha, beta)
+    n = len(logits)
+    tumor, normal = int((labels == TUMOR).sum()), int((labels == NORMAL).sum())
+    assert tumor == max(1, math.floor(round(alpha * n, 6)))
+    assert normal == min(max(1, math.floor(round(beta * n, 6))) if beta > 0 else 0, n - tumor)
+    assert tumor + normal + int((labels == LEFT_OUT).sum()) == n
+
+
+@settings(deadline=None)
+@given(bags(), shares())
+def test_the_most_probable_are_tumor_and_the_least_probable_normal(
+    logits: torch.Tensor, alpha_beta: tuple[float, float]
+) -> None:
+    labels = proxy_labels(logits, 1, *alpha_beta)
+    lowest_tumor = logits[labels == TUMOR].min()
+    assert (logits[labels != TUMOR] < lowest_tumor).all()
+    if (labels == NORMAL).any():
+        assert (logits[labels != NORMAL] > logits[labels == NORMAL].max()).all()
+
+
+@settings(deadline=None)
+@given(bags(), shares(), st.randoms(use_true_random=False))
+def test_order_does_not_matter(logits: torch.Tensor, alpha_beta: tuple[float, float], random: Random) -> None:
+    order = list(range(len(logits)))
+    random.shuffle(order)
+    labels = proxy_labels(logits, 1, *alpha_beta)
+    assert torch.equal(proxy_labels(logits[order], 1, *alpha_beta), labels[order])
+    torch.testing.assert_close(risk(logits[order], 1, *alpha_beta), risk(logits, 1, *alpha_beta))
+
+
+@settings(deadline=None)
+@given(bags(), shares(), st.sampled_from(STEPS[1:]))
+def test_a_larger_alpha_keeps_every_tumor_tile(
+    logits: torch.Tensor, alpha_beta: tuple[float, float], other: float
+) -> None:
+    beta = alpha_beta[1]
+    low, high = sorted((alpha_beta[0], other))
+    if high + beta > 1 + 1e-9:
+        beta = 0.0
+    less, more = (proxy_labels(logits, 1, alpha, beta) == TUMOR for alpha in (low, high))
+    assert bool((more | ~less).all())
+
+
+@settings(deadline=None)
+@given(bags(), shares())
+def test_slides_without_tumor_have_normal_tiles_only(logits: torch.Tensor, alpha_beta: tuple[float, float]) -> None:
+    assert (proxy_labels(logits, 0, *alpha_beta) == NORMAL).all()
+
+
+@settings(deadline=None)
+@given(bags(), shares(), st.sampled_from([0, 1]), st.sampled_from([(1.0, 1.0), (0.5, 2.0)]))
+def test_risk_equals_brute_force(
+    logits: torch.Tensor, alpha_beta: tuple[float, float], label: int, c: tuple[float, float]
+) -> None:
+    value = float(risk(logits.double(), label, *alpha_beta, weights=c))
+    assert value == pytest.approx(_brute_force(logits.tolist(), label, *alpha_beta, c), rel=1e-9)
+    assert math.isfinite(value)
+
+
+def _brute_force(logits: list[float], label: int, alpha: float, beta: float, c: tuple[float, float]) -> float:
+    """The equation of the paper, word by word."""
+
+    def loss(logit: float, target: int) -> float:
+        return math.log1p(math.exp(-logit)) if target else math.log1p(math.exp(logit))
+
+    n = len(logits)
+    if label == 0:
+        return c[0] * sum(loss(logit, 0) for logit in logits) / n
+    falling = sorted(logits, reverse=True)
+    top = max(1, math.floor(round(alpha * n, 6)))
+    bottom = min(max(1, math.floor(round(beta * n, 6))), n - top) if beta > 0 else 0
+    losses = [loss(logit, 1) for logit in falling[:top]] + [loss(logit, 0) for logit in falling[n - bottom :]]
+    return c[1] * sum(losses) / len(losses)
+
+
+def test_gradients_reach_kept_tiles_only() -> None:
+    logits = torch.tensor([2.0, -1.0, 0.5, 0.1, -3.0], requires_grad=True)
+    risk(logits, 1, 0.2, 0.2).backward()
+    assert logits.grad is not None
+    assert (logits.grad != 0).tolist() == [True, False, False, False, True]
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0, 0.2), (-0.1, 0.5), (0.2, -0.1), (0.6, 0.6), (1.1, 0)])
+def test_shares_outside_the_set_are_refused(alpha: float, beta: float) -> None:
+    with pytest.raises(UsageError, match="no possible shares"):
+        proxy_labels(torch.zeros(5), 1, alpha, beta)
+
+
+def test_float_noise_does_not_lose_a_tile() -> None:
+    assert counts(100, 0.29, 0.7) == (29, 70)
+    assert counts(10, 0.6, 0.4) == (6, 4)
+    assert counts(1, 0.2, 0.2) == (1, 0)
+
+
+def test_an_empty_bag_has_no_risk() -> None:
+    assert float(risk(torch.empty(0), 1, 0.2, 0.2)) == 0.0
+
+
+def test_focal_without_gamma_is_cross_entropy() -> None:
+    logits, targets = torch.linspace(-4, 4, 9), torch.tensor([0.0, 1, 0, 1, 0, 1, 0, 1, 0])
+    torch.testing.assert_close(focal(logits, targets, 0.0), cross_entropy(logits, targets))
+    assert bool((focal(logits, targets) < cross_entropy(logits, targets)).all())
+
+
+def test_a_dense_loss_averages_over_positions_and_ranks_by_the_mean() -> None:
+    maps = torch.stack([torch.full((2, 2), value) for value in (3.0, -2.0, 0.0)])
+    maps[0, 0, 0] = -1.0
+    labels = torch.tensor([TUMOR, NORMAL, LEFT_OUT], dtype=torch.int8)
+    assert torch.equal(proxy_labels(maps.flatten(1).mean(1), 1, 0.34, 0.34), labels)
+    by_hand = (math.log1p(math.exp(1.0)) + 3 * math.log1p(math.exp(-3.0))) / 4 / 2 + math.log1p(math.exp(-2.0)) / 2
+    assert float(risk(maps, 1, 0.34, 0.34)) == pytest.approx(by_hand, rel=1e-6)
+    assert float(mean_risk(maps, labels)) == pytest.approx(by_hand, rel=1e-6)
