@@ -204,15 +204,16 @@ def _tcga_table(result: "TcgaResult") -> Iterator[str]:
     for site, counts in result.sites.items():
         yield _tcga_row(site, counts["tumor"], counts["normal"], counts["cases"], counts["bytes"])
     yield _tcga_row("all", result.labels["tumor"], result.labels["normal"], result.cases, result.bytes)
+    yield ""
     for split in ("train", "val", "test"):
         if split in result.splits:
             counts = result.splits[split]
             yield _tcga_row(split, counts["tumor"], counts["normal"], counts["cases"], counts["bytes"])
     if result.seconds is not None and result.bytes_per_second is not None:
         speed = f"{size_text(result.bytes_per_second)}/s, measured on one connection"
-        yield f"to fetch: {size_text(result.bytes_to_fetch)}, about {time_text(result.seconds)} at {speed}"
+        yield f"\nto fetch: {size_text(result.bytes_to_fetch)}, about {time_text(result.seconds)} at {speed}"
     else:
-        yield f"to fetch: {size_text(result.bytes_to_fetch)}, {_times(result.bytes_to_fetch)}"
+        yield f"\nto fetch: {size_text(result.bytes_to_fetch)}, {_times(result.bytes_to_fetch)}"
 
 
 def _tcga_row(name: str, tumor: int, normal: int, cases: int, size: int) -> str:
