@@ -20,7 +20,7 @@ from wsiseg.fetch.part import Checksum
 from wsiseg.fetch.patience import Patience
 
 _DEFAULT_INDEX = "https://pypi.org/simple"
-_PIP_S = 180
+_PIP_S = 120
 _MOST_BYTES = 64 << 20
 # PEP 691; an older mirror gives PEP 503 pages, which are HTML
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
@@ -55,6 +55,7 @@ def fetch_wheel(project: str, version: str, folder: Path, patience: Patience) ->
 def _fetch_with_pip(project: str, version: str, folder: Path) -> Path:
     """Let pip download it: pip knows the user's index, proxy and certificates. The Python version does not matter."""
     options = ["--quiet", "--no-deps", "--no-input", "--only-binary", ":all:", "--ignore-requires-python"]
+    options += ["--timeout", "10", "--retries", "1"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), f"{project}=={version}"]
     advice = "check the index that pip is set to (PIP_INDEX_URL or pip config)"
     try:

@@ -73,10 +73,11 @@ def fetch_tcga(config: FetchTcgaConfig, watcher: Watcher | None = None, patience
         gdc = Gdc(client, config.mirror or SITE, patience)
         choice = _choose(config, client, gdc, patience, watcher)
         wanted = [_wanted(config, gdc, slide.entry) for slide in choice.slides]
+        moved = _Moved(config, gdc)
         if config.dry_run:
-            speed = None if config.manifest else _speed(client, wanted, patience, watcher)
+            speed = None if config.manifest else _speed(client, wanted, moved, patience, watcher)
             return _result(config, choice, record, wanted, speed=speed)
-        batch = Batch(client, patience, config.jobs, watcher, _Moved(config, gdc), by_size=not config.verify)
+        batch = Batch(client, patience, config.jobs, watcher, moved, by_size=not config.verify)
         outcomes: list[Outcome] = []
         try:
             outcomes = batch.fetch(wanted)
@@ -136,12 +137,20 @@ def _wanted(config: FetchTcgaConfig, gdc: Gdc, entry: Entry) -> Wanted:
     return Wanted(Remote(entry.name, urls, entry.size, Checksum("md5", entry.md5)), config.out / entry.name)
 
 
-def _speed(client: httpx.Client, wanted: Sequence[Wanted], patience: Patience, watcher: Watcher) -> float | None:
+def _speed(
+    client: httpx.Client,
+    wanted: Sequence[Wanted],
+    moved: _Moved,
+    patience: Patience,
+    watcher: Watcher,
+) -> float | None:
     """Measure the speed on the largest file; None where that fails, as an estimate is no reason to fail."""
     if not wanted:
         return None
+    largest = max(wanted, key=lambda item: item.remote.size or 0)
     try:
-        return measure_speed(client, max(wanted, key=lambda item: item.remote.size or 0).remote.urls[0], patience)
+        place = moved(largest) or largest
+        return measure_speed(client, place.remote.urls[0], patience)
     except DownloadError as error:
         watcher.note(f"the speed is unknown: {error.message}")
         return None
