@@ -15,8 +15,12 @@ from wsiseg import report
 from wsiseg.errors import WsisegError
 from wsiseg.heatmap import Heatmap
 from wsiseg.inference import Sums
+from wsiseg.map_pictures import slide_jpeg
+from wsiseg.map_viewer import Results
 from wsiseg.ngff import NgffVersion
 from wsiseg.outputs import write_text, written_whole
+from wsiseg.predict_report import predict_page
+from wsiseg.run import Run
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class MapFiles:
         return self.folder / f".{self.slide}.unfinished.npz"
 
     @property
+    def picture(self) -> Path:
+        """The small picture of the slide that is kept for the page of the run."""
+        return self.folder / ".thumbnails" / f"{self.slide}.jpg"
+
+    @property
     def are_there(self) -> bool:
         """True if every result is there."""
         return all(path.exists() for path in self.outputs.values())
@@ -88,6 +97,8 @@ class MapFiles:
             title=f"{heatmap.slide.file}   {_summary(heatmap)}",
             notes=notes,
         )
+        with written_whole(self.picture) as partial:
+            partial.write_bytes(slide_jpeg(thumbnail, heatmap.slide))
         heatmap.save(self.outputs["zarr"], self.ngff)
         self.unfinished.unlink(missing_ok=True)
 
@@ -105,6 +116,29 @@ class MapFiles:
         except (OSError, ValueError, KeyError, EOFError):
             pass
         return None
+
+
+def write_page(folder: Path, run_file: str) -> None:
+    """Write the page of a run, of all slides that its file names: `report.html` for `run.json`, and so on.
+
+    Args:
+        folder: The folder of the run.
+        run_file: Name of the run's file in it.
+
+    Raises:
+        OutputError: The page cannot be written.
+    """
+    run = Run.model_validate_json((folder / run_file).read_text(encoding="utf-8"))
+    name = run_file.replace("run", "report", 1).removesuffix(".json") + ".html"
+    page = predict_page(run, folder.resolve().name, lambda slide: _results(MapFiles(folder, slide)))
+    write_text(folder / name, page)
+
+
+def _results(files: MapFiles) -> Results | None:
+    heatmap = files.open()
+    return (
+        None if heatmap is None else Results(heatmap, files.picture.read_bytes() if files.picture.is_file() else None)
+    )
 
 
 def key_of(settings: dict[str, Any]) -> str:

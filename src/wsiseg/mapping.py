@@ -15,6 +15,7 @@ from wsiseg.heatmap import Heatmap
 from wsiseg.inference import Plan, Sums, plan_tiles, plan_windows, run
 from wsiseg.map_files import MapFiles, key_of
 from wsiseg.model_file import ModelFile
+from wsiseg.pyramid import level_for
 from wsiseg.slide import Slide
 from wsiseg.tissue import TissueMask, find_tissue
 
@@ -23,6 +24,8 @@ SAVE_EVERY_S = 30.0
 
 _ALL_EQUAL = 0.995
 _COARSER = 1.5
+_PICTURE_PX = 1600  # longer side of the picture of a small slide
+_MOST_PICTURE_PX = 64_000_000  # of the level that it is read from
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,19 @@ def prepare(row: CohortSlide, slide: Slide, models: list[ModelFile], config: Pre
         tissue = replace(tissue, mask=np.ones_like(tissue.mask), source="none")
     plans = tuple(_plan(slide, tissue, model, config) for model in models)
     return Job(row, slide, tissue, thumbnail, plans)
+
+
+def picture_of(job: Job) -> NDArray[np.uint8]:
+    """Give the slide for people, uint8[rows, columns, 3]: finer than the thumbnail where reading that costs little."""
+    slide = job.slide
+    scale = max(1.0, max(slide.size_px) / _PICTURE_PX)
+    level = slide.levels[level_for(slide.levels, (scale, scale))]
+    if max(job.thumbnail.shape) >= _PICTURE_PX or level.size_px[0] * level.size_px[1] > _MOST_PICTURE_PX:
+        return job.thumbnail
+    try:
+        return slide.overview(scale * max(slide.mpp)).image
+    except SlideError:
+        return job.thumbnail
 
 
 def kind(model: ModelFile, config: PredictConfig) -> str:

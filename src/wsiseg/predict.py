@@ -17,8 +17,8 @@ from wsiseg.cohort import Cohort, CohortSlide
 from wsiseg.config import PredictConfig
 from wsiseg.errors import NotASlideError, UsageError, WsisegError
 from wsiseg.heatmap import Heatmap
-from wsiseg.map_files import MapFiles
-from wsiseg.mapping import Job, doubts, map_slide, prepare, settings_of, threshold_of, warnings_of
+from wsiseg.map_files import MapFiles, write_page
+from wsiseg.mapping import Job, doubts, map_slide, picture_of, prepare, settings_of, threshold_of, warnings_of
 from wsiseg.model_file import ModelFile, default_model_path
 from wsiseg.run import Failure, Progress, Run, RunFile, Silent, SlideRecord, Status, now
 from wsiseg.slide import Slide
@@ -82,10 +82,13 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
                 records = _records(rows, models, config, progress)
             else:
                 records = on_cluster(config.dask, partial(_on_worker, config=config), rows)
-            for record in records:
-                file.add(record)
-                progress.done(record)
-            return file.finish()
+            try:
+                for record in records:
+                    file.add(record)
+                    progress.done(record)
+                return file.finish()
+            finally:
+                write_page(config.out, _run_name(config))
 
 
 def _on_worker(row: CohortSlide, config: PredictConfig) -> SlideRecord:
@@ -300,7 +303,7 @@ def _write(task: _Task, result: tuple[_Opened, Heatmap] | SlideRecord, models: l
 
 def _written(task: _Task, job: Job, heatmap: Heatmap, models: list[ModelFile]) -> SlideRecord:
     notes = [f"{model.card.name} {model.card.version}: {model.card.intended_use}" for model in models]
-    task.files.write(heatmap, job.thumbnail, notes)
+    task.files.write(heatmap, picture_of(job), notes)
     status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if doubts(heatmap) else "ok"
     return _record(task, heatmap, status, warnings_of(job, heatmap, models))
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _LEAST_PX, _MOST_PX = 700, 2000  # the longer side of a picture
 _OUTLINE = (0, 158, 115)
-_INK, _PAPER = (34, 34, 34), (255, 255, 255)
+INK, _PAPER = (34, 34, 34), (255, 255, 255)
 _STOPS = (
     (0.0, (49, 54, 149)),
     (0.35, (116, 173, 209)),
@@ -46,7 +46,7 @@ def tissue_picture(path: Path, thumbnail: NDArray[np.uint8], mask: NDArray[np.bo
     kept = np.asarray(Image.fromarray(mask).resize(canvas.size, Image.Resampling.NEAREST))
     pixels = np.array(canvas)
     pixels[~kept] = pixels[~kept] // 2 + 90
-    pixels[_rim(kept)] = _OUTLINE
+    pixels[rim(kept, _line(canvas))] = _OUTLINE
     _save(path, _framed(Image.fromarray(pixels), title, []))
 
 
@@ -82,7 +82,7 @@ def heatmap_picture(
     pixels = np.array(plain)
     blend = (1 - _OPACITY) * pixels[seen] + _OPACITY * colored(values[seen])
     pixels[seen] = blend.round().astype(np.uint8)
-    pixels[_rim(values >= threshold)] = _INK
+    pixels[rim(values >= threshold, _line(plain))] = INK
     gap = 12
     pair = Image.new("RGB", (plain.width * 2 + gap, plain.height), _PAPER)
     pair.paste(plain, (0, 0))
@@ -102,12 +102,19 @@ def _scaled(thumbnail: NDArray[np.uint8]) -> "Image":
     return picture.resize(size, Image.Resampling.BILINEAR)
 
 
-def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Give the set pixels that have a neighbour which is not."""
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    rim: NDArray[np.bool_] = mask & ~inner
-    return rim
+def _line(picture: "Image") -> int:
+    """Give the width of outlines that stay visible when a whole picture is looked at."""
+    return max(1, round(max(picture.size) / 600))
+
+
+def rim(mask: NDArray[np.bool_], width: int = 1) -> NDArray[np.bool_]:
+    """Give the set pixels that are no further than `width` from one that is not, or from the edge."""
+    inner = mask
+    for _ in range(width):
+        padded = np.pad(inner, 1)
+        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    outer: NDArray[np.bool_] = mask & ~inner
+    return outer
 
 
 def _framed(picture: "Image", title: str, notes: list[str]) -> "Image":
@@ -120,10 +127,10 @@ def _framed(picture: "Image", title: str, notes: list[str]) -> "Image":
     height = picture.height + line * (len(notes) + 1) + 3 * margin
     framed = Image.new("RGB", (width + 2 * margin, height), _PAPER)
     draw = ImageDraw.Draw(framed)
-    draw.text((margin, margin), title, fill=_INK, font=large)
+    draw.text((margin, margin), title, fill=INK, font=large)
     framed.paste(picture, (margin, margin + line + 4))
     for number, note in enumerate(notes):
-        draw.text((margin, margin + line + 8 + picture.height + number * line), note, fill=_INK, font=small)
+        draw.text((margin, margin + line + 8 + picture.height + number * line), note, fill=INK, font=small)
     return framed
 
 
@@ -135,8 +142,8 @@ def _legend(draw: Any, framed: "Image", threshold: float) -> None:  # noqa: ANN4
     bar = colored(np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1)))
     framed.paste(Image.fromarray(bar), (left + 110, top))
     font = ImageFont.load_default(13)
-    draw.text((left, top - 2), "p(tumour)   0", fill=_INK, font=font)
-    draw.text((left + 110 + width + 6, top - 2), f"1      outlined: {threshold:.2f} and above", fill=_INK, font=font)
+    draw.text((left, top - 2), "p(tumour)   0", fill=INK, font=font)
+    draw.text((left + 110 + width + 6, top - 2), f"1      outlined: {threshold:.2f} and above", fill=INK, font=font)
 
 
 def _save(path: Path, picture: "Image") -> None:
