@@ -11,23 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from wsiseg.drawing import INK, Drawing, Rectangle, Text
+from wsiseg.configurations import ALL, MEASURES, Configured, picture
+from wsiseg.drawing import INK, Drawing, Text
 from wsiseg.errors import UsageError
 from wsiseg.outputs import write_text
-from wsiseg.report import colored
 
-MEASURES = ("auc", "auc_background", "precision", "recall", "f1")
-_ALL = "all"
-_CELL, _GAP, _MARGIN = 58, 46, 40
-_TITLES = {
-    "auc": "AUC without background",
-    "auc_background": "AUC with background",
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-}
+_GAP, _ROW = 20, 20  # of the drawn table
 
 
 @dataclass(frozen=True)
@@ -42,16 +31,18 @@ class GridRow:
 
 
 def write_paper_tables(grid: Path, out: Path) -> tuple[Path, ...]:
-    """Write `table1.csv`, `figure2.csv`, `figure2.svg` and `figure2.png`; give their paths.
+    """Write table 1 and figure 2 as CSV, SVG and PNG; give their paths.
 
     Raises:
         UsageError: There is no `grid.csv`, or it has no row of the test split.
     """
     rows = read_grid(grid)
-    write_text(out / "table1.csv", table1(rows))
+    table = table1(rows)
+    write_text(out / "table1.csv", table)
     write_text(out / "figure2.csv", figure2_csv(rows))
+    table1_drawing(table).save(out / "table1")
     figure2(rows).save(out / "figure2")
-    return tuple(out / name for name in ("table1.csv", "figure2.csv", "figure2.svg", "figure2.png"))
+    return tuple(out / f"{name}.{suffix}" for name in ("table1", "figure2") for suffix in ("csv", "svg", "png"))
 
 
 def read_grid(folder: Path) -> list[GridRow]:
@@ -77,12 +68,12 @@ def table1(rows: Sequence[GridRow]) -> str:
     """Give the table as CSV: AUC without and with background by organ, then the means over both kinds of organs."""
     trained = {row.site for row in rows if row.split != "test"}
     test = [row for row in rows if row.split == "test"]
-    sites = sorted({row.site for row in test if row.site != _ALL}, key=lambda site: (site not in trained, site))
+    sites = sorted({row.site for row in test if row.site != ALL}, key=lambda site: (site not in trained, site))
     groups = {
         "in_distribution": [site for site in sites if site in trained],
         "out_of_location": [site for site in sites if site not in trained],
     }
-    names = [*sites, *(name for name, group in groups.items() if group), _ALL]
+    names = [*sites, *(name for name, group in groups.items() if group), ALL]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["alpha", "beta", *(f"{name}{ending}" for name in names for ending in ("", "_background"))])
@@ -109,41 +100,41 @@ def figure2_csv(rows: Sequence[GridRow]) -> str:
 
 def figure2(rows: Sequence[GridRow]) -> Drawing:
     """Draw a matrix for every measure, alpha down and beta across, over all of the test split."""
-    overall = [row for row in _overall(rows) if row.alpha]
-    alphas, betas = (sorted({getattr(row, name) for row in overall}, key=float) for name in ("alpha", "beta"))
-    side = len(betas) * _CELL
-    width = _MARGIN + len(MEASURES) * (side + _GAP)
-    drawing = Drawing(width, _MARGIN + 24 + len(alphas) * _CELL + _MARGIN, "Measures by alpha and beta, test split")
-    for number, measure in enumerate(MEASURES):
-        left, top = _MARGIN + number * (side + _GAP), _MARGIN + 24
-        drawing.shapes.append(Text(left, 18, _TITLES[measure], 14))
-        drawing.shapes.append(Text(left + side / 2, 40, "beta", 11, "middle"))
-        drawing.shapes.append(Text(left - 34, top + len(alphas) * _CELL / 2, "alpha", 11, "middle", is_upright=True))
-        drawing.shapes += [Text(left + (k + 0.5) * _CELL, 56, beta, 11, "middle") for k, beta in enumerate(betas)]
-        drawing.shapes += [Text(left - 8, top + (k + 0.5) * _CELL, one, 11, "end") for k, one in enumerate(alphas)]
-        for row in overall:
-            x, y = left + betas.index(row.beta) * _CELL, top + alphas.index(row.alpha) * _CELL
-            drawing.shapes += _matrix_cell(x, y, row.values.get(measure))
+    configured = [
+        Configured(
+            alpha=float(row.alpha) if row.alpha else None,
+            beta=float(row.beta) if row.beta else None,
+            out=Path(),
+            threshold=row.values.get("threshold", 0.5),
+            figures={"test": {ALL: row.values}},
+        )
+        for row in _overall(rows)
+    ]
+    return picture(configured, "test")
+
+
+def table1_drawing(text: str) -> Drawing:
+    """Draw the CSV of the table, what is over background in grey as in the paper."""
+    rows = list(csv.reader(io.StringIO(text)))
+    widths = [16 + 7 * max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    drawing = Drawing(sum(widths) + 2 * _GAP, _ROW * (len(rows) + 2), "Pixelwise AUC by configuration and organ")
+    for number, row in enumerate(rows):
+        right, y = float(_GAP), _ROW * (number + 1.5)
+        for cell, head, width in zip(row, rows[0], widths, strict=True):
+            right += width
+            color = "#888888" if head.endswith("_background") else INK
+            shown = f"{float(cell):.3f}" if number and cell and head not in {"alpha", "beta"} else cell
+            drawing.shapes.append(Text(right, y, shown, 11, "end", color=color))
     return drawing
 
 
-def _matrix_cell(x: float, y: float, value: float | None) -> list[Rectangle | Text]:
-    if value is None:
-        return []
-    red, green, blue = (int(part) for part in colored(np.float32(value)))
-    light = 0.3 * red + 0.59 * green + 0.11 * blue > 140  # noqa: PLR2004  the middle of what the eye sees as bright
-    fill = f"#{red:02x}{green:02x}{blue:02x}"
-    text = Text(x + _CELL / 2, y + _CELL / 2, f"{value:.3f}", 13, "middle", color=INK if light else "#ffffff")
-    return [Rectangle(x + 1, y + 1, _CELL - 2, _CELL - 2, fill), text]
-
-
 def _row(row: dict[str, str]) -> GridRow:
-    values = {name: float(row[name]) for name in (*MEASURES, "slide_auc", "threshold") if row.get(name)}
-    return GridRow(row["alpha"], row["beta"], row["split"], row["site"] or _ALL, values)
+    values = {name: float(row[name]) for name in (*MEASURES, "threshold") if row.get(name)}
+    return GridRow(row["alpha"], row["beta"], row["split"], row["site"] or ALL, values)
 
 
 def _overall(rows: Sequence[GridRow]) -> list[GridRow]:
-    return [row for row in rows if row.split == "test" and row.site == _ALL]
+    return [row for row in rows if row.split == "test" and row.site == ALL]
 
 
 def _configurations(rows: Sequence[GridRow]) -> list[tuple[str, str]]:
