@@ -24,7 +24,7 @@ SAVE_EVERY_S = 30.0
 
 _ALL_EQUAL = 0.995
 _COARSER = 1.5
-_PICTURE_PX = 1600  # longer side of the picture of a small slide
+_PICTURE_PX = 1200  # longer side of the picture of a small slide
 _MOST_PICTURE_PX = 64_000_000  # of the level that it is read from
 
 
