@@ -32,7 +32,7 @@ def read_mask(path: Path, slide: SlideFacts, classes: Classes, mpp: float | None
     Raises:
         AnnotationError: No such image, the wrong proportions, colours, or several values and nothing said of them.
     """
-    values = _image(path, slide)
+    values = image_values(path, slide)
     is_colored = values.ndim > 2  # noqa: PLR2004  channels
     tumor = _published(path.name, values) if is_colored else _tumor_values(path.name, values, classes, {})
     rows, columns = tumor.shape
@@ -176,8 +176,12 @@ def _published(name: str, pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return tumor
 
 
-def _image(path: Path, slide: SlideFacts) -> NDArray[np.uint8]:
-    """Read an image: uint8[rows, columns], or [rows, columns, 3] where it has colours."""
+def image_values(path: Path, slide: SlideFacts) -> NDArray[np.uint8]:
+    """Read a mask as it is stored: [rows, columns], or [rows, columns, 3] where it has colours.
+
+    Raises:
+        AnnotationError: It is no image, or too large.
+    """
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415  heavy: only where pixels are touched
 
     try:

@@ -1,25 +1,25 @@
 """The table of slides: where each lies, whose it is, what is known of it."""
 
 import csv
-import glob
 import hashlib
 import io
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from wsiseg.errors import UsageError
+from wsiseg import discovery, split
+from wsiseg.errors import NotASlideError, UsageError
 from wsiseg.outputs import write_text
-from wsiseg.slide import SLIDE_SUFFIXES
+from wsiseg.slide import Slide
 
 COLUMNS = ("slide", "path", "case", "label", "split", "site", "mpp")
 SPLITS = ("train", "val", "test")
-_LABELS = {"1": 1, "0": 0, "": None}
+_LABELS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "": None}  # a table program writes 1.0 where others are empty
 _MOST_PROBLEMS_SHOWN = 20
 
 
@@ -36,6 +36,8 @@ class CohortSlide:
         site: The organ, or empty.
         mpp: Micrometers per level-0 pixel in place of what the file says, or None.
         extra: Further columns, kept as they are.
+        doubts: What its name says that could not be used; not kept in the CSV.
+        skipped: Why it is not to be read on its own, or empty; not kept in the CSV.
     """
 
     slide: str
@@ -46,6 +48,21 @@ class CohortSlide:
     site: str = ""
     mpp: float | None = None
     extra: dict[str, str] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
+    skipped: str = ""
+
+    def open(self, mpp: float | None = None) -> Slide:
+        """Open the slide.
+
+        Args:
+            mpp: Micrometers per level-0 pixel, where the row says nothing of it and the file is not to be believed.
+
+        Raises:
+            SlideError: It cannot be opened, or is none (`NotASlideError`).
+        """
+        if self.skipped:
+            raise NotASlideError(self.skipped)
+        return Slide(self.path, mpp=self.mpp or mpp)
 
 
 @dataclass(frozen=True)
@@ -66,23 +83,22 @@ class Cohort:
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: cannot be read as a cohort: {error}") from error
         reader = csv.DictReader(io.StringIO(text))
-        missing = [name for name in ("slide", "path") if name not in (reader.fieldnames or ())]
-        if missing:
-            advice = f"its columns are {', '.join(COLUMNS)}, of which slide and path are needed"
-            raise UsageError(f"{path}: column {' and '.join(missing)} is missing", advice)
         slides, problems = [], []
-        for row in reader:
-            try:
-                slides.append(_row(row, path.parent))
-            except ValueError as error:
-                problems.append(f"line {reader.line_num}: {error}")
-        problems += _contradictions(slides)
+        try:
+            missing = [name for name in ("slide", "path") if name not in (reader.fieldnames or ())]
+            if missing:
+                advice = f"its columns are {', '.join(COLUMNS)}, with commas between; slide and path are needed"
+                raise UsageError(f"{path}: column {' and '.join(missing)} is missing", advice)
+            for row in reader:
+                try:
+                    slides.append(_row(row, path.parent))
+                except ValueError as error:
+                    problems.append(f"line {reader.line_num}: {error}")
+        except csv.Error as error:
+            problems.append(f"line {reader.line_num}: {error}")
         if not slides and not problems:
             problems.append("no slides")
-        if problems:
-            more = len(problems) - _MOST_PROBLEMS_SHOWN
-            shown = problems[:_MOST_PROBLEMS_SHOWN] + ([f"and {more} more"] if more > 0 else [])
-            raise UsageError("\n  ".join([f"{path}: not a valid cohort:", *shown]))
+        _refuse(f"{path}: not a valid cohort:", [*problems, *_contradictions(slides)])
         return cls(tuple(slides))
 
     def write(self, path: Path) -> None:
@@ -93,8 +109,8 @@ class Cohort:
         writer.writerow([*COLUMNS, *extra])
         for slide in self.slides:
             label = "" if slide.label is None else slide.label
-            mpp = "" if slide.mpp is None else f"{slide.mpp:g}"
-            where = Path(os.path.relpath(slide.path, path.parent)).as_posix()
+            mpp = "" if slide.mpp is None else slide.mpp
+            where = _relative(slide.path, path.parent).as_posix()
             known = (slide.slide, where, slide.case, label, slide.split or "", slide.site, mpp)
             writer.writerow([*known, *(slide.extra.get(name, "") for name in extra)])
         write_text(path, buffer.getvalue())
@@ -108,59 +124,77 @@ class Cohort:
             piped: Paths, one an item, that stand in for `-`.
 
         Returns:
-            The slides, each once, in the order named. Files of equal name get a short hash of their folder.
+            The slides, each once, in the order named. Files of equal name get a short hash of their path.
 
         Raises:
             UsageError: A cohort is wrong, or nothing at all was found.
         """
-        found: list[CohortSlide] = []
-        for name in inputs:
-            for text in [line.strip() for line in piped if line.strip()] if name == "-" else [name]:
-                found += _slides_at(text)
-        unique = list({slide.path.absolute(): slide for slide in found}.values())
+        named = [text for name in inputs for text in (_lines(piped) if name == "-" else [name])]
+        unique: dict[Path, CohortSlide] = {}
+        for text in named:
+            for slide in _slides_at(text):
+                unique.setdefault(slide.path.absolute(), slide)
         if not unique:
             raise UsageError(f"no slides in {', '.join(inputs) or 'nothing'}", "name slides, folders or a cohort CSV")
-        return cls(tuple(_distinct(unique)))
+        parts = discovery.parts_of_series(slide.path for slide in unique.values())
+        slides = _distinct([replace(slide, skipped=parts.get(slide.path, "")) for slide in unique.values()])
+        _refuse("these slides cannot be taken together:", list(_contradictions(slides)))
+        return cls(tuple(slides))
+
+    def with_splits(self, known: Mapping[str, str]) -> Self:
+        """Share out the cases of labelled slides among train, val and test, where no slide has a split yet.
+
+        Args:
+            known: Splits of cases from an earlier run, which stay.
+        """
+        labelled = [slide for slide in self.slides if slide.label is not None]
+        if any(slide.split for slide in self.slides):
+            return self
+        strata = [f"{slide.site}/{slide.label}" for slide in labelled]
+        names = split.by_case([slide.case for slide in labelled], strata, known=known)
+        chosen = {slide.slide: name for slide, name in zip(labelled, names, strict=True)}
+        return type(self)(tuple(replace(slide, split=chosen.get(slide.slide)) for slide in self.slides))
+
+
+def _relative(path: Path, folder: Path) -> Path:
+    """Give a path as seen from a folder, also where a link leads to the folder; as it is from another drive."""
+    try:
+        return Path(os.path.relpath(path.absolute(), folder.resolve()))
+    except ValueError:
+        return path.absolute()
+
+
+def _lines(piped: Iterable[str]) -> list[str]:
+    return [line.strip() for line in piped if line.strip()]
 
 
 def _slides_at(text: str) -> Iterator[CohortSlide]:
-    path = Path(text)
-    if path.suffix.lower() == ".csv":
-        yield from Cohort.read(path).slides
-    elif path.is_dir():
-        yield from map(_of_file, _files(path))
-    elif path.exists() or not glob.has_magic(text):
-        yield _of_file(path)
-    else:
-        yield from (_of_file(Path(match)) for match in sorted(glob.glob(text, recursive=True)))  # noqa: PTH207  any root
+    if Path(text).suffix.lower() == ".csv":
+        yield from Cohort.read(Path(text)).slides
+        return
+    for found in discovery.find(text):
+        yield CohortSlide(found.name, found.path, found.case, found.label, found.split, doubts=found.doubts)
 
 
-def _files(folder: Path) -> list[Path]:
-    """List the files that may be slides: all but hidden ones, and what MRXS keeps beside its slide."""
-    mrxs = {path.with_suffix("") for path in folder.rglob("*") if path.suffix.lower() == ".mrxs"}
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not mrxs.intersection(path.parents)
-    )
-
-
-def _of_file(path: Path) -> CohortSlide:
-    name = path.stem if path.suffix.lower() in SLIDE_SUFFIXES else path.name
-    return CohortSlide(slide=name.removesuffix(".ome") or path.name, path=path)
-
-
-def _distinct(slides: Sequence[CohortSlide]) -> Iterator[CohortSlide]:
-    """Make ids unique: one that occurs twice gets a short hash of its path."""
+def _distinct(slides: Sequence[CohortSlide]) -> list[CohortSlide]:
+    """Make ids unique: one that occurs twice gets a short hash of its path. A slide without a case is its own."""
     counts = Counter(slide.slide for slide in slides)
+    distinct = []
     for slide in slides:
-        if counts[slide.slide] == 1:
-            yield slide
-        else:
-            mark = hashlib.sha256(str(slide.path.absolute()).encode()).hexdigest()[:8]
-            yield replace(slide, slide=f"{slide.slide}-{mark}")
+        name = slide.slide
+        if counts[name] > 1:
+            mark = hashlib.sha256(os.fsencode(slide.path.absolute())).hexdigest()[:8]
+            name = f"{name}-{mark}"
+        distinct.append(replace(slide, slide=name, case=slide.case or name))
+    return distinct
+
+
+def _refuse(sentence: str, problems: Sequence[str]) -> None:
+    """Raise a UsageError with one line for each problem, if there are any."""
+    if problems:
+        more = len(problems) - _MOST_PROBLEMS_SHOWN
+        shown = [*problems[:_MOST_PROBLEMS_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+        raise UsageError("\n  ".join([sentence, *shown]))
 
 
 def _row(row: dict[str, str], folder: Path) -> CohortSlide:
@@ -169,7 +203,9 @@ def _row(row: dict[str, str], folder: Path) -> CohortSlide:
     Raises:
         ValueError: Something in it does not fit; the message says what.
     """
-    values = {key: (value or "").strip() for key, value in row.items() if key is not None}
+    if None in row:
+        raise ValueError("more fields than columns")
+    values = {key: (value or "").strip() for key, value in row.items()}
     slide, path = values["slide"], values["path"]
     if not slide or not path:
         raise ValueError("slide and path are needed")
@@ -205,9 +241,9 @@ def _mpp(text: str) -> float | None:
 
 def _contradictions(slides: Sequence[CohortSlide]) -> Iterator[str]:
     """Name ids that occur twice and cases that cross splits."""
-    for slide, count in Counter(slide.slide for slide in slides).items():
+    for name, count in Counter(slide.slide for slide in slides).items():
         if count > 1:
-            yield f"slide {slide!r} occurs {count} times"
+            yield f"slide {name!r} occurs {count} times"
     splits: dict[str, set[str]] = {}
     for slide in slides:
         if slide.split:

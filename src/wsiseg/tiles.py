@@ -1,28 +1,26 @@
 """Tiles of one slide: where they lie, how much tissue each holds, and where asked for their pixels.
 
 A store `<slide>.tiles.zarr` is a zarr group: `corners` int32[n, 2] (level-0 x, y), `tissue_share` and `inside_share`
-float32[n] (shares of the tile that are tissue and that lie on the slide), and with pixels `pixels` uint8[bytes], the
-JPEG files of all tiles one after the other, and `offsets` int64[n + 1], where each begins and the last ends.
+float32[n] (shares of the tile that are tissue and that lie on the slide), where asked for the tiles themselves as
+`packed` describes, and under the key `wsiseg` what slide they are of and how they were made.
 """
 
-import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.errors import WsisegError
 from wsiseg.grid import Grid
+from wsiseg.packed import PackedTiles
 from wsiseg.slide import Slide, SlideFacts
 
-JPEG_QUALITY = 90
 Indices = Sequence[int] | NDArray[np.integer]
-_CHUNK_BYTES = 2**20
 _SUFFIX = ".tiles.zarr"
 
 
@@ -39,6 +37,8 @@ class Tiles:
         stride_px: Distance of neighbours in pixels of `mpp`.
         mpp: Micrometers per tile pixel.
         tissue_mm2: Area of the slide's tissue.
+        bad_tiles: Tiles left out because they cannot be read; only where pixels were asked for is that known.
+        warnings: What a person should know of them.
         settings: What else they were made with.
     """
 
@@ -50,6 +50,8 @@ class Tiles:
     stride_px: int
     mpp: float
     tissue_mm2: float
+    bad_tiles: int = 0
+    warnings: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -59,6 +61,17 @@ class Tiles:
     def grid(self) -> Grid:
         """The grid that the tiles are cells of."""
         return Grid(self.slide.size_px, self.slide.mpp, self.tile_px, self.stride_px, self.mpp)
+
+    def only(self, readable: NDArray[np.bool_]) -> Self:
+        """Leave out the tiles that cannot be read.
+
+        Args:
+            readable: bool[n], True for those that stay.
+        """
+        bad = int((~readable).sum())
+        kept = {name: getattr(self, name)[readable] for name in ("corners", "tissue_share", "inside_share")}
+        note = (f"{bad} of {len(self)} tissue tiles cannot be read and are left out",) if bad else ()
+        return replace(self, **kept, bad_tiles=bad, warnings=(*self.warnings, *note))
 
     def save(self, group: Any) -> None:  # noqa: ANN401  a zarr group
         """Write everything but the pixels to an empty zarr group."""
@@ -71,6 +84,8 @@ class Tiles:
             "stride_px": self.stride_px,
             "mpp": self.mpp,
             "tissue_mm2": self.tissue_mm2,
+            "bad_tiles": self.bad_tiles,
+            "warnings": list(self.warnings),
             "settings": self.settings,
         }
 
@@ -78,33 +93,6 @@ class Tiles:
 def store_path(folder: Path, slide: str) -> Path:
     """Give the place of a slide's store in a folder."""
     return folder / f"{slide}{_SUFFIX}"
-
-
-def encoded(tile: NDArray[np.uint8]) -> bytes:
-    """Give a tile (uint8[h, w, 3]) as JPEG."""
-    from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
-
-    buffer = io.BytesIO()
-    Image.fromarray(tile).save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()
-
-
-def save_pixels(group: Any, files: Iterable[bytes]) -> None:  # noqa: ANN401  a zarr group
-    """Append JPEG files to a zarr group, holding about one chunk at a time."""
-    pixels = group.create_array("pixels", shape=(0,), chunks=(_CHUNK_BYTES,), dtype=np.uint8, compressors=None)
-    offsets, waiting, size = [0], [], 0
-    for file in files:
-        waiting.append(np.frombuffer(file, np.uint8))
-        offsets.append(offsets[-1] + len(file))
-        size += len(file)
-        if size >= _CHUNK_BYTES:
-            whole = np.concatenate(waiting)
-            cut = size // _CHUNK_BYTES * _CHUNK_BYTES
-            pixels.append(whole[:cut])
-            waiting, size = [whole[cut:]], size - cut
-    if size:
-        pixels.append(np.concatenate(waiting))
-    group.create_array("offsets", data=np.asarray(offsets, np.int64))
 
 
 class TileStore:
@@ -123,10 +111,11 @@ class TileStore:
 
         self.path, self._slide = path, slide
         try:
-            self._group = zarr.open_group(str(path), mode="r")
-            self.tiles = _tiles(self._group)
+            group = zarr.open_group(str(path), mode="r")
+            self.tiles = _tiles(group)
+            self._packed = PackedTiles(path, group, self.tiles.tile_px) if "offsets" in group else None
         except (OSError, KeyError, ValueError, TypeError) as error:
-            raise WsisegError(f"{path}: not a tile store: {error}", "run wsiseg tile") from error
+            raise WsisegError(f"{path}: not a tile store: {error}", "make it again with wsiseg tile") from error
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -134,15 +123,7 @@ class TileStore:
     @property
     def has_pixels(self) -> bool:
         """True if the tiles themselves are stored."""
-        return "offsets" in self._group
-
-    @cached_property
-    def _offsets(self) -> NDArray[np.int64]:
-        return np.asarray(cast("Any", self._group["offsets"])[:])
-
-    @cached_property
-    def _pixels(self) -> Any:  # noqa: ANN401  a zarr array
-        return self._group["pixels"]
+        return self._packed is not None
 
     @cached_property
     def _open_slide(self) -> Slide:
@@ -165,23 +146,9 @@ class TileStore:
         Raises:
             WsisegError: A tile cannot be read.
         """
-        return self._gathered(indices, self.tiles.tile_px, self._tile, threads)
-
-    def _gathered(
-        self, indices: Indices, side: int, read: Callable[[int], NDArray[np.uint8]], threads: int
-    ) -> NDArray[np.uint8]:
-        out = np.empty((len(indices), side, side, 3), np.uint8)
-
-        def fill(place: int) -> None:
-            out[place] = read(int(indices[place]))
-
-        if threads <= 1:
-            for place in range(len(indices)):
-                fill(place)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(fill, range(len(indices))))
-        return out
+        if self._packed is not None:
+            return self._packed.read(indices, threads)
+        return self.read_around(indices, self.tiles.tile_px, threads)
 
     def read_around(self, indices: Indices, side: int, threads: int = 1) -> NDArray[np.uint8]:
         """Read crops of `side` pixels with tiles in their middle, from the slide: uint8[n, side, side, 3].
@@ -191,22 +158,20 @@ class TileStore:
         """
         margin = (side - self.tiles.tile_px) / 2 * self.tiles.mpp
         step_x, step_y = (margin / mpp for mpp in self.tiles.slide.mpp)
+        slide = self._open_slide
+        out = np.empty((len(indices), side, side, 3), np.uint8)
 
-        def crop(index: int) -> NDArray[np.uint8]:
-            x, y = (int(value) for value in self.tiles.corners[index])
-            return self._open_slide.read(x - step_x, y - step_y, (side, side), self.tiles.mpp)
+        def fill(place: int) -> None:
+            x, y = (int(value) for value in self.tiles.corners[indices[place]])
+            out[place] = slide.read(x - step_x, y - step_y, (side, side), self.tiles.mpp)
 
-        return self._gathered(indices, side, crop, threads)
-
-    def _tile(self, index: int) -> NDArray[np.uint8]:
-        if not self.has_pixels:
-            x, y = (int(value) for value in self.tiles.corners[index])
-            side = self.tiles.tile_px
-            return self._open_slide.read(x, y, (side, side), self.tiles.mpp)
-        from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
-
-        data = np.asarray(self._pixels[self._offsets[index] : self._offsets[index + 1]]).tobytes()
-        return np.asarray(Image.open(io.BytesIO(data)))
+        if threads <= 1:
+            for place in range(len(indices)):
+                fill(place)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(fill, range(len(indices))))
+        return out
 
     def close(self) -> None:
         """Free the slide, if it was opened."""
@@ -231,5 +196,7 @@ def _tiles(group: Any) -> Tiles:  # noqa: ANN401  a zarr group
         stride_px=int(own["stride_px"]),
         mpp=float(own["mpp"]),
         tissue_mm2=float(own["tissue_mm2"]),
+        bad_tiles=int(own["bad_tiles"]),
+        warnings=tuple(own["warnings"]),
         settings=own["settings"],
     )

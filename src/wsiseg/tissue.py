@@ -79,18 +79,23 @@ def find_tissue(
 
 
 def mask_over(slide: Slide, mask: NDArray[np.bool_], source: str, overview: Picture) -> TissueMask:
-    """Lay a mask of any size over a whole slide."""
+    """Lay a mask of any size over a whole slide; what of it could not be read is no tissue."""
+    from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
+
+    if overview.unreadable.any():
+        size = (mask.shape[1], mask.shape[0])
+        mask = mask & ~np.asarray(Image.fromarray(overview.unreadable).resize(size, Image.Resampling.NEAREST))
     pixel = (slide.size_px[0] / mask.shape[1], slide.size_px[1] / mask.shape[0])
     mpp = (pixel[0] * slide.mpp[0], pixel[1] * slide.mpp[1])
     return TissueMask(mask, mpp, pixel, source, float(overview.unreadable.mean()))
 
 
 def _detect(slide: Slide, overview: Picture) -> NDArray[np.bool_]:
-    """Find the tissue of an overview; beyond the bounds and where nothing could be read there is none."""
+    """Find the tissue of an overview; beyond the bounds there is none."""
     mask = np.zeros_like(overview.unreadable)
     part = _scanned(slide, overview.image.shape)
     mask[part] = detect(overview.image[part])
-    return mask & ~overview.unreadable
+    return mask
 
 
 def _scanned(slide: Slide, shape: tuple[int, ...]) -> tuple[slice, slice]:

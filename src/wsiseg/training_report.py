@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from wsiseg.packed import encoded
 from wsiseg.page import page
 from wsiseg.plots import Line, plot
 from wsiseg.scoring import Scored
-from wsiseg.tiles import encoded
 
 _TILES, _PER_SLIDE = 12, 2
 _CURVES = (

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import io
 import os
 import signal
 import sys
@@ -125,6 +126,7 @@ def _help(function: Callable[..., object]) -> str:
 def main() -> NoReturn:
     """Run the command line; every expected error becomes one sentence and its exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    _prepare_streams()
     try:
         app()
     except WsisegError as error:
@@ -138,6 +140,19 @@ def main() -> NoReturn:
     except OSError as error:
         _fail(str(OutputError(f"{error.filename or 'output'}: {error.strerror or error}")), OutputError.exit_code)
     sys.exit(0)
+
+
+def _prepare_streams() -> None:
+    """Let file names of any bytes be printed, and let our own words reach standard error at any time.
+
+    While a plain image is decoded, descriptor 2 is turned aside to keep what its decoder writes there to itself.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if os.name == "posix" and isinstance(sys.stderr, io.TextIOWrapper):
+        own = os.dup(sys.stderr.fileno())
+        sys.stderr = open(own, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")  # noqa: PTH123, SIM115  a descriptor, open until the end
 
 
 class _Terminated(SystemExit):
