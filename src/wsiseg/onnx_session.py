@@ -110,6 +110,8 @@ def _session(model: bytes, provider: str, threads: int | None) -> "InferenceSess
     options.intra_op_num_threads = threads or cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY
+    # Threads that spin while they wait take the cores from the threads that read slides.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Its own fallback prints to standard output and hides which device computes.
     session: InferenceSession = _guarded(
         lambda: onnxruntime.InferenceSession(
