@@ -1,7 +1,8 @@
-"""A small cohort for tests and for the pages of the documentation."""
+"""A small cohort for tests, for the pages of the documentation and for the gate; `python made_cohort.py FOLDER`."""
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +45,7 @@ def _write_truth(path: Path, corner: int, size: int) -> None:
     properties = {"objectType": "annotation", "classification": {"name": "Tumor"}}
     feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature] if size else []}))
+
+
+if __name__ == "__main__":
+    write_cohort(Path(sys.argv[1]))

@@ -45,8 +45,10 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
         slides = [patches]
     else:
         report, slides = _evaluated(config, progress)
+    from wsiseg import __version__  # noqa: PLC0415  the package imports this module
+
     found = gates(report.model_dump(mode="json", by_alias=True), least, baseline, drops)
-    report = report.model_copy(update={"gates": found})
+    report = report.model_copy(update={"gates": found, "version": __version__})
     if config.out is not None:
         write_evaluation(config.out, report, slides)
     if config.junit is not None:
