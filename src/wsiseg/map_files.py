@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +114,7 @@ class MapFiles:
             with np.load(self.unfinished, allow_pickle=False) as stored:
                 if str(stored["key"]) == key:
                     return Sums(stored["total"], stored["weight"], int(stored["done"]))
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             pass
         return None
 

@@ -17,7 +17,8 @@ from wsiseg.map_files import MapFiles, key_of
 from wsiseg.model_file import ModelFile
 from wsiseg.pyramid import level_for
 from wsiseg.slide import Slide
-from wsiseg.tissue import TissueMask, find_tissue
+from wsiseg.tissue import TissueMask
+from wsiseg.tissue_choice import TissueChoice
 
 SAVE_EVERY_S = 30.0
 """How often what is known of an unfinished slide is kept."""
@@ -38,6 +39,7 @@ class Job:
         tissue: Where it holds tissue.
         thumbnail: uint8[rows, columns, 3], the whole slide.
         plans: What to read and ask, one plan a model.
+        settings: What the probabilities depend on besides the slide.
     """
 
     row: CohortSlide
@@ -45,6 +47,7 @@ class Job:
     tissue: TissueMask
     thumbnail: NDArray[np.uint8]
     plans: tuple[Plan, ...]
+    settings: dict[str, Any]
 
     @property
     def windows(self) -> int:
@@ -52,13 +55,17 @@ class Job:
         return sum(len(plan.windows) for plan in self.plans)
 
 
-def prepare(row: CohortSlide, slide: Slide, models: list[ModelFile], config: PredictConfig) -> Job:
+def prepare(
+    row: CohortSlide,
+    slide: Slide,
+    models: list[ModelFile],
+    config: PredictConfig,
+    choice: TissueChoice,
+) -> Job:
     """Find the tissue of an open slide and plan what to ask each model."""
-    tissue, thumbnail = find_tissue(slide)
-    if config.tissue == "none":
-        tissue = replace(tissue, mask=np.ones_like(tissue.mask), source="none")
+    tissue, thumbnail = choice.find(row.slide, slide, most_unreadable=config.max_bad_tiles)
     plans = tuple(_plan(slide, tissue, model, config) for model in models)
-    return Job(row, slide, tissue, thumbnail, plans)
+    return Job(row, slide, tissue, thumbnail, plans, settings_of(models, config, choice.settings(row.slide)))
 
 
 def picture_of(job: Job) -> NDArray[np.uint8]:
@@ -85,10 +92,10 @@ def _plan(slide: Slide, tissue: TissueMask, model: ModelFile, config: PredictCon
     return plan_tiles(slide, tissue, model, config.min_tissue, config.stride)
 
 
-def settings_of(models: list[ModelFile], config: PredictConfig) -> dict[str, Any]:
-    """Give what the probabilities depend on besides the slide."""
-    chosen = config.model_dump(mode="json", include={"tissue", "min_tissue", "map", "stride"})
-    return {**chosen, "provider": models[0].provider, "models": [model.sha256 for model in models]}
+def settings_of(models: list[ModelFile], config: PredictConfig, tissue: str) -> dict[str, Any]:
+    """Give what the probabilities depend on besides the slide; `tissue` is what its tissue depends on."""
+    chosen = config.model_dump(mode="json", include={"min_tissue", "map", "stride"})
+    return {**chosen, "tissue": tissue, "provider": models[0].provider, "models": [model.sha256 for model in models]}
 
 
 def threshold_of(models: list[ModelFile], config: PredictConfig) -> float:
@@ -124,7 +131,7 @@ def map_slide(
     if bad > config.max_bad_tiles * tiles:
         text = f"{job.row.path.name}: {bad} of {tiles} tissue cells cannot be read"
         raise SlideError(text, "get the slide again or raise --max-bad-tiles")
-    return replace(heatmap, run={**settings_of(models, config), **heatmap.run}, threshold=threshold_of(models, config))
+    return replace(heatmap, run={**job.settings, **heatmap.run}, threshold=threshold_of(models, config))
 
 
 def _ask(
@@ -138,7 +145,7 @@ def _ask(
     """Ask one model, going on from what an interrupted run knew."""
     from wsiseg import __version__  # noqa: PLC0415  the package imports this module
 
-    key = key_of({**settings_of([model], config), "slide": job.slide.facts.fingerprint, "mpp": job.slide.mpp})
+    key = key_of({**job.settings, "models": model.sha256, "slide": job.slide.facts.fingerprint, "mpp": job.slide.mpp})
     known = files.load_unfinished(key) if files is not None else None
     sums = known or Sums.empty(plan.grid.shape)
     probabilities = run(job.slide, plan, model, sums, _keeper(files, key, advance))

@@ -22,6 +22,7 @@ from wsiseg.mapping import Job, doubts, map_slide, picture_of, prepare, settings
 from wsiseg.model_file import ModelFile, default_model_path
 from wsiseg.run import Failure, Progress, Run, RunFile, Silent, SlideRecord, Status, now
 from wsiseg.slide import Slide
+from wsiseg.tissue_choice import TissueChoice
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -51,7 +52,10 @@ def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -
     """
     config = PredictConfig.checked(inputs=(str(slide),), model=(str(model),), **settings)
     with _models(config) as models, Slide(slide, mpp=config.slide_mpp) as opened:
-        return map_slide(prepare(CohortSlide(Path(slide).stem, Path(slide)), opened, models, config), models, config)
+        row = CohortSlide(Path(slide).stem, Path(slide))
+        return map_slide(
+            prepare(row, opened, models, config, TissueChoice.of(config.tissue, [row.slide])), models, config
+        )
 
 
 def predict_slides(config: PredictConfig, progress: Progress | None = None) -> Run:
@@ -73,15 +77,16 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
     progress = progress or Silent()
     cohort = Cohort.from_inputs(config.inputs, sys.stdin if "-" in config.inputs else ())
     rows = [row for row in cohort.slides if _is_in_shard(row.slide, config.shard)]
+    tissue = TissueChoice.of(config.tissue, [row.slide for row in cohort.slides if not row.skipped])
     with _models(config) as models:
         for line in _introduction(models):
             progress.note(line)
         progress.begin(len(rows))
         with RunFile(config.out / _run_name(config), _run(config, models)) as file:
             if config.dask is None:
-                records = _records(rows, models, config, progress)
+                records = _records(rows, tissue, models, config, progress)
             else:
-                records = on_cluster(config.dask, partial(_on_worker, config=config), rows)
+                records = on_cluster(config.dask, partial(_on_worker, tissue=tissue, config=config), rows)
             try:
                 for record in records:
                     file.add(record)
@@ -91,10 +96,10 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
                 write_page(config.out, _run_name(config))
 
 
-def _on_worker(row: CohortSlide, config: PredictConfig) -> SlideRecord:
+def _on_worker(row: CohortSlide, tissue: TissueChoice, config: PredictConfig) -> SlideRecord:
     """Map one slide in a process of a cluster."""
     models = _models_of_worker(config)
-    (record,) = _records([row], models, config, Silent())
+    (record,) = _records([row], tissue, models, config, Silent())
     return record
 
 
@@ -157,12 +162,14 @@ class _Task:
 
     Attributes:
         row: Its row in the cohort.
+        tissue: How its tissue is found.
         files: Where its results go.
         lock: Held until the results are written.
         began: When work on it began, on the monotonic clock.
     """
 
     row: CohortSlide
+    tissue: TissueChoice
     files: MapFiles
     lock: "BaseFileLock"
     began: float
@@ -188,6 +195,7 @@ class _Opened:
 
 def _records(
     rows: Sequence[CohortSlide],
+    tissue: TissueChoice,
     models: list[ModelFile],
     config: PredictConfig,
     progress: Progress,
@@ -199,7 +207,7 @@ def _records(
     with ThreadPoolExecutor(1, "opener") as opener, ThreadPoolExecutor(1, "writer") as writer:
         while waiting or opening:
             while waiting and len(opening) < _OPEN_AHEAD:
-                task = _taken(waiting.popleft(), config)
+                task = _taken(waiting.popleft(), tissue, config)
                 if isinstance(task, CohortSlide):  # another process works on it: look again after the others
                     waiting.append(task)
                     break
@@ -216,7 +224,7 @@ def _records(
             yield writing.popleft().result()
 
 
-def _taken(row: CohortSlide, config: PredictConfig) -> "_Task | CohortSlide":
+def _taken(row: CohortSlide, tissue: TissueChoice, config: PredictConfig) -> "_Task | CohortSlide":
     """Take the lock of a slide; give the row back while another process has it."""
     from filelock import SoftFileLock, Timeout  # noqa: PLC0415  only where files are written
 
@@ -226,7 +234,7 @@ def _taken(row: CohortSlide, config: PredictConfig) -> "_Task | CohortSlide":
         lock.acquire()
     except Timeout:
         return row
-    return _Task(row, files, lock, time.monotonic())
+    return _Task(row, tissue, files, lock, time.monotonic())
 
 
 def _open(task: _Task, models: list[ModelFile], config: PredictConfig) -> _Opened | SlideRecord:
@@ -236,30 +244,30 @@ def _open(task: _Task, models: list[ModelFile], config: PredictConfig) -> _Opene
 
 def _opened(task: _Task, models: list[ModelFile], config: PredictConfig) -> _Opened | SlideRecord:
     known = None if config.overwrite else task.files.open()
-    slide = Slide(task.row.path, mpp=task.row.mpp or config.slide_mpp)
+    slide = task.row.open(config.slide_mpp)
     try:
-        reason = None if known is None else _what_changed(known, slide, models, config)
+        wanted = settings_of(models, config, task.tissue.settings(task.row.slide))
+        reason = None if known is None else _what_changed(known, slide, wanted, threshold_of(models, config))
         if known is not None and reason is None and task.files.are_there:
             slide.close()
             return _record(task, known, "up_to_date", ())
         is_same = reason is None or reason == _THRESHOLD
-        return _Opened(prepare(task.row, slide, models, config), known if is_same else None, reason)
+        return _Opened(prepare(task.row, slide, models, config, task.tissue), known if is_same else None, reason)
     except BaseException:
         slide.close()
         raise
 
 
-def _what_changed(known: Heatmap, slide: Slide, models: list[ModelFile], config: PredictConfig) -> str | None:
+def _what_changed(known: Heatmap, slide: Slide, wanted: dict[str, Any], threshold: float) -> str | None:
     """Name what a heatmap was made with that differs from what is asked for now; None where nothing does."""
     if known.slide.fingerprint != slide.facts.fingerprint:
         return "the slide changed"
     if known.slide != slide.facts:
         return f"its pixel size changed from {known.slide.mpp[0]:g} to {slide.mpp[0]:g} um"
-    wanted = settings_of(models, config)
     changed = [name for name, value in wanted.items() if known.run.get(name) != value]
     if changed:
         return f"{', '.join(changed)} changed"
-    return None if known.threshold == threshold_of(models, config) else _THRESHOLD
+    return None if known.threshold == threshold else _THRESHOLD
 
 
 def _mapped(
