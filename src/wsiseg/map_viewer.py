@@ -101,12 +101,15 @@ def viewer_bar() -> str:
 
 def viewed(found: Results, slide: str, most_bytes: int) -> str:
     """Give the slide with its map over it, and the histogram, in about so many bytes at most."""
+    drawn = f"<figure>{histogram(found.heatmap).svg()}</figure>" if found.heatmap.tissue.any() else ""
+    most_bytes = max(1, most_bytes - len(drawn))
     longest_px = int(min(KEPT_PX, max(_LEAST_PX, (most_bytes / _BYTES_PER_PIXEL) ** 0.5)))
     while True:
         pictures = _pictures(found, slide, longest_px)
         if len(pictures) <= most_bytes or longest_px == _LEAST_PX:
-            return pictures
-        longest_px = max(_LEAST_PX, int(longest_px * 0.8))
+            return f'<div class="row">{pictures}{drawn}</div>'
+        smaller = min(0.95 * (most_bytes / len(pictures)) ** 0.5, 0.9)
+        longest_px = max(_LEAST_PX, int(smaller * longest_px))
 
 
 def _pictures(found: Results, slide: str, longest_px: int) -> str:
@@ -114,7 +117,7 @@ def _pictures(found: Results, slide: str, longest_px: int) -> str:
     _, _, width, height = shown_px(found.heatmap.slide)
     lazily = 'loading="lazy" decoding="async"'
     jpeg = None if found.jpeg is None else smaller_jpeg(found.jpeg, longest_px)
-    images, parts = [], []
+    images = []
     if jpeg is not None:
         images.append(f'<img src="{picture_address("jpeg", jpeg)}" alt="slide {name}" {lazily}>')
     if found.heatmap.tissue.any():
@@ -125,8 +128,6 @@ def _pictures(found: Results, slide: str, longest_px: int) -> str:
             f'<img class="map" style="{place}" src="{picture_address("png", laid.png)}" alt="tumour map of {name}" '
             f"{lazily}>"
         )
-        parts.append(f"<figure>{histogram(found.heatmap).svg()}</figure>")
     widest = round(1.5 * longest_px * min(1, width / height))
     style = f"--ratio: {width / height:.5f}; --widest: {widest}px"
-    parts.insert(0, f'<div class="stack" style="{style}">{"".join(images)}</div>')
-    return f'<div class="row">{"".join(parts)}</div>'
+    return f'<div class="stack" style="{style}">{"".join(images)}</div>'
