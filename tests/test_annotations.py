@@ -224,11 +224,19 @@ def test_outlines_that_unpack_to_far_too_much_are_refused(tmp_path: Path, monkey
         read(tmp_path / "b.geojson.gz")
 
 
+def test_masks_too_large_to_hold_are_refused(tmp_path: Path) -> None:
+    for side in (9_600, 14_000):  # beyond Pillow's warning, and beyond its error
+        Image.new("1", (side, side)).save(tmp_path / "a.png")
+        with pytest.raises(AnnotationError, match=r"^a\.png: cannot be read as a mask: Image size"):
+            read(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[1]", '"text"', '{"type": "Feature"}', '{"type": "FeatureCollection", "features": 3}',
      '{"type": "Polygon", "coordinates": [[[0, 0], [1, "x"], [1, 1], [0, 0]]]}',
      '{"type": "Polygon", "coordinates": [[[0, 0], [1, NaN], [1, 1], [0, 0]]]}',
+     '{"type": "Polygon", "coordinates": [[[0, 0], [1e300, 1], [1, 1e300], [0, 0]]]}',
      '{"type": "Polygon", "coordinates": [[[0, 0]]]}', '{"type": "Polygon"}', "[" * 100_000],
 )  # fmt: skip
 def test_broken_json_is_refused_in_a_sentence(tmp_path: Path, text: str) -> None:

@@ -160,6 +160,10 @@ def test_what_is_missing_or_odd_is_named_and_the_rest_evaluated(tmp_path: Path) 
     write_outlines(truth / "slide-8.geojson")
     write_outlines(truth / "slide-10.geojson", box(300, 100, 400, 150))
     write_outlines(truth / "slide-99.geojson")
+    cohort = (tmp_path / "cohort.csv").read_text().splitlines()
+    sizes = ["mpp", *("0.25" if line.startswith("slide-9,") else "" for line in cohort[1:])]
+    lines = [f"{line},{size}" for line, size in zip(cohort, sizes, strict=True) if not line.startswith("slide-0,")]
+    (tmp_path / "cohort.csv").write_text("\n".join(lines))
     Image.new("L", (10, 10)).save(truth / "slide-11.png")
     report = run(tmp_path)
     failed = {record.slide: record.error.message for record in report.failed if record.error}
@@ -172,7 +176,8 @@ def test_what_is_missing_or_odd_is_named_and_the_rest_evaluated(tmp_path: Path) 
     warned = {record.slide: record.warnings for record in report.slides if record.warnings}
     assert warned["slide-8"] == ("slide-8.geojson: holds no tumour, but the cohort calls slide-8 a tumour slide",)
     assert "of its tumour lies outside the slide" in warned["slide-10"][0]
-    assert report.notes == ("slide-99.geojson: truth without a prediction",)
+    assert warned["slide-9"] == ("slide-9: was mapped at 0.5 um/px, the cohort says 0.25 um/px",)
+    assert report.notes == ("slide-0: stands not in the cohort", "slide-99.geojson: truth without a prediction")
     assert report.without_background["slides"] == 4
 
 
@@ -215,6 +220,16 @@ def test_slide_auc_and_area_error(tmp_path: Path) -> None:
     assert report.tumor_area["mean_error_mm2"]["value"] == pytest.approx(
         (report.tumor_area["called_mm2"] - report.tumor_area["truth_mm2"]) / 8,
     )
+
+
+def test_a_slide_without_tissue_is_measured_with_background_only(tmp_path: Path) -> None:
+    write_map(tmp_path / "maps" / "a.ome.zarr", np.full((5, 6), np.nan))
+    write_outlines(tmp_path / "truth" / "a.geojson", box(0, 0, 20, 20))
+    report = run(tmp_path, out=tmp_path / "out", froc=True)
+    assert report.without_background["recall"]["value"] is None
+    assert (report.with_background["recall"]["value"], report.with_background["auc"]["value"]) == (0.0, 0.5)
+    assert report.slide_auc is not None
+    assert report.slide_auc["value"] is None
 
 
 def test_files_are_written_and_the_table_has_a_row_for_every_slide(tmp_path: Path) -> None:
@@ -290,13 +305,12 @@ def test_published_maps_against_their_thresholded_twins(data: Path, tmp_path: Pa
 
 
 def test_a_published_map_takes_its_scale_from_its_slide(tmp_path: Path, data: Path) -> None:
-    (tmp_path / "truth").mkdir()
     (tmp_path / "maps").mkdir()
     slide = "TCGA-CR-7395-01A-01-TS1"
     pixels = np.zeros((8, 10, 3), np.uint8)  # the slide has 4443 x 3567 pixels
     pixels[2:5, 3:8] = (200, 0, 255)
     Image.fromarray(pixels).save(tmp_path / "maps" / f"{slide}.svs.png")
-    write_outlines(tmp_path / "truth" / f"{slide}.geojson", box(1400, 900, 3500, 2200))
+    write_outlines(tmp_path / "truth" / f"{slide}.svs.geojson", box(1400, 900, 3500, 2200))
     row = f"{slide},{data / 'slides' / slide}.svs,0.5"
     (tmp_path / "cohort.csv").write_text(f"slide,path,mpp\n{row}\n")
     report = run(tmp_path)

@@ -2,13 +2,12 @@
 
 import gzip
 import json
-import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wsiseg.outline_classes import AnnotationError, Outline
+from wsiseg.outline_classes import AnnotationError, Outline, drawn_polygon
 
 _MOST_BYTES = 2**30
 _AREAS = ("Polygon", "MultiPolygon")
@@ -97,9 +96,5 @@ def _camelyon(content: dict[str, Any]) -> Iterator[Outline]:
 
 
 def _polygon(shell: list[list[float]], holes: list[list[list[float]]]) -> Any:  # noqa: ANN401  a shapely polygon
-    import shapely  # noqa: PLC0415  heavy: only where outlines are read
-
     rings = [[(float(point[0]), float(point[1])) for point in ring] for ring in (shell, *holes)]
-    if not all(math.isfinite(number) for ring in rings for point in ring for number in point):
-        raise ValueError("a coordinate is not a number")
-    return shapely.Polygon(rings[0], rings[1:])
+    return drawn_polygon(rings[0], rings[1:])

@@ -1,6 +1,7 @@
 """Truth as images: PNG and TIFF masks, NGFF labels (heatmaps of wsiseg among them), and the paper's published maps."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,7 @@ from wsiseg.outline_classes import AnnotationError, Classes, ZeroedMapError, unk
 from wsiseg.published_maps import THRESHOLD, is_published_map, is_zeroed, probabilities
 from wsiseg.slide import Slide, SlideFacts
 
-_MOST_PIXELS = 170_000_000  # of an image held in memory; larger masks are read by blocks from a coarser level
+_MOST_PIXELS = 89_000_000  # of a mask held in memory, Pillow's own limit; pyramids are read from a coarser level
 _BLOCK_PX = 4096
 _SAME_SHAPE = 1.5  # a mask may miss the slide's proportions by so many of its own pixels
 _SAME_SIZE = 0.01  # pixel sizes may differ by this share
@@ -184,14 +185,16 @@ def image_values(path: Path, slide: SlideFacts) -> NDArray[np.uint8]:
     """
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415  heavy: only where pixels are touched
 
+    too_large = (Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                return _coarser(path, slide)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path)
+        with image:
             if image.mode in {"1", "I;16", "I", "L", "P"}:
                 return np.asarray(image)
             values = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, *too_large) as error:
         if path.suffix.lower() in {".tif", ".tiff"}:
             return _coarser(path, slide)
         raise AnnotationError(f"{path.name}: cannot be read as a mask: {error}", "save it as PNG or TIFF") from error

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsiseg.outline_classes import AnnotationError, Outline
+from wsiseg.outline_classes import AnnotationError, Outline, drawn_polygon
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element  # only the type; parsing is defusedxml's
@@ -95,14 +95,10 @@ def _outline(
     is_ellipse: bool = False,
 ) -> Outline | None:
     """Make an outline of points as written; an ellipse is given by two opposite corners around it."""
-    import shapely  # noqa: PLC0415  heavy: only where outlines are read
-
     points = [(float(x), float(y)) for x, y in texts if x is not None and y is not None]
-    if not all(math.isfinite(number) for point in points for number in point):
-        raise ValueError("a coordinate is not a number")
     if is_ellipse and len(points) in {2, 4}:
         points = _ellipse(points)
-    return Outline(shapely.Polygon(points), name, is_negative) if len(points) > 2 else None  # noqa: PLR2004  a triangle
+    return Outline(drawn_polygon(points), name, is_negative) if len(points) > 2 else None  # noqa: PLR2004  a triangle
 
 
 def _ellipse(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -15,6 +15,7 @@ from wsiseg.predictions import open_prediction
 from wsiseg.slide import ASSUMED
 
 _PICTURE_CELLS = 256  # the longer side of what a picture shows
+_SAME_SIZE = 0.01  # pixel sizes may differ by this share
 _OUTSIDE = 0.02  # a mask's last pixels may reach beyond the slide
 
 
@@ -101,7 +102,9 @@ def compare(
         background=(float(tumor[~looked].sum()), float(rest[~looked].sum())),
         picture=_picture(heatmap, tumor / cells) if with_picture else None,
         lesions=find_lesions(heatmap, truth.tumor) if with_lesions else None,
-        notes=truth.notes + _outside(truth_path, truth, float(tumor.sum())) + _contradiction(row, truth_path, truth),
+        notes=truth.notes
+        + _outside(truth_path, truth, float(tumor.sum()))
+        + _contradictions(row, truth_path, truth, heatmap),
     )
 
 
@@ -119,12 +122,16 @@ def _outside(path: Path, truth: Truth, inside_px: float) -> tuple[str, ...]:
     return ()
 
 
-def _contradiction(row: CohortSlide, path: Path, truth: Truth) -> tuple[str, ...]:
+def _contradictions(row: CohortSlide, path: Path, truth: Truth, heatmap: Heatmap) -> tuple[str, ...]:
+    """Say where the cohort does not agree with the truth or the heatmap."""
+    notes = []
     if row.label == 1 and truth.tumor.total == 0:
-        return (f"{path.name}: holds no tumour, but the cohort calls {row.slide} a tumour slide",)
+        notes.append(f"{path.name}: holds no tumour, but the cohort calls {row.slide} a tumour slide")
     if row.label == 0 and truth.tumor.total > 0:
-        return (f"{path.name}: holds tumour, but the cohort calls {row.slide} a normal slide",)
-    return ()
+        notes.append(f"{path.name}: holds tumour, but the cohort calls {row.slide} a normal slide")
+    if row.mpp is not None and abs(row.mpp / heatmap.slide.mpp[0] - 1) > _SAME_SIZE:
+        notes.append(f"{row.slide}: was mapped at {heatmap.slide.mpp[0]:g} um/px, the cohort says {row.mpp:g} um/px")
+    return tuple(notes)
 
 
 def _picture(heatmap: Heatmap, share: Floats) -> Picture:

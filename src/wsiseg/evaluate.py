@@ -1,7 +1,7 @@
 """Compare predictions with truth: exact pixel measures of a cohort, with intervals, gates and a page to read."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,9 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
 def _evaluated(config: EvaluateConfig, progress: Progress) -> tuple[Report, list[Compared]]:
     """Compare all runs; give the report, and the first run's slides of the headline."""
     cohort = Cohort.read(config.cohort) if config.cohort else Cohort(())
-    runs = [_compared(config, place, cohort, progress) for place in config.predictions]
+    predictions = [prediction_files(place) for place in config.predictions]
+    progress.begin(sum(len(files) for files in predictions))
+    runs = [_compared(config, files, cohort, progress) for files in predictions]
     first = runs[0][0]
     report = _report(config, cohort, *runs[0])
     others = zip(config.predictions[1:], runs[1:], strict=True)
@@ -70,20 +72,19 @@ def _evaluated(config: EvaluateConfig, progress: Progress) -> tuple[Report, list
 Run = tuple[list[Compared], list[SlideRecord], list[str]]
 
 
-def _compared(config: EvaluateConfig, place: Path, cohort: Cohort, progress: Progress) -> Run:
+def _compared(config: EvaluateConfig, predictions: Mapping[str, Path], cohort: Cohort, progress: Progress) -> Run:
     """Compare all slides of a run; give them with what became of each, and what a person should know."""
     assert config.truth is not None  # noqa: S101  the settings were checked
     rows = {row.slide: row for row in cohort.slides}
-    predictions, truths = prediction_files(place), truth_files(config.truth)
+    truths = truth_files(config.truth)
     reading = Reading(Classes(config.tumor_class, config.negative_class), config.truth_origin, config.truth_mpp)
     compared, records, used = [], [], set()
-    progress.begin(len(predictions))
     for slide, path in predictions.items():
         row = rows.get(slide) or CohortSlide(slide=slide, path=Path(), case=slide)
-        names = [name for name in (slide, row.path.name, f"{slide}.svs") if name in truths]
+        names = {name for name in (slide, row.path.name, row.path.stem, f"{slide}.svs") if name in truths}
         began = time.monotonic()
         try:
-            one = _one(config, row, path, [file for name in names for file in truths[name]], reading)
+            one = _one(config, row, path, [file for name in sorted(names) for file in truths[name]], reading)
             compared.append(one)
             record = SlideRecord(slide=slide, path=str(path), status="ok", warnings=one.notes)
         except ZeroedMapError as error:
@@ -93,7 +94,10 @@ def _compared(config: EvaluateConfig, place: Path, cohort: Cohort, progress: Pro
         used.update(names)
         records.append(record.model_copy(update={"seconds": round(time.monotonic() - began, 3)}))
         progress.done(records[-1])
-    notes = [f"{file.name}: truth without a prediction" for name in sorted(set(truths) - used) for file in truths[name]]
+    notes = [f"{slide}: stands not in the cohort" for slide in predictions if rows and slide not in rows]
+    notes += [
+        f"{file.name}: truth without a prediction" for name in sorted(set(truths) - used) for file in truths[name]
+    ]
     return compared, records, notes
 
 

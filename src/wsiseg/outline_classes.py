@@ -36,6 +36,10 @@ OTHER_NAMES = frozenset(
 """Classes that are known to be no tumour and to cut nothing."""
 
 
+Point = tuple[float, float]
+_FARTHEST = 1e8  # level-0 pixels; also keeps areas exact
+
+
 class AnnotationError(WsisegError):
     """Outlines or a mask cannot be read, or mean nothing here."""
 
@@ -59,6 +63,19 @@ class Outline:
     class_name: str = ""
     is_negative: bool = False
     name: str = ""
+
+
+def drawn_polygon(shell: Sequence[Point], holes: Sequence[Sequence[Point]] = ()) -> Any:  # noqa: ANN401  a shapely polygon
+    """Make a polygon of points.
+
+    Raises:
+        ValueError: There are too few points, or one that lies on no slide.
+    """
+    import shapely  # noqa: PLC0415  heavy: only where outlines are read
+
+    if not all(abs(number) < _FARTHEST for ring in (shell, *holes) for point in ring for number in point):
+        raise ValueError("a coordinate lies on no slide")
+    return shapely.Polygon(shell, holes)
 
 
 @dataclass(frozen=True)
@@ -119,12 +136,22 @@ def tumor_area(name: str, outlines: Sequence[Outline], classes: Classes) -> tupl
     polygons, repaired = _valid([polygon for polygon, _ in drawn])
     if repaired:
         notes.append(f"{name}: {repaired} self-crossing outlines were repaired")
-    layers = sorted(zip(polygons, (sign for _, sign in drawn), strict=True), key=lambda layer: -layer[0].area)
+    try:
+        return _layered(polygons, [sign for _, sign in drawn]), tuple(notes)
+    except shapely.GEOSException as error:
+        raise AnnotationError(f"{name}: its outlines cannot be put together: {error}", "draw them again") from error
+
+
+def _layered(polygons: list[Any], signs: list[int]) -> Any:  # noqa: ANN401  a shapely geometry
+    """Lay polygons over each other, the largest first; those with a negative sign cut."""
+    import shapely  # noqa: PLC0415  heavy: only where outlines are read
+
+    layers = sorted(zip(polygons, signs, strict=True), key=lambda layer: -layer[0].area)
     area = shapely.MultiPolygon()
     for sign, group in itertools.groupby(layers, key=lambda layer: layer[1]):
         together = shapely.union_all([polygon for polygon, _ in group])
         area = area.union(together) if sign > 0 else area.difference(together)
-    return area, tuple(notes)
+    return area
 
 
 def unknown_classes(name: str, classes: Iterable[str]) -> AnnotationError:
