@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,6 @@ from wsiseg.errors import SlideError, UsageError
 from wsiseg.outline_classes import Outline
 from wsiseg.slide import Slide
 from wsiseg.tissue import MASK_MPP, TissueMask, find_tissue, mask_over
-
-if TYPE_CHECKING:
-    from PIL.ImageDraw import ImageDraw
 
 _OUTLINE_SUFFIXES = (".geojson", ".geojson.gz", ".json")
 _SUFFIXES = (*_OUTLINE_SUFFIXES, ".png", ".tif", ".tiff")
@@ -130,7 +127,6 @@ def _mask(path: Path, slide: Slide) -> NDArray[np.bool_]:
 def _drawn(outlines: Sequence[Outline], slide: Slide, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Fill outlines; like QuPath's they count from the corner of the scan, where the slide states its bounds."""
     import shapely  # noqa: PLC0415  heavy: only where outlines are drawn
-    from PIL import Image, ImageDraw  # noqa: PLC0415  heavy: only where pixels are touched
 
     left_out = [one.is_negative or one.class_name.strip().casefold() in _LEFT_OUT for one in outlines]
     shapes = [shapely.make_valid(one.polygon) for one in outlines]
@@ -138,16 +134,22 @@ def _drawn(outlines: Sequence[Outline], slide: Slide, shape: tuple[int, ...]) ->
     tissue = kept.difference(shapely.union_all([one for one, out in zip(shapes, left_out, strict=True) if out]))
     offset = np.asarray((slide.bounds_px or (0, 0))[:2], float)
     scale = np.asarray([shape[1] / slide.size_px[0], shape[0] / slide.size_px[1]])
-    canvas = Image.new("1", (shape[1], shape[0]))
-    draw = ImageDraw.Draw(canvas)
-    parts = [part for part in shapely.get_parts(tissue) if part.geom_type == "Polygon"]
-    # The largest first: one that lies in a hole of another is drawn after that hole.
-    for part in sorted(parts, key=lambda part: -float(part.area)):
-        _fill(draw, (shapely.get_coordinates(part.exterior) + offset) * scale, 1)
-        for hole in part.interiors:
-            _fill(draw, (shapely.get_coordinates(hole) + offset) * scale, 0)
-    return np.asarray(canvas)
+    areas = [part for part in shapely.get_parts(tissue) if part.geom_type == "Polygon"]
+    rings = [(shapely.get_coordinates(ring) + offset) * scale for ring in shapely.get_rings(areas)]
+    return _filled(rings, shape)
 
 
-def _fill(draw: "ImageDraw", ring: NDArray[Any], value: int) -> None:
-    draw.polygon([(float(x) - 0.5, float(y) - 0.5) for x, y in ring], fill=value)
+def _filled(rings: Sequence[NDArray[np.float64]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Set the pixels whose centre lies within an odd number of closed rings (float64[n, 2], x and y in pixels)."""
+    begins = np.concatenate([np.empty((0, 2)), *(ring[:-1] for ring in rings)])
+    ends = np.concatenate([np.empty((0, 2)), *(ring[1:] for ring in rings)])
+    top = np.clip(np.ceil(np.minimum(begins[:, 1], ends[:, 1]) - 0.5), 0, shape[0]).astype(int)
+    below = np.clip(np.ceil(np.maximum(begins[:, 1], ends[:, 1]) - 0.5), 0, shape[0]).astype(int)
+    count = below - top
+    edge = np.repeat(np.arange(len(count)), count)
+    row = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count) + top[edge]
+    along = (row + 0.5 - begins[edge, 1]) / (ends[edge, 1] - begins[edge, 1])
+    x = begins[edge, 0] + along * (ends[edge, 0] - begins[edge, 0])
+    crossings = np.zeros((shape[0], shape[1] + 1), np.bool_)
+    np.logical_xor.at(crossings, (row, np.clip(np.ceil(x - 0.5), 0, shape[1]).astype(int)), True)  # noqa: FBT003  a value
+    return np.logical_xor.accumulate(crossings[:, :-1], axis=1)

@@ -1,0 +1,69 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsiseg.dicom import by_series, dicom_file, series_file
+from wsiseg.errors import NotASlideError, SlideError
+from wsiseg.slide import Slide
+
+
+def test_what_a_file_is_stands_in_its_head(data: Path) -> None:
+    files = {path.name: dicom_file(path) for path in (data / "slides").rglob("*") if path.is_file()}
+    kinds = {name: file.kind for name, file in files.items() if file is not None}
+    assert kinds["boxes_0.dcm"] == kinds["sm_image_jpegls.dcm"] == ""
+    assert kinds["boxes_1.dcm"] == "thumbnail"
+    assert kinds["sm_annotations.dcm"] == "set of annotations"
+    assert kinds["seg_image_sm_dots.dcm"] == "segmentation"  # written with implicit types
+    assert kinds["seg_image_sm_dots_tiled_full.dcm"] == "segmentation"
+    assert files["CMU-1-Small-Region.svs"] is None
+    assert len(kinds) == 18
+
+
+def test_files_of_a_series_stand_together(data: Path) -> None:
+    paths = sorted((data / "slides" / "dicom_highdicom").iterdir())
+    series = by_series(file for path in paths if (file := dicom_file(path)))
+    assert [[file.path.name for file in files] for files in series if len(files) > 1] == [
+        ["sm_image.dcm", "sm_image_control.dcm"],
+        ["sm_image_grayscale.dcm", "sm_image_grayscale_reversed.dcm"],
+    ]
+
+
+def test_a_folder_of_one_series_is_a_slide(data: Path, tmp_path: Path) -> None:
+    boxes = data / "slides" / "dicom_boxes"
+    with Slide(boxes) as slide:
+        assert slide.facts.file == "boxes_0.dcm"
+        assert slide.size_px == (16, 16)
+    with pytest.raises(SlideError, match="holds 6 DICOM slides; name a file"):
+        series_file(data / "slides" / "dicom_highdicom")
+    with pytest.raises(SlideError, match="without a DICOM slide"):
+        series_file(tmp_path)
+    with pytest.raises(NotASlideError, match=r"boxes_1\.dcm: not a slide but a DICOM thumbnail"):
+        Slide(boxes / "boxes_1.dcm")
+
+
+def test_a_file_without_its_suffix_is_found(data: Path, tmp_path: Path) -> None:
+    shutil.copy(data / "slides" / "dicom_boxes" / "boxes_0.dcm", tmp_path / "1.2.3")
+    with Slide(tmp_path) as slide:
+        assert slide.facts.vendor == "dicom"
+
+
+@given(st.integers(0, 5000), st.binary(max_size=200), st.integers(0, 2000))
+def test_broken_heads_neither_raise_nor_hang(
+    tmp_path_factory: pytest.TempPathFactory, data: Path, place: int, noise: bytes, end: int
+) -> None:
+    whole = (data / "slides" / "dicom_highdicom" / "seg_image_sm_dots.dcm").read_bytes()[:6000]
+    path = tmp_path_factory.getbasetemp() / "broken.dcm"
+    path.write_bytes((whole[:place] + noise + whole[place + len(noise) :])[: 132 + end])
+    dicom_file(path)
+
+
+def test_a_sequence_without_an_end_is_given_up(tmp_path: Path) -> None:
+    head = bytes(128) + b"DICM" + b"\x08\x00\x10\x11SQ\0\0\xff\xff\xff\xff"
+    for tail in (b"\xfe\xff\x00\xe0\xff\xff\xff\xff" * 200, b"\xfe\xff\x00\xe0\0\0\0\0" * 200_000, b""):
+        (tmp_path / "a.dcm").write_bytes(head + tail)
+        found = dicom_file(tmp_path / "a.dcm")
+        assert found is not None
+        assert found.series == ""

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from wsiseg.errors import UsageError
+from wsiseg.grid import Grid, share_of_cells
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> Grid:
+    size = draw(st.tuples(st.integers(1, 5000), st.integers(1, 5000)))
+    mpp = draw(st.floats(0.1, 2.0))
+    tile = draw(st.integers(16, 512))
+    stride = draw(st.integers(8, tile))
+    return Grid(size, (mpp, mpp * draw(st.floats(0.96, 1.04))), tile, stride, draw(st.floats(0.1, 4.0)))
+
+
+@given(grids())
+def test_cells_cover_every_pixel_once(grid: Grid) -> None:
+    rows, columns = grid.shape
+    step_x, step_y = grid.stride_level0
+    assert (columns - 1) * step_x < grid.size_px[0] + 1e-3
+    assert columns * step_x >= grid.size_px[0] - 1e-3
+    assert rows * step_y >= grid.size_px[1] - 1e-3
+
+
+@given(grids(), st.data())
+def test_corners_round_trip(grid: Grid, data: st.DataObject) -> None:
+    rows, columns = grid.shape
+    if min(grid.stride_level0) < 1:
+        return
+    cells = data.draw(st.lists(st.tuples(st.integers(0, rows - 1), st.integers(0, columns - 1)), min_size=1))
+    array = np.array(cells)
+    assert (grid.cells(grid.corners(array)) == array).all()
+
+
+@given(st.integers(1, 10**6), st.floats(0.1, 3.0))
+def test_tile_k_begins_at_k_strides_however_far(number: int, mpp: float) -> None:
+    """Rounded steps that add up would be off by up to half a pixel for every tile."""
+    grid = Grid((10, 10), (mpp, mpp), 224, 224, 0.5)
+    corner = int(grid.corners(np.array([[0, min(number, int(2e9 * mpp / 112))]]))[0, 0])
+    assert abs(corner - min(number, int(2e9 * mpp / 112)) * 112 / mpp) <= 0.51
+
+
+@given(grids(), st.integers(0, 2**32 - 1))
+def test_shares_equal_those_of_every_pixel(grid: Grid, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.random((rng.integers(1, 40), rng.integers(1, 40))) < 0.5
+    pixel = (grid.size_px[0] / mask.shape[1], grid.size_px[1] / mask.shape[0])
+    share = share_of_cells(mask, pixel, grid)
+    assert share.shape == grid.shape
+    row, column = rng.integers(0, grid.shape[0]), rng.integers(0, grid.shape[1])
+    x, y = column * grid.stride_level0[0], row * grid.stride_level0[1]
+    width, height = grid.tile_level0
+
+    def covered(begin: float, length: float, step: float, count: int) -> NDArray[np.float64]:
+        edges = np.arange(count + 1) * step
+        lengths: NDArray[np.float64] = np.minimum(begin + length, edges[1:]) - np.maximum(begin, edges[:-1])
+        return np.maximum(lengths, 0)
+
+    area = covered(y, height, pixel[1], mask.shape[0]) @ mask @ covered(x, width, pixel[0], mask.shape[1])
+    assert share[row, column] == pytest.approx(area / (width * height), abs=1e-4)
+
+
+def test_nonsense_is_refused() -> None:
+    for values in (((0, 5), (1, 1), 16, 16, 0.5), ((5, 5), (1, float("nan")), 16, 16, 0.5)):
+        with pytest.raises(UsageError, match="positive"):
+            Grid(*values)
+    with pytest.raises(UsageError, match="gaps"):
+        Grid((5, 5), (1, 1), 16, 17, 0.5)
