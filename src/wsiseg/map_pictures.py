@@ -22,6 +22,7 @@ KEPT_PX = 840
 
 _KEPT_QUALITY, _QUALITY = 80, 70
 _STEPS = 62  # colours of a map; one more for its outlines and one for what is not covered
+_WIDE = 5  # cells of more pixels than this have room for a wider outline
 _BINS = 32
 _BAR = "#5b6770"
 
@@ -97,7 +98,8 @@ def overlay(heatmap: Heatmap, longest_px: int) -> Overlay:
         values.shape[0] * cells * down / height,
     )
     copies = max(1, longest_px // max(values.shape))
-    return Overlay(_png(values.repeat(copies, 0).repeat(copies, 1), heatmap.threshold), box)
+    line = 2 if copies > _WIDE else 1
+    return Overlay(_png(values.repeat(copies, 0).repeat(copies, 1), heatmap.threshold, line), box)
 
 
 def histogram(heatmap: Heatmap) -> Drawing:
@@ -142,12 +144,12 @@ def _averaged(values: NDArray[np.float32], cells: int) -> NDArray[np.float32]:
     return np.where(seen > 0, total / np.maximum(seen, 1), np.nan).astype(np.float32)
 
 
-def _png(values: NDArray[np.float32], threshold: float) -> bytes:
+def _png(values: NDArray[np.float32], threshold: float, line_px: int) -> bytes:
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
 
     filled = np.nan_to_num(values, nan=-1.0)
     indices = np.where(filled < 0, 0, 1 + (filled * (_STEPS - 1)).round()).astype(np.uint8)
-    indices[rim(filled >= threshold)] = _STEPS + 1
+    indices[rim(filled >= threshold, line_px)] = _STEPS + 1
     colors = colored(np.linspace(0, 1, _STEPS, dtype=np.float32))
     image = Image.fromarray(indices)
     image.putpalette(bytes((255, 255, 255)) + colors.tobytes() + bytes(OUTLINE))

@@ -25,7 +25,8 @@ kbd { border: 1px solid var(--line); border-radius: 3px; padding: 0 .3em; font: 
 .slide { content-visibility: auto; contain-intrinsic-size: auto 34rem; padding: .2rem .4rem 1rem; }
 .slide:focus { outline: 2px solid var(--link); outline-offset: 2px; }
 .stack { position: relative; overflow: hidden; background: #fff; border: 1px solid var(--line);
-  aspect-ratio: var(--ratio); width: min(100%, var(--widest), 70vh * var(--ratio)); }
+  aspect-ratio: var(--ratio); flex: 1 1 20rem; max-width: min(100%, var(--widest), 70vh * var(--ratio)); }
+.slide .row { align-items: flex-start; }
 .stack img { position: absolute; inset: 0; width: 100%; height: 100%; }
 .stack img.map { inset: auto; image-rendering: pixelated; opacity: var(--opacity, .6); }
 @media print { .bar { position: static; } }
@@ -108,7 +109,7 @@ def viewed(found: Results, slide: str, most_bytes: int) -> str:
         pictures = _pictures(found, slide, longest_px)
         if len(pictures) <= most_bytes or longest_px == _LEAST_PX:
             return f'<div class="row">{pictures}{drawn}</div>'
-        smaller = min(0.95 * (most_bytes / len(pictures)) ** 0.5, 0.9)
+        smaller = min(0.97 * (most_bytes / len(pictures)) ** 0.5, 0.9)
         longest_px = max(_LEAST_PX, int(smaller * longest_px))
 
 

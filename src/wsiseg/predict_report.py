@@ -11,7 +11,7 @@ from wsiseg.page import cell, page, sortable_table
 from wsiseg.run import Run, SlideRecord, totals
 
 _MOST_SECTIONS = 1000
-_MOST_PICTURE_BYTES = 18_000_000  # of all pictures as text, so that a page of hundreds of slides stays below 25 MB
+_MOST_PICTURE_BYTES = 22_000_000  # of all pictures as text, so that a page of hundreds of slides stays below 25 MB
 _HEADS = ("slide", "status", "tissue mm2", "tumour mm2", "share", "mean p", "max p", "tiles", "bad", "seconds", "notes")
 _STYLE = """
 table.sortable { font-size: .9rem; }
@@ -131,14 +131,11 @@ def _sections(
     records: Sequence[SlideRecord],
     results: Callable[[str], Results | None],
 ) -> Iterator[str]:
-    """Show every slide; what one leaves of its share of the page's bytes is for those after it."""
-    left = _MOST_PICTURE_BYTES
     for number, record in enumerate(records):
         found = results(record.slide)
         pictures = "<p>Its results are not there any more.</p>"
         if found is not None:
-            pictures = viewed(found, record.slide, left // (len(records) - number))
-            left -= len(pictures)
+            pictures = viewed(found, record.slide, _MOST_PICTURE_BYTES // len(records))
         yield (
             f'<section class="slide" id="slide-{number}" tabindex="-1" aria-labelledby="name-{number}">'
             f'<h3 id="name-{number}">{_name(record.slide)}</h3>{_facts(run, record, found)}{pictures}</section>'
