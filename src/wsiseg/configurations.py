@@ -116,7 +116,7 @@ def _matrix(
             value = values.get((alpha, beta))
             if value is not None:
                 x, y = left + _LEFT + _CELL_W * column, top + _TOP + _CELL_H * row
-                yield from _cell(x, y, value, (value - low) / max(high - low, 1e-9))
+                yield from _cell(x, y, value, (value - low) / (high - low) if high > low else 1.0)
     best = values.get((None, None))
     if best is not None:
         below = top + _TOP + _CELL_H * len(ALPHAS) + 18

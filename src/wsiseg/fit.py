@@ -29,6 +29,7 @@ from wsiseg.tuning import moving_average, optimizer_of, set_learning_rate, set_t
 
 _LOSSES = {"cross-entropy": mil.cross_entropy, "dense": mil.cross_entropy, "focal": mil.focal}
 _THRESHOLD = 0.5
+_LOWER = "lower --lr; the last good state is kept"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,15 @@ class Learner:
         """The network that is validated and kept: the average where there is one."""
         return self.average.module if self.average is not None else self.task.network
 
+    def check(self, slide: str) -> None:
+        """Make sure that the weights are numbers after a step on `slide`.
+
+        Raises:
+            WsisegError: They are not, so that they must not take the place of what was saved before.
+        """
+        if not all(bool(torch.isfinite(value).all()) for value in self.task.network.state_dict().values()):
+            raise WsisegError(f"{slide}: the weights are no numbers in epoch {self.state['epoch'] + 1}", _LOWER)
+
     def save(self) -> None:
         """Write `last.pt`."""
         self.state["network"], self.state["optimizer"] = self.task.network.state_dict(), self.optimizer.state_dict()
@@ -87,8 +97,8 @@ class Learner:
 def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes, progress: Progress) -> State:
     """Visit every training slide once per epoch; keep the epoch that is best on the validation slides.
 
-    Everything random in a step follows from the seed, the epoch and the step's place in it, so that a run which was
-    interrupted and goes on has the same weights as one which was not.
+    Everything random in a visit follows from the seed, the epoch and the visit's place in it. So a run that was
+    interrupted and goes on has the same weights as one that was not, and several processes as one that accumulates.
 
     Returns:
         The last state.
@@ -133,11 +143,10 @@ def _visit(learner: Learner, network: nn.Module, visits: list[Visit], pace: Pace
             asked_at = time.monotonic()
             bag = next(bags)
             state["waited"] += time.monotonic() - asked_at
-            torch.manual_seed(mixed(config.seed, state["epoch"], place, learner.processes.rank))
+            torch.manual_seed(mixed(*visits[place].seed))
             risk = stepper.backward(network, bag, is_last=visits[place].ends_step)
             if not math.isfinite(risk):
-                advice = "lower --lr; the last good state is kept"
-                raise WsisegError(f"{bag.slide.slide}: the risk is {risk} in epoch {state['epoch'] + 1}", advice)
+                raise WsisegError(f"{bag.slide.slide}: the risk is {risk} in epoch {state['epoch'] + 1}", _LOWER)
             if bag.weight > 0:
                 state["risks"].append((bag.slide.slide, risk, len(bag.tiles)))
             pace.advance(learner.processes.count, f" slides, {_speed(state)}")
@@ -151,7 +160,9 @@ def _visit(learner: Learner, network: nn.Module, visits: list[Visit], pace: Pace
             now = time.monotonic()
             state["place"], state["seconds"], began = place + 1, state["seconds"] + now - began, now
             is_asked = learner.processes.any(asked())
-            if is_asked or now - saved > 60 * config.save_minutes:
+            is_last = place + 1 == len(visits)
+            if is_asked or is_last or now - saved > 60 * config.save_minutes:
+                learner.check(bag.slide.slide)
                 learner.save()
                 saved = now
             if is_asked:
