@@ -222,6 +222,12 @@ def test_slide_auc_and_area_error(tmp_path: Path) -> None:
     )
 
 
+def test_the_report_of_predict_is_not_overwritten(tmp_path: Path) -> None:
+    write_run(tmp_path, slides=2)
+    with pytest.raises(UsageError, match=r"its report\.html is that of predict"):
+        run(tmp_path, out=tmp_path / "maps")
+
+
 def test_a_slide_without_tissue_is_measured_with_background_only(tmp_path: Path) -> None:
     write_map(tmp_path / "maps" / "a.ome.zarr", np.full((5, 6), np.nan))
     write_outlines(tmp_path / "truth" / "a.geojson", box(0, 0, 20, 20))

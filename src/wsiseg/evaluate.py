@@ -40,6 +40,8 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
     progress = progress or Silent()
     least, drops = parsed(config.fail_under, "--fail-under"), parsed(config.max_drop, "--max-drop")
     baseline = read_baseline(config.baseline) if config.baseline else None
+    if config.out is not None and config.out.resolve() in {place.resolve() for place in config.predictions}:
+        raise UsageError(f"{config.out}: its report.html is that of predict", "give --out another folder")
     if config.pcam is not None and config.model is not None:
         report, patches = evaluate_pcam(config, config.pcam, config.model, progress)
         slides = [patches]

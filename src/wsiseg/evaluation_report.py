@@ -111,7 +111,7 @@ def _gates(report: Report) -> str:
     if not report.gates:
         return ""
     rows = [
-        [gate.measure, figure(gate.value), figure(gate.least), figure(gate.baseline), _verdict(gate.is_met)]
+        [escape(gate.measure), figure(gate.value), figure(gate.least), figure(gate.baseline), _verdict(gate.is_met)]
         for gate in report.gates
     ]
     return "<h2>Gates</h2>" + table(["measure", "value", "least", "baseline", "met"], rows)
