@@ -35,6 +35,9 @@ docs: $(DEV_ENV)/.installed  ## the documentation, in docs/_build
 bench: $(DEV_ENV)/.installed  ## the measurements
 	$(BIN)/python benchmarks/run.py
 
+model: $(DEV_ENV)/.installed  ## the bundled model: make model COHORT=cohort.csv TRUTH=folder WEIGHTS=file.pth
+	$(BIN)/python scripts/make_default_model.py $(COHORT) $(TRUTH) $(WEIGHTS) model-work
+
 dist: $(DEV_ENV)/.installed  ## the wheel and the source archive, in dist
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 

