@@ -210,6 +210,18 @@ def test_a_device_that_is_not_there_is_named(cohort: Path, tmp_path: Path) -> No
         train(config(cohort, tmp_path, device="nonsense"))
 
 
+def test_tensorboard_gets_the_measures(cohort: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    train(config(cohort, tmp_path, epochs=1, tensorboard=True))
+    assert b"val_slide_auc" in next((tmp_path / "tensorboard").iterdir()).read_bytes()
+
+
+def test_without_tensorboard_its_extra_is_named(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UsageError, match=re.escape("pip install 'wsiseg[tensorboard]'")):
+        train(config(cohort, tmp_path, tensorboard=True))
+
+
 @pytest.mark.parametrize(
     ("values", "reason"),
     [

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from wsiseg import mil
 from wsiseg.bags import Visit, ahead, drawn, order_of, visits_of
+from wsiseg.curves import Curves
 from wsiseg.errors import WsisegError
 from wsiseg.pace import Pace
 from wsiseg.processes import Processes
@@ -109,6 +110,9 @@ def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes
     learner = Learner.of(task, config, folder, processes, progress.note)
     state, training = learner.state, task.split("train")
     network = processes.joined(task.network)
+    if config.compile:
+        network.compile()
+    curves = Curves(config.out / "tensorboard") if config.tensorboard and processes.is_first else None
     pace = Pace("training", (config.epochs - state["epoch"]) * len(training), progress.note)
     with stop_asked() as asked:
         for epoch in range(state["epoch"], config.epochs):
@@ -126,7 +130,11 @@ def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes
             state["history"].append(row)
             state.update(epoch=epoch + 1, place=0, risks=[], seconds=0.0, waited=0.0)
             learner.save()
+            if curves is not None:
+                curves.add(row)
             progress.note(f"epoch {_said(row, config.epochs)}, {pace.left()} left")
+    if curves is not None:
+        curves.close()
     return state
 
 
