@@ -5,10 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from made_slides import write_slide
 
 MakeSlide = Callable[..., Path]
+
+settings.register_profile("shared", deadline=None)  # on a busy machine a deadline fails what is right
+settings.load_profile("shared")
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,9 @@ def test_measures_at_a_threshold_equal_those_of_scikit_learn(case: Case, thresho
 @given(cases())
 def test_brier_score_equals_that_of_scikit_learn(case: Case) -> None:
     other = for_sklearn(case)
-    expected = sklearn_metrics.brier_score_loss(other["y_true"], other["score"].astype(float), sample_weight=other["sample_weight"])
+    expected = sklearn_metrics.brier_score_loss(
+        other["y_true"], other["score"].astype(float), sample_weight=other["sample_weight"]
+    )
     pixels = Pixels.of(*case)
     assert squared_error(pixels) / pixels.total == pytest.approx(expected, abs=1e-12)
 

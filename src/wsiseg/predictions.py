@@ -14,6 +14,7 @@ from wsiseg.slide import ASSUMED, Slide, SlideFacts
 
 _HEATMAP, _PUBLISHED = ".ome.zarr", ".png"
 
+
 def prediction_files(place: Path) -> dict[str, Path]:
     """List the predictions of a folder by slide.
 
