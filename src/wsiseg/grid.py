@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from wsiseg.errors import UsageError
 
+_LEAST_AREA = 1e-12  # of the last tile where float noise puts it beyond the slide
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -91,22 +93,27 @@ def _cells(count: float) -> int:
 def share_of_cells(mask: NDArray[np.bool_], mask_px: tuple[float, float], grid: Grid) -> NDArray[np.float32]:
     """Give the share of every tile of a grid that is set in a mask, exactly, by the mask's summed-area table.
 
+    Of a tile that reaches beyond the slide, only the part on the slide counts: tissue at the border is not lost.
+
     Args:
         mask: bool[rows, columns] over the slide from its level-0 corner.
         mask_px: Width and height of a mask pixel in level-0 pixels.
         grid: The tiles to measure.
 
     Returns:
-        float32[rows, columns] in 0..1; what lies beyond the mask counts as not set.
+        float32[rows, columns] in 0..1.
     """
     table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
     table[1:, 1:] = mask.cumsum(0).cumsum(1)
     rows, columns = grid.shape
     (step_x, step_y), (tile_x, tile_y) = grid.stride_level0, grid.tile_level0
-    top, left = np.arange(rows) * step_y / mask_px[1], np.arange(columns) * step_x / mask_px[0]
+    top = np.arange(rows, dtype=np.float64) * (step_y / mask_px[1])
+    left = np.arange(columns, dtype=np.float64) * (step_x / mask_px[0])
     below, right = top + tile_y / mask_px[1], left + tile_x / mask_px[0]
     total = _sums(table, below, right) - _sums(table, top, right) - _sums(table, below, left) + _sums(table, top, left)
-    area = (tile_x / mask_px[0]) * (tile_y / mask_px[1])
+    heights = np.minimum(below, mask.shape[0]) - top
+    widths = np.minimum(right, mask.shape[1]) - left
+    area = np.maximum(heights[:, None] * widths[None, :], _LEAST_AREA)
     share: NDArray[np.float32] = np.clip(total / area, 0, 1).astype(np.float32)
     return share
 

@@ -21,8 +21,7 @@ def placed(slide: Slide, tissue: TissueMask, grid: Grid, min_tissue: float, sett
         slide: The slide.
         tissue: Where it holds tissue.
         grid: Tiles that cover the slide.
-        min_tissue: Least share of a tile that is tissue; of a tile at the border, all of it counts, not only what
-            lies on the slide.
+        min_tissue: Least share of tissue in the part of a tile that lies on the slide.
         settings: What else they are made with, to be kept with them.
     """
     share = tissue.share(grid)

@@ -31,7 +31,7 @@ class Tiles:
     Attributes:
         slide: The slide they lie on.
         corners: int32[n, 2], level-0 x, y of the upper left corners, row by row.
-        tissue_share: float32[n], share of each tile that is tissue.
+        tissue_share: float32[n], share of tissue in the part of each tile that lies on the slide.
         inside_share: float32[n], share of each tile that lies on the slide; the rest is background.
         tile_px: Side in pixels of `mpp`.
         stride_px: Distance of neighbours in pixels of `mpp`.

@@ -105,8 +105,12 @@ def command(group: typer.Typer, name: str | None = None) -> Callable[[Callable[.
                 verbose=values.pop("verbose"),
                 bars=not values.pop("no_progress"),
             )
-            with streams:
-                code = function(streams, **values)
+            try:
+                with streams:
+                    code = function(streams, **values)
+            except KeyboardInterrupt as error:
+                # Typer would leave without a word.
+                raise _StoppedError("interrupted", INTERRUPTED) from error
             raise typer.Exit(code or 0)
 
         keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
@@ -132,7 +136,10 @@ def main() -> NoReturn:
     except WsisegError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command again goes on from here", INTERRUPTED)
+        sys.exit(INTERRUPTED)  # nothing was begun
+    except _StoppedError as stopped:
+        how, code = stopped.args
+        _fail(f"{how}; the same command again goes on from here", code)
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -155,13 +162,12 @@ def _prepare_streams() -> None:
         sys.stderr = open(own, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")  # noqa: PTH123, SIM115  a descriptor, open until the end
 
 
-class _Terminated(SystemExit):
-    """SIGTERM arrived; unwinds the stack so that reports are finished."""
+class _StoppedError(BaseException):
+    """The run was interrupted or terminated; unwinds the stack so that reports are finished."""
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    typer.echo("terminated; the same command again goes on from here", err=True)
-    raise _Terminated(TERMINATED)
+    raise _StoppedError("terminated", TERMINATED)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
