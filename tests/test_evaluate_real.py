@@ -1,6 +1,7 @@
 import json
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from wsiseg.errors import WsisegError
 from wsiseg.evaluate import evaluate
 from wsiseg.heatmap import Heatmap
 from wsiseg.metrics_file import Report
+from wsiseg.predictions import published_heatmap
 
 
 def run(folder: Path, **how: Any) -> Report:
@@ -39,6 +41,19 @@ def test_published_maps_against_their_thresholded_twins(data: Path, tmp_path: Pa
     assert report.exit_code == 0
     assert report.tumor_area is not None
     assert report.tumor_area["slides"] == 0  # nobody knows their pixel size
+
+
+def test_zeroed_maps_are_no_truth_either(data: Path, tmp_path: Path) -> None:
+    name = "TCGA-18-3409-11A-01-TS1.9bd57bcc-6f43-40ff-b8f5-ab028bc17e65"
+    picture = data / "tumor_maps" / "raw" / f"{name}.svs.png"
+    zeroed = published_heatmap(picture)
+    replace(zeroed, model={}).save(tmp_path / "maps" / f"{name}.ome.zarr")
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "truth" / picture.name).write_bytes(picture.read_bytes())
+    zeroed.save(tmp_path / "other" / f"{name}.ome.zarr")
+    for truth in ("truth", "other"):
+        with pytest.raises(WsisegError, match="set to zero by hand is no truth"):
+            run(tmp_path, truth=tmp_path / truth)
 
 
 def test_a_published_map_takes_its_scale_from_its_slide(tmp_path: Path, data: Path) -> None:

@@ -71,6 +71,7 @@ def read_labels(path: Path, slide: SlideFacts, classes: Classes) -> tuple[Mask, 
 
     Raises:
         AnnotationError: There are no labels, or nothing says which mean tumour.
+        ZeroedMapError: It is the published map of a normal slide.
     """
     import zarr  # noqa: PLC0415  heavy: only where NGFF is read
 
@@ -89,6 +90,8 @@ def read_labels(path: Path, slide: SlideFacts, classes: Classes) -> tuple[Mask, 
         )
     except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
         raise AnnotationError(f"{path.name}: no NGFF labels: {error}", "give a folder with labels") from error
+    if own.get("model", {}).get("zeroed_by_hand"):
+        raise _zeroed(path.name)
     return Mask(_tumor_values(path.name, values, classes, names), step, offset), _differences(path.name, own, slide)
 
 
@@ -172,9 +175,13 @@ def _published(name: str, pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
         raise AnnotationError(f"{name}: a mask has one channel, this has colours", "save it in grey levels")
     values = probabilities(pixels)
     if is_zeroed(name, values):
-        raise ZeroedMapError(f"{name}: a map of normal tissue that was set to zero by hand is no truth")
+        raise _zeroed(name)
     tumor: NDArray[np.bool_] = np.nan_to_num(values) > THRESHOLD
     return tumor
+
+
+def _zeroed(name: str) -> ZeroedMapError:
+    return ZeroedMapError(f"{name}: a map of normal tissue that was set to zero by hand is no truth")
 
 
 def image_values(path: Path, slide: SlideFacts) -> NDArray[np.uint8]:
