@@ -88,6 +88,20 @@ def test_another_heatmap_is_truth_by_its_segmentation(tmp_path: Path, ngff: Any)
     assert ["[871, 580] pixels" in noted[0], "0.5 um/px" in noted[1]] == [True, True]
 
 
+def test_labels_too_large_to_hold_are_read_from_a_coarser_level(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.full((100, 160), 0.2, np.float32)
+    values[40:60, 40:80] = 0.8
+    Heatmap(values, 8.0, slide_facts(2560, 1600, 0.5)).save(tmp_path / "a.ome.zarr")
+    monkeypatch.setattr("wsiseg.annotation_raster._MOST_PIXELS", 5000)
+    mask = read(tmp_path / "a.ome.zarr", slide=slide_facts(2560, 1600, 0.5)).tumor
+    assert shapely.union_all(mask.parts()).bounds == (640, 640, 1280, 960)
+    monkeypatch.setattr("wsiseg.annotation_raster._MOST_PIXELS", 10)
+    with pytest.raises(AnnotationError, match=r"a\.ome\.zarr: its labels are too large"):
+        read(tmp_path / "a.ome.zarr", slide=slide_facts(2560, 1600, 0.5))
+
+
 def test_labels_of_others_begin_at_the_corner_unless_they_say_where(tmp_path: Path) -> None:
     group = zarr.create_group(str(tmp_path / "a.zarr"), zarr_format=2)
     group.create_array("0", data=np.eye(4, dtype=np.uint16), chunk_key_encoding={"name": "v2", "separator": "/"})

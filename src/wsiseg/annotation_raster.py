@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,16 +79,21 @@ def read_labels(path: Path, slide: SlideFacts, classes: Classes) -> tuple[Mask, 
         root = zarr.open_group(str(path), mode="r")
         group, own = _label_group(root), cast("dict[str, Any]", root.attrs.get("wsiseg", {}))
         about = cast("dict[str, Any]", group.attrs.get("ome", group.attrs.asdict()))
-        values = np.asarray(cast("zarr.Array[Any]", group[about["multiscales"][0]["datasets"][0]["path"]])[...])
-        values = values.reshape(values.shape[-2:])
+        image = about["multiscales"][0]
+        level = next(one for one in image["datasets"] if group[one["path"]].size <= _MOST_PIXELS)
+        stored = np.asarray(group[level["path"]][...])
+        rows, columns = stored.shape[-2:]
+        values = stored.reshape(rows, columns)
         names = {
             int(one["label-value"]): str(one.get("class", "")) for one in about["image-label"].get("properties", [])
         }
-        step, offset = _place(about["multiscales"][0], slide, values.shape) or (
-            whole_slide_step(path.name, slide, (values.shape[1], values.shape[0])),
+        step, offset = _place(image["axes"], level, slide, (columns, rows)) or (
+            whole_slide_step(path.name, slide, (columns, rows)),
             (0.0, 0.0),
         )
-    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+    except StopIteration as error:
+        raise AnnotationError(f"{path.name}: its labels are too large", "add smaller levels") from error
+    except (OSError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise AnnotationError(f"{path.name}: no NGFF labels: {error}", "give a folder with labels") from error
     if own.get("model", {}).get("zeroed_by_hand"):
         raise _zeroed(path.name)
@@ -106,25 +111,24 @@ def _label_group(root: Any) -> Any:  # noqa: ANN401  zarr groups
 
 
 def _place(
-    image: Mapping[str, Any],
+    axes: Sequence[Mapping[str, Any]],
+    level: Mapping[str, Any],
     slide: SlideFacts,
-    shape: tuple[int, ...],
+    size: tuple[int, int],
 ) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """Give step and offset in level-0 pixels of an NGFF image; None where it has no unit of length.
+    """Give step and offset in level-0 pixels of a level of an NGFF image; None where it has no unit of length.
 
     A translation is that of the first pixel's centre; without one the image begins at the slide's corner.
     """
-    if any(axis.get("unit") != "micrometer" for axis in image["axes"][-2:]):
+    if any(axis.get("unit") != "micrometer" for axis in axes[-2:]):
         return None
-    steps = {one["type"]: one[one["type"]] for one in image["datasets"][0]["coordinateTransformations"]}
+    steps = {one["type"]: one[one["type"]] for one in level["coordinateTransformations"]}
     scale = (float(steps["scale"][-1]), float(steps["scale"][-2]))
     step = (scale[0] / slide.mpp[0], scale[1] / slide.mpp[1])
     if "translation" not in steps:
         return step, (0.0, 0.0)
     centre = (float(steps["translation"][-1]) / slide.mpp[0], float(steps["translation"][-2]) / slide.mpp[1])
-    offset = [
-        _rounded(at - one / 2 + 0.5, one, count) for at, one, count in zip(centre, step, shape[::-1], strict=True)
-    ]
+    offset = [_rounded(at - one / 2 + 0.5, one, count) for at, one, count in zip(centre, step, size, strict=True)]
     return step, (offset[0], offset[1])
 
 
