@@ -51,7 +51,7 @@ def measured(model: Path, cohort: Path, truth: Path, kind: str, split: str) -> P
     maps = cohort.parent.parent / f"maps-{split}-{kind}"
     wsiseg("predict", of_split(cohort, split), "--model", model, "--map", kind, "--out", maps)
     figures = maps.with_name(f"{maps.name}-figures")
-    wsiseg("evaluate", maps, "--truth", truth, "--cohort", cohort, "--split", split, "--out", figures, "--overwrite")
+    wsiseg("evaluate", maps, "--truth", truth, "--cohort", cohort, "--split", split, "--out", figures)
     return figures / "metrics.json"
 
 

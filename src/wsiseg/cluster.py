@@ -60,11 +60,12 @@ def _client(address: str, stack: ExitStack) -> "Client":
         if not count.isdigit() or int(count) < 1:
             raise UsageError(f"--dask {address}: not a number of processes", "give local:N, as local:4")
         settings = {"n_workers": int(count), "threads_per_worker": 1, "dashboard_address": None}
-        address = stack.enter_context(LocalCluster(**settings))
+        address = stack.enter_context(LocalCluster(**settings))  # type: ignore[no-untyped-call]  # it has no types
     try:
-        return stack.enter_context(Client(address, timeout=_CONNECT_S))
+        client: Client = stack.enter_context(Client(address, timeout=_CONNECT_S))  # type: ignore[no-untyped-call]  # too
     except (OSError, ValueError) as error:
         raise UsageError(f"--dask {address}: no scheduler answers: {error}", "check address and firewall") from error
+    return client
 
 
 def _versions() -> dict[str, str]:
