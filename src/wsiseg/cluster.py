@@ -40,8 +40,8 @@ def on_cluster(address: str, work: Callable[[Item], Result], items: Sequence[Ite
     with ExitStack() as stack:
         client = _client(address, stack)
         _compare_versions(client)
-        futures: list[Future] = client.map(work, items, pure=False, retries=0)
-        for future in as_completed(futures):
+        futures: list[Future[Result]] = client.map(work, items, pure=False, retries=0)
+        for future in as_completed(futures):  # type: ignore[no-untyped-call]  # it has no types
             try:
                 yield future.result()
             except KilledWorker as error:
