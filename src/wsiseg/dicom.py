@@ -45,12 +45,14 @@ class DicomFile:
         series: SeriesInstanceUID, empty where it is not known.
         instance: SOPInstanceUID, the same in two copies of one image.
         kind: What it is where it is no slide, as `thumbnail`; empty for an image of a slide.
+        transfer_syntax: UID of how its pixels are encoded.
     """
 
     path: Path
     series: str
     instance: str
     kind: str
+    transfer_syntax: str = ""
 
     def refusal(self) -> NotASlideError:
         """Say why the file is no slide."""
@@ -70,7 +72,9 @@ def dicom_file(path: Path) -> DicomFile | None:
             values = _values(file)
     except (OSError, struct.error, ValueError):
         values = {}
-    return DicomFile(path, values.get(_SERIES, ""), values.get(_INSTANCE, ""), _kind(values))
+    return DicomFile(
+        path, values.get(_SERIES, ""), values.get(_INSTANCE, ""), _kind(values), values.get(_TRANSFER_SYNTAX, "")
+    )
 
 
 def _kind(values: dict[_Tag, str]) -> str:

@@ -5,7 +5,6 @@ All coordinates are level-0 pixels of OpenSlide's own frame (for MRXS and its li
 """
 
 import hashlib
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ from wsiseg import pyramid
 from wsiseg.blocks import MOST_UNREADABLE, Block, Picture, filled
 from wsiseg.errors import NotASlideError, PixelSizeError, SlideError
 from wsiseg.pixel_size import PixelSize, pixel_size
+from wsiseg.slide_facts import SlideFacts
 from wsiseg.slide_file import SLIDE_SUFFIXES, SlideFile, slide_path
 
 if TYPE_CHECKING:
@@ -30,40 +30,6 @@ _WHOLE = 1e-3  # numbers this close to whole ones are whole
 
 ASSUMED = "assumed"
 """The `mpp_source` of a map whose slide is not at hand: its pixels count, its micrometers mean nothing."""
-
-
-@dataclass(frozen=True)
-class SlideFacts:
-    """What a result says of the slide that it came from.
-
-    Attributes:
-        file: File name, without its folder.
-        fingerprint: Tells this slide from others and from an incomplete copy of it.
-        size_px: Width and height at level 0.
-        mpp: Micrometers per level-0 pixel along x and y.
-        mpp_source: Where the pixel size was found, as `user`, `openslide.mpp-x` or `openslide.objective-power`.
-        mpp_raw: Every statement on the pixel size that the file makes.
-        bounds_px: x, y, width, height of the scan within level 0 where the file says so.
-        vendor: OpenSlide's name of the format.
-        icc_present: True if the slide carries a colour profile. It is never applied.
-    """
-
-    file: str
-    fingerprint: str
-    size_px: tuple[int, int]
-    mpp: tuple[float, float]
-    mpp_source: str
-    mpp_raw: dict[str, str]
-    bounds_px: tuple[int, int, int, int] | None
-    vendor: str
-    icc_present: bool
-
-    @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> Self:
-        """Rebuild the facts from JSON, where tuples are lists."""
-        names = ("size_px", "mpp", "bounds_px")
-        tuples = {name: tuple(stored[name]) for name in names if stored[name] is not None}
-        return cls(**{**{name: stored[name] for name in cls.__dataclass_fields__}, **tuples})
 
 
 class Slide:
@@ -235,6 +201,23 @@ class Slide:
         width, height = (-(-size // factor) for size in window.size_px)
         side = max(1, _BLOCK_PX // factor)
         return Image.fromarray(filled((width, height), read, (side, side)).image)
+
+    def read_level(self, number: int, pixel: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Read pixels as a level holds them.
+
+        Args:
+            number: The level, 0 for the finest.
+            pixel: x, y of the corner in pixels of the level.
+            size: Width and height.
+
+        Returns:
+            uint8[height, width, 3], RGB.
+
+        Raises:
+            SlideError: They cannot be decoded.
+        """
+        down = self.levels[number].reader_downsample
+        return np.asarray(self._file.read((round(pixel[0] * down), round(pixel[1] * down)), number, size))
 
     def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
         """Read the whole slide at a low resolution.

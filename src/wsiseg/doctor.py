@@ -1,0 +1,186 @@
+"""Examine the installation, a slide or a model file."""
+
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from wsiseg.codec import codec
+from wsiseg.config import Config
+from wsiseg.errors import PixelSizeError, SlideError
+from wsiseg.model_file import ModelFile, default_model_path
+from wsiseg.run import Progress, Silent
+from wsiseg.slide import Slide
+
+_PACKAGES = ("numpy", "onnxruntime", "openslide-python", "openslide-bin", "pillow", "scipy", "shapely", "zarr")
+_TRAINING = ("torch", "torchvision", "timm", "onnx", "onnxscript")
+_ANY_MPP = 0.5  # stands in for a pixel size that is not known, and is not shown
+_TILE_PX = 256  # where a slide does not tell the size of its own
+_MOST_NAMED = 20
+
+_Tile = tuple[int, int, int, int, int]  # level, left, upper edge, width, height in pixels of the level
+
+
+class DoctorConfig(Config):
+    """Settings of `wsiseg doctor`."""
+
+    slide: Path | None = None
+    """The slide to examine."""
+    model: str | None = None
+    """The model file to examine; `default` is the bundled one."""
+    slide_mpp: float | None = None
+    """Micrometers per level-0 pixel, in place of what the file says."""
+    deep: bool = False
+    """Read every tile of the slide."""
+    threads: int = 2
+    """How many read at the same time."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found.
+
+    Attributes:
+        facts: Names and values for a person, by what was examined.
+        problems: What must be mended.
+    """
+
+    facts: dict[str, dict[str, Any]]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 where nothing is wrong, else 1."""
+        return 1 if self.problems else 0
+
+
+def doctor(config: DoctorConfig, progress: Progress | None = None) -> Findings:
+    """Examine the slide and the model that are named, or the installation where none is.
+
+    Args:
+        config: What to examine.
+        progress: Who watches.
+
+    Raises:
+        SlideError: The slide cannot be opened.
+        ModelFileError: The model file is invalid.
+        UsageError: There is no such model file.
+    """
+    facts: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
+    if config.slide is None and config.model is None:
+        facts["installation"] = dict(_installation())
+    if config.model is not None:
+        facts["model"] = _model(config.model)
+    if config.slide is not None:
+        slide, doubt = _opened(config.slide, config.slide_mpp)
+        problems += doubt
+        with slide:
+            facts["slide"] = dict(_slide(slide)) | ({"pixel size": "none that can be used"} if doubt else {})
+            if config.deep:
+                bad = list(_unreadable(slide, config.threads, progress or Silent()))
+                facts["slide"]["unreadable tiles"] = len(bad)
+                problems += bad[:_MOST_NAMED]
+                problems += [f"and {len(bad) - _MOST_NAMED} more tiles"] if len(bad) > _MOST_NAMED else []
+    return Findings(facts, tuple(problems))
+
+
+def _installation() -> Iterator[tuple[str, Any]]:
+    import onnxruntime  # noqa: PLC0415  heavy: only where it is examined
+    import openslide  # noqa: PLC0415  heavy: only where it is examined
+
+    from wsiseg import __version__  # noqa: PLC0415  the package imports this module
+
+    yield "wsiseg", __version__
+    yield "Python", f"{platform.python_version()} at {sys.executable}"
+    yield "system", platform.platform()
+    yield "OpenSlide library", openslide.__library_version__
+    yield from ((name, metadata.version(name)) for name in _PACKAGES)
+    yield "ONNX Runtime providers", ", ".join(onnxruntime.get_available_providers())
+    yield "cores", _cores()
+    yield "memory", _memory()
+    model = default_model_path()
+    yield "bundled model", str(model) if model.exists() else "none: give --model to predict"
+    missing = [name for name in _TRAINING if util.find_spec(name) is None]
+    yield "training", f"needs {', '.join(missing)}: pip install 'wsiseg[train]'" if missing else "ready"
+
+
+def _cores() -> str:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{usable} of {os.cpu_count()}"
+
+
+def _memory() -> str:
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return "unknown"
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _model(name: str) -> dict[str, Any]:
+    path = default_model_path() if name == "default" else Path(name)
+    with ModelFile.open(path) as model:
+        card = model.card.model_dump(mode="json", exclude={"self_test"})
+        return {"file": str(path), "sha256": model.sha256, "self-test": "passed", "provider": model.provider, **card}
+
+
+def _opened(path: Path, mpp: float | None) -> tuple[Slide, list[str]]:
+    """Open a slide, also one whose pixel size is not known, with what is wrong with that."""
+    try:
+        return Slide(path, mpp=mpp), []
+    except PixelSizeError as error:
+        return Slide(path, mpp=_ANY_MPP), [str(error)]
+
+
+def _slide(slide: Slide) -> Iterator[tuple[str, Any]]:
+    facts = slide.facts
+    millimeters = [px * um / 1000 for px, um in zip(facts.size_px, facts.mpp, strict=True)]
+    yield "file", str(slide.path)
+    yield "vendor", facts.vendor
+    yield "size", f"{facts.size_px[0]} x {facts.size_px[1]} px, {millimeters[0]:.1f} x {millimeters[1]:.1f} mm"
+    yield "levels", [f"{w} x {h} (1:{slide.size_px[0] / w:.5g})" for w, h in slide.level_sizes_px]
+    yield "pixel size", f"{facts.mpp[0]:.6g} x {facts.mpp[1]:.6g} um"
+    yield "pixel size from", facts.mpp_source
+    yield "said of it", facts.mpp_raw
+    yield "bounds", facts.bounds_px
+    yield "codec", codec(slide.path)
+    yield "colour profile", "in the file, not applied" if facts.icc_present else "none"
+    yield "fingerprint", facts.fingerprint
+    yield "warnings", list(slide.warnings)
+
+
+def _unreadable(slide: Slide, threads: int, progress: Progress) -> Iterator[str]:
+    """Read every tile of every level and say which cannot be read."""
+    tiles = [tile for number in range(len(slide.levels)) for tile in _tiles(slide, number)]
+    progress.begin(1)
+    progress.slide(slide.path.name, len(tiles))
+
+    def problem(tile: _Tile) -> str:
+        try:
+            slide.read_level(tile[0], tile[1:3], tile[3:])
+        except SlideError as error:
+            return error.message
+        return ""
+
+    with ThreadPoolExecutor(threads, "reader") as pool:
+        for said in pool.map(problem, tiles):
+            progress.advance(slide.path.name, 1)
+            if said:
+                yield said
+
+
+def _tiles(slide: Slide, number: int) -> Iterator[_Tile]:
+    """Give the tiles of a level as the file holds them; very small ones several at a time."""
+    width, height = slide.level_sizes_px[number]
+    sides = [int(slide.properties.get(f"openslide.level[{number}].tile-{axis}", 0)) for axis in ("width", "height")]
+    step_x, step_y = (side * math.ceil(_TILE_PX / side) if side else _TILE_PX for side in sides)
+    for top in range(0, height, step_y):
+        for left in range(0, width, step_x):
+            yield number, left, top, min(step_x, width - left), min(step_y, height - top)

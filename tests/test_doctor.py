@@ -1,0 +1,121 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tifffile
+
+from model_files import write_color_filter_model
+from wsiseg.codec import codec
+from wsiseg.doctor import DoctorConfig, doctor
+from wsiseg.errors import ModelFileError, NotASlideError, SlideError
+
+MakeSlide = Callable[..., Path]
+
+
+def test_the_installation_is_described() -> None:
+    facts = doctor(DoctorConfig()).facts["installation"]
+    assert {"wsiseg", "OpenSlide library", "ONNX Runtime providers", "cores", "memory", "training"} <= set(facts)
+    assert "CPUExecutionProvider" in facts["ONNX Runtime providers"]
+
+
+def test_what_is_missing_for_training_is_named() -> None:
+    """In an interpreter that cannot see torch."""
+    code = (
+        "import importlib.util as u, sys; find = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
+        "from wsiseg.doctor import DoctorConfig, doctor\n"
+        "print(doctor(DoctorConfig()).facts['installation']['training'])\n"
+        "assert 'torch' not in sys.modules"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "torch: pip install 'wsiseg[train]'" in said
+
+
+def test_a_slide_is_described(make_slide: MakeSlide) -> None:
+    path = make_slide("a.scn", levels=[(512, 384)], frame=(300, 900, 2000, 3000), compression="jpeg")
+    findings = doctor(DoctorConfig(slide=path))
+    facts = findings.facts["slide"]
+    assert findings.exit_code == 0
+    assert facts["vendor"] == "leica"
+    assert facts["size"] == "2000 x 3000 px, 1.0 x 1.5 mm"
+    assert facts["levels"] == ["2000 x 3000 (1:1)", "1000 x 1500 (1:2)"]
+    assert facts["pixel size"] == "0.5 x 0.5 um"
+    assert facts["pixel size from"] == "openslide.mpp-x"
+    assert facts["bounds"] == (300, 900, 1024, 768)
+    assert facts["codec"] == "JPEG"
+    assert facts["colour profile"] == "none"
+
+
+def test_a_slide_without_a_pixel_size_is_described_all_the_same(data: Path) -> None:
+    findings = doctor(DoctorConfig(slide=data / "slides" / "TCGA-CR-7395-01A-01-TS1.svs"))
+    assert findings.exit_code == 1
+    assert "no pixel size in the file; give --slide-mpp" in findings.problems[0]
+    assert findings.facts["slide"]["pixel size"] == "none that can be used"
+    assert findings.facts["slide"]["colour profile"] == "in the file, not applied"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("CMU-1-Small-Region.svs", "JPEG"),
+        ("TCGA-CR-7395-01A-01-TS1.svs", "JPEG 2000 (RGB)"),
+        ("hamamatsu_test3-DAPI-2-387.ndpi", "JPEG"),
+        ("openslide_boxes.tiff", "deflate"),
+        ("dicom_boxes/boxes_0.dcm", "JPEG"),
+        ("dicom_highdicom/sm_image.dcm", "none"),
+        ("dicom_highdicom/sm_image_jpegls.dcm", "JPEG-LS"),
+        ("histolab_broken.svs", "unknown"),
+    ],
+)
+def test_the_codec_is_what_the_file_says(data: Path, name: str, expected: str) -> None:
+    assert codec(data / "slides" / name) == expected
+
+
+def test_deep_names_the_tiles_that_cannot_be_read(make_slide: MakeSlide, data: Path) -> None:
+    path = make_slide("a.tiff", size=(1024, 1024), levels=[(512, 512)], compression="jpeg")
+    assert doctor(DoctorConfig(slide=path, deep=True)).problems == ()
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[0]
+        assert isinstance(page, tifffile.TiffPage)
+        begin, length = page.dataoffsets[6], page.databytecounts[6]
+    with path.open("r+b") as file:
+        file.seek(begin)
+        file.write(b"\xff" * length)
+    findings = doctor(DoctorConfig(slide=path, deep=True))
+    assert findings.exit_code == 1
+    (problem,) = findings.problems
+    assert problem.startswith("a.tiff: the 256x256 pixels at (512, 256) of level 0 cannot be read")
+    assert findings.facts["slide"]["unreadable tiles"] == 1
+    unreadable = DoctorConfig(slide=data / "slides" / "openslide_unreadable.svs", deep=True)
+    assert doctor(unreadable).facts["slide"]["unreadable tiles"] == 1
+
+
+def test_a_model_file_prints_its_card(tmp_path: Path) -> None:
+    path = write_color_filter_model(tmp_path / "m.onnx", mpp=0.25)
+    facts = doctor(DoctorConfig(model=str(path))).facts["model"]
+    assert facts["mpp"] == 0.25
+    assert facts["self-test"] == "passed"
+    assert len(facts["sha256"]) == 64
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ModelFileError, match=r"m\.onnx"):
+        doctor(DoctorConfig(model=str(path)))
+
+
+def test_what_is_no_slide_is_an_error(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotASlideError):
+        doctor(DoctorConfig(slide=data / "slides" / "dicom_highdicom" / "sm_annotations.dcm"))
+    with pytest.raises(SlideError):
+        doctor(DoctorConfig(slide=tmp_path / "missing.svs"))
+
+
+def test_the_command_prints_lines_or_json(data: Path) -> None:
+    slide = str(data / "slides" / "CMU-1-Small-Region.svs")
+    command = [sys.executable, "-m", "wsiseg", "doctor", slide]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "codec: JPEG" in lines
+    found = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
+    assert found["problems"] == []
+    assert found["slide"]["vendor"] == "aperio"
