@@ -56,8 +56,7 @@ const steps = {"+": 5, "=": 5, "-": -5, ArrowRight: 5, ArrowLeft: -5};
 slider.addEventListener("input", show);
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
-  const isArrow = event.key.startsWith("Arrow");
-  if (isArrow && event.target.closest("input, .wide")) return;  // they move the slider or the table themselves
+  if (event.key.startsWith("Arrow") && event.target.closest(".wide")) return;  // there they scroll the table
   if (event.key in steps) change(steps[event.key]);
   else if (event.key === "n") go(1);
   else if (event.key === "p") go(-1);

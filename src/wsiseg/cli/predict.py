@@ -43,7 +43,7 @@ def predict(
     """Map tumour on slides.
 
     Writes for every slide OUT/SLIDE.ome.zarr (probabilities), OUT/SLIDE.geojson (outlines for QuPath) and
-    OUT/SLIDE.png, and OUT/run.json with what became of each.
+    OUT/SLIDE.png, and OUT/run.json with what became of each and OUT/report.html to look at.
 
     Examples:
         wsiseg predict slide.svs
