@@ -1,6 +1,8 @@
 """The page of a run of predict: complete, small, harmless, and usable in a browser."""
 
 import io
+import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -220,6 +222,26 @@ def test_earlier_slides_stay_and_what_is_missing_is_said(model: Path, tmp_path: 
     assert (text.count("data:image/jpeg"), text.count("data:image/png")) == (1, 3)
     assert "Its results are not there any more." in text
     assert text.count("<section") == 4
+
+
+def test_a_changed_run_file_does_not_lead_out_of_its_folder(model: Path, tmp_path: Path, make_slide: MakeSlide) -> None:
+    run(model, tmp_path / "secret", make_slide("a.tiff"))
+    run(model, tmp_path / "out", make_slide("b.tiff"))
+    file = tmp_path / "out" / "run.json"
+    file.write_text(file.read_text().replace('"slide": "b"', '"slide": "../secret/a"'))
+    text = run(model, tmp_path / "out", make_slide("c.tiff"))
+    assert "../secret/a" in text
+    assert text.count("data:image/png") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such names")
+def test_a_name_that_is_no_text_is_shown_and_linked(model: Path, tmp_path: Path, make_slide: MakeSlide) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    text = run(model, tmp_path / "out", make_slide(f"{name}.tiff"))
+    assert "<bdi>caf\\udce9</bdi>" in text
+    assert 'href="./caf%E9.png"' in text
+    text = run(model, tmp_path / "out", make_slide("b.tiff"))
+    assert text.count("data:image/jpeg") == 2
 
 
 def test_a_shard_has_a_page_of_its_own(model: Path, tmp_path: Path, make_slide: MakeSlide) -> None:

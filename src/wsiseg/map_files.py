@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -129,14 +129,15 @@ def write_page(folder: Path, run_file: str) -> None:
     Raises:
         OutputError: The page cannot be written.
     """
-    run = Run.model_validate_json((folder / run_file).read_text(encoding="utf-8"))
+    run = Run.read(folder / run_file)
     name = run_file.replace("run", "report", 1).removesuffix(".json") + ".html"
-    page = predict_page(run, folder.resolve().name, lambda slide: _results(MapFiles(folder, slide)))
+    page = predict_page(run, folder.resolve().name, partial(_results, folder))
     write_text(folder / name, page)
 
 
-def _results(files: MapFiles) -> Results | None:
-    heatmap = files.open()
+def _results(folder: Path, slide: str) -> Results | None:
+    files = MapFiles(folder, slide)
+    heatmap = files.open() if Path(slide).name == slide else None  # a changed run file must not lead elsewhere
     return (
         None if heatmap is None else Results(heatmap, files.picture.read_bytes() if files.picture.is_file() else None)
     )

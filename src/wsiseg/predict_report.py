@@ -1,5 +1,6 @@
 """The page of a run of `predict`: a table of slides, and each slide with its tumour map over it."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
@@ -160,6 +161,6 @@ def _facts(run: Run, record: SlideRecord, found: Results | None) -> str:
     for kind, label in (("png", "larger picture"), ("geojson", "outlines")):
         if kind in record.outputs:
             file = re.split(r"[/\\]", record.outputs[kind])[-1]
-            facts.append(f'<a href="./{quote(file, errors="replace")}">{label}</a>')
+            facts.append(f'<a href="./{quote(os.fsencode(file))}">{label}</a>')
     warnings = "".join(f'<p class="bad">{escape(warning)}</p>' for warning in record.warnings)
     return f'<p class="small">{" · ".join(facts)}</p>{warnings}'

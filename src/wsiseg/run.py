@@ -1,5 +1,6 @@
 """The record of a run: what became of every slide, kept in `run.json` as the run goes on."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,6 +67,16 @@ class Run(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict)
     slides: tuple[SlideRecord, ...] = ()
     totals: dict[str, int] = Field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a run file; file names that are no UTF-8 come back as they were.
+
+        Raises:
+            OSError: There is none.
+            ValueError: It is no run file.
+        """
+        return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
 
     @property
     def failed(self) -> tuple[SlideRecord, ...]:
@@ -179,7 +190,7 @@ class RunFile:
 def _with_earlier(path: Path, run: Run) -> Run:
     """Put the slides that other runs have written to the same file before those of this run."""
     try:
-        earlier = Run.model_validate_json(path.read_text(encoding="utf-8"))
+        earlier = Run.read(path)
     except (OSError, ValueError):
         return run
     if earlier.command != run.command:
