@@ -68,7 +68,7 @@ def test_the_objective_is_a_guess_and_a_contradiction_is_told() -> None:
 
 def test_a_slide_wider_than_any_glass_is_refused() -> None:
     """The user may have typed nanometers."""
-    with pytest.raises(PixelSizeError, match="would measure 10000 mm"):
+    with pytest.raises(PixelSizeError, match="would measure 10000 x 7500 mm"):
         pixel_size("a.svs", READER, SIZE, user=250)
 
 

@@ -56,6 +56,7 @@ def filled(
     Raises:
         SlideError: More than that share cannot be read.
     """
+    unreadable: list[int] = []  # pixels of each block; a list, as threads may append to it at the same time
     picture = Picture(np.zeros((size_px[1], size_px[0], 3), np.uint8), np.zeros((size_px[1], size_px[0]), np.bool_))
 
     def fill(block: Block) -> None:
@@ -69,7 +70,8 @@ def filled(
                     fill(part)
                 return
             picture.unreadable[place] = True
-            if picture.unreadable.mean() > most_unreadable:
+            unreadable.append(block.width * block.height)
+            if sum(unreadable) > most_unreadable * picture.unreadable.size:
                 raise
 
     blocks = list(_divided(Block(0, 0, *size_px), sides[0]))

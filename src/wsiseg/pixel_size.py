@@ -14,7 +14,7 @@ from wsiseg.errors import PixelSizeError
 SMALLEST, LARGEST = 0.05, 10.0
 """Micrometers per pixel outside this range are taken for nonsense."""
 
-_LARGEST_MM = 300.0  # the largest glass slides measure 200 mm
+_LONGEST_MM, _LARGEST_MM2 = 300.0, 40_000.0  # the largest glass slides measure 127 x 178 mm
 _UNEQUAL = 0.05  # x and y may differ by this share
 _OBJECTIVE_DIFFERS = 0.3  # objective and pixel size may differ by this share
 _UM_AT_1X = 10.0  # a 10x objective gives about 1 um per pixel
@@ -59,10 +59,10 @@ def pixel_size(
     """
     raw = {key: properties[key] for key in _KEYS if key in properties}
     source, mpp = ("user", (user, user)) if user is not None else _stated(name, properties)
-    largest_mm = max(size * um for size, um in zip(size_px, mpp, strict=True)) / 1000
-    if largest_mm > _LARGEST_MM:
-        text = f"{name}: with pixels of {max(mpp):g} um ({source}) the slide would measure {largest_mm:.0f} mm"
-        raise PixelSizeError(text, _ADVICE)
+    width, height = (size * um / 1000 for size, um in zip(size_px, mpp, strict=True))
+    if max(width, height) > _LONGEST_MM or width * height > _LARGEST_MM2:
+        stated = f"{name}: with pixels of {max(mpp):g} um ({source})"
+        raise PixelSizeError(f"{stated} the slide would measure {width:.0f} x {height:.0f} mm", _ADVICE)
     return PixelSize(mpp, source, raw, tuple(_doubts(source, mpp, properties)))
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _BLOCK_PX = 2048  # side of what is read of a level at once
-_SMALLEST_BLOCK_PX = 64  # an unreadable block is divided down to this
+_SMALLEST_BLOCK_PX = 128  # an unreadable block is divided down to this
 _LARGE_RATIO = 8  # from here on pixels are averaged in blocks as they are read
 _WHOLE = 1e-3  # numbers this close to whole ones are whole
 

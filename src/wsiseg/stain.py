@@ -21,6 +21,8 @@ _NAVY_DENSITY, _NAVY_RED = 1.2, 0.95  # dark blue ink: as dense, and in red near
 _BLACK = 60  # a pixel none of whose channels reaches this is black
 _LIT = 30  # where light passes, every channel reaches this
 _DIM_GLASS, _GRAY, _FILL = 180, 20, 254  # glass is bright and grey; above 254 it may be filled in, not scanned
+_BINS = 128  # of the histogram of densities
+_ROWS_AT_ONCE = 512
 _LEAST_GLASS = 0.005  # share of a slide that is enough to know its glass by
 
 
@@ -33,15 +35,20 @@ def is_stained(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     Returns:
         bool[rows, columns]; nothing is set in a fluorescence image.
     """
-    channels = np.ascontiguousarray(np.moveaxis(image, 2, 0))
-    brightest, dimmest = _largest(channels), _smallest(channels)
+    brightest, dimmest = _largest(np.moveaxis(image, 2, 0)), _smallest(np.moveaxis(image, 2, 0))
+    stained = np.zeros(brightest.shape, np.bool_)
     is_black = brightest < _BLACK
     if not _is_lit(dimmest, is_black):
-        return np.zeros(is_black.shape, np.bool_)
-    density = _density(channels, _glass(channels, brightest, dimmest))
-    strongest = _largest(density)
-    threshold = float(np.clip(_otsu(strongest[~is_black]), _LEAST_DENSITY, _MOST_DENSITY))
-    stained: NDArray[np.bool_] = (strongest >= threshold) & _is_dye(density, strongest) & ~is_black
+        return stained
+    of_value = _density_of_value(_glass(image, brightest, dimmest))
+    # Densities are numbers of 4 bytes for every channel: they are held for some rows at a time.
+    bands = [np.s_[row : row + _ROWS_AT_ONCE] for row in range(0, len(image), _ROWS_AT_ONCE)]
+    counts = sum(_histogram(_largest(_density(image[band], of_value))[~is_black[band]]) for band in bands)
+    threshold = float(np.clip(_otsu(np.asarray(counts)), _LEAST_DENSITY, _MOST_DENSITY))
+    for band in bands:
+        density = _density(image[band], of_value)
+        strongest = _largest(density)
+        stained[band] = (strongest >= threshold) & _is_dye(density, strongest) & ~is_black[band]
     return stained
 
 
@@ -60,15 +67,13 @@ def _is_lit(dimmest: NDArray[np.uint8], is_black: NDArray[np.bool_]) -> bool:
     return bool((dimmest[~is_black] >= _LIT).sum() * 2 > (~is_black).sum())
 
 
-def _glass(
-    channels: NDArray[np.uint8], brightest: NDArray[np.uint8], dimmest: NDArray[np.uint8]
-) -> NDArray[np.float64]:
+def _glass(image: NDArray[np.uint8], brightest: NDArray[np.uint8], dimmest: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Give the colour of the glass; the brightest hundredth of the slide where there is none."""
     is_glass = (dimmest >= _DIM_GLASS) & (brightest - dimmest <= _GRAY)
     for candidates in (is_glass & (dimmest < _FILL), is_glass):
         if candidates.mean() >= _LEAST_GLASS:
-            return np.array([_quantile(channel[candidates], 0.5) for channel in channels])
-    return np.array([max(_quantile(channel, 0.99), _DIM_GLASS) for channel in channels])
+            return np.array([_quantile(image[..., channel][candidates], 0.5) for channel in range(3)])
+    return np.array([max(_quantile(image[..., channel], 0.99), _DIM_GLASS) for channel in range(3)])
 
 
 def _quantile(values: NDArray[np.uint8], share: float) -> float:
@@ -77,11 +82,16 @@ def _quantile(values: NDArray[np.uint8], share: float) -> float:
     return float(np.searchsorted(counts, share * counts[-1]))
 
 
-def _density(channels: NDArray[np.uint8], glass: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Give the optical density of every channel, float32[3, rows, columns], relative to the glass."""
+def _density_of_value(glass: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Give the optical density, relative to the glass, of every value of every channel: float32[3, 256]."""
     levels = np.log(np.maximum(np.arange(256), 1.0))
-    of_value = np.maximum(np.log(glass)[:, None] - levels, 0).astype(np.float32)
-    return np.stack([table[channel] for table, channel in zip(of_value, channels, strict=True)])
+    densities: NDArray[np.float32] = np.maximum(np.log(glass)[:, None] - levels, 0).astype(np.float32)
+    return densities
+
+
+def _density(image: NDArray[np.uint8], of_value: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give the optical density of every channel, float32[3, rows, columns]."""
+    return np.stack([of_value[channel][image[..., channel]] for channel in range(3)])
 
 
 def _is_dye(density: NDArray[np.float32], strongest: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -94,9 +104,13 @@ def _is_dye(density: NDArray[np.float32], strongest: NDArray[np.float32]) -> NDA
     return dye
 
 
-def _otsu(values: NDArray[np.float32]) -> float:
-    """Give the value that parts a histogram into two classes of least variance (Otsu 1979)."""
-    counts, edges = np.histogram(values, 128, (0.0, 1.0))
+def _histogram(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    return np.histogram(values, _BINS, (0.0, 1.0))[0]
+
+
+def _otsu(counts: NDArray[np.int64]) -> float:
+    """Give the value that parts a histogram of 0..1 into two classes of least variance (Otsu 1979)."""
+    edges = np.linspace(0, 1, _BINS + 1)
     centers = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)[:-1]
     above = counts.sum() - below
