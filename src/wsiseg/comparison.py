@@ -63,7 +63,7 @@ class Compared:
 
     def called_px(self, threshold: float) -> float:
         """Give the level-0 pixels at or above a threshold."""
-        return float(sum(count[0] for count in self.tissue.at_or_above(np.float32([threshold]))))
+        return float(sum(count[0] for count in self.tissue.at_or_above(np.array([threshold], np.float32))))
 
 
 def compare(

@@ -176,7 +176,8 @@ def _no_measure(name: str, part: Any) -> UsageError:  # noqa: ANN401  any part o
 
 
 def _value(found: Any) -> float | None:  # noqa: ANN401  any part of a JSON file
-    return found["value"] if isinstance(found, Mapping) else found
+    value: float | None = found["value"] if isinstance(found, Mapping) else found
+    return value
 
 
 def _sentence(gate: Gate) -> str:

@@ -55,7 +55,8 @@ class Resamples:
         defined = ~np.isnan(values)
         count = self.weights[:, defined].sum(1)
         total = self.weights[:, defined] @ values[defined]
-        return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+        mean: Floats = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+        return mean
 
     def curve(self, items: Sequence[Pixels], exact: Sequence[float] = ()) -> Curve:
         """Count hits and false alarms of every resample on a fixed scale of scores.

@@ -158,7 +158,7 @@ def slide_auc(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
     The label is the cohort's where it knows one, otherwise whether the truth holds tumour.
     """
     items = [
-        Pixels(np.float32([metrics.slide_score(one.tissue)]), np.array([label]), np.array([1.0 - label]))
+        Pixels(np.array([metrics.slide_score(one.tissue)], np.float32), np.array([label]), np.array([1.0 - label]))
         for one in slides
         if len(one.tissue.scores)
         for label in [float(one.row.label if one.row.label is not None else one.truth_px > 0)]
@@ -226,8 +226,8 @@ def _brier(slides: Sequence[Compared], resamples: Resamples, mode: str) -> Estim
 def _at_thresholds(counts: Curve, named: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
     best = metrics.best_threshold(counts)
     thresholds = dict(named) | ({} if best is None else {"best": best})
-    return {
-        source: {"threshold": threshold}
-        | {name: number(value) for name, value in metrics.confusion(counts, threshold).measures().items()}
-        for source, threshold in thresholds.items()
-    }
+    found: dict[str, dict[str, float | None]] = {}
+    for source, threshold in thresholds.items():
+        measures = metrics.confusion(counts, threshold).measures()
+        found[source] = {"threshold": threshold, **{name: number(value) for name, value in measures.items()}}
+    return found

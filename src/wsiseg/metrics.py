@@ -127,7 +127,7 @@ def bends(slides: Sequence[Pixels], exact: Sequence[float] = ()) -> NDArray[np.f
 
 def auc(counts: Curve) -> Floats:
     """Give the area under the ROC curve, ties by the trapezoid; NaN where a class is missing."""
-    area = np.trapezoid(_from_zero(counts.hits), _from_zero(counts.false_alarms), axis=-1)
+    area: Floats = np.asarray(np.trapezoid(_from_zero(counts.hits), _from_zero(counts.false_alarms), axis=-1))
     return _share(area, counts.positive * counts.negative)
 
 
@@ -243,7 +243,8 @@ def slide_score(pixels: Pixels, share: float = 0.1) -> float:
 
 def _share(part: Floats, whole: Floats) -> Floats:
     part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    share: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return share
 
 
 def _from_zero(counts: Floats) -> Floats:

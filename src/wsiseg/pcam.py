@@ -172,7 +172,7 @@ def _unpacked(path: Path) -> Path:
     return path
 
 
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+def _copy(source: gzip.GzipFile, target: IO[bytes]) -> None:
     """Copy no more than the largest file of PatchCamelyon holds.
 
     Raises:
