@@ -8,7 +8,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,12 @@ def _is_alive(process: int) -> bool:
 
 
 def _remove(path: Path) -> None:
+    """Remove a file or a folder; where that fails, what failed before it is what the user must hear of."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
 
 
 def _replace(partial: Path, path: Path) -> None:

@@ -1,0 +1,102 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+MakeSlide = Callable[..., Path]
+
+
+def wsiseg(*arguments: str | Path, **more: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "wsiseg", *(str(argument) for argument in arguments)]
+    environment = {**os.environ, "NO_COLOR": "1", "TERM": "dumb"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **more)  # type: ignore[call-overload, no-any-return]  # whatever run takes
+
+
+def test_the_shell_loads_nothing_heavy() -> None:
+    heavy = ("torch", "onnxruntime", "openslide", "sklearn", "zarr", "scipy")
+    code = f"import sys, wsiseg.cli; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_version_and_help() -> None:
+    assert wsiseg("--version").stdout.count(".") == 2
+    shown = wsiseg("tile", "--help")
+    assert shown.returncode == 0
+    assert all(option in shown.stdout for option in ("--slide-mpp", "--config", "--json", "--quiet", "--jobs"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["tile", "missing.csv", "--out", "o"], "missing.csv: cannot be read as a cohort"),
+        (["tile", ".", "--out", "o"], "no slides in ."),
+        (["tile", "a.svs", "--out", "o", "--mpp", "0"], "mpp"),
+        (["tile", "a.svs", "--out", "o", "--stride", "500"], "a stride of 500 leaves gaps"),
+        (["tile", "a.svs", "--out", "o", "--jobs", "0"], "jobs"),
+        (["tile", "a.svs", "--out", "o", "--tissue", "gone.png"], "gone.png"),
+        (["tile", "a.svs", "--out", "o", "--config", "gone.toml"], "gone.toml: cannot be read as settings"),
+        (["tile"], "Missing"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_usage_exits_2_and_starts_nothing(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    done = wsiseg(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_may_stand_in_a_file_and_the_command_line_counts_more(make_slide: MakeSlide, tmp_path: Path) -> None:
+    slide = make_slide("a.tiff")
+    (tmp_path / "s.toml").write_text("min-tissue = 0.1\ntile = 112\njson = true\n")
+    done = wsiseg("tile", slide, "--out", tmp_path / "o", "--config", tmp_path / "s.toml", "--tile", "128")
+    assert done.returncode == 0, done.stderr
+    settings = json.loads(done.stdout)["settings"]
+    assert (settings["min_tissue"], settings["tile"]) == (0.1, 128)
+    (tmp_path / "s.toml").write_text("nonsense = 1\n")
+    done = wsiseg("tile", slide, "--out", tmp_path / "o", "--config", tmp_path / "s.toml")
+    assert done.returncode == 2
+    assert "no such setting: nonsense" in done.stderr
+
+
+def test_results_go_to_one_stream_and_words_to_the_other(make_slide: MakeSlide, tmp_path: Path) -> None:
+    slide = make_slide("a.tiff")
+    done = wsiseg("tile", slide, "--out", tmp_path / "o")
+    assert [Path(line).name for line in done.stdout.splitlines()] == ["a.tiles.zarr", "a.png"]
+    assert done.stderr.startswith("[1/1] a: ok")
+    quiet = wsiseg("tile", slide, "--out", tmp_path / "o", "--quiet")
+    assert quiet.stderr == ""
+    shown = json.loads(wsiseg("tile", slide, "--out", tmp_path / "o", "--json").stdout)
+    assert shown["slides"][0]["status"] == "up_to_date"
+    failed = wsiseg("tile", tmp_path / "gone.svs", "--out", tmp_path / "o", "--quiet")
+    assert failed.returncode == 1
+    assert "gone.svs: no such file" in failed.stderr
+
+
+def test_paths_may_come_on_standard_input(make_slide: MakeSlide, tmp_path: Path) -> None:
+    lines = "".join(f"{make_slide(name)}\n" for name in ("a.tiff", "b c.tiff"))
+    done = wsiseg("tile", "-", "--out", tmp_path / "o", "--json", input=lines)
+    assert [one["slide"] for one in json.loads(done.stdout)["slides"]] == ["a", "b c"]
+
+
+def test_an_output_folder_that_cannot_be_is_a_sentence(make_slide: MakeSlide, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = wsiseg("tile", make_slide("a.tiff"), "--out", tmp_path / "file" / "o")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "file" in done.stderr
+
+
+@pytest.mark.parametrize("stream", ["1", "2"])
+def test_a_closed_stream_is_no_disaster(make_slide: MakeSlide, tmp_path: Path, stream: str) -> None:
+    if os.name != "posix":
+        pytest.skip("needs a POSIX shell")
+    line = f"{sys.executable} -m wsiseg tile '{make_slide('a.tiff')}' --out '{tmp_path / 'o'}' {stream}>&-"
+    done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "o" / "a.png").exists()

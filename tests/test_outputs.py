@@ -1,0 +1,80 @@
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from wsiseg.errors import OutputError
+from wsiseg.outputs import write_json, write_text, written_whole
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_whole_and_its_folder_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.txt"
+    write_text(path, "ä\nb")
+    assert path.read_bytes() == "ä\nb".encode()
+    assert names(path.parent) == ["a.txt"]
+
+
+def test_after_an_error_what_stood_there_stands_there_still(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "old")
+    with pytest.raises(UnicodeEncodeError), written_whole(tmp_path / "a") as partial:
+        partial.write_text("half" * 10_000 + "\ud800", encoding="utf-8")
+    assert (tmp_path / "a").read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    for content in ("one", "two"):
+        with written_whole(tmp_path / "store") as partial:
+            partial.mkdir()
+            (partial / content).write_text(content)
+    assert names(tmp_path / "store") == ["two"]
+    assert names(tmp_path) == ["store"]
+
+
+def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
+    path, stop, seen = tmp_path / "run.json", threading.Event(), set()
+    write_json(path, [0] * 5000)
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.add(len(set(json.loads(path.read_text()))))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(60):
+        write_json(path, [number] * 5000)
+    stop.set()
+    reader.join()
+    assert seen == {1}
+
+
+def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"file/a\.txt: cannot be written: .*--out"):
+        write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with pytest.raises(OutputError, match="No space left"), written_whole(tmp_path / "a"):
+        Path("/dev/full").write_text("x" * 100_000)
+    assert names(tmp_path) == []
+
+
+def test_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:
+    name = os.fsdecode(b"odd\xff.svs")
+    write_json(tmp_path / "a.json", {"path": name})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["path"] == name
+
+
+def test_what_is_no_number_is_no_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"value": float("nan")})
+    assert names(tmp_path) == []

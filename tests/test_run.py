@@ -1,0 +1,74 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from wsiseg.errors import SlideError
+from wsiseg.run import Failure, Run, RunFile, SlideRecord, now
+
+
+def record(slide: str, status: str = "ok") -> SlideRecord:
+    error = Failure.of(SlideError(f"{slide}: broken", "mend it")) if status == "failed" else None
+    return SlideRecord.model_validate({"slide": slide, "path": f"{slide}.svs", "status": status, "error": error})
+
+
+def run() -> Run:
+    return Run(command="tile", started=now())
+
+
+def test_the_record_is_whole_at_every_moment(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    with RunFile(path, run()) as file:
+        assert json.loads(path.read_text())["slides"] == []
+        file.add(record("a"))
+        stored = json.loads(path.read_text())
+        assert [one["slide"] for one in stored["slides"]] == ["a"]
+        assert stored["finished"] is None
+        file.add(record("b", "failed"))
+        done = file.finish()
+    stored = json.loads(path.read_text())
+    assert stored["schema"] == "wsiseg.run/1"
+    assert stored["status"] == done.status == "partial"
+    assert stored["totals"] == {"ok": 1, "failed": 1}
+    assert stored["slides"][1]["error"] == {"type": "SlideError", "message": "b: broken", "hint": "mend it"}
+    assert stored["finished"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    ("statuses", "status", "code"),
+    [
+        (["ok", "no_tissue", "skipped", "up_to_date", "suspect"], "complete", 0),
+        (["ok", "failed"], "partial", 1),
+        (["failed", "failed"], "failed", 1),
+        ([], "complete", 0),
+    ],
+)
+def test_the_outcome_follows_from_the_slides(tmp_path: Path, statuses: list[str], status: str, code: int) -> None:
+    with RunFile(tmp_path / "run.json", run()) as file:
+        for number, one in enumerate(statuses):
+            file.add(record(str(number), one))
+        done = file.finish()
+    assert (done.status, done.exit_code) == (status, code)
+
+
+def test_an_interrupted_run_is_finished_as_partial(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with RunFile(tmp_path / "run.json", run()) as file:
+            file.add(record("a"))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    stored = json.loads((tmp_path / "run.json").read_text())
+    assert stored["status"] == "partial"
+    assert stored["finished"]
+
+
+def test_slides_of_earlier_runs_stay_unless_done_again(tmp_path: Path) -> None:
+    for slides in (["a", "b"], ["b", "c"]):
+        with RunFile(tmp_path / "run.json", run()) as file:
+            for one in slides:
+                file.add(record(one))
+            file.finish()
+    stored = json.loads((tmp_path / "run.json").read_text())
+    assert [one["slide"] for one in stored["slides"]] == ["a", "b", "c"]
