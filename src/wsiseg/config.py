@@ -84,17 +84,6 @@ class TileConfig(Config):
         return self
 
 
-class ExportConfig(Config):
-    """Settings of `wsiseg export`."""
-
-    run: Path
-    """Folder of a training run."""
-    out: Path
-    """The model file to write."""
-    overwrite: bool = False
-    """Replace a file that is there."""
-
-
 class PredictConfig(Config):
     """Settings of `wsiseg predict`."""
 
