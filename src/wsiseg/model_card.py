@@ -38,9 +38,11 @@ class Parity(_Part):
     source: _Text
     """Where the tiles came from."""
     max_difference: float = Field(ge=0, le=1)
-    """Largest absolute difference in probability."""
+    """Largest absolute difference in probability, of tiles and of cells."""
     mean_difference: float = Field(ge=0, le=1)
-    """Mean absolute difference in probability."""
+    """Mean absolute difference in probability of tiles."""
+    map_mean_difference: float | None = Field(default=None, ge=0, le=1)
+    """Mean absolute difference over the cells of the maps, where there are any."""
     auc: Probability | None = None
     """AUC of the graph over the labels of the tiles, where they have labels of both kinds."""
     auc_reference: Probability | None = None
@@ -98,6 +100,8 @@ class ModelCard(_Part):
     """How to cite it."""
     made_with: dict[str, _Text] = Field(default_factory=dict)
     """Versions of the programs that made the file."""
+    made_from: _Text = ""
+    """Stands for the weights and settings that it was made from: equal where these are."""
     self_test: SelfTest
     """Seeded images with the answers that it must give."""
 

@@ -1,0 +1,139 @@
+"""The model card as a page of Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wsiseg.model_card import ModelCard, Parity
+
+_INTERVAL = "ci95"
+
+
+def written_page(card: ModelCard, file: str, sha256: str) -> str:
+    """Give the page that stands beside a model file.
+
+    Args:
+        card: What the file says of itself.
+        file: Its name.
+        sha256: Of the file, as `sha256sum` prints it.
+    """
+    parts = [
+        f"# {card.name}, version {card.version}",
+        f"{card.intended_use}",
+        "## The file",
+        _table(("", ""), _file_rows(card, file, sha256)),
+        "## What it was trained on",
+        _facts(card.trained_on) or "Nothing is recorded.",
+        "## Figures",
+        _figures(card.figures) or "Nothing was measured yet. Evaluate it on slides of your own before you use it.",
+        "## How closely the file follows the trained network",
+        _table(
+            ("graph", "against", "tiles", "largest difference", "mean difference", "AUC", "AUC before", ""),
+            [_parity_row(row) for row in card.parity],
+        ),
+        "AUC is over the labels of the slides that the tiles came from.",
+        "## Limits",
+        "\n".join(f"- {limit}" for limit in card.limits),
+        "## Licence and citation",
+        f"Licence: {card.licence}.",
+        card.citation
+        or "Cite the file by its name, version and SHA-256, and the method as Lerousseau et al., "
+        "*Weakly supervised multiple instance learning histopathological tumor segmentation*, MICCAI 2020.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def parity_lines(rows: Sequence[Parity]) -> list[str]:
+    """Give one line for a person per comparison."""
+    return [_parity_line(row) for row in rows]
+
+
+def _parity_line(row: Parity) -> str:
+    cells = "" if row.map_mean_difference is None else f" (cells {row.map_mean_difference:.2g})"
+    area = "" if row.auc is None else f", AUC {row.auc:.4f} against {row.auc_reference:.4f}"
+    verdict = "passed" if row.passed else "too different"
+    return (
+        f"{row.graph} against {row.reference} on {row.tiles} {row.source}: difference at most "
+        f"{row.max_difference:.2g}, {row.mean_difference:.2g} on average{cells}{area}: {verdict}"
+    )
+
+
+def _file_rows(card: ModelCard, file: str, sha256: str) -> list[tuple[str, str]]:
+    stride = card.output_stride
+    shares = "not trained so" if card.alpha is None else f"{card.alpha:g} and {card.beta:g}"
+    return [
+        ("file", f"`{file}`"),
+        ("SHA-256", f"`{sha256}`"),
+        ("network", f"{card.architecture}, {card.precision}"),
+        ("input", f"RGB at {card.mpp:g} um per pixel, tiles of {card.tile_px} px ({card.tile_px * card.mpp:g} um)"),
+        ("output", f"probability of `{card.positive_class}` among {', '.join(f'`{name}`' for name in card.classes)}"),
+        ("dense map", "none" if stride is None else f"one cell per {stride} px ({stride * card.mpp:g} um)"),
+        ("map by default", card.map),
+        ("threshold", f"{card.threshold:g}"),
+        ("alpha and beta", shares),
+        ("made with", ", ".join(f"{name} {text}" for name, text in card.made_with.items())),
+    ]
+
+
+def _parity_row(row: Parity) -> tuple[str, ...]:
+    areas = ("" if area is None else f"{area:.4f}" for area in (row.auc, row.auc_reference))
+    return (
+        row.graph,
+        row.reference,
+        f"{row.tiles} {row.source}",
+        f"{row.max_difference:.2g}",
+        f"{row.mean_difference:.2g}",
+        *areas,
+        "passed" if row.passed else "**too different**",
+    )
+
+
+def _figures(figures: Mapping[str, Any]) -> str:
+    """Show the validation of the training, and the evaluation where there is one."""
+    parts = []
+    validation = {name: value for name, value in figures.get("validation", {}).items() if value is not None}
+    if validation:
+        parts.append("On the validation slides, while training:\n\n" + _facts(validation))
+    evaluation = figures.get("evaluation")
+    if evaluation:
+        head = f"On the {evaluation['split']} split" if evaluation.get("split") else "On all slides that were evaluated"
+        rows = [
+            ("all", *_measures(evaluation.get("without_background", {}))),
+            *((site, *_measures(_inner(block))) for site, block in evaluation.get("per_site", {}).items()),
+        ]
+        names = ("site", "AUC", "precision", "recall", "F1")
+        parts.append(f"{head}, over the pixels of tissue, with 95 % intervals:\n\n" + _table(names, rows))
+    return "\n\n".join(parts)
+
+
+def _inner(block: Mapping[str, Any]) -> Mapping[str, Any]:
+    inner = block.get("without_background", block)
+    return inner if isinstance(inner, Mapping) else {}
+
+
+def _measures(block: Mapping[str, Any]) -> list[str]:
+    return [_measure(block.get(name)) for name in ("auc", "precision", "recall", "f1")]
+
+
+def _measure(measure: Any) -> str:  # noqa: ANN401  a number, a value with its interval, or nothing
+    if isinstance(measure, Mapping):
+        value, interval = measure.get("value"), measure.get(_INTERVAL)
+        ends = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval and None not in interval else ""
+        return "" if value is None else f"{value:.3f}{ends}"
+    return f"{measure:.3f}" if isinstance(measure, (int, float)) else ""
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {name.replace('_', ' ')}: {_said(value)}" for name, value in facts.items())
+
+
+def _said(value: Any) -> str:  # noqa: ANN401  any JSON value
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name.replace('_', ' ')} {_said(item)}" for name, item in value.items() if item is not None)
+    if isinstance(value, list):
+        return ", ".join(_said(item) for item in value) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)

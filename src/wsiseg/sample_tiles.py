@@ -1,0 +1,154 @@
+"""Tiles to calibrate a model with and to compare it on: from tile stores, from images, or seeded textures."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.cohort import Cohort, CohortSlide
+from wsiseg.errors import UsageError
+from wsiseg.self_test import seeded_pixels
+from wsiseg.tiles import TileStore, store_path
+
+UNKNOWN = -1
+_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"])
+_MOST_SLIDES = 40
+_SEED = 20260101
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Tiles.
+
+    Attributes:
+        tiles: uint8[n, tile, tile, 3].
+        labels: int8[n], the label of the slide that each came from, or `UNKNOWN`.
+        source: Where they came from, in words.
+        is_real: False if they were made up.
+    """
+
+    tiles: NDArray[np.uint8]
+    labels: NDArray[np.int8]
+    source: str
+    is_real: bool = True
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def first(self, count: int) -> "Sample":
+        """Give the first tiles; samples are in random order."""
+        return Sample(self.tiles[:count], self.labels[:count], self.source, self.is_real)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Tiles for two purposes that share no slide or image.
+
+    Attributes:
+        calibration: To choose ranges of numbers with.
+        held_out: To compare models on.
+    """
+
+    calibration: Sample
+    held_out: Sample
+
+
+def from_cohort(path: Path, tile_px: int, mpp: float, counts: tuple[int, int]) -> Samples | None:
+    """Draw tiles from the tile stores beside a cohort CSV.
+
+    Args:
+        path: The cohort CSV that `wsiseg tile` wrote.
+        tile_px: Side that the tiles must have.
+        mpp: Micrometers per pixel that they must have.
+        counts: How many tiles to calibrate with, from the training split, and how many to compare on, from the others.
+            Where the cohort has no splits, every second slide serves one and the other.
+
+    Returns:
+        The tiles, or None if there are no stores.
+
+    Raises:
+        UsageError: The cohort is wrong, or its tiles are of another size.
+    """
+    slides = [slide for slide in Cohort.read(path).slides if store_path(path.parent, slide.slide).is_dir()]
+    training = [slide for slide in slides if slide.split == "train"]
+    others = [slide for slide in slides if slide.split in {"val", "test"}]
+    if not training or not others:
+        training, others = slides[::2], slides[1::2]
+    drawn = [
+        _from_stores(path.parent, group, tile_px, mpp, count)
+        for group, count in zip((training, others), counts, strict=True)
+    ]
+    if not all(len(sample) for sample in drawn):
+        return None
+    return Samples(*drawn)
+
+
+def from_folder(folder: Path, tile_px: int, counts: tuple[int, int]) -> Samples:
+    """Cut tiles out of images that have the model's um per pixel already; every second image serves one purpose.
+
+    Raises:
+        UsageError: There are not two images, or all are smaller than a tile.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    random = np.random.default_rng(_SEED)
+    paths = [paths[index] for index in random.permutation(len(paths))]
+    drawn = []
+    for group, count in zip((paths[::2], paths[1::2]), counts, strict=True):
+        tiles = [tile for path in group[:count] for tile in _cut(path, tile_px)]
+        order = random.permutation(len(tiles))[:count]
+        if not tiles:
+            raise UsageError(f"{folder}: needs two images of at least {tile_px}x{tile_px} pixels", "or give a cohort")
+        chosen = np.stack([tiles[index] for index in order])
+        drawn.append(Sample(chosen, np.full(len(chosen), UNKNOWN, np.int8), f"images of {folder.name}"))
+    return Samples(*drawn)
+
+
+def textures(tile_px: int, count: int) -> Samples:
+    """Make up tiles in the colours of stained tissue; they are no substitute for real ones."""
+    tiles = np.stack([seeded_pixels("texture", tile_px, tile_px, _SEED + 10 * index) for index in range(2 * count)])
+    labels = np.full(count, UNKNOWN, np.int8)
+    halves = (Sample(half, labels, "seeded textures", is_real=False) for half in (tiles[:count], tiles[count:]))
+    return Samples(*halves)
+
+
+def _from_stores(folder: Path, slides: Sequence[CohortSlide], tile_px: int, mpp: float, count: int) -> Sample:
+    random = np.random.default_rng(_SEED)
+    chosen = [slides[index] for index in random.permutation(len(slides))[:_MOST_SLIDES]]
+    tiles, labels = [], []
+    for slide in chosen:
+        path = store_path(folder, slide.slide)
+        with TileStore(path, slide.path) as store:
+            found = store.tiles
+            if found.tile_px != tile_px or not math.isclose(found.mpp, mpp):
+                raise UsageError(
+                    f"{path}: holds tiles of {found.tile_px} px at {found.mpp:g} um/px, "
+                    f"but the model takes {tile_px} px at {mpp:g} um/px",
+                )
+            indices = random.permutation(len(found))[: -(-count // len(chosen))]
+            tiles.append(store.read(np.sort(indices)))
+            labels += [UNKNOWN if slide.label is None else slide.label] * len(indices)
+    pixels = np.concatenate(tiles) if tiles else np.zeros((0, tile_px, tile_px, 3), np.uint8)
+    order = random.permutation(len(pixels))[:count]
+    splits = " and ".join(sorted({slide.split for slide in chosen if slide.split}))
+    source = f"tiles of {len(chosen)} {splits} slides".replace("  ", " ")
+    return Sample(pixels[order], np.array(labels, np.int8)[order], source)
+
+
+def _cut(path: Path, tile_px: int) -> list[NDArray[np.uint8]]:
+    """Cut an image into tiles that do not overlap; one that is smaller gives none."""
+    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415  heavy: only where images are read
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read as an image: {error}") from error
+    rows, columns = (size // tile_px * tile_px for size in pixels.shape[:2])
+    return [
+        pixels[top : top + tile_px, left : left + tile_px]
+        for top in range(0, rows, tile_px)
+        for left in range(0, columns, tile_px)
+    ]

@@ -1,0 +1,198 @@
+"""Models in the format of WSInfer: a folder with `config.json` and weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from wsiseg.errors import UsageError
+
+_TORCHSCRIPT = ("torchscript_model.pt", "torchscript_model.pth")
+_SAFETENSORS = "*.safetensors"
+_MOST_CONFIG_BYTES = 2**20
+
+
+class Transform(BaseModel):
+    """One step of what is done to a tile before the network sees it, as torchvision names it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: Literal["Resize", "ToTensor", "Normalize"]
+    arguments: dict[str, Any] | None = None
+
+
+class WsinferConfig(BaseModel):
+    """The content of `config.json`, specification 1.0; keys that are not known are passed over."""
+
+    model_config = ConfigDict(frozen=True)
+
+    architecture: str = "unknown"
+    num_classes: int = Field(ge=1, le=1000)
+    patch_size_pixels: int = Field(ge=16, le=4096)
+    spacing_um_px: float = Field(gt=0, le=100)
+    class_names: tuple[str, ...]
+    transform: tuple[Transform, ...]
+
+
+class Prepare(nn.Module):
+    """What is done to a tile before the network sees it: resized as Pillow does, scaled to 0..1, normalised.
+
+    Args:
+        tile_px: Side of the tiles.
+        resized_px: Side that the network takes.
+        mean: Of red, green and blue, in 0..1.
+        std: Of red, green and blue, in 0..1.
+    """
+
+    weights: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, tile_px: int, resized_px: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.is_resized = resized_px != tile_px
+        self.register_buffer("weights", torch.from_numpy(_resampling(tile_px, resized_px)))
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None, None])
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32)[:, None, None])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Turn uint8 [n, tile, tile, 3] into float32 [n, 3, side, side]."""
+        pixels = image.permute(0, 3, 1, 2).float()
+        if self.is_resized:
+            # Pillow resizes rows, then columns, and rounds to whole numbers after each.
+            wide = _rounded(pixels @ self.weights)
+            pixels = _rounded(self.weights.T @ wide)
+        return (pixels / 255 - self.mean) / self.std
+
+
+def read_wsinfer(folder: Path) -> tuple[WsinferConfig, nn.Module, Prepare]:
+    """Read a folder in the format of WSInfer.
+
+    TorchScript is a program: read it only from those whom you would let run one.
+
+    Returns:
+        Its configuration, its network (normalised float images -> logits), and what comes before the network.
+
+    Raises:
+        UsageError: The configuration or the weights are missing or wrong.
+    """
+    config = _config(folder / "config.json")
+    network = _network(folder, config).eval()
+    prepare = _prepare(folder, config)
+    outputs = _count_outputs(folder, network, prepare, config.patch_size_pixels)
+    if not len(config.class_names) == config.num_classes == outputs:
+        raise UsageError(
+            f"{folder}: the classes are not known: the network has {outputs} outputs, num_classes is "
+            f"{config.num_classes} and class_names are {', '.join(config.class_names) or 'none'}",
+            "correct config.json",
+        )
+    return config, network, prepare
+
+
+def _config(path: Path) -> WsinferConfig:
+    try:
+        text = path.read_bytes()[: _MOST_CONFIG_BYTES + 1]
+        return WsinferConfig.model_validate_json(text)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}", "name a folder of a WSInfer model") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise UsageError(f"{path}: not a WSInfer configuration: {where}: {problem['msg']}") from error
+
+
+def _network(folder: Path, config: WsinferConfig) -> nn.Module:
+    for name in _TORCHSCRIPT:
+        if (folder / name).is_file():
+            try:
+                return torch.jit.load(folder / name, map_location="cpu")  # type: ignore[no-any-return]  # torch gives it no type
+            except (RuntimeError, ValueError, OSError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise UsageError(f"{folder / name}: cannot be read as TorchScript: {reason}") from error
+    found = sorted(folder.glob(_SAFETENSORS))
+    if len(found) != 1:
+        raise UsageError(f"{folder}: holds no weights", f"needs {_TORCHSCRIPT[0]} or one {_SAFETENSORS} file")
+    return _from_timm(found[0], config)
+
+
+def _from_timm(weights: Path, config: WsinferConfig) -> nn.Module:
+    import timm  # noqa: PLC0415  heavy: only for this format
+    from safetensors import SafetensorError  # noqa: PLC0415  comes with timm
+    from safetensors.torch import load_file  # noqa: PLC0415  comes with timm
+
+    if not timm.is_model(config.architecture):
+        raise UsageError(f"{weights}: {config.architecture}: no such network of timm", "correct config.json")
+    network: nn.Module = timm.create_model(config.architecture, num_classes=config.num_classes)
+    try:
+        network.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"{weights}: does not fit {config.architecture}: {reason}") from error
+    return network
+
+
+def _prepare(folder: Path, config: WsinferConfig) -> Prepare:
+    """Turn the list of transforms into one module.
+
+    Raises:
+        UsageError: They are not a Resize or none, ToTensor, and a Normalize or none, in this order.
+    """
+    names: list[str] = [step.name for step in config.transform]
+    if names not in (
+        [*resize, "ToTensor", *normalize] for resize in ([], ["Resize"]) for normalize in ([], ["Normalize"])
+    ):
+        raise UsageError(f"{folder / 'config.json'}: transforms {', '.join(names)} are not known in this order")
+    arguments = {step.name: step.arguments or {} for step in config.transform}
+    try:
+        side = _side(arguments.get("Resize", {"size": config.patch_size_pixels}))
+        return Prepare(config.patch_size_pixels, side, *_standard(arguments.get("Normalize", {})))
+    except (TypeError, ValueError, KeyError) as error:
+        raise UsageError(f"{folder / 'config.json'}: transform: {error}") from error
+
+
+def _standard(arguments: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Give the mean and deviation that Normalize takes."""
+    given = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), **arguments}
+    mean, std = (tuple(float(value) for value in given[name]) for name in ("mean", "std"))
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:  # noqa: PLR2004  RGB
+        raise ValueError("Normalize needs three means and three positive deviations")
+    return mean, std
+
+
+def _side(arguments: dict[str, Any]) -> int:
+    """Give the side that Resize resizes a square to."""
+    size = arguments["size"]
+    sides = {int(value) for value in (size if isinstance(size, list) else [size])}
+    if len(sides) != 1 or not 16 <= min(sides) <= 4096:  # noqa: PLR2004  the sizes of tiles
+        raise ValueError(f"Resize to {size} does not give squares of a usable size")
+    if arguments.get("interpolation", "bilinear") not in {"bilinear", 2}:
+        raise ValueError(f"Resize with interpolation {arguments['interpolation']} is not known")
+    return sides.pop()
+
+
+@torch.no_grad()
+def _count_outputs(folder: Path, network: nn.Module, prepare: Prepare, tile_px: int) -> int:
+    try:
+        logits = network(prepare(torch.zeros(2, tile_px, tile_px, 3, dtype=torch.uint8)))
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UsageError(f"{folder}: the network does not take tiles of {tile_px} px: {reason}") from error
+    if not isinstance(logits, Tensor) or len(logits) != 2:  # noqa: PLR2004  as many as were given
+        raise UsageError(f"{folder}: the network does not give one row of logits per tile")
+    return logits.reshape(2, -1).shape[1]
+
+
+def _rounded(pixels: Tensor) -> Tensor:
+    return torch.clamp(torch.floor(pixels + 0.5), 0, 255)
+
+
+def _resampling(before: int, after: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Give the weights [before, after] with which Pillow resizes a row, by resizing rows with a single light pixel."""
+    from PIL import Image  # noqa: PLC0415  heavy: only where models are converted
+
+    lights = Image.fromarray(np.eye(before, dtype=np.float32))
+    return np.array(lights.resize((after, before), Image.Resampling.BILINEAR))

@@ -1,0 +1,342 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tiled_cohort import TILE_PX, write_tiled_cohort
+from trained_run import settled, tiles_of, write_run
+from wsiseg.cohort import Cohort
+from wsiseg.dilation import exportable
+from wsiseg.errors import GateError, UsageError, WsisegError
+from wsiseg.export import Exported, export
+from wsiseg.export_config import ExportConfig
+from wsiseg.model_file import ModelFile
+from wsiseg.network import Checkpoint, TileClassifier, build
+from wsiseg.onnx_graph import DenseGraph, tile_window
+from wsiseg.run import Silent
+
+Images = NDArray[np.uint8]
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiled_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="module")
+def tiles(cohort: Path) -> Images:
+    return tiles_of(cohort)
+
+
+@pytest.fixture(scope="module")
+def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TileClassifier]:
+    run = tmp_path_factory.mktemp("run")
+    return run, write_run(run, cohort)
+
+
+@pytest.fixture(scope="module")
+def exported(trained: tuple[Path, TileClassifier], tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    out = tmp_path_factory.mktemp("model") / "model.onnx"
+    return export(ExportConfig(run=trained[0], out=out, licence="CC0-1.0", data="Squares on pink."))
+
+
+@torch.no_grad()
+def by_torch(classifier: TileClassifier, images: Images) -> NDArray[np.float32]:
+    return torch.sigmoid(classifier(torch.from_numpy(images))).numpy()
+
+
+def test_the_file_gives_the_probabilities_of_the_network(
+    trained: tuple[Path, TileClassifier], exported: Exported, tiles: Images
+) -> None:
+    expected = by_torch(trained[1], tiles)
+    assert expected.std() > 0.1
+    with ModelFile.open(exported.path) as model:
+        np.testing.assert_allclose(model.probabilities(tiles), expected, atol=1e-5)
+        np.testing.assert_allclose(model.probabilities(tiles[:1]), expected[:1], atol=1e-5)
+
+
+def test_the_map_is_the_pooled_logits_of_the_network(
+    trained: tuple[Path, TileClassifier], exported: Exported, tiles: Images
+) -> None:
+    image = np.block([[[tiles[0]], [tiles[9]], [tiles[3]]], [[tiles[17]], [tiles[25]], [tiles[40]]]])[None]
+    assert image.shape == (1, 2 * TILE_PX, 3 * TILE_PX, 3)
+    with torch.no_grad():
+        cells = trained[1].logit_map(torch.from_numpy(image)).numpy()[0].astype(float)
+        whole = float(trained[1](torch.from_numpy(image)))
+    assert cells.mean() == pytest.approx(whole, abs=1e-4)
+    # A tile is 2 cells wide: a cell and half of its neighbours, as far as there are any.
+    window = np.outer([0.5, 1, 0.5], [0.5, 1, 0.5])
+    expected = np.empty_like(cells)
+    for row, column in np.ndindex(*cells.shape):
+        places = [(row + i, column + j, window[i + 1, j + 1]) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        inside = [(cells[i, j], w) for i, j, w in places if 0 <= i < cells.shape[0] and 0 <= j < cells.shape[1]]
+        expected[row, column] = sum(value * w for value, w in inside) / sum(w for _, w in inside)
+    with ModelFile.open(exported.path) as model:
+        np.testing.assert_allclose(model.probability_map(image)[0], 1 / (1 + np.exp(-expected)), atol=1e-4)
+
+
+def test_windows_of_even_and_odd_tiles_cover_the_tile() -> None:
+    assert tile_window(7).tolist() == [1] * 7
+    assert tile_window(14).tolist() == [0.5, *[1] * 13, 0.5]
+
+
+def test_the_card_says_what_the_run_knows(exported: Exported) -> None:
+    card = exported.card
+    assert (card.mpp, card.tile_px, card.output_stride, card.map) == (0.5, TILE_PX, 32, "tile")
+    assert (card.alpha, card.beta, card.threshold, card.licence) == (0.2, 0.4, 0.6, "CC0-1.0")
+    assert card.trained_on["data"] == "Squares on pink."
+    assert card.trained_on["settings"] == {"lr": 1e-4}, "places on the machine stay out of it"
+    assert card.figures["validation"] == {"val_slide_auc": 0.75, "val_risk": None}
+    assert [(row.graph, row.reference, row.passed) for row in card.parity] == [("fp32", "torch", True)]
+    assert "val" in card.parity[0].source
+    assert any("colon only" in limit for limit in card.limits)
+    page = exported.page.read_text()
+    for fact in (
+        exported.sha256,
+        "CC0-1.0",
+        "0.2 and 0.4",
+        "val slide auc: 0.75",
+        "colon only",
+        "fp32 | torch",
+        "Cite",
+    ):
+        assert fact in page
+
+
+def test_figures_of_an_evaluation_come_with_their_intervals(
+    trained: tuple[Path, TileClassifier], tmp_path: Path
+) -> None:
+    measures = {"auc": {"value": 0.8, "ci95": [0.7, 0.9]}, "precision": 0.5, "recall": None, "f1": 0.6}
+    metrics = {"schema": "wsiseg.metrics/1", "split": "test", "without_background": measures}
+    metrics["per_site"] = {"colon": {"without_background": measures}}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    config = ExportConfig(run=trained[0], out=tmp_path / "m.onnx", figures=tmp_path / "metrics.json")
+    assert "| colon | 0.800 (0.700 to 0.900) | 0.500 |  | 0.600 |" in export(config).page.read_text()
+    (tmp_path / "metrics.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"metrics\.json"):
+        export(config)
+
+
+def test_an_export_is_done_once(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    config = ExportConfig(run=trained[0], out=tmp_path / "m.onnx")
+    first = export(config)
+    assert export(config) == replace(first, status="up_to_date")
+    notes = Notes()
+    again = export(config.model_copy(update={"name": "other"}), notes)
+    assert (again.status, again.card.name) == ("ok", "other")
+    assert any("exported again" in line for line in notes.lines)
+    config.out.write_bytes(b"something else")
+    with pytest.raises(UsageError, match="--overwrite"):
+        export(config)
+    assert export(config.model_copy(update={"overwrite": True})).sha256 == first.sha256, "the same bytes every time"
+
+
+def test_stride_16_refines_the_map_and_keeps_the_probability(
+    trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path
+) -> None:
+    found = export(ExportConfig(run=trained[0], out=tmp_path / "m.onnx", output_stride=16))
+    assert [row.graph for row in found.card.parity] == ["output stride 16", "fp32"]
+    with ModelFile.open(found.path) as model:
+        np.testing.assert_allclose(model.probabilities(tiles), by_torch(trained[1], tiles), atol=1e-5)
+        assert model.probability_map(tiles[:2]).shape == (2, TILE_PX // 16, TILE_PX // 16)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "densenet121", "timm:tf_efficientnet_lite0", "convnext_tiny"])
+@torch.no_grad()
+def test_every_second_cell_of_stride_16_is_that_of_stride_32(arch: str) -> None:
+    images = torch.randint(0, 256, (2, 96, 128, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    classifier = settled(arch, images)
+    expected = classifier.logit_map(images)
+    torch.testing.assert_close(exportable(classifier, 32).logit_map(images), expected)
+    torch.testing.assert_close(
+        exportable(classifier, 16).logit_map(images)[:, ::2, ::2], expected, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_networks_without_a_regular_map_give_tiles_only(cohort: Path, tmp_path: Path, tiles: Images) -> None:
+    run = tmp_path / "run"
+    classifier = write_run(run, cohort, "squeezenet1_1")
+    found = export(ExportConfig(run=run, out=tmp_path / "m.onnx"))
+    assert (found.card.output_stride, found.card.map) == (None, "tile")
+    with ModelFile.open(found.path) as model:
+        np.testing.assert_allclose(model.probabilities(tiles), by_torch(classifier, tiles), atol=1e-5)
+    with pytest.raises(UsageError, match="no map of output stride 16"):
+        export(ExportConfig(run=run, out=tmp_path / "n.onnx", output_stride=16))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_fewer_bits_follow_closely(
+    trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path, precision: str, exported: Exported
+) -> None:
+    notes = Notes()
+    config = ExportConfig.checked(run=trained[0], out=tmp_path / "m.onnx", precision=precision)
+    found = export(config, notes)
+    row = found.card.parity[-1]
+    assert (row.graph, row.reference, row.passed) == (precision, "fp32", True)
+    assert any("tiles/s" in line for line in notes.lines)
+    share = {"fp16": 0.55, "int8": 0.8}[precision]
+    assert found.path.stat().st_size < share * exported.path.stat().st_size
+    with ModelFile.open(found.path) as model:
+        assert np.abs(model.probabilities(tiles) - by_torch(trained[1], tiles)).mean() <= 0.02
+        assert model.probability_map(tiles[:1]).dtype == np.float32
+
+
+@pytest.mark.slow
+def test_int8_needs_real_tiles(trained: tuple[Path, TileClassifier], tmp_path: Path, tiles: Images) -> None:
+    from PIL import Image  # noqa: PLC0415  only here
+
+    run = tmp_path / "moved"
+    run.mkdir()
+    (run / "best.pt").write_bytes((trained[0] / "best.pt").read_bytes())
+    config = ExportConfig(run=run / "best.pt", out=tmp_path / "m.onnx", precision="int8")
+    with pytest.raises(UsageError, match="--calibration"):
+        export(config)
+    notes = Notes()
+    found = export(config.model_copy(update={"allow_loss": True}), notes)
+    assert found.card.parity[-1].source == "seeded textures"
+    assert any("made-up" in line for line in notes.lines)
+    (tmp_path / "images").mkdir()
+    for number, tile in enumerate(tiles):
+        Image.fromarray(tile).save(tmp_path / "images" / f"{number}.png")
+    found = export(config.model_copy(update={"calibration": tmp_path / "images"}))
+    assert found.card.parity[-1].source == "images of images"
+    assert found.card.parity[-1].passed
+
+
+def test_tiles_of_another_size_are_refused(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    checkpoint = Checkpoint.load(trained[0] / "best.pt")
+    replace(checkpoint, tile_px=96).save(tmp_path / "best.pt")
+    cohort = ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx", calibration=_cohort_of(trained[0]))
+    with pytest.raises(UsageError, match="the model takes 96 px"):
+        export(cohort)
+    with pytest.raises(UsageError, match="at least 64x64"):
+        export(ExportConfig(run=trained[0], out=tmp_path / "m.onnx", calibration=tmp_path))
+
+
+def _cohort_of(run: Path) -> Path:
+    return Path(next(line for line in (run / "config.toml").read_text().splitlines() if "cohort" in line).split('"')[1])
+
+
+def test_a_network_that_went_wrong_is_refused(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    checkpoint = Checkpoint.load(trained[0] / "best.pt")
+    broken = {**checkpoint.state_dict, "head.bias": torch.full((1,), torch.nan)}
+    replace(checkpoint, state_dict=broken).save(tmp_path / "best.pt")
+    config = ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx", calibration=_cohort_of(trained[0]))
+    with pytest.raises(GateError, match="too different"):
+        export(config)
+    assert not config.out.exists()
+
+
+def test_runs_that_cannot_be_exported(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    def refusal(run: Path) -> str:
+        with pytest.raises(WsisegError) as caught:
+            export(ExportConfig(run=run, out=tmp_path / "m.onnx"))
+        assert str(run) in str(caught.value)
+        return str(caught.value)
+
+    assert "no such run" in refusal(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    assert "not a training run" in refusal(tmp_path / "empty")
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("best.pt", "config.toml"):
+        (run / name).write_bytes((trained[0] / name).read_bytes())
+    assert "interrupted" in refusal(run)
+    torch.save({"schema": "wsiseg.training/1", "epoch": 1}, run / "last.pt")
+    assert "--resume" in refusal(run)
+    torch.save({"schema": "wsiseg.training/1", "epoch": 2}, run / "last.pt")
+    (run / "best.pt").unlink()
+    assert "no best checkpoint" in refusal(run)
+    (run / "best.pt").write_bytes(b"no checkpoint")
+    assert "best.pt" in refusal(run)
+    checkpoint = Checkpoint.load(trained[0] / "best.pt")
+    classes = {**checkpoint.state_dict, "head.weight": torch.zeros(3, 512), "head.bias": torch.zeros(3)}
+    replace(checkpoint, state_dict=classes).save(run / "best.pt")
+    assert "one output" in refusal(run)
+    replace(checkpoint, trained_on={"classes": ["cat", "dog"]}).save(run / "best.pt")
+    assert "unknown classes" in refusal(run)
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid" / "grid.csv").write_text("alpha,beta\n")
+    assert "several configurations" in refusal(tmp_path / "grid")
+
+
+def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
+    out = tmp_path / "m.onnx"
+    for settings in ({}, {"run": "a", "from_torch": "b"}, {"from_torch": "b"}, {"run": "a", "arch": "resnet18"}):
+        with pytest.raises(UsageError, match="from-torch"):
+            ExportConfig.checked(out=out, **settings)
+
+
+def test_command_line(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "wsiseg", "export", str(trained[0]), "--out", str(tmp_path / "m.onnx")]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True, timeout=120)
+    result = json.loads(done.stdout)
+    assert result["outputs"] == {"model": str(tmp_path / "m.onnx"), "card": str(tmp_path / "m.md")}
+    assert result["model"]["parity"][0]["passed"] is True
+    assert done.stderr.strip().endswith("passed"), "no warnings of others"
+    done = subprocess.run([*command, "--precision", "int4"], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, "precision" in done.stderr) == (2, True)
+
+
+def test_without_torch_the_way_to_get_it_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv = ['wsiseg', 'export', 'run', '--out', sys.argv[1]];"
+        "from wsiseg.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "m.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "pip install 'wsiseg[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_run_of_a_cohort_that_is_gone_is_exported_with_a_warning(
+    trained: tuple[Path, TileClassifier], tmp_path: Path
+) -> None:
+    (tmp_path / "best.pt").write_bytes((trained[0] / "best.pt").read_bytes())
+    notes = Notes()
+    found = export(ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx"), notes)
+    assert found.card.parity[0].source == "seeded textures"
+    assert any("made-up" in line for line in notes.lines)
+
+
+def test_the_splits_of_a_cohort_are_kept_apart(cohort: Path) -> None:
+    from wsiseg.sample_tiles import from_cohort  # noqa: PLC0415  only here
+
+    samples = from_cohort(cohort, TILE_PX, 0.5, (64, 64))
+    assert samples is not None
+    assert "train" in samples.calibration.source
+    assert "test and val" in samples.held_out.source
+    splits = {slide.split for slide in Cohort.read(cohort).slides}
+    assert splits == {"train", "val", "test"}
+    assert set(samples.held_out.labels) == {0, 1}
+
+
+def test_a_graph_with_one_changed_weight_is_caught(trained: tuple[Path, TileClassifier], tiles: Images) -> None:
+    from wsiseg.onnx_answers import OnnxGraph  # noqa: PLC0415  only here
+    from wsiseg.onnx_graph import to_onnx  # noqa: PLC0415  only here
+    from wsiseg.parity import SAME_NUMBERS, Answers, compared  # noqa: PLC0415  only here
+    from wsiseg.sample_tiles import Sample  # noqa: PLC0415  only here
+
+    classifier = build("resnet18", "none").eval()
+    classifier.load_state_dict(trained[1].state_dict())
+    nn.init.constant_(classifier.head.bias, classifier.head.bias.item() + 0.01)
+    graph = OnnxGraph(to_onnx(DenseGraph(exportable(classifier, 32), TILE_PX // 32), TILE_PX))
+    sample = Sample(tiles, np.full(len(tiles), -1, np.int8), "tiles")
+    expected = Answers(by_torch(trained[1], tiles), None)
+    assert not compared(("fp32", "torch"), graph.answers(tiles), expected, sample, SAME_NUMBERS).passed

@@ -1,0 +1,61 @@
+"""A training run for tests of export, made without training."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from wsiseg.cohort import Cohort
+from wsiseg.network import Checkpoint, TileClassifier, build
+from wsiseg.tiles import TileStore, store_path
+from wsiseg.train_config import TrainConfig
+
+
+def settled(arch: str, tiles: torch.Tensor) -> TileClassifier:
+    """Give a seeded network whose statistics are those of some tiles, with logits that spread around zero."""
+    torch.manual_seed(0)
+    classifier = build(arch, "none").train()
+    for layer in classifier.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None
+    with torch.no_grad():
+        classifier(tiles)
+        classifier.eval()
+        logits = classifier(tiles)
+        classifier.head.weight *= 1 / logits.std()
+        classifier.head.bias.copy_(-classifier(tiles).mean() + classifier.head.bias)
+    return classifier.eval()
+
+
+def tiles_of(cohort: Path, count: int = 8) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Give tiles of every slide of a tiled cohort."""
+    tiles = []
+    for slide in Cohort.read(cohort).slides:
+        with TileStore(store_path(cohort.parent, slide.slide), slide.path) as store:
+            tiles.append(store.read(np.linspace(0, len(store) - 1, count).astype(int)))
+    return np.concatenate(tiles)
+
+
+def write_run(folder: Path, cohort: Path, arch: str = "resnet18") -> TileClassifier:
+    """Write a run that has ended, as `wsiseg train` would; give its network."""
+    with TileStore(store_path(cohort.parent, Cohort.read(cohort).slides[0].slide)) as store:
+        tile_px, mpp = store.tiles.tile_px, store.tiles.mpp
+    classifier = settled(arch, torch.from_numpy(tiles_of(cohort)))
+    checkpoint = Checkpoint(
+        state_dict=classifier.state_dict(),
+        arch=arch,
+        tile_px=tile_px,
+        mpp=mpp,
+        alpha=0.2,
+        beta=0.4,
+        threshold=0.6,
+        trained_on={"cohort": "cohort.csv", "train": {"slides": 4}, "settings": {"out": "/home/me", "lr": 1e-4}},
+        figures={"val_slide_auc": 0.75, "val_risk": float("nan")},
+        sites=("colon",),
+    )
+    checkpoint.save(folder / "best.pt")
+    config = TrainConfig(cohort=cohort, out=folder, arch=arch, init="none", epochs=2)
+    (folder / "config.toml").write_text(config.to_toml())
+    torch.save({"schema": "wsiseg.training/1", "epoch": 2}, folder / "last.pt")
+    return classifier
