@@ -137,7 +137,7 @@ class Heatmap:
         heatmap = self if threshold is None else self.with_threshold(threshold)
         return {"type": "FeatureCollection", "features": list(_features(heatmap, crop_to_bounds=crop_to_bounds))}
 
-    def save(self, path: Path, ngff: NgffVersion = "0.4") -> None:
+    def save(self, path: Path | str, ngff: NgffVersion = "0.4") -> None:
         """Write the heatmap as OME-NGFF, whole or not at all.
 
         Args:
@@ -147,7 +147,7 @@ class Heatmap:
         Raises:
             OutputError: The folder cannot be written.
         """
-        with written_whole(path) as partial:
+        with written_whole(Path(path)) as partial:
             write_levels(
                 partial,
                 np.nan_to_num(self.probabilities, nan=0.0),
