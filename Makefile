@@ -32,8 +32,9 @@ format: $(DEV_ENV)/.installed  ## bring the code into shape
 docs: $(DEV_ENV)/.installed  ## the documentation, in docs/_build
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-bench: $(DEV_ENV)/.installed  ## the measurements
-	$(BIN)/python benchmarks/run.py
+bench: $(DEV_ENV)/.installed  ## the measurements: make bench SLIDE=big.tiff SLIDES=folder COHORT=tiles/cohort.csv
+	$(BIN)/python benchmarks/tiling.py $(SLIDE) $(SLIDES)
+	$(BIN)/python benchmarks/train_reading.py $(COHORT)
 
 model: $(DEV_ENV)/.installed  ## the bundled model: make model COHORT=cohort.csv TRUTH=folder WEIGHTS=file.pth
 	$(BIN)/python scripts/make_default_model.py $(COHORT) $(TRUTH) $(WEIGHTS) model-work

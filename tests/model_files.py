@@ -16,7 +16,7 @@ DARK_GREEN = 140
 """Stained tissue absorbs green: a pixel whose green is below this is dark."""
 
 
-def write_color_filter_model(path: Path, *, stride: int = 32, tile_px: int = 224, **card: Any) -> Path:  # noqa: ANN401  any field of the card
+def write_color_filter_model(path: Path, *, stride: int = 32, tile_px: int = 224, **card: Any) -> Path:
     """Write a valid dense model file whose probability is the share of dark or purple pixels.
 
     Args:
@@ -29,7 +29,7 @@ def write_color_filter_model(path: Path, *, stride: int = 32, tile_px: int = 224
     return path
 
 
-def color_filter_model(*, stride: int = 32, tile_px: int = 224, **card: Any) -> bytes:  # noqa: ANN401  any field of the card
+def color_filter_model(*, stride: int = 32, tile_px: int = 224, **card: Any) -> bytes:
     """Give the bytes of the model file of `write_color_filter_model`."""
     fields: dict[str, Any] = {"name": "colour filter", "mpp": 0.5, "map": "dense", "architecture": "none", **card}
     return model_file(color_filter_graph(stride, tile_px), tile_px=tile_px, output_stride=stride, **fields)
@@ -67,7 +67,7 @@ def graph_of(nodes: list[onnx.NodeProto], tensors: list[onnx.TensorProto]) -> on
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def model_file(graph: onnx.ModelProto, **card: Any) -> bytes:  # noqa: ANN401  any field of the card
+def model_file(graph: onnx.ModelProto, **card: Any) -> bytes:
     """Give the bytes of a model file: the graph with a card, its self-test recorded."""
     session = start(graph.SerializeToString()).session
 

@@ -42,7 +42,7 @@ def path(tmp_path: Path, good: bytes) -> Path:
     return tmp_path / "model.onnx"
 
 
-def with_changed_card(file: bytes, **fields: Any) -> bytes:  # noqa: ANN401  any field of the card
+def with_changed_card(file: bytes, **fields: Any) -> bytes:
     """Forge the card and sign it again, as someone who knows the format could."""
     model = onnx.load_from_string(file)
     card = json.loads({prop.key: prop.value for prop in model.metadata_props}[METADATA_KEY])

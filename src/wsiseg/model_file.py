@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.errors import DeviceError, ModelFileError, UsageError
+from wsiseg.errors import ModelFileError, UsageError
 from wsiseg.model_card import ModelCard, read_card
 from wsiseg.onnx_bytes import MOST_BYTES
 from wsiseg.onnx_session import CPU, RuntimeFailure, Started, run, start

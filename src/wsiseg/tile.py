@@ -201,6 +201,7 @@ def _record(task: _Task, tiles: Tiles, status: Status) -> SlideRecord:
         outputs={"tiles": str(task.store), "picture": str(task.picture)},
         mpp=tiles.slide.mpp,
         mpp_source=tiles.slide.mpp_source,
+        mpp_raw=tiles.slide.mpp_raw,
         tissue_mm2=round(tiles.tissue_mm2, 6),
         tiles=len(tiles),
         bad_tiles=tiles.bad_tiles,
