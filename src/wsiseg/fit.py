@@ -226,10 +226,10 @@ def _measured(learner: Learner) -> dict[str, Any]:
 
 
 def _speed(state: State) -> str:
-    tiles, seconds = sum(tiles for _, _, tiles in state["risks"]), max(state["seconds"], 1e-9)
-    risk = float(np.mean([risk for _, risk, _ in state["risks"]]))
-    speed = f"{tiles / seconds:.1f} tiles/s, {state['waited'] / seconds:.0%} waiting"
-    return f"epoch {state['epoch'] + 1}, risk {risk:.4f}, {speed}"
+    tiles, seconds = sum(tiles for _, _, tiles in state["risks"]), state["seconds"]
+    said = f"epoch {state['epoch'] + 1}, risk {float(np.mean([risk for _, risk, _ in state['risks']])):.4f}"
+    # The clock of an epoch is set after its first slide.
+    return f"{said}, {tiles / seconds:.1f} tiles/s, {state['waited'] / seconds:.0%} waiting" if seconds > 0 else said
 
 
 def _said(row: dict[str, Any], epochs: int) -> str:
