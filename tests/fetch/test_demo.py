@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import Server
 
+from loopback import Server
 from wsiseg.errors import DownloadError
 from wsiseg.fetch.demo import NAME, fetch_demo
 from wsiseg.fetch.package_index import index_urls

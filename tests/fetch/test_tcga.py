@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loopback import FAULTS, Server, Stored, made_file
 
+from loopback import FAULTS, Server, Stored, made_file
 from wsiseg.cohort import Cohort
 from wsiseg.errors import DownloadError, OutputError, UsageError
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
