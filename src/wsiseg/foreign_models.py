@@ -67,7 +67,8 @@ def from_state_dict(
     classifier = _as_classifier(network, arch, index, (mean, std))
     if classifier is not None:
         return of_classifier(classifier, facts, output_stride)
-    return _tile_origin(network, Prepare(size[0], size[0], mean, std), index, facts, output_stride)
+    prepare = Prepare(size[0], size[0], mean, std)
+    return _tile_origin(TileGraph(network, prepare, classes, index), facts, output_stride)
 
 
 def from_wsinfer(folder: Path, positive: str | None, output_stride: int | None) -> Origin:
@@ -94,20 +95,13 @@ def from_wsinfer(folder: Path, positive: str | None, output_stride: int | None) 
         "positive_class": config.class_names[index],
         "limits": ("Converted from a WSInfer model: see its own page for its data, figures and terms.",),
     }
-    return _tile_origin(network, prepare, index, facts, output_stride)
+    return _tile_origin(TileGraph(network, prepare, config.num_classes, index), facts, output_stride)
 
 
-def _tile_origin(
-    network: nn.Module,
-    prepare: Prepare,
-    index: int,
-    facts: dict[str, Any],
-    output_stride: int | None,
-) -> Origin:
+def _tile_origin(graph: TileGraph, facts: dict[str, Any], output_stride: int | None) -> Origin:
     if output_stride is not None:
         raise UsageError("this model has no linear head over a map: it cannot be dense", "leave out --output-stride")
-    graph = TileGraph(network, prepare, index).eval()
-    return Origin(graph, {**facts, "map": "tile"}, graph)
+    return Origin(graph.eval(), {**facts, "map": "tile"}, graph)
 
 
 def _plain_names(tensors: StateDict) -> tuple[StateDict, bool]:

@@ -8,6 +8,7 @@ the sigmoid of the mean of the logits in the tile-sized surroundings of that cel
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import onnx
@@ -67,20 +68,25 @@ class TileGraph(nn.Module):
     Args:
         network: What `prepare` gives -> logits [n, classes] or [n].
         prepare: uint8 [n, tile, tile, 3] -> what `network` takes.
+        logits: How many of them it gives per tile.
         positive: Number of the class; with a single logit there is none to choose.
     """
 
-    def __init__(self, network: nn.Module, prepare: nn.Module, positive: int) -> None:
+    # Constants, so that TorchScript makes no branches of them.
+    logits: Final[int]
+    positive: Final[int]
+
+    def __init__(self, network: nn.Module, prepare: nn.Module, logits: int = 1, positive: int = 0) -> None:
         super().__init__()
-        self.network, self.prepare, self.positive = network, prepare, positive
+        self.network, self.prepare = network, prepare
+        self.logits, self.positive = logits, positive
 
     def forward(self, image: Tensor) -> Tensor:
         """Give the probability [n] of uint8 images [n, tile, tile, 3]."""
-        logits = self.network(self.prepare(image))
-        if logits.dim() == 1:
-            return torch.sigmoid(logits)
-        rows = logits.flatten(1)
-        return torch.sigmoid(rows[:, 0]) if rows.shape[1] == 1 else torch.softmax(rows, 1)[:, self.positive]
+        logits = self.network(self.prepare(image)).reshape(image.shape[0], self.logits)
+        if self.logits == 1:
+            return torch.sigmoid(logits[:, 0])
+        return torch.softmax(logits, 1)[:, self.positive]
 
 
 def tile_window(cells: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -111,9 +117,10 @@ def to_onnx(graph: DenseGraph | TileGraph, tile_px: int) -> onnx.ModelProto:
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # torch hides its own name
             # It also tells of constants that it leaves for ONNX Runtime to fold.
             warnings.filterwarnings("ignore", "Constant folding", UserWarning)
+            warnings.filterwarnings("ignore", "`torch.jit")
             path = Path(folder) / "traced.onnx"
             torch.onnx.export(
-                graph.eval(),
+                _traceable(graph.eval()),
                 (example,),
                 path,
                 dynamo=False,
@@ -126,6 +133,14 @@ def to_onnx(graph: DenseGraph | TileGraph, tile_px: int) -> onnx.ModelProto:
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"the network cannot be written as ONNX: {reason}", "choose another network") from error
+
+
+def _traceable(graph: DenseGraph | TileGraph) -> nn.Module:
+    """Give a graph as the exporter takes it: around TorchScript it must be TorchScript itself."""
+    if isinstance(graph, TileGraph) and isinstance(graph.network, torch.jit.ScriptModule):
+        scripted: nn.Module = torch.jit.script(graph)
+        return scripted
+    return graph
 
 
 def _simplified(traced: Path) -> onnx.ModelProto:

@@ -97,7 +97,7 @@ def of_classifier(
                 f"and a network that divides its input evenly, here by {native or 'no whole number'}",
                 "leave out --output-stride",
             )
-        graph = TileGraph(classifier, torch.nn.Identity(), 0)
+        graph = TileGraph(classifier, torch.nn.Identity())
         return Origin(graph, {**facts, "output_stride": None, "map": "tile"}, trained, cohort=cohort)
     dense = DenseGraph(exportable(classifier, stride), tile_px // stride, trained_step=native // stride).eval()
     return Origin(dense, {**facts, "output_stride": stride}, trained, native == stride, cohort)

@@ -1,11 +1,13 @@
 """Models in the format of WSInfer: a folder with `config.json` and weights."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from wsiseg.errors import UsageError
 _TORCHSCRIPT = ("torchscript_model.pt", "torchscript_model.pth")
 _SAFETENSORS = "*.safetensors"
 _MOST_CONFIG_BYTES = 2**20
+_ONE = 2**22  # Pillow computes with whole multiples of its inverse
 
 
 class Transform(BaseModel):
@@ -48,6 +51,7 @@ class Prepare(nn.Module):
         std: Of red, green and blue, in 0..1.
     """
 
+    is_resized: Final[bool]
     weights: Tensor
     mean: Tensor
     std: Tensor
@@ -61,12 +65,12 @@ class Prepare(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Turn uint8 [n, tile, tile, 3] into float32 [n, 3, side, side]."""
-        pixels = image.permute(0, 3, 1, 2).float()
+        pixels = image.permute(0, 3, 1, 2)
         if self.is_resized:
             # Pillow resizes rows, then columns, and rounds to whole numbers after each.
-            wide = _rounded(pixels @ self.weights)
+            wide = _rounded(pixels.double() @ self.weights)
             pixels = _rounded(self.weights.T @ wide)
-        return (pixels / 255 - self.mean) / self.std
+        return (pixels.float() / 255 - self.mean) / self.std
 
 
 def read_wsinfer(folder: Path) -> tuple[WsinferConfig, nn.Module, Prepare]:
@@ -109,7 +113,10 @@ def _network(folder: Path, config: WsinferConfig) -> nn.Module:
     for name in _TORCHSCRIPT:
         if (folder / name).is_file():
             try:
-                return torch.jit.load(folder / name, map_location="cpu")  # type: ignore[no-any-return]  # torch gives it no type
+                with warnings.catch_warnings():
+                    # The format is given by others; that PyTorch calls it old changes nothing.
+                    warnings.filterwarnings("ignore", "`torch.jit")
+                    return torch.jit.load(folder / name, map_location="cpu")  # type: ignore[no-any-return]  # torch gives it no type
             except (RuntimeError, ValueError, OSError) as error:
                 reason = str(error).strip().splitlines()[0]
                 raise UsageError(f"{folder / name}: cannot be read as TorchScript: {reason}") from error
@@ -186,13 +193,16 @@ def _count_outputs(folder: Path, network: nn.Module, prepare: Prepare, tile_px: 
     return logits.reshape(2, -1).shape[1]
 
 
-def _rounded(pixels: Tensor) -> Tensor:
-    return torch.clamp(torch.floor(pixels + 0.5), 0, 255)
+def _rounded(sums: Tensor) -> Tensor:
+    return torch.clamp(torch.floor(sums + 0.5), 0, 255)
 
 
-def _resampling(before: int, after: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Give the weights [before, after] with which Pillow resizes a row, by resizing rows with a single light pixel."""
-    from PIL import Image  # noqa: PLC0415  heavy: only where models are converted
+def _resampling(before: int, after: int) -> NDArray[np.float64]:
+    """Give the weights [before, after] with which Pillow resizes a row of 8-bit pixels.
 
-    lights = Image.fromarray(np.eye(before, dtype=np.float32))
-    return np.array(lights.resize((after, before), Image.Resampling.BILINEAR))
+    They are whole multiples of 1 / `_ONE`, as Pillow's are: their sums are exact in float64, whatever the order.
+    """
+    scale = before / after
+    centers, pixels = (np.arange(after) + 0.5) * scale, np.arange(before)[:, None] + 0.5
+    triangle = np.maximum(1 - np.abs(pixels - centers) / max(scale, 1.0), 0)
+    return np.asarray(np.floor(triangle / triangle.sum(0) * _ONE + 0.5) / _ONE)

@@ -13,6 +13,7 @@ from wsiseg.cli.shell import app, command
 from wsiseg.cli.streams import Streams
 from wsiseg.cli.transfers import Transfers, size_text, time_text
 from wsiseg.errors import UsageError
+from wsiseg.export_config import ExportConfig
 from wsiseg.fetch_config import (
     FetchDemoConfig,
     FetchModelConfig,
@@ -171,6 +172,9 @@ def model(
     out: Annotated[Path | None, typer.Option(help="Model file to write; without it only the cache is filled.")] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Show names, tissues and licences.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps what was fetched.", show_default=False)] = None,
+    positive_class: Annotated[
+        str | None, typer.Option(help="Class whose probability is given, where none is called tumor.")
+    ] = None,
     overwrite: Overwrite = False,
     mirror: Annotated[
         str | None,
@@ -190,12 +194,14 @@ def model(
     if show_list or name is None:
         streams.result({"models": [asdict(one) for one in ZOO]}, [_zoo_line(one) for one in ZOO])
         return
-    convert = _converter(out, overwrite=overwrite) if out else None
+    export = _exporter(out, overwrite=overwrite) if out else None
     config = FetchModelConfig.checked(name=name, cache=cache or _cache(), mirror=mirror)
     with Transfers(streams) as transfers:
         folder = fetch_model(config, transfers)
-    if convert:
-        convert(folder, out)
+    if export:
+        terms = next(one.license for one in ZOO if one.name == name)
+        settings = {"name": name, "licence": terms, "positive_class": positive_class, "overwrite": overwrite}
+        export(ExportConfig.checked(from_wsinfer=folder, out=out, **settings), streams)
     streams.result({"folder": str(folder), "model": str(out) if out else None}, [str(out or folder)])
 
 
@@ -258,7 +264,7 @@ def _cache() -> Path:
     return user_cache_path("wsiseg") / "zoo"
 
 
-def _converter(out: Path, *, overwrite: bool) -> Callable[..., object]:
+def _exporter(out: Path, *, overwrite: bool) -> Callable[..., object]:
     """Give what makes a model file of a folder of the zoo, before anything is fetched.
 
     Raises:
@@ -267,7 +273,7 @@ def _converter(out: Path, *, overwrite: bool) -> Callable[..., object]:
     if out.exists() and not overwrite:
         raise UsageError(f"{out}: is there already", "give --overwrite or another --out")
     try:
-        converter: Callable[..., object] = importlib.import_module("wsiseg.export").from_wsinfer
-    except (ImportError, AttributeError) as error:
+        export: Callable[..., object] = importlib.import_module("wsiseg.export").export
+    except ModuleNotFoundError as error:
         raise UsageError(f"making a model file needs PyTorch: {error}", "pip install 'wsiseg[train]'") from error
-    return converter
+    return export
