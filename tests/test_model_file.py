@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
@@ -423,6 +424,17 @@ def test_tile_models_have_no_map(tmp_path: Path) -> None:
         assert model.probabilities(images) == pytest.approx([1])
         with pytest.raises(UsageError, match="no map"):
             model.probability_map(images)
+
+
+def test_the_published_schema_is_that_of_the_card() -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "reference" / "model-file.schema.json"
+    schema = ModelCard.model_json_schema(by_alias=True)
+    assert json.loads(page.read_text(encoding="utf-8")) == schema, "write ModelCard.model_json_schema() there"
+    jsonschema.validate(json.loads(ModelCard.model_validate(example_card()).to_json()), schema)
+
+
+def example_card() -> dict[str, Any]:
+    return read_card(color_filter_model()).model_dump(by_alias=True)
 
 
 def test_writing_and_opening_gives_the_card_back(tmp_path: Path) -> None:
