@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from wsiseg.allocation import keep_freed_memory
-from wsiseg.augment import augmented
 from wsiseg.bags import Bag, TileSource, Visit, ahead, drawn, labelled_slides, visits_of
 from wsiseg.network import build
-from wsiseg.step import Stepper
+from wsiseg.training.allocation import keep_freed_memory
+from wsiseg.training.augment import augmented
+from wsiseg.training.step import Stepper
 
 
 def main() -> None:

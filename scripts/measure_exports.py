@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from wsiseg.exporting.sample_tiles import from_cohort
 from wsiseg.model_file import ModelFile
-from wsiseg.sample_tiles import from_cohort
 
 PRECISIONS = ("fp32", "fp16", "int8")
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiseg.dicom import by_series, dicom_file, series_file
 from wsiseg.errors import NotASlideError, SlideError
+from wsiseg.reading.dicom import by_series, dicom_file, series_file
 from wsiseg.slide import Slide
 
 

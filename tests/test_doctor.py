@@ -8,9 +8,9 @@ import pytest
 import tifffile
 
 from model_files import write_color_filter_model
-from wsiseg.codec import codec
 from wsiseg.doctor import DoctorConfig, doctor
 from wsiseg.errors import ModelFileError, NotASlideError, SlideError
+from wsiseg.reading.codec import codec
 
 MakeSlide = Callable[..., Path]
 

@@ -16,8 +16,8 @@ from made_maps import box, polygon, write_map, write_outlines, write_run
 from wsiseg.config import EvaluateConfig
 from wsiseg.errors import UsageError, WsisegError
 from wsiseg.evaluate import evaluate
+from wsiseg.evaluation.metrics_file import Report
 from wsiseg.heatmap import Heatmap
-from wsiseg.metrics_file import Report
 
 MODES = ("without_background", "with_background")
 

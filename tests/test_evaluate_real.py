@@ -14,9 +14,9 @@ from made_maps import box, slide_facts, write_outlines
 from wsiseg.config import EvaluateConfig
 from wsiseg.errors import WsisegError
 from wsiseg.evaluate import evaluate
+from wsiseg.evaluation.metrics_file import Report
+from wsiseg.evaluation.predictions import published_heatmap
 from wsiseg.heatmap import Heatmap
-from wsiseg.metrics_file import Report
-from wsiseg.predictions import published_heatmap
 
 
 def run(folder: Path, **how: Any) -> Report:

@@ -11,13 +11,13 @@ from selenium.webdriver.remote.webdriver import WebDriver
 
 from browser import opened
 from made_maps import write_run
-from wsiseg.comparison import Picture
 from wsiseg.config import EvaluateConfig
-from wsiseg.drawing import Drawing, Polyline, Rectangle, Text
 from wsiseg.evaluate import evaluate
-from wsiseg.evaluation_pictures import COLORS, error_pixels, map_pixels, truth_pixels
-from wsiseg.metrics_file import Report
-from wsiseg.plots import Line, plot, thinned
+from wsiseg.evaluation.comparison import Picture
+from wsiseg.evaluation.metrics_file import Report
+from wsiseg.evaluation.pictures import COLORS, error_pixels, map_pixels, truth_pixels
+from wsiseg.pages.drawing import Drawing, Polyline, Rectangle, Text
+from wsiseg.pages.plots import Line, plot, thinned
 
 
 @pytest.fixture(scope="module")

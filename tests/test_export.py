@@ -13,13 +13,13 @@ from torch import nn
 from tiled_cohort import TILE_PX, write_tiled_cohort
 from trained_run import settled, tiles_of, write_run
 from wsiseg.cohort import Cohort
-from wsiseg.dilation import exportable
 from wsiseg.errors import GateError, UsageError, WsisegError
 from wsiseg.export import Exported, export
-from wsiseg.export_config import ExportConfig
+from wsiseg.exporting.config import ExportConfig
+from wsiseg.exporting.dilation import exportable
+from wsiseg.exporting.onnx_graph import DenseGraph, tile_window
 from wsiseg.model_file import ModelFile
 from wsiseg.network import Checkpoint, TileClassifier, build
-from wsiseg.onnx_graph import DenseGraph, tile_window
 from wsiseg.run import Silent
 
 Images = NDArray[np.uint8]
@@ -316,7 +316,7 @@ def test_the_run_of_a_cohort_that_is_gone_is_exported_with_a_warning(
 
 
 def test_the_splits_of_a_cohort_are_kept_apart(cohort: Path) -> None:
-    from wsiseg.sample_tiles import from_cohort  # noqa: PLC0415  only here
+    from wsiseg.exporting.sample_tiles import from_cohort  # noqa: PLC0415  only here
 
     samples = from_cohort(cohort, TILE_PX, 0.5, (64, 64))
     assert samples is not None
@@ -328,10 +328,10 @@ def test_the_splits_of_a_cohort_are_kept_apart(cohort: Path) -> None:
 
 
 def test_a_graph_with_one_changed_weight_is_caught(trained: tuple[Path, TileClassifier], tiles: Images) -> None:
-    from wsiseg.onnx_answers import OnnxGraph  # noqa: PLC0415  only here
-    from wsiseg.onnx_graph import to_onnx  # noqa: PLC0415  only here
-    from wsiseg.parity import SAME_NUMBERS, Answers, compared  # noqa: PLC0415  only here
-    from wsiseg.sample_tiles import Sample  # noqa: PLC0415  only here
+    from wsiseg.exporting.onnx_answers import OnnxGraph  # noqa: PLC0415  only here
+    from wsiseg.exporting.onnx_graph import to_onnx  # noqa: PLC0415  only here
+    from wsiseg.exporting.parity import SAME_NUMBERS, Answers, compared  # noqa: PLC0415  only here
+    from wsiseg.exporting.sample_tiles import Sample  # noqa: PLC0415  only here
 
     classifier = build("resnet18", "none").eval()
     classifier.load_state_dict(trained[1].state_dict())

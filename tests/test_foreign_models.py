@@ -14,12 +14,12 @@ from torchvision import models, transforms
 
 from wsiseg.errors import UsageError, WsisegError
 from wsiseg.export import export
-from wsiseg.export_config import ExportConfig
-from wsiseg.foreign_models import PAPER_MEAN, PAPER_STD
+from wsiseg.exporting.config import ExportConfig
+from wsiseg.exporting.foreign_models import PAPER_MEAN, PAPER_STD
+from wsiseg.exporting.wsinfer_folder import Prepare
 from wsiseg.model_file import ModelFile
 from wsiseg.network import IMAGENET_MEAN, IMAGENET_STD
 from wsiseg.slide import Slide
-from wsiseg.wsinfer_folder import Prepare
 
 Images = NDArray[np.uint8]
 TRANSFORM = [

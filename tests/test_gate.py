@@ -9,11 +9,11 @@ import pytest
 from defusedxml import ElementTree
 
 from made_maps import write_run
-from wsiseg import gate
 from wsiseg.config import EvaluateConfig
 from wsiseg.errors import UsageError
 from wsiseg.evaluate import evaluate
-from wsiseg.metrics_file import Report, Threshold
+from wsiseg.evaluation import gate
+from wsiseg.evaluation.metrics_file import Report, Threshold
 from wsiseg.run import Failure, SlideRecord
 
 

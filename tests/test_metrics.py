@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
-from wsiseg.intervals import Resamples, interval, single_curve
+from wsiseg.evaluation.intervals import Resamples, interval, single_curve
 from wsiseg.metrics import (
     Pixels,
     auc,

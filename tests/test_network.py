@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wsiseg.errors import DownloadError, UsageError, WsisegError
 from wsiseg.network import Checkpoint, TileClassifier, build, load_classifier
-from wsiseg.views import MapView, PartView, SidesView
+from wsiseg.training.views import MapView, PartView, SidesView
 
 SMALL = "timm:test_resnet"
 

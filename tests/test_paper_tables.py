@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from wsiseg.errors import UsageError
-from wsiseg.paper_tables import write_paper_tables
+from wsiseg.evaluation.paper_tables import write_paper_tables
 
 HEAD = "alpha,beta,split,site,auc,auc_background,precision,recall,f1,slide_auc,threshold"
 

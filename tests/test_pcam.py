@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from model_files import DARK_GREEN, write_color_filter_model
-from wsiseg import pcam
 from wsiseg.config import EvaluateConfig
 from wsiseg.errors import UsageError, WsisegError
 from wsiseg.evaluate import evaluate
-from wsiseg.metrics_file import Report
+from wsiseg.evaluation import pcam
+from wsiseg.evaluation.metrics_file import Report
+from wsiseg.evaluation.pcam_files import BASE, FILES, name
 from wsiseg.model_file import ModelFile
-from wsiseg.pcam_files import BASE, FILES, name
 from wsiseg.run import Silent
 
 PATCHES = 2000

@@ -21,10 +21,10 @@ from made_slides import stained_picture, write_slide
 from model_files import write_color_filter_model
 from wsiseg.config import PredictConfig
 from wsiseg.heatmap import Heatmap
-from wsiseg.map_pictures import KEPT_PX, overlay, shown_px, slide_jpeg, smaller_jpeg
-from wsiseg.map_viewer import Results
 from wsiseg.predict import predict_slides
-from wsiseg.predict_report import predict_page
+from wsiseg.prediction.map_pictures import KEPT_PX, overlay, shown_px, slide_jpeg, smaller_jpeg
+from wsiseg.prediction.map_viewer import Results
+from wsiseg.prediction.report import predict_page
 from wsiseg.run import Failure, Run, Silent, SlideRecord
 
 HOSTILE = "<img src=x onerror=alert(1)>"

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from wsiseg.errors import SlideError
 from wsiseg.slide import Slide
-from wsiseg.stain import is_stained
+from wsiseg.tiling.stain import is_stained
 from wsiseg.tissue import detect, find_tissue
 
 MakeSlide = Callable[..., Path]

@@ -8,8 +8,8 @@ from PIL import Image
 
 from wsiseg.errors import SlideError, UsageError, WsisegError
 from wsiseg.slide import Slide
+from wsiseg.tiling.tissue_choice import TissueChoice
 from wsiseg.tissue import TissueMask
-from wsiseg.tissue_choice import TissueChoice
 
 MakeSlide = Callable[..., Path]
 

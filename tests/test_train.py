@@ -18,17 +18,17 @@ import torch
 from PIL import Image
 
 from tiled_cohort import TILE_PX, write_tiled_cohort
-from wsiseg.augment import augmented
 from wsiseg.bags import Bag, TileSource, labelled_slides
 from wsiseg.errors import DeviceError, UsageError, WsisegError
-from wsiseg.fit import better, guarded
 from wsiseg.network import Checkpoint, build, load_classifier
 from wsiseg.run import Silent
-from wsiseg.step import Stepper
-from wsiseg.tile_truth import tile_truths
 from wsiseg.train import Trained, train
-from wsiseg.train_config import TrainConfig
-from wsiseg.tuning import batch_norms, blocks, hold, set_learning_rate, set_training
+from wsiseg.training.augment import augmented
+from wsiseg.training.config import TrainConfig
+from wsiseg.training.fit import better, guarded
+from wsiseg.training.step import Stepper
+from wsiseg.training.tile_truth import tile_truths
+from wsiseg.training.tuning import batch_norms, blocks, hold, set_learning_rate, set_training
 from wsiseg.weights import read_torch
 
 SMALL = "timm:test_resnet"

@@ -9,7 +9,7 @@ from torch import nn
 from wsiseg.cohort import Cohort
 from wsiseg.network import Checkpoint, TileClassifier, build
 from wsiseg.tiles import TileStore, store_path
-from wsiseg.train_config import TrainConfig
+from wsiseg.training.config import TrainConfig
 
 
 def settled(arch: str, tiles: torch.Tensor) -> TileClassifier:

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from wsiseg.annotation_json import read_json
-from wsiseg.annotation_raster import read_labels, read_mask
-from wsiseg.annotation_xml import read_xml
-from wsiseg.coverage import Mask, Polygons
 from wsiseg.errors import UsageError
-from wsiseg.outline_classes import AnnotationError, Classes, Outline, ZeroedMapError, tumor_area
+from wsiseg.outlines.classes import AnnotationError, Classes, Outline, ZeroedMapError, tumor_area
+from wsiseg.outlines.coverage import Mask, Polygons
+from wsiseg.outlines.geojson import read_json
+from wsiseg.outlines.raster import read_labels, read_mask
+from wsiseg.outlines.xml_outlines import read_xml
 from wsiseg.slide import SlideFacts
 
 _ZARR = (".ome.zarr", ".zarr")

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsiseg import barcode
-from wsiseg.dicom import DicomFile, by_series, dicom_file
 from wsiseg.errors import UsageError
-from wsiseg.slide_file import SLIDE_SUFFIXES
+from wsiseg.reading.dicom import DicomFile, by_series, dicom_file
+from wsiseg.reading.slide_file import SLIDE_SUFFIXES
 
 _LABELS = {
     **dict.fromkeys(["1", "tumor", "tumour", "cancer", "malignant", "positive", "pos"], 1),

@@ -11,10 +11,10 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from wsiseg.codec import codec
 from wsiseg.config import Config
 from wsiseg.errors import PixelSizeError, SlideError
 from wsiseg.model_file import ModelFile, default_model_path
+from wsiseg.reading.codec import codec
 from wsiseg.run import Progress, Silent
 from wsiseg.slide import Slide
 

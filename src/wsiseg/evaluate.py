@@ -5,20 +5,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wsiseg import measures
 from wsiseg.annotations import Classes, Reading, ZeroedMapError, truth_files
 from wsiseg.cohort import Cohort, CohortSlide
-from wsiseg.comparison import Compared, compare
 from wsiseg.config import EvaluateConfig
 from wsiseg.errors import UsageError, WsisegError
-from wsiseg.evaluation_report import write_evaluation
-from wsiseg.gate import gates, junit, parsed, read_baseline
-from wsiseg.measures import MODES, Judged, Judging, number
+from wsiseg.evaluation import measures
+from wsiseg.evaluation.comparison import Compared, compare
+from wsiseg.evaluation.gate import gates, junit, parsed, read_baseline
+from wsiseg.evaluation.measures import MODES, Judged, Judging, number
+from wsiseg.evaluation.metrics_file import Comparison, Report, Threshold
+from wsiseg.evaluation.pcam_evaluation import evaluate_pcam
+from wsiseg.evaluation.predictions import prediction_files
+from wsiseg.evaluation.report import write_evaluation
 from wsiseg.metrics import best_threshold, curve, reliability
-from wsiseg.metrics_file import Comparison, Report, Threshold
 from wsiseg.outputs import write_text
-from wsiseg.pcam_evaluation import evaluate_pcam
-from wsiseg.predictions import prediction_files
 from wsiseg.run import Failure, Progress, Silent, SlideRecord
 
 

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from wsiseg import __version__
 from wsiseg.errors import GateError, ModelFileError, UsageError
-from wsiseg.export_config import ExportConfig
-from wsiseg.foreign_models import from_state_dict, from_wsinfer
+from wsiseg.exporting.config import ExportConfig
+from wsiseg.exporting.foreign_models import from_state_dict, from_wsinfer
+from wsiseg.exporting.model_page import parity_lines, written_page
+from wsiseg.exporting.onnx_answers import OnnxGraph
+from wsiseg.exporting.onnx_graph import to_onnx
+from wsiseg.exporting.origin import Origin
+from wsiseg.exporting.parity import FEWER_BITS, SAME_NUMBERS, compared
+from wsiseg.exporting.precision import has_fast_int8, speed, to_float16, to_int8
+from wsiseg.exporting.run_origin import from_run
+from wsiseg.exporting.sample_tiles import Samples, from_cohort, from_folder, textures
 from wsiseg.model_card import METADATA_KEY, ModelCard, Parity, signed
 from wsiseg.model_file import ModelFile
-from wsiseg.model_page import parity_lines, written_page
-from wsiseg.onnx_answers import OnnxGraph
-from wsiseg.onnx_graph import to_onnx
-from wsiseg.origin import Origin
 from wsiseg.outputs import write_text, written_whole
-from wsiseg.parity import FEWER_BITS, SAME_NUMBERS, compared
-from wsiseg.precision import has_fast_int8, speed, to_float16, to_int8
 from wsiseg.run import Progress, Silent
-from wsiseg.run_origin import from_run
-from wsiseg.sample_tiles import Samples, from_cohort, from_folder, textures
 from wsiseg.self_test import recorded
 
 if TYPE_CHECKING:

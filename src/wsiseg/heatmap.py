@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wsiseg.errors import WsisegError
 from wsiseg.grid import Grid
 from wsiseg.ngff import NgffVersion, open_levels, write_levels
-from wsiseg.outlines import outlines
+from wsiseg.outlines.dissolved import outlines
 from wsiseg.outputs import written_whole
 from wsiseg.slide import ASSUMED, SlideFacts
 

@@ -8,18 +8,18 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from wsiseg import pipeline
-from wsiseg.cluster import on_cluster
 from wsiseg.cohort import Cohort, CohortSlide
 from wsiseg.config import PredictConfig
 from wsiseg.errors import UsageError
 from wsiseg.heatmap import Heatmap
-from wsiseg.map_files import write_page
-from wsiseg.mapping import map_slide, prepare
 from wsiseg.model_file import ModelFile, default_model_path
+from wsiseg.prediction import pipeline
+from wsiseg.prediction.cluster import on_cluster
+from wsiseg.prediction.map_files import write_page
+from wsiseg.prediction.mapping import map_slide, prepare
 from wsiseg.run import Progress, Run, RunFile, Silent, SlideRecord, now
 from wsiseg.slide import Slide
-from wsiseg.tissue_choice import TissueChoice
+from wsiseg.tiling.tissue_choice import TissueChoice
 
 
 def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -> Heatmap:  # noqa: ANN401  the fields of PredictConfig

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg import pyramid
-from wsiseg.blocks import MOST_UNREADABLE, Block, Picture, filled
 from wsiseg.errors import NotASlideError, PixelSizeError, SlideError
-from wsiseg.pixel_size import PixelSize, pixel_size
-from wsiseg.slide_facts import SlideFacts
-from wsiseg.slide_file import SLIDE_SUFFIXES, SlideFile, slide_path
+from wsiseg.reading import pyramid
+from wsiseg.reading.blocks import MOST_UNREADABLE, Block, Picture, filled
+from wsiseg.reading.pixel_size import PixelSize, pixel_size
+from wsiseg.reading.slide_facts import SlideFacts
+from wsiseg.reading.slide_file import SLIDE_SUFFIXES, SlideFile, slide_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image

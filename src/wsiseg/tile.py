@@ -17,12 +17,12 @@ from wsiseg.config import TileConfig
 from wsiseg.errors import NotASlideError, SlideError, UsageError, WsisegError
 from wsiseg.grid import Grid
 from wsiseg.outputs import written_whole
-from wsiseg.packed import encoded, save_packed
-from wsiseg.placement import placed
 from wsiseg.run import Failure, Progress, Run, RunFile, Silent, SlideRecord, Status, now
 from wsiseg.slide import Slide
 from wsiseg.tiles import Tiles, TileStore, store_path
-from wsiseg.tissue_choice import TissueChoice
+from wsiseg.tiling.packed import encoded, save_packed
+from wsiseg.tiling.placement import placed
+from wsiseg.tiling.tissue_choice import TissueChoice
 
 COHORT = "cohort.csv"
 _TILES_AT_ONCE = 64  # read before they are written

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from wsiseg.errors import WsisegError
 from wsiseg.grid import Grid
-from wsiseg.packed import PackedTiles
 from wsiseg.slide import Slide, SlideFacts
+from wsiseg.tiling.packed import PackedTiles
 
 Indices = Sequence[int] | NDArray[np.integer]
 _SUFFIX = ".tiles.zarr"

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.blocks import MOST_UNREADABLE, Picture
 from wsiseg.grid import Grid, share_of_cells
+from wsiseg.reading.blocks import MOST_UNREADABLE, Picture
 from wsiseg.slide import Slide
-from wsiseg.stain import is_stained
+from wsiseg.tiling.stain import is_stained
 
 MASK_MPP = 8.0
 """Micrometers per pixel of the mask."""

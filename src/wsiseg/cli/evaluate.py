@@ -13,7 +13,7 @@ from wsiseg.cli.streams import Streams
 from wsiseg.config import EvaluateConfig
 
 if TYPE_CHECKING:
-    from wsiseg.metrics_file import Report
+    from wsiseg.evaluation.metrics_file import Report
 
 
 @command(app)
@@ -90,7 +90,7 @@ def evaluate(
 
 def _draw(streams: Streams, grid: Path, out: Path) -> int:
     """Draw the paper's table and figure and print where they are."""
-    from wsiseg.paper_tables import write_paper_tables  # noqa: PLC0415  loads numerical libraries
+    from wsiseg.evaluation.paper_tables import write_paper_tables  # noqa: PLC0415  loads numerical libraries
 
     paths = [str(path) for path in write_paper_tables(grid, out)]
     streams.result({"outputs": paths}, paths)
@@ -99,7 +99,7 @@ def _draw(streams: Streams, grid: Path, out: Path) -> int:
 
 def _tell(streams: Streams, report: "Report") -> None:
     """Print the report, and tell GitHub where it runs this."""
-    from wsiseg.gate import annotations, gate_lines, outputs, summary  # noqa: PLC0415  loads numerical libraries
+    from wsiseg.evaluation.gate import annotations, gate_lines, outputs, summary  # noqa: PLC0415  loads numerical libraries
 
     for note in report.notes:
         streams.note(f"note: {note}")
@@ -116,7 +116,7 @@ def _tell(streams: Streams, report: "Report") -> None:
 
 
 def _lines(report: "Report") -> Iterator[str]:
-    from wsiseg.metrics_file import measured, with_interval  # noqa: PLC0415  only here
+    from wsiseg.evaluation.metrics_file import measured, with_interval  # noqa: PLC0415  only here
 
     yield f"{'':20}{'without background':>28}{'with background':>28}"
     for name, value in measured(report.without_background).items():

@@ -9,7 +9,7 @@ from wsiseg.cli.options import Overwrite
 from wsiseg.cli.shell import app, command
 from wsiseg.cli.streams import Streams
 from wsiseg.errors import WsisegError
-from wsiseg.export_config import ExportConfig
+from wsiseg.exporting.config import ExportConfig
 
 
 @command(app)

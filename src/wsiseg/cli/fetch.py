@@ -13,8 +13,8 @@ from wsiseg.cli.shell import app, command
 from wsiseg.cli.streams import Streams
 from wsiseg.cli.transfers import Transfers, size_text, time_text
 from wsiseg.errors import UsageError
-from wsiseg.export_config import ExportConfig
-from wsiseg.fetch_config import (
+from wsiseg.exporting.config import ExportConfig
+from wsiseg.fetch.config import (
     FetchDemoConfig,
     FetchModelConfig,
     FetchPcamConfig,

@@ -10,7 +10,7 @@ from wsiseg.cli.options import Out, Overwrite
 from wsiseg.cli.shell import app, command
 from wsiseg.cli.streams import Streams
 from wsiseg.errors import WsisegError
-from wsiseg.train_config import TrainConfig
+from wsiseg.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from wsiseg.train import Trained

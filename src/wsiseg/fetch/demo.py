@@ -7,12 +7,12 @@ from pathlib import Path
 
 from wsiseg.errors import DownloadError
 from wsiseg.fetch.archives import extract_member
+from wsiseg.fetch.config import FetchDemoConfig
 from wsiseg.fetch.connection import open_client, refuse_offline
 from wsiseg.fetch.http import Remote, download, is_complete
 from wsiseg.fetch.package_index import fetch_wheel
 from wsiseg.fetch.part import Checksum
 from wsiseg.fetch.patience import Patience
-from wsiseg.fetch_config import FetchDemoConfig
 from wsiseg.outputs import written_whole
 
 NAME = "CMU-1-Small-Region.svs"

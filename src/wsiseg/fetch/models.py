@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from wsiseg.errors import DownloadError, UsageError
 from wsiseg.fetch.batch import Batch, Silent, Wanted, Watcher
+from wsiseg.fetch.config import FetchModelConfig
 from wsiseg.fetch.connection import open_client, read_json
 from wsiseg.fetch.http import Remote
 from wsiseg.fetch.names import shown_url
 from wsiseg.fetch.part import Checksum
 from wsiseg.fetch.patience import Patience
-from wsiseg.fetch_config import FetchModelConfig
 from wsiseg.outputs import write_json
 
 HUB = "https://huggingface.co"

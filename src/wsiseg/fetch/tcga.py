@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from wsiseg import barcode
 from wsiseg.errors import DownloadError, UsageError, WsisegError
 from wsiseg.fetch.batch import Batch, Outcome, Silent, Wanted, Watcher
+from wsiseg.fetch.config import FetchTcgaConfig
 from wsiseg.fetch.connection import open_client
 from wsiseg.fetch.gdc import S3, SITE, Gdc, s3_url
 from wsiseg.fetch.http import Remote, is_complete, measure_speed
@@ -18,7 +19,6 @@ from wsiseg.fetch.patience import Patience
 from wsiseg.fetch.tcga_choice import Choice, choose_from_manifest, choose_listed, paper_entries, resolve
 from wsiseg.fetch.tcga_record import Record
 from wsiseg.fetch.tcga_slides import TcgaSlide, disagreement
-from wsiseg.fetch_config import FetchTcgaConfig
 
 
 class TcgaResult(BaseModel):

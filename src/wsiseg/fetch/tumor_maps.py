@@ -9,18 +9,18 @@ from pydantic import BaseModel, ConfigDict
 
 from wsiseg import __version__
 from wsiseg.errors import DownloadError, PixelSizeError, UsageError, WsisegError
+from wsiseg.evaluation.predictions import published_heatmap
 from wsiseg.fetch import paper
 from wsiseg.fetch.batch import Batch, Outcome, Silent, Wanted, Watcher
+from wsiseg.fetch.config import FetchTumorMapsConfig
 from wsiseg.fetch.connection import GoneError, open_client
 from wsiseg.fetch.http import Remote
 from wsiseg.fetch.manifest import read_manifest
 from wsiseg.fetch.names import safe_name
 from wsiseg.fetch.patience import Patience
 from wsiseg.fetch.tcga_choice import paper_entries
-from wsiseg.fetch_config import FetchTumorMapsConfig
 from wsiseg.heatmap import Heatmap
 from wsiseg.outputs import write_text
-from wsiseg.predictions import published_heatmap
 from wsiseg.slide import ASSUMED
 
 LICENSE = "AGPL-3.0-only"

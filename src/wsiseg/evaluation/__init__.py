@@ -1,0 +1,1 @@
+"""What `wsiseg evaluate` is made of: comparisons, measures, intervals, tables."""

@@ -1,0 +1,116 @@
+"""Free-response ROC: are single lesions found, at how many false alarms a slide.
+
+The constants are those of the CAMELYON16 challenge: outlines closer than 75 um are one lesion; lesions no longer than
+275 um (isolated tumour cells) count neither as found nor as missed; the score is the mean sensitivity at 1/4, 1/2, 1,
+2, 4 and 8 false alarms a slide. A heatmap has no single detections, so each local maximum is one: a cell that no cell
+within 75 um exceeds. It finds the lesions that the cell touches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.heatmap import Heatmap
+from wsiseg.outlines.coverage import Mask, Polygons
+
+REACH_UM = 75.0
+ISOLATED_UM = 275.0
+_DETAIL_UM = 2.0  # finer detail of an outline cannot matter at the reach above
+FALSE_ALARMS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""False alarms a slide at which the sensitivity is read."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """What was found on one slide.
+
+    Attributes:
+        found: float64[lesions], the highest score of a detection in each lesion; -1 where there is none.
+        false_alarms: float64[n], the scores of the detections in no lesion.
+    """
+
+    found: Floats
+    false_alarms: Floats
+
+
+@dataclass(frozen=True)
+class Froc:
+    """Sensitivity against false alarms over several slides.
+
+    Attributes:
+        alarms_per_slide: float64[n], ascending.
+        sensitivity: float64[n], ascending.
+    """
+
+    alarms_per_slide: Floats
+    sensitivity: Floats
+
+    def at(self, alarms_per_slide: float) -> float:
+        """Give the sensitivity at so many false alarms a slide."""
+        return float(np.interp(alarms_per_slide, self.alarms_per_slide, self.sensitivity))
+
+    @property
+    def score(self) -> float:
+        """The mean sensitivity at the challenge's numbers of false alarms."""
+        return float(np.mean([self.at(alarms) for alarms in FALSE_ALARMS]))
+
+
+def find_lesions(heatmap: Heatmap, tumor: Polygons | Mask) -> Lesions:
+    """Compare the local maxima of a heatmap with the lesions of its slide."""
+    import shapely  # noqa: PLC0415  heavy: only where lesions are looked for
+
+    mpp = max(heatmap.slide.mpp)
+    reach = REACH_UM / 2 / mpp
+    outlines = shapely.simplify(np.array(tumor.parts(), dtype=object), _DETAIL_UM / mpp)
+    lesions = shapely.get_parts(shapely.union_all(shapely.buffer(outlines, reach, quad_segs=4)))
+    lesions = lesions[~shapely.is_empty(lesions)]
+    counted = _longest_sides(lesions) * mpp >= ISOLATED_UM
+    boxes, scores = _detections(heatmap)
+    which, lesion = shapely.STRtree(lesions).query(boxes, predicate="intersects")
+    found = np.full(len(lesions), -1.0)
+    np.maximum.at(found, lesion, scores[which])
+    alarms = np.delete(scores, which)
+    return Lesions(found[counted], alarms)
+
+
+def froc(slides: Sequence[Lesions]) -> Froc | None:
+    """Put the slides together; None where there is no lesion."""
+    found = np.concatenate([*(slide.found for slide in slides), np.empty(0)])
+    if not len(found):
+        return None
+    alarms = np.sort(np.concatenate([slide.false_alarms for slide in slides]))
+    thresholds = np.unique(np.concatenate([found[found >= 0], alarms]))[::-1]
+    sensitivity = (np.sort(found).searchsorted(thresholds) - len(found)) / -len(found)
+    per_slide = (len(alarms) - alarms.searchsorted(thresholds)) / len(slides)
+    return Froc(np.append(0.0, per_slide), np.append(0.0, sensitivity))
+
+
+def _longest_sides(lesions: NDArray[Any]) -> Floats:
+    import shapely  # noqa: PLC0415  heavy: only where lesions are looked for
+
+    corners = [shapely.get_coordinates(shapely.minimum_rotated_rectangle(lesion)) for lesion in lesions]
+    return np.array([np.linalg.norm(np.diff(points, axis=0), axis=1).max() for points in corners])
+
+
+def _detections(heatmap: Heatmap) -> tuple[NDArray[Any], Floats]:
+    """Give the cells that are local maxima, as shapely boxes in level-0 pixels, and their scores.
+
+    Of a plateau of equal cells only the first counts.
+    """
+    import shapely  # noqa: PLC0415  heavy: only where lesions are looked for
+    from scipy import ndimage  # noqa: PLC0415  heavy: only where lesions are looked for
+
+    values = np.nan_to_num(heatmap.probabilities, nan=0.0)
+    window = 2 * max(1, round(REACH_UM / heatmap.cell_um)) + 1
+    peaks = (values > 0) & (values == ndimage.maximum_filter(values, window))
+    labels, count = ndimage.label(peaks, structure=np.ones((3, 3)))
+    _, first = np.unique(labels, return_index=True)
+    rows, columns = np.unravel_index(first[-count:] if count else first[:0], values.shape)
+    x_edges, y_edges = heatmap.edges()
+    boxes = shapely.box(x_edges[columns], y_edges[rows], x_edges[columns + 1], y_edges[rows + 1])
+    return boxes, values[rows, columns].astype(np.float64)

@@ -1,0 +1,220 @@
+"""PatchCamelyon with the protocol of Lerousseau et al. 2020.
+
+The patches are 96 x 96 pixels at 10x (0.97 um/px); they are doubled by bilinear interpolation to 192 pixels and padded
+with zeros to the model's tile, so that the model sees them at its own magnification. A patch is tumour if any pixel of
+its central 32 x 32 is.
+"""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.errors import UsageError, WsisegError
+from wsiseg.evaluation import pcam_files
+from wsiseg.outputs import written_whole
+from wsiseg.run import Progress
+
+if TYPE_CHECKING:
+    from wsiseg.model_file import ModelFile
+
+SIDE_PX = 96
+_PATCHES_AT_A_TIME = 64
+_SAVED_EVERY = 1024  # patches, which take a minute or so
+
+
+@dataclass(frozen=True)
+class PcamResult:
+    """Probabilities beside labels.
+
+    Attributes:
+        split: The split.
+        probabilities: float32[n].
+        labels: bool[n].
+        slides: The slide of every patch, where the file that says so lies beside the others.
+        notes: What a person should know.
+    """
+
+    split: str
+    probabilities: NDArray[np.float32]
+    labels: NDArray[np.bool_]
+    slides: tuple[str, ...] | None
+    notes: tuple[str, ...]
+
+
+def model_tiles(patches: NDArray[np.uint8], tile_px: int) -> NDArray[np.uint8]:
+    """Double patches by bilinear interpolation and pad them with zeros, as PyTorch does with `align_corners=False`.
+
+    Args:
+        patches: uint8[n, side, side, 3].
+        tile_px: Side of the result.
+
+    Returns:
+        uint8[n, tile_px, tile_px, 3].
+    """
+    doubled = upsampled(patches)
+    before = (tile_px - doubled.shape[1]) // 2
+    after = tile_px - doubled.shape[1] - before
+    margins = ((0, 0), (before, after), (before, after), (0, 0))
+    return np.pad(np.floor(doubled + 0.5).astype(np.uint8), margins)
+
+
+def upsampled(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Double height and width by bilinear interpolation: float32[n, 2 height, 2 width, 3]."""
+    values = patches.astype(np.float32)
+    for axis in (1, 2):
+        values = np.moveaxis(_doubled(np.moveaxis(values, axis, 0)), 0, axis)
+    return values
+
+
+def _doubled(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Put two samples in place of each of the first axis, a quarter of the way to its neighbours; edges repeat."""
+    padded = np.concatenate([values[:1], values, values[-1:]])
+    out = np.empty((2 * len(values), *values.shape[1:]), np.float32)
+    out[0::2] = 0.75 * values + 0.25 * padded[:-2]
+    out[1::2] = 0.75 * values + 0.25 * padded[2:]
+    return out
+
+
+def run_protocol(
+    folder: Path,
+    model: "ModelFile",
+    split: pcam_files.Split,
+    progress: Progress,
+    kept: Path | None,
+) -> PcamResult:
+    """Ask a model for every patch of a split; what was done before an interruption is not done again.
+
+    Args:
+        folder: Where the files lie, as published or unpacked.
+        model: The model.
+        split: `train`, `valid` or `test`.
+        progress: Who watches.
+        kept: A file for what is done so far; without it an interrupted run begins anew.
+
+    Raises:
+        UsageError: h5py is not installed, a file is missing, or the model's tiles are too small.
+        WsisegError: A file cannot be read.
+        ModelFileError: The model cannot compute.
+    """
+    tile = model.card.tile_px
+    if tile < 2 * SIDE_PX:
+        raise UsageError(f"{model.path}: its tiles of {tile} pixels are smaller than a doubled patch", "use 224 pixels")
+    with _opened(folder, pcam_files.name(split, "y"), "y") as stored:
+        labels = np.asarray(stored[...]).reshape(-1) > 0
+    with _opened(folder, pcam_files.name(split, "x"), "x") as images:
+        if images.shape != (len(labels), SIDE_PX, SIDE_PX, 3) or images.dtype != np.uint8:
+            raise WsisegError(f"{folder}: the {split} split is not laid out as PatchCamelyon", "get the files again")
+        probabilities = _asked(images, model, progress, kept)
+    return PcamResult(split, probabilities, labels, _slides(folder, split, len(labels)), _notes(split, len(labels)))
+
+
+def _asked(
+    images: Any,  # noqa: ANN401  a data set of h5py, which has no types
+    model: "ModelFile",
+    progress: Progress,
+    kept: Path | None,
+) -> NDArray[np.float32]:
+    """Ask for all images of a data set, by slices, from where an interrupted run stopped."""
+    file, count = Path(images.file.filename), len(images)
+    key = f"{model.sha256} {file.name} {file.stat().st_size} {count}"
+    probabilities = _restored(kept, key, count)
+    progress.begin(1)
+    progress.slide(file.stem, count)
+    progress.advance(file.stem, len(probabilities))
+    while len(probabilities) < count:
+        part = np.asarray(images[len(probabilities) : len(probabilities) + _PATCHES_AT_A_TIME])
+        probabilities = np.concatenate([probabilities, model.probabilities(model_tiles(part, model.card.tile_px))])
+        progress.advance(file.stem, len(part))
+        if kept is not None and (len(probabilities) % _SAVED_EVERY == 0 or len(probabilities) == count):
+            _keep(kept, key, probabilities)
+    return probabilities
+
+
+@contextmanager
+def _opened(folder: Path, name: str, dataset: str) -> Iterator[Any]:
+    """Open a data set of a file; links out of the file are refused."""
+    try:
+        import h5py  # noqa: PLC0415  an extra, and heavy
+    except ImportError as error:
+        raise UsageError("reading PatchCamelyon needs h5py", "pip install 'wsiseg[pcam]'") from error
+    path = _unpacked(folder / name)
+    try:
+        with h5py.File(path, "r") as file:
+            if not isinstance(file.get(dataset, getlink=True), h5py.HardLink):
+                raise WsisegError(f"{path.name}: holds no data set {dataset}", "get the file again")
+            found = file[dataset]
+            if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
+                raise WsisegError(f"{path.name}: {dataset} lies in other files", "get the file again")
+            yield found
+    except OSError as error:
+        raise WsisegError(f"{path.name}: cannot be read as HDF5: {error}", "get the file again") from error
+
+
+def _unpacked(path: Path) -> Path:
+    """Unpack a published file beside itself, if only the packed one is there."""
+    packed = path.with_name(path.name + ".gz")
+    if path.exists():
+        return path
+    if not packed.exists():
+        raise UsageError(f"{path}: no such file", "wsiseg fetch pcam gets it")
+    with written_whole(path) as partial, gzip.open(packed) as source, partial.open("wb") as target:
+        try:
+            _copy(source, target)
+        except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
+            raise WsisegError(f"{packed.name}: cannot be unpacked: {error}", "get the file again") from error
+    return path
+
+
+def _copy(source: gzip.GzipFile, target: IO[bytes]) -> None:
+    """Copy no more than the largest file of PatchCamelyon holds.
+
+    Raises:
+        ValueError: There is more.
+    """
+    most = max(pcam_files.PATCHES.values()) * SIDE_PX**2 * 3 + 2**26
+    while block := source.read(2**20):
+        target.write(block)
+        if target.tell() > most:
+            raise ValueError("it unpacks to more than PatchCamelyon holds")
+
+
+def _restored(kept: Path | None, key: str, count: int) -> NDArray[np.float32]:
+    """Read what an interrupted run of the same model on the same file left behind."""
+    none = np.empty(0, np.float32)
+    if kept is None or not kept.exists():
+        return none
+    try:
+        with np.load(kept, allow_pickle=False) as stored:
+            done, same = stored["probabilities"].astype(np.float32), str(stored["key"]) == key
+    except (OSError, ValueError, KeyError, EOFError):
+        return none
+    return done[:count] if same else none
+
+
+def _keep(kept: Path, key: str, probabilities: NDArray[np.float32]) -> None:
+    with written_whole(kept) as partial, partial.open("wb") as file:
+        np.savez(file, probabilities=probabilities, key=np.array(key))
+
+
+def _slides(folder: Path, split: pcam_files.Split, count: int) -> tuple[str, ...] | None:
+    """Read which slide every patch came from, if the file that says so is there."""
+    import csv  # noqa: PLC0415  only where the file is there
+
+    path = folder / f"camelyonpatch_level_2_split_{split}_meta.csv"
+    if not path.exists():
+        return None
+    with path.open(encoding="utf-8", newline="") as file:
+        names = tuple(str(row.get("wsi") or "") for row in csv.DictReader(file))
+    return names if len(names) == count and all(names) else None
+
+
+def _notes(split: pcam_files.Split, count: int) -> tuple[str, ...]:
+    full = pcam_files.PATCHES[split]
+    return () if count == full else (f"the {split} split has {count} patches, the published one {full}",)

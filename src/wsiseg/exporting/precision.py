@@ -1,0 +1,151 @@
+"""The same graph with fewer bits: float16 for GPUs, 8-bit integers for CPUs."""
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from wsiseg.exporting.onnx_answers import OnnxGraph
+from wsiseg.exporting.onnx_graph import tidied
+from wsiseg.exporting.parity import FEWER_BITS, Answers, compared
+from wsiseg.exporting.quantization import Range, head_bias, layers, quantised, tensors
+from wsiseg.exporting.sample_tiles import Sample, Samples
+from wsiseg.model_card import Parity
+
+_GROUPS = 8
+_SEARCH_TILES = 64
+_BATCH = 4  # all activations of a batch are held at once
+_SPEED_BATCH, _SPEED_SECONDS = 16, 1.0
+_SURE = 1e-4  # probabilities closer to 0 or 1 say little about logits
+_INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
+
+
+class Reduced(NamedTuple):
+    """A graph with fewer bits.
+
+    Attributes:
+        graph: The graph.
+        parity: How closely it follows the float32 graph.
+        kept: Share of the layers that were left in float32.
+    """
+
+    graph: OnnxGraph
+    parity: Parity
+    kept: float
+
+
+def to_float16(graph: OnnxGraph, held_out: Sample) -> Reduced:
+    """Compute with float16, between the same uint8 input and float32 outputs."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415  heavy: only for this
+
+    copied = onnx.ModelProto()
+    copied.CopyFrom(graph.model)
+    half = OnnxGraph(tidied(convert_float_to_float16(copied, keep_io_types=True)))
+    answers = half.answers(held_out.tiles), graph.answers(held_out.tiles)
+    return Reduced(half, compared(("fp16", "fp32"), *answers, held_out, FEWER_BITS), 0.0)
+
+
+def to_int8(graph: OnnxGraph, samples: Samples, note: Callable[[str], None], *, any_loss: bool = False) -> Reduced:
+    """Compute with 8-bit integers, but for groups of layers that lose too much.
+
+    Layers are taken in groups of neighbours. While the graph strays too far on held-out tiles, the group that helps
+    most on calibration tiles is given its float32 back.
+
+    Args:
+        graph: In float32.
+        samples: To choose ranges with, and to judge by.
+        note: Is told what is kept in float32.
+        any_loss: Quantise all layers, however far the graph strays.
+    """
+    names = layers(graph.model)
+    ranges = measured_ranges(graph.model, tensors(graph.model, names), samples.calibration.tiles)
+    groups = [list(part) for part in np.array_split(np.array(names, object), min(_GROUPS, len(names)))]
+    search = samples.calibration.first(_SEARCH_TILES)
+    wanted, expected = graph.answers(search.tiles), graph.answers(samples.held_out.tiles)
+
+    def tried(kept: Sequence[int]) -> OnnxGraph:
+        chosen = [name for number, group in enumerate(groups) if number not in kept for name in group]
+        return _centred(OnnxGraph(quantised(graph.model, chosen, ranges)), search.tiles, wanted)
+
+    kept: list[int] = []
+    while True:
+        found = tried(kept)
+        row = compared(("int8", "fp32"), found.answers(samples.held_out.tiles), expected, samples.held_out, FEWER_BITS)
+        share = sum(len(groups[number]) for number in kept) / max(len(names), 1)
+        if row.passed or any_loss or len(kept) >= len(groups) - 1:
+            return Reduced(found, row, share)
+        note(f"int8 strays by {row.mean_difference:.3g} on average: more layers stay in float32")
+        kept.append(
+            min(
+                set(range(len(groups))) - set(kept),
+                key=lambda number: _distance(tried([*kept, number]).answers(search.tiles), wanted),
+            ),
+        )
+
+
+def measured_ranges(model: onnx.ModelProto, names: Sequence[str], tiles: NDArray[np.uint8]) -> dict[str, Range]:
+    """Give the least and the largest value of tensors of a graph over tiles (uint8[n, tile, tile, 3])."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    for name in names:
+        watched.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    watching = OnnxGraph(watched)
+    low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+    for begin in range(0, len(tiles), _BATCH):
+        found = watching.outputs(tiles[begin : begin + _BATCH])
+        low = np.minimum(low, [tensor.min() for tensor in found])
+        high = np.maximum(high, [tensor.max() for tensor in found])
+    return {name: Range(float(least), float(most)) for name, least, most in zip(names, low, high, strict=True)}
+
+
+def speed(graph: OnnxGraph, tiles: NDArray[np.uint8]) -> float:
+    """Measure tiles per second on this CPU, over a few seconds at most."""
+    batch, seconds, done = tiles[:_SPEED_BATCH], 0.0, 0
+    graph.one(batch)
+    while seconds < _SPEED_SECONDS:
+        began = time.perf_counter()
+        graph.one(batch)
+        seconds, done = seconds + time.perf_counter() - began, done + len(batch)
+    return done / seconds
+
+
+def has_fast_int8() -> bool | None:
+    """Tell whether this CPU has instructions for products of 8-bit integers; None where that cannot be told."""
+    if platform.system() == "Darwin":
+        return platform.machine() == "arm64"
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return None
+    return any(flag in flags for flag in _INT8_FLAGS)
+
+
+def _centred(graph: OnnxGraph, tiles: NDArray[np.uint8], wanted: Answers) -> OnnxGraph:
+    """Shift the bias of the dense head so that the mean logit is what it was."""
+    name = head_bias(graph.model)
+    if name is None:
+        return graph
+    shift = np.mean(_logits(wanted.probabilities) - _logits(graph.answers(tiles).probabilities))
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            moved = numpy_helper.to_array(tensor) + np.float32(shift)
+            tensor.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), name))
+    return OnnxGraph(model)
+
+
+def _logits(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+    sure = np.clip(probabilities.astype(np.float64), _SURE, 1 - _SURE)
+    return np.asarray(np.log(sure / (1 - sure)))
+
+
+def _distance(found: Answers, wanted: Answers) -> float:
+    return float(np.abs(found.probabilities - wanted.probabilities).mean())

@@ -1,0 +1,105 @@
+"""A training run of wsiseg as the origin of a model file."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from wsiseg.errors import UsageError, WsisegError
+from wsiseg.exporting.origin import Origin, of_classifier
+from wsiseg.network import TIMM, Checkpoint, load_classifier
+from wsiseg.training.config import TrainConfig
+from wsiseg.weights import read_torch
+
+BEST, LAST, SETTINGS, GRID = "best.pt", "last.pt", "config.toml", "grid.csv"
+# Settings that name places of one machine, or that do not concern the outcome.
+_PRIVATE = {"cohort", "out", "truth", "init", "resume", "overwrite", "device", "threads", "save_minutes", "tensorboard"}
+
+
+def from_run(path: Path, output_stride: int | None) -> Origin:
+    """Make an origin of the best checkpoint of a run, or of one checkpoint.
+
+    Args:
+        path: Folder of the run, or a checkpoint file, which may be of a run that has not ended.
+        output_stride: Input pixels per cell of the map; the network's own where it is not given.
+
+    Raises:
+        UsageError: There is no such run, it has not ended, or it has no best checkpoint.
+        WsisegError: The checkpoint is damaged.
+    """
+    file = path if path.is_file() else _best_of(path)
+    checkpoint = Checkpoint.load(file)
+    if set(checkpoint.trained_on.get("classes", ("normal", "tumor"))) != {"normal", "tumor"}:
+        raise UsageError(f"{file}: was trained with unknown classes: {checkpoint.trained_on['classes']}")
+    try:
+        classifier = load_classifier(checkpoint)
+    except WsisegError as error:
+        reason = " ".join(error.message.split())[:300]
+        raise UsageError(f"{file}: is no tile classifier with one output: {reason}", "train it again") from error
+    return of_classifier(classifier, _facts(checkpoint), output_stride, _cohort(file.parent / SETTINGS))
+
+
+def _best_of(run: Path) -> Path:
+    """Find the best checkpoint of a run that has ended."""
+    if not run.is_dir():
+        raise UsageError(f"{run}: no such run", "name the folder that wsiseg train wrote")
+    if (run / GRID).is_file() and not (run / BEST).is_file():
+        raise UsageError(f"{run}: holds several configurations", f"name one of its folders; {GRID} says which is best")
+    if not (run / SETTINGS).is_file():
+        raise UsageError(f"{run}: not a training run: it has no {SETTINGS}", "name the folder that wsiseg train wrote")
+    if not _has_ended(run):
+        advice = f"go on with wsiseg train --resume, or name {run / BEST} to export what there is"
+        raise UsageError(f"{run}: the training was interrupted", advice)
+    if not (run / BEST).is_file():
+        raise UsageError(f"{run}: has no best checkpoint ({BEST})", "train it again")
+    return run / BEST
+
+
+def _has_ended(run: Path) -> bool:
+    if not (run / LAST).is_file():
+        return False
+    state = read_torch(run / LAST)
+    return isinstance(state, dict) and state.get("epoch", 0) >= TrainConfig.from_toml(run / SETTINGS).epochs
+
+
+def _cohort(settings: Path) -> Path | None:
+    """Give the cohort that a run was trained on, if it can still be found."""
+    if not settings.is_file():
+        return None
+    cohort = TrainConfig.from_toml(settings).cohort
+    return next((place for place in (cohort, settings.parent / cohort) if place.is_file()), None)
+
+
+def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Give the fields of the model card that a checkpoint knows."""
+    trained_on = dict(checkpoint.trained_on)
+    settings = {name: value for name, value in trained_on.pop("settings", {}).items() if name not in _PRIVATE}
+    sites = ", ".join(checkpoint.sites)
+    limits = [
+        f"Trained on {sites} only; on other organs nothing was measured." if sites else "Its organs are not recorded.",
+        f"It sees tiles of {checkpoint.tile_px * checkpoint.mpp:g} um; structures that need a wider view escape it.",
+        "It gives probabilities of tumour, no diagnosis and no grade.",
+    ]
+    return {
+        "name": f"wsiseg {checkpoint.arch.removeprefix(TIMM)}",
+        "architecture": checkpoint.arch,
+        "tile_px": checkpoint.tile_px,
+        "mpp": checkpoint.mpp,
+        "alpha": checkpoint.alpha,
+        "beta": checkpoint.beta,
+        "threshold": checkpoint.threshold,
+        "trained_on": _finite({**trained_on, "sites": list(checkpoint.sites), "settings": settings}),
+        "figures": {"validation": _finite(checkpoint.figures)},
+        "limits": tuple(limits),
+        "intended_use": f"{sites or 'Unknown organs'} only; for research, not for diagnosis.",
+    }
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401  any JSON value
+    """Give plain JSON in which what is no number is null."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int, bool)) else str(value)

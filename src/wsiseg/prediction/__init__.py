@@ -1,0 +1,1 @@
+"""What `wsiseg predict` is made of: windows, maps, their files and the order of work."""

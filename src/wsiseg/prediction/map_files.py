@@ -1,0 +1,166 @@
+"""The files that the tumour map of one slide is written to, and what they depend on."""
+
+import csv
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg import report
+from wsiseg.errors import WsisegError
+from wsiseg.heatmap import Heatmap
+from wsiseg.ngff import NgffVersion
+from wsiseg.outputs import write_text, written_whole
+from wsiseg.prediction.inference import Sums
+from wsiseg.prediction.map_pictures import slide_jpeg
+from wsiseg.prediction.map_viewer import Results
+from wsiseg.prediction.report import predict_page
+from wsiseg.run import Run
+
+
+@dataclass(frozen=True)
+class MapFiles:
+    """Where the results of one slide lie.
+
+    Attributes:
+        folder: The folder of the run.
+        slide: The slide's id.
+        with_csv: True if the cells are wanted as CSV too.
+        ngff: Version of the heatmap's format.
+    """
+
+    folder: Path
+    slide: str
+    with_csv: bool = False
+    ngff: NgffVersion = "0.4"
+
+    @cached_property
+    def outputs(self) -> dict[str, Path]:
+        """The results by kind."""
+        suffixes = {"zarr": ".ome.zarr", "geojson": ".geojson", "png": ".png"}
+        if self.with_csv:
+            suffixes["csv"] = ".csv"
+        return {kind: self.folder / f"{self.slide}{suffix}" for kind, suffix in suffixes.items()}
+
+    @property
+    def lock(self) -> Path:
+        """Stands while a process works on the slide."""
+        return self.folder / f".{self.slide}.lock"
+
+    @property
+    def unfinished(self) -> Path:
+        """What is known of a slide that is not done."""
+        return self.folder / f".{self.slide}.unfinished.npz"
+
+    @property
+    def picture(self) -> Path:
+        """The small picture of the slide that is kept for the page of the run."""
+        return self.folder / ".thumbnails" / f"{self.slide}.jpg"
+
+    @property
+    def are_there(self) -> bool:
+        """True if every result is there."""
+        return all(path.exists() for path in self.outputs.values())
+
+    def open(self) -> Heatmap | None:
+        """Give the heatmap that is there, if it can be read."""
+        try:
+            return Heatmap.open(self.outputs["zarr"]) if self.outputs["zarr"].is_dir() else None
+        except WsisegError:
+            return None
+
+    def write(self, heatmap: Heatmap, thumbnail: NDArray[np.uint8], notes: list[str]) -> None:
+        """Write all results, the heatmap last: where it stands, the others do.
+
+        Args:
+            heatmap: The map.
+            thumbnail: uint8[rows, columns, 3], the whole slide.
+            notes: Lines below the picture.
+
+        Raises:
+            OutputError: Something cannot be written.
+        """
+        write_text(self.outputs["geojson"], json.dumps(heatmap.to_geojson(), separators=(",", ":")) + "\n")
+        if self.with_csv:
+            _write_csv(self.outputs["csv"], heatmap)
+        report.heatmap_picture(
+            self.outputs["png"],
+            thumbnail,
+            heatmap.probabilities,
+            (heatmap.slide.size_px[0] / heatmap.cell_level0[0], heatmap.slide.size_px[1] / heatmap.cell_level0[1]),
+            threshold=heatmap.threshold,
+            title=f"{heatmap.slide.file}   {_summary(heatmap)}",
+            notes=notes,
+        )
+        with written_whole(self.picture) as partial:
+            partial.write_bytes(slide_jpeg(thumbnail, heatmap.slide))
+        heatmap.save(self.outputs["zarr"], self.ngff)
+        self.unfinished.unlink(missing_ok=True)
+
+    def save_unfinished(self, sums: Sums, key: str) -> None:
+        """Keep what is known so far, to go on from it with the same key."""
+        with written_whole(self.unfinished) as partial, partial.open("wb") as file:
+            np.savez(file, total=sums.total, weight=sums.weight, done=np.int64(sums.done), key=np.asarray(key))
+
+    def load_unfinished(self, key: str) -> Sums | None:
+        """Give what an interrupted run with the same key knew."""
+        try:
+            with np.load(self.unfinished, allow_pickle=False) as stored:
+                if str(stored["key"]) == key:
+                    return Sums(stored["total"], stored["weight"], int(stored["done"]))
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            pass
+        return None
+
+
+def write_page(folder: Path, run_file: str) -> None:
+    """Write the page of a run, of all slides that its file names: `report.html` for `run.json`, and so on.
+
+    Args:
+        folder: The folder of the run.
+        run_file: Name of the run's file in it.
+
+    Raises:
+        OutputError: The page cannot be written.
+    """
+    run = Run.read(folder / run_file)
+    name = run_file.replace("run", "report", 1).removesuffix(".json") + ".html"
+    page = predict_page(run, folder.resolve().name, partial(_results, folder))
+    write_text(folder / name, page)
+
+
+def _results(folder: Path, slide: str) -> Results | None:
+    files = MapFiles(folder, slide)
+    heatmap = files.open() if Path(slide).name == slide else None  # a changed run file must not lead elsewhere
+    return (
+        None if heatmap is None else Results(heatmap, files.picture.read_bytes() if files.picture.is_file() else None)
+    )
+
+
+def key_of(settings: dict[str, Any]) -> str:
+    """Give a short text that changes whenever any of the settings does."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _summary(heatmap: Heatmap) -> str:
+    tissue = int(heatmap.tissue.sum())
+    if not tissue:
+        return "no tissue"
+    return f"{tissue * heatmap.cell_mm2:.2f} mm2 of tissue, {heatmap.tumor.sum() / tissue:.0%} of it tumour"
+
+
+def _write_csv(path: Path, heatmap: Heatmap) -> None:
+    """Write the cells that were looked at as x, y, width, height in level-0 pixels and probability."""
+    x, y = (edges.round().astype(int) for edges in heatmap.edges())
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["x", "y", "width", "height", "probability"])
+        for row, column in np.argwhere(heatmap.tissue):
+            value = f"{heatmap.probabilities[row, column]:.6f}"
+            writer.writerow([x[column], y[row], x[column + 1] - x[column], y[row + 1] - y[row], value])

@@ -1,0 +1,164 @@
+"""Small pictures of a slide and of its tumour map that fit on each other in a page."""
+
+import io
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.heatmap import Heatmap
+from wsiseg.pages.drawing import GRID, INK, Drawing, Polyline, Rectangle, Text
+from wsiseg.report import INK as OUTLINE
+from wsiseg.report import colored, rim
+from wsiseg.slide import SlideFacts
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+KEPT_PX = 840
+"""Longer side of the picture of a slide that is kept for pages."""
+
+_KEPT_QUALITY, _QUALITY = 80, 70
+_STEPS = 62  # colours of a map; one more for its outlines and one for what is not covered
+_WIDE = 5  # cells of more pixels than this have room for a wider outline
+_BINS = 32
+_BAR = "#5b6770"
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A tumour map to lay over the picture of its slide.
+
+    Attributes:
+        png: An image file with few colours, transparent where nobody looked, tumour outlined.
+        box: Left, top, width and height as shares of the picture's width and height; the last cells may reach beyond.
+    """
+
+    png: bytes
+    box: tuple[float, float, float, float]
+
+
+def shown_px(slide: SlideFacts) -> tuple[int, int, int, int]:
+    """Give x, y, width, height of what is shown of a slide: the bounds of the scan, else all of level 0."""
+    x, y, width, height = slide.bounds_px or (0, 0, *slide.size_px)
+    left, top = (min(max(at, 0), size - 1) for at, size in zip((x, y), slide.size_px, strict=True))
+    right, below = min(max(x + width, left + 1), slide.size_px[0]), min(max(y + height, top + 1), slide.size_px[1])
+    return left, top, right - left, below - top
+
+
+def slide_jpeg(picture: NDArray[np.uint8], slide: SlideFacts) -> bytes:
+    """Give the picture of a slide that is kept for pages, as JPEG.
+
+    Args:
+        picture: uint8[rows, columns, 3], the whole slide.
+        slide: What it shows.
+    """
+    from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
+
+    x, y, width, height = shown_px(slide)
+    across, down = picture.shape[1] / slide.size_px[0], picture.shape[0] / slide.size_px[1]
+    top, left = int(y * down), int(x * across)
+    part = picture[top : max(top + 1, round((y + height) * down)), left : max(left + 1, round((x + width) * across))]
+    image = Image.fromarray(part)
+    image.thumbnail((KEPT_PX, KEPT_PX))
+    return _jpeg(image, _KEPT_QUALITY)
+
+
+def smaller_jpeg(jpeg: bytes, longest_px: int) -> bytes | None:
+    """Give the kept picture of a slide with a longer side of at most so many pixels; None where it is broken."""
+    from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
+
+    try:
+        image = Image.open(io.BytesIO(jpeg), formats=["JPEG"])
+        if max(image.size) > KEPT_PX:
+            return None
+        image.thumbnail((longest_px, longest_px))
+    except (OSError, Image.DecompressionBombError):
+        return None
+    return _jpeg(image.convert("RGB"), _QUALITY)
+
+
+def overlay(heatmap: Heatmap, longest_px: int) -> Overlay:
+    """Give a tumour map with a longer side of about so many pixels at most.
+
+    Cells are repeated or averaged by a whole number of them.
+    """
+    x, y, width, height = shown_px(heatmap.slide)
+    across, down = heatmap.cell_level0
+    left, top = int(x / across), int(y / down)
+    values = heatmap.probabilities[top : math.ceil((y + height) / down), left : math.ceil((x + width) / across)]
+    cells = max(1, math.ceil(max(values.shape) / longest_px))
+    values = _averaged(values, cells)
+    box = (
+        (left * across - x) / width,
+        (top * down - y) / height,
+        values.shape[1] * cells * across / width,
+        values.shape[0] * cells * down / height,
+    )
+    copies = max(1, longest_px // max(values.shape))
+    line = 2 if copies > _WIDE else 1
+    return Overlay(_png(values.repeat(copies, 0).repeat(copies, 1), heatmap.threshold, line), box)
+
+
+def histogram(heatmap: Heatmap) -> Drawing:
+    """Draw how many cells have which probability, on a logarithmic scale, and the threshold."""
+    values = heatmap.probabilities[heatmap.tissue]
+    counts = np.histogram(values, _BINS, (0, 1))[0]
+    left, right, top, below = 14, 306, 44, 134
+    step = (right - left) / _BINS
+    drawing = Drawing(320, 182, "probabilities")
+    shapes = drawing.shapes
+    shapes.append(Text(left, 14, f"{values.size:,} cells; the highest bar has {counts.max():,} (logarithmic)", 11))
+    colors = colored(((np.arange(_BINS) + 0.5) / _BINS).astype(np.float32))
+    for number, (count, color) in enumerate(zip(counts, colors, strict=True)):
+        height = (below - top) * math.log1p(count) / math.log1p(counts.max() or 1)
+        at = left + number * step
+        if count:
+            shapes.append(Rectangle(at, below - height, step - 1, height, _BAR))
+        shapes.append(Rectangle(at, below + 2, step, 8, "#" + color.tobytes().hex()))
+    shapes.append(Polyline([(left, below + 1), (right, below + 1)], GRID, 1))
+    shapes += [
+        Text(at, below + 22, text, 11, "middle")
+        for at, text in ((left, "0"), ((left + right) / 2, "0.5"), (right, "1"))
+    ]
+    shapes.append(Text((left + right) / 2, below + 36, "probability of tumour", 11, "middle"))
+    at = left + heatmap.threshold * (right - left)
+    shapes.append(Polyline([(at, top - 8), (at, below + 10)], INK, 1.5))
+    label = f"tumour from {heatmap.threshold:.2f}"
+    is_left = heatmap.threshold < 0.5  # noqa: PLR2004  the middle
+    shapes.append(Text(at + 4, top - 10, label, 11) if is_left else Text(at - 4, top - 10, label, 11, "end"))
+    return drawing
+
+
+def _averaged(values: NDArray[np.float32], cells: int) -> NDArray[np.float32]:
+    """Average squares of `cells` x `cells` values, without those that are NaN."""
+    if cells == 1:
+        return values
+    rows, columns = (-(-size // cells) for size in values.shape)
+    padding = [(0, rows * cells - values.shape[0]), (0, columns * cells - values.shape[1])]
+    squares = np.pad(values, padding, constant_values=np.nan).reshape(rows, cells, columns, cells)
+    seen = (~np.isnan(squares)).sum((1, 3))
+    total = np.nan_to_num(squares, nan=0.0).sum((1, 3))
+    return np.where(seen > 0, total / np.maximum(seen, 1), np.nan).astype(np.float32)
+
+
+def _png(values: NDArray[np.float32], threshold: float, line_px: int) -> bytes:
+    from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
+
+    filled = np.nan_to_num(values, nan=-1.0)
+    indices = np.where(filled < 0, 0, 1 + (filled * (_STEPS - 1)).round()).astype(np.uint8)
+    indices[rim(filled >= threshold, line_px)] = _STEPS + 1
+    colors = colored(np.linspace(0, 1, _STEPS, dtype=np.float32))
+    image = Image.fromarray(indices)
+    image.putpalette(bytes((255, 255, 255)) + colors.tobytes() + bytes(OUTLINE))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=0)
+    return buffer.getvalue()
+
+
+def _jpeg(image: "Image", quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()

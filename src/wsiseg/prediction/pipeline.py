@@ -1,0 +1,218 @@
+"""Slides on their way from a row of the cohort to their results: opened ahead, mapped one by one, written behind."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from wsiseg.cohort import CohortSlide
+from wsiseg.config import PredictConfig
+from wsiseg.errors import NotASlideError, WsisegError
+from wsiseg.heatmap import Heatmap
+from wsiseg.model_file import ModelFile
+from wsiseg.prediction.map_files import MapFiles
+from wsiseg.prediction.mapping import (
+    Job,
+    doubts,
+    map_slide,
+    picture_of,
+    prepare,
+    settings_of,
+    threshold_of,
+    warnings_of,
+)
+from wsiseg.run import Failure, Progress, SlideRecord, Status
+from wsiseg.slide import Slide
+from wsiseg.tiling.tissue_choice import TissueChoice
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+Result = TypeVar("Result")
+
+_OPEN_AHEAD = 2
+_LOOK_AGAIN_S = 1.0
+_THRESHOLD = "the threshold changed"
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A slide that this process has taken.
+
+    Attributes:
+        row: Its row in the cohort.
+        tissue: How its tissue is found.
+        files: Where its results go.
+        lock: Held until the results are written.
+        began: When work on it began, on the monotonic clock.
+    """
+
+    row: CohortSlide
+    tissue: TissueChoice
+    files: MapFiles
+    lock: "BaseFileLock"
+    began: float
+
+    def attempt(self, step: Callable[[], Result]) -> Result | SlideRecord:
+        """Take a step; where it fails give the record that says why."""
+        try:
+            return step()
+        except WsisegError as error:
+            status: Status = "skipped" if isinstance(error, NotASlideError) else "failed"
+            path = str(self.row.path)
+            return SlideRecord(slide=self.row.slide, path=path, status=status, error=Failure.of(error))
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An open slide: `known` is a heatmap with the very probabilities that are asked for, `reason` why it is redone."""
+
+    job: Job
+    known: Heatmap | None
+    reason: str | None
+
+
+def records(
+    rows: Sequence[CohortSlide],
+    tissue: TissueChoice,
+    models: list[ModelFile],
+    config: PredictConfig,
+    progress: Progress,
+) -> Iterator[SlideRecord]:
+    """Map slides one after the other; the next is opened and the last is written meanwhile."""
+    waiting = deque(rows)
+    opening: deque[tuple[_Task, Future[_Opened | SlideRecord]]] = deque()
+    writing: deque[Future[SlideRecord]] = deque()
+    with ThreadPoolExecutor(1, "opener") as opener, ThreadPoolExecutor(1, "writer") as writer:
+        while waiting or opening:
+            while waiting and len(opening) < _OPEN_AHEAD:
+                task = _taken(waiting.popleft(), tissue, config)
+                if isinstance(task, CohortSlide):  # another process works on it: look again after the others
+                    waiting.append(task)
+                    break
+                opening.append((task, opener.submit(_open, task, models, config)))
+            if not opening:
+                time.sleep(_LOOK_AGAIN_S)
+                continue
+            task, coming = opening.popleft()
+            result = _mapped(task, coming.result(), models, config, progress)
+            writing.append(writer.submit(_write, task, result, models))
+            while len(writing) > 1:
+                yield writing.popleft().result()
+        while writing:
+            yield writing.popleft().result()
+
+
+def _taken(row: CohortSlide, tissue: TissueChoice, config: PredictConfig) -> "_Task | CohortSlide":
+    """Take the lock of a slide; give the row back while another process has it."""
+    from filelock import SoftFileLock, Timeout  # noqa: PLC0415  only where files are written
+
+    files = MapFiles(config.out, row.slide, config.csv, config.ngff)
+    lock = SoftFileLock(files.lock, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return row
+    return _Task(row, tissue, files, lock, time.monotonic())
+
+
+def _open(task: _Task, models: list[ModelFile], config: PredictConfig) -> _Opened | SlideRecord:
+    """Open a slide, unless its results are there and right."""
+    return task.attempt(lambda: _opened(task, models, config))
+
+
+def _opened(task: _Task, models: list[ModelFile], config: PredictConfig) -> _Opened | SlideRecord:
+    known = None if config.overwrite else task.files.open()
+    slide = task.row.open(config.slide_mpp)
+    try:
+        wanted = settings_of(models, config, task.tissue.settings(task.row.slide))
+        reason = None if known is None else _what_changed(known, slide, wanted, threshold_of(models, config))
+        if known is not None and reason is None and task.files.are_there:
+            slide.close()
+            return _record(task, known, "up_to_date", doubts(known))
+        is_same = reason is None or reason == _THRESHOLD
+        return _Opened(prepare(task.row, slide, models, config, task.tissue), known if is_same else None, reason)
+    except BaseException:
+        slide.close()
+        raise
+
+
+def _what_changed(known: Heatmap, slide: Slide, wanted: dict[str, Any], threshold: float) -> str | None:
+    """Name what a heatmap was made with that differs from what is asked for now; None where nothing does."""
+    if known.slide.fingerprint != slide.facts.fingerprint:
+        return "the slide changed"
+    if known.slide != slide.facts:
+        return f"its pixel size changed from {known.slide.mpp[0]:g} to {slide.mpp[0]:g} um"
+    changed = [name for name, value in wanted.items() if known.run.get(name) != value]
+    if changed:
+        return f"{', '.join(changed)} changed"
+    return None if known.threshold == threshold else _THRESHOLD
+
+
+def _mapped(
+    task: _Task,
+    opened: _Opened | SlideRecord,
+    models: list[ModelFile],
+    config: PredictConfig,
+    progress: Progress,
+) -> tuple[_Opened, Heatmap] | SlideRecord:
+    """Ask the models for the map of a slide, unless its probabilities are known."""
+    if isinstance(opened, SlideRecord):
+        return opened
+    if opened.reason is not None:
+        progress.note(f"{task.row.slide}: done again, {opened.reason}")
+    if opened.known is not None:
+        return opened, opened.known.with_threshold(threshold_of(models, config))
+    name = task.row.slide
+    progress.slide(name, opened.job.windows)
+
+    def advance(windows: int) -> None:
+        progress.advance(name, windows)
+
+    heatmap = task.attempt(lambda: map_slide(opened.job, models, config, task.files, advance))
+    if isinstance(heatmap, SlideRecord):
+        opened.job.slide.close()
+        return heatmap
+    return opened, heatmap
+
+
+def _write(task: _Task, result: tuple[_Opened, Heatmap] | SlideRecord, models: list[ModelFile]) -> SlideRecord:
+    """Write the results of a slide and let others have it."""
+    try:
+        if not isinstance(result, SlideRecord):
+            opened, heatmap = result
+            result = task.attempt(lambda: _written(task, opened.job, heatmap, models))
+            opened.job.slide.close()
+        return result.model_copy(update={"seconds": round(time.monotonic() - task.began, 3)})
+    finally:
+        task.lock.release()
+
+
+def _written(task: _Task, job: Job, heatmap: Heatmap, models: list[ModelFile]) -> SlideRecord:
+    notes = [f"{model.card.name} {model.card.version}: {model.card.intended_use}" for model in models]
+    task.files.write(heatmap, picture_of(job), notes)
+    status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if doubts(heatmap) else "ok"
+    return _record(task, heatmap, status, warnings_of(job, heatmap, models))
+
+
+def _record(task: _Task, heatmap: Heatmap, status: Status, warnings: tuple[str, ...]) -> SlideRecord:
+    tissue, tumor = int(heatmap.tissue.sum()), int(heatmap.tumor.sum())
+    values = heatmap.probabilities[heatmap.tissue]
+    numbers = {"mean_probability": float(values.mean()), "max_probability": float(values.max())} if tissue else {}
+    return SlideRecord(
+        slide=task.row.slide,
+        path=str(task.row.path),
+        status=status,
+        outputs={kind: str(path) for kind, path in task.files.outputs.items()},
+        mpp=heatmap.slide.mpp,
+        mpp_source=heatmap.slide.mpp_source,
+        tissue_mm2=round(tissue * heatmap.cell_mm2, 6),
+        tumor_mm2=round(tumor * heatmap.cell_mm2, 6),
+        tumor_share=round(tumor / tissue, 6) if tissue else None,
+        tiles=heatmap.run["tiles"],
+        bad_tiles=heatmap.run["bad_tiles"],
+        warnings=warnings,
+        **{name: round(value, 6) for name, value in numbers.items()},
+    )

@@ -1,0 +1,1 @@
+"""What a slide is read with: formats, pixel size, levels, blocks."""

@@ -1,0 +1,193 @@
+"""What is trained, on what: the classifier on tiles, or its head on features."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from wsiseg.bags import LabelledSlide, Source, TileSource
+from wsiseg.network import Checkpoint, TileClassifier, build
+from wsiseg.run import Progress
+from wsiseg.training import augment
+from wsiseg.training.config import TrainConfig
+from wsiseg.training.features import Compute, FeatureBank, fill, fingerprint, standard_of
+from wsiseg.training.pace import Pace
+from wsiseg.training.processes import Processes
+from wsiseg.training.scoring import Scored, scored
+from wsiseg.training.tile_truth import TileTruth
+from wsiseg.training.tuning import hold
+from wsiseg.training.views import MapView, PartView, SidesView
+from wsiseg.weights import Note
+
+_COLOR_SLIDES, _COLOR_TILES = 200, 32
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, on what.
+
+    Attributes:
+        classifier: The whole classifier.
+        network: What gives logits of the source's tiles: the classifier, a view of it, or its head alone.
+        source: Where tiles come from.
+        slides: All slides with a label.
+        truths: What is truly tumour, by slide; empty where nobody knows.
+        labels: The tiles' true labels by slide, where training is supervised.
+        device: Where it computes.
+    """
+
+    classifier: TileClassifier
+    network: nn.Module
+    source: Source
+    slides: tuple[LabelledSlide, ...]
+    truths: Mapping[str, TileTruth]
+    labels: Mapping[str, NDArray[np.int8]] | None
+    device: torch.device
+
+    def split(self, name: str) -> list[LabelledSlide]:
+        """Give the slides of a split; of the training split, those that can be learned from."""
+        slides = [slide for slide in self.slides if slide.split == name]
+        if name == "train" and self.labels is not None:
+            return [slide for slide in slides if slide.slide in self.labels]
+        return slides
+
+    def scores(
+        self, network: nn.Module, names: Sequence[str], config: TrainConfig, processes: Processes, most: int | None
+    ) -> list[Scored]:
+        """Score the slides of some splits, each process its share; `most` tiles of a slide at most."""
+        slides = processes.share([slide for name in names for slide in self.split(name)])
+        is_head = isinstance(self.source, FeatureBank)
+        seen = SidesView(network, config.test_views) if config.test_views > 1 and not is_head else network
+        bfloat16 = config.precision == "bfloat16"
+        return processes.gathered(
+            list(scored(seen.eval(), self.source, slides, self.device, most_tiles=most, bfloat16=bfloat16))
+        )
+
+    def weights(self, network: nn.Module) -> dict[str, torch.Tensor]:
+        """Give the weights of the whole classifier, also where `network` is but a head on standardised features."""
+        inner = next((module for module in network.modules() if isinstance(module, TileClassifier)), self.classifier)
+        tensors = {key: value.detach().cpu().clone() for key, value in inner.state_dict().items()}
+        if isinstance(self.source, FeatureBank) and self.source.standard is not None:
+            weight, bias = (value.detach().cpu() for value in network.state_dict().values())
+            tensors |= self.source.standard.folded(weight, bias)
+        return tensors
+
+    def checkpoint(self, network: nn.Module, config: TrainConfig, row: dict[str, Any]) -> Checkpoint:
+        """Make the checkpoint of an epoch."""
+        counts = {
+            name: {"slides": len(self.split(name)), "tiles": sum(slide.tiles for slide in self.split(name))}
+            for name in ("train", "val", "test")
+        }
+        return Checkpoint(
+            state_dict=self.weights(network),
+            arch=config.arch,
+            tile_px=self.slides[0].tile_px,
+            mpp=self.slides[0].mpp,
+            alpha=None if config.supervised else config.alpha,
+            beta=None if config.supervised else config.beta,
+            trained_on={"cohort": config.cohort.name, **counts, "settings": config.model_dump(mode="json")},
+            figures={"epoch": row},
+            sites=tuple(sorted({slide.site for slide in self.split("train") if slide.site})),
+            version=version(),
+        )
+
+    def best(self, checkpoint: Checkpoint) -> "Task":
+        """Give the same task with the weights of a checkpoint, for scoring."""
+        self.classifier.load_state_dict(checkpoint.state_dict)
+        if not isinstance(self.source, FeatureBank):
+            return self
+        # The head of a checkpoint takes features as they are.
+        head = nn.Sequential(self.classifier.head, nn.Flatten(0))
+        return replace(self, network=head, source=replace(self.source, standard=None))
+
+
+def version() -> str:
+    """Give the version of wsiseg."""
+    from wsiseg import __version__  # noqa: PLC0415  the package may import verbs
+
+    return __version__
+
+
+def started(config: TrainConfig, slides: Sequence[LabelledSlide], device: torch.device, note: Note) -> TileClassifier:
+    """Build the classifier that training starts from, with the colours it is to be standardised by."""
+    torch.manual_seed(config.seed)
+    classifier = build(config.arch, config.init, note)
+    if config.colors == "cohort" or (config.colors == "auto" and not config.freeze):
+        mean, std = measured_colors([slide for slide in slides if slide.split == "train"], config.threads)
+        classifier.mean.copy_(torch.from_numpy(mean))
+        classifier.std.copy_(torch.from_numpy(std))
+    return classifier.to(device).to(memory_format=torch.channels_last)
+
+
+def measured_colors(slides: Sequence[LabelledSlide], threads: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Measure mean and deviation of red, green and blue (0..1) over tiles spread evenly over slides."""
+    source, count, total, squares = TileSource(augment.augmented, threads), 0, np.zeros(3), np.zeros(3)
+    some = np.unique(np.linspace(0, len(slides) - 1, min(len(slides), _COLOR_SLIDES)).round().astype(int))
+    for slide in [slides[k] for k in some]:
+        indices = np.unique(np.linspace(0, slide.tiles - 1, min(slide.tiles, _COLOR_TILES)).round().astype(int))
+        colors = source.read(slide, indices).numpy().reshape(-1, 3) / np.float32(255)
+        count += len(colors)
+        total += colors.sum(0, dtype=np.float64)
+        squares += (colors**2).sum(0, dtype=np.float64)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+def task_of(
+    config: TrainConfig,
+    classifier: TileClassifier,
+    slides: tuple[LabelledSlide, ...],
+    truths: Mapping[str, TileTruth],
+    bank: FeatureBank | None,
+) -> Task:
+    """Set up the training of one configuration; with a bank of features a new head is trained alone."""
+    labels = true_labels(slides, truths) if config.supervised else None
+    device = classifier.head.weight.device
+    if bank is not None:
+        torch.manual_seed(config.seed)
+        classifier.head.reset_parameters()
+        return Task(classifier, nn.Sequential(classifier.head, nn.Flatten(0)), bank, slides, truths, labels, device)
+    hold(classifier, config.train_last)
+    source = TileSource(partial(augment.augmented, stain=config.stain_jitter), config.threads, config.context)
+    network: nn.Module = classifier
+    if config.context is not None:
+        network = PartView(classifier, slides[0].tile_px)
+    elif config.loss == "dense":
+        network = MapView(classifier)
+    return Task(classifier, network, source, slides, truths, labels, device)
+
+
+def true_labels(slides: Sequence[LabelledSlide], truths: Mapping[str, TileTruth]) -> dict[str, NDArray[np.int8]]:
+    """Give the true labels of the tiles of every slide that has a truth, and of those without tumour."""
+    labels = {slide.slide: np.zeros(slide.tiles, np.int8) for slide in slides if slide.label == 0}
+    return labels | {name: truth.labels for name, truth in truths.items()}
+
+
+def filled_bank(
+    config: TrainConfig,
+    classifier: TileClassifier,
+    slides: Sequence[LabelledSlide],
+    processes: Processes,
+    progress: Progress,
+) -> FeatureBank:
+    """Compute the features of all slides, each process its share, and measure their mean and deviation.
+
+    Those that an earlier run left in `config.out` for the same weights and tiles are used.
+    """
+    source = TileSource(partial(augment.augmented, stain=config.stain_jitter), config.threads, config.context)
+    how = (config.context, config.stain_jitter, config.seed, config.precision)
+    bank = FeatureBank(config.out / "features" / fingerprint(classifier, how), config.views)
+    own = processes.share(slides)
+    pace = Pace("features", sum(slide.tiles * bank.copies(slide) for slide in own), progress.note)
+    compute = Compute(classifier.eval(), config.context and slides[0].tile_px, config.precision == "bfloat16")
+    for slide in own:
+        fill(bank, slide, compute, source, pace.advance, config.seed)
+    pace.finish("tiles")
+    processes.wait()
+    return replace(bank, standard=standard_of(bank, [slide for slide in slides if slide.split == "train"]))
