@@ -67,6 +67,16 @@ def test_packed_tiles_are_plain_zarr(tmp_path: Path) -> None:
     assert [pixels[begin:end].tobytes() for begin, end in itertools.pairwise(offsets)] == files
 
 
+@pytest.mark.parametrize("count", [0, 1, 20])
+def test_packed_tiles_take_the_room_of_their_files(tmp_path: Path, count: int) -> None:
+    """No chunk is padded where all fit into one, so that a store of a small slide is small."""
+    group = zarr.create_group(str(tmp_path / "a.zarr"))
+    files = [encoded(tile) for tile in tile_pictures(count)]
+    save_packed(group, files)
+    written = sum(file.stat().st_size for file in (tmp_path / "a.zarr" / "pixels" / "c").rglob("*") if file.is_file())
+    assert written == len(b"".join(files))
+
+
 @pytest.mark.usefixtures("small_chunks")
 def test_a_damaged_store_says_which_tile(tmp_path: Path) -> None:
     group = zarr.create_group(str(tmp_path / "a.zarr"))

@@ -19,7 +19,7 @@ from wsiseg.errors import WsisegError
 JPEG_QUALITY = 85
 """With colour at full resolution: less than a fifth of the raw bytes on a slide of much detail, and truer in colour, by
 which stains are told apart, than quality 90 with the usual halved colour, which takes as much room."""
-_CHUNK_BYTES = 2**24
+_CHUNK_BYTES = 2**22
 _MAKE_AGAIN = "make it again with wsiseg tile --pixels --overwrite"
 
 
@@ -34,17 +34,25 @@ def encoded(tile: NDArray[np.uint8]) -> bytes:
 
 def save_packed(group: Any, files: Iterable[bytes]) -> None:  # noqa: ANN401  a zarr group
     """Append JPEG files to a zarr group, holding about one chunk at a time."""
-    pixels = group.create_array("pixels", shape=(0,), chunks=(_CHUNK_BYTES,), dtype=np.uint8, compressors=None)
-    offsets, waiting = [0], bytearray()
+    offsets, waiting, pixels = [0], bytearray(), None
     for file in files:
         waiting += file
         offsets.append(offsets[-1] + len(file))
         if len(waiting) >= _CHUNK_BYTES:
-            pixels.append(np.frombuffer(bytes(waiting[:_CHUNK_BYTES]), np.uint8))
+            pixels = _appended(group, pixels, bytes(waiting[:_CHUNK_BYTES]))
             del waiting[:_CHUNK_BYTES]
-    if waiting:
-        pixels.append(np.frombuffer(bytes(waiting), np.uint8))
+    if waiting or pixels is None:
+        _appended(group, pixels, bytes(waiting))
     group.create_array("offsets", data=np.asarray(offsets, np.int64))
+
+
+def _appended(group: Any, pixels: Any, piece: bytes) -> Any:  # noqa: ANN401  a zarr group and its array
+    """Append to the array, which the first piece makes: the last chunk of an array takes the room of a full one."""
+    if pixels is None:
+        chunk = max(1, len(piece))
+        pixels = group.create_array("pixels", shape=(0,), chunks=(chunk,), dtype=np.uint8, compressors=None)
+    pixels.append(np.frombuffer(piece, np.uint8))
+    return pixels
 
 
 class PackedTiles:
