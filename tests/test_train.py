@@ -433,6 +433,22 @@ def test_a_stopped_run_saves_and_goes_on(cohort: Path, tmp_path: Path, sent: int
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("phase", ["measuring the colours of 4 training slides", "features: "])
+def test_a_run_stopped_before_its_first_step_ends_cleanly(cohort: Path, tmp_path: Path, phase: str) -> None:
+    more = ("--freeze", "--views", "30", "--colors", "cohort", "--epochs", "1")
+    process = started(cohort, tmp_path / "run", *more)
+    log, features = tmp_path / "run.log", tmp_path / "run" / "features"
+    while process.poll() is None and not (phase in log.read_text() or (phase == "features: " and features.exists())):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143
+    assert "Traceback" not in log.read_text()
+    assert not (tmp_path / "run" / "last.pt").exists()
+    assert not list((tmp_path / "run").rglob("*.partial*"))
+    assert started(cohort, tmp_path / "run", *more).wait() == 0
+
+
+@pytest.mark.slow
 def test_two_processes_equal_one_that_accumulates(cohort: Path, tmp_path: Path) -> None:
     more = ("--optimizer", "sgd", "--lr", "0.01", "--epochs", "1", "--colors", "weights")
     assert started(cohort, tmp_path / "one", *more, "--accumulate", "2").wait() == 0

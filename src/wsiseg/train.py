@@ -14,6 +14,7 @@ from wsiseg.outputs import write_text
 from wsiseg.pages.page import page
 from wsiseg.run import Progress, Silent
 from wsiseg.training.allocation import keep_freed_memory
+from wsiseg.training.colors import Colors, cohort_colors
 from wsiseg.training.config import TrainConfig
 from wsiseg.training.configurations import ALL, Configured, picture, settings_of_grid, table, tuned_settings
 from wsiseg.training.features import FeatureBank
@@ -66,6 +67,7 @@ class _Ground:
 
     slides: tuple[LabelledSlide, ...]
     truths: Mapping[str, TileTruth]
+    colors: Colors | None
     device: torch.device
     processes: Processes
     progress: Progress
@@ -96,15 +98,17 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
             return _result(config, [one for one in done if one], "up_to_date")
         if not any(slide.split == "val" for slide in slides):
             progress.note("no validation slides: the last epoch is kept")
+        device = device_of(config.device)
         truths = tile_truths(config.truth, slides, progress.note) if config.truth else {}
-        ground = _Ground(slides, truths, device_of(config.device), processes, progress)
-        classifier = started(config, slides, ground.device, progress.note)
+        colors = cohort_colors(config, slides, processes, progress.note)
+        ground = _Ground(slides, truths, colors, device, processes, progress)
+        classifier = started(config, colors, device, progress.note)
         bank = filled_bank(config, classifier, slides, processes, progress) if config.freeze else None
         configured = []
         for one in every:
             if config.grid:
                 progress.note(f"{one.out.name}:")
-            fresh = classifier if bank or one is every[0] else started(one, slides, ground.device, progress.note)
+            fresh = classifier if bank or one is every[0] else started(one, colors, device, progress.note)
             configured.append(_trained(one, fresh, bank, ground))
         result = _result(config, configured, "ok")
         tuned = [_tuned(config, one, ground) for one in _best(configured)[: config.top]]
@@ -156,7 +160,7 @@ def _tuned(config: TrainConfig, best: Configured, ground: _Ground) -> Configured
     tuned = tuned_settings(config, best)
     ground.progress.note(f"{tuned.out.name}:")
     done = _done(tuned, ground.slides, ground.progress)
-    classifier = started(tuned, ground.slides, ground.device, ground.progress.note)
+    classifier = started(tuned, None, ground.device, ground.progress.note)
     return done or _trained(tuned, classifier, None, ground)
 
 

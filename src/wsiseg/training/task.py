@@ -14,6 +14,7 @@ from wsiseg.bags import LabelledSlide, Source, TileSource
 from wsiseg.network import Checkpoint, TileClassifier, build
 from wsiseg.run import Progress
 from wsiseg.training import augment
+from wsiseg.training.colors import Colors
 from wsiseg.training.config import TrainConfig
 from wsiseg.training.features import Compute, FeatureBank, fill, fingerprint, standard_of
 from wsiseg.training.pace import Pace
@@ -23,8 +24,6 @@ from wsiseg.training.tile_truth import TileTruth
 from wsiseg.training.tuning import hold
 from wsiseg.training.views import MapView, PartView, SidesView
 from wsiseg.weights import Note
-
-_COLOR_SLIDES, _COLOR_TILES = 200, 32
 
 
 @dataclass(frozen=True)
@@ -113,30 +112,13 @@ def version() -> str:
     return __version__
 
 
-def started(config: TrainConfig, slides: Sequence[LabelledSlide], device: torch.device, note: Note) -> TileClassifier:
-    """Build the classifier that training starts from, with the colours it is to be standardised by."""
+def started(config: TrainConfig, colors: Colors | None, device: torch.device, note: Note) -> TileClassifier:
+    """Build the classifier that training starts from, standardised by `colors`, or as its weights were."""
     torch.manual_seed(config.seed)
     classifier = build(config.arch, config.init, note)
-    if config.colors == "cohort" or (config.colors == "auto" and not config.freeze):
-        mean, std = measured_colors([slide for slide in slides if slide.split == "train"], config.threads)
-        classifier.mean.copy_(torch.from_numpy(mean))
-        classifier.std.copy_(torch.from_numpy(std))
+    if colors is not None:
+        colors.put_into(classifier)
     return classifier.to(device).to(memory_format=torch.channels_last)
-
-
-def measured_colors(slides: Sequence[LabelledSlide], threads: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Measure mean and deviation of red, green and blue (0..1) over tiles spread evenly over slides."""
-    source, count, total, squares = TileSource(augment.augmented, threads), 0, np.zeros(3), np.zeros(3)
-    some = np.unique(np.linspace(0, len(slides) - 1, min(len(slides), _COLOR_SLIDES)).round().astype(int))
-    for slide in [slides[k] for k in some]:
-        indices = np.unique(np.linspace(0, slide.tiles - 1, min(slide.tiles, _COLOR_TILES)).round().astype(int))
-        colors = source.read(slide, indices).numpy().reshape(-1, 3) / np.float32(255)
-        count += len(colors)
-        total += colors.sum(0, dtype=np.float64)
-        squares += (colors**2).sum(0, dtype=np.float64)
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
-    return mean.astype(np.float32), std.astype(np.float32)
 
 
 def task_of(

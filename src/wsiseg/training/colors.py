@@ -1,0 +1,72 @@
+"""The colours that tiles are standardised by: mean and deviation over a sample of the training tiles."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wsiseg.bags import LabelledSlide
+from wsiseg.network import TileClassifier
+from wsiseg.training.config import TrainConfig
+from wsiseg.training.pace import Pace
+from wsiseg.training.processes import Processes
+
+_SLIDES, _TILES = 200, 16
+_STEP_PX = 4
+_SMALLEST_VARIANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Colors:
+    """Mean and deviation of red, green and blue in 0..1, float32[3] each."""
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+
+    def put_into(self, classifier: TileClassifier) -> None:
+        """Let a classifier standardise tiles by them."""
+        classifier.mean.copy_(torch.from_numpy(self.mean))
+        classifier.std.copy_(torch.from_numpy(self.std))
+
+
+def cohort_colors(
+    config: TrainConfig, slides: Sequence[LabelledSlide], processes: Processes, note: Callable[[str], None]
+) -> Colors | None:
+    """Measure the colours of the training slides, each process its share; None where the weights' own are used.
+
+    A sample suffices and is always the same for a seed: 16 tiles of each slide, one from each sixteenth of its tissue,
+    of at most 200 slides spread evenly over the cohort.
+    """
+    if config.colors == "weights" or (config.colors == "auto" and config.freeze):
+        return None
+    training = [slide for slide in slides if slide.split == "train"]
+    places = np.unique(np.linspace(0, len(training) - 1, min(len(training), _SLIDES)).round().astype(int))
+    chosen = [training[place] for place in places]
+    if processes.is_first:
+        note(f"measuring the colours of {len(chosen)} training slides")
+    own = processes.share(chosen)
+    sums = processes.gathered(list(_sums(own, config, Pace("colours", len(own), note))))
+    count, total, squares = np.sum(sums, axis=0)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, _SMALLEST_VARIANCE))
+    return Colors(mean.astype(np.float32), std.astype(np.float32))
+
+
+def _sums(slides: Sequence[LabelledSlide], config: TrainConfig, pace: Pace) -> Iterator[NDArray[np.float64]]:
+    """Give for each slide, by colour, the count, the sum and the sum of squares of some pixels: float64[3, 3]."""
+    for slide in slides:
+        random = np.random.default_rng([config.seed, int(slide.fingerprint, 16)])
+        with slide.open() as store:
+            tiles = store.read(_spread(slide.tiles, random), config.threads)
+        colors = tiles[:, ::_STEP_PX, ::_STEP_PX].reshape(-1, 3) / 255.0
+        yield np.stack([np.full(3, float(len(colors))), colors.sum(0), (colors**2).sum(0)])
+        pace.advance(1, " slides")
+
+
+def _spread(tiles: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """Choose one tile of each of 16 equal parts of a slide's tiles; all where there are fewer."""
+    parts = min(tiles, _TILES)
+    places = (np.arange(parts) + random.random(parts)) * tiles / parts
+    return np.minimum(places.astype(np.int64), tiles - 1)
