@@ -35,10 +35,19 @@ def color_filter_model(*, stride: int = 32, tile_px: int = 224, **card: Any) -> 
     return model_file(color_filter_graph(stride, tile_px), tile_px=tile_px, output_stride=stride, **fields)
 
 
-def color_filter_graph(stride: int = 32, tile_px: int = 224) -> onnx.ModelProto:
+def write_lopsided_model(path: Path, **card: Any) -> Path:
+    """Write a colour filter that sees the upper left of its surroundings alone, so that turning its input matters."""
+    fields: dict[str, Any] = {"name": "lopsided", "mpp": 0.5, "map": "dense", "architecture": "none", **card}
+    path.write_bytes(model_file(color_filter_graph(is_lopsided=True), tile_px=224, output_stride=32, **fields))
+    return path
+
+
+def color_filter_graph(stride: int = 32, tile_px: int = 224, *, is_lopsided: bool = False) -> onnx.ModelProto:
     """Give the ONNX graph: green below a threshold, averaged over cells, and cells averaged over a tile."""
     cells = tile_px // stride
-    pooled: dict[str, Any] = {"kernel_shape": [cells, cells], "pads": [cells // 2] * 4, "count_include_pad": 0}
+    pads = [cells - 1, cells - 1, 0, 0] if is_lopsided else [cells // 2] * 4
+    pooled: dict[str, Any] = {"kernel_shape": [cells, cells], "pads": pads, "count_include_pad": 0}
+    seen = cells // 2 if is_lopsided else cells
     nodes = [
         helper.make_node("Slice", ["image", "one", "two", "three"], ["green"]),
         helper.make_node("Cast", ["green"], ["green_number"], to=TensorProto.FLOAT),
@@ -48,9 +57,12 @@ def color_filter_graph(stride: int = 32, tile_px: int = 224) -> onnx.ModelProto:
         helper.make_node("AveragePool", ["dark_nchw"], ["cells"], kernel_shape=[stride] * 2, strides=[stride] * 2),
         helper.make_node("AveragePool", ["cells"], ["pooled"], **pooled),
         helper.make_node("Squeeze", ["pooled", "one"], ["probability_map"]),
-        helper.make_node("ReduceMean", ["cells"], ["probability"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Slice", ["cells", "begin", "end", "sides"], ["seen"]),
+        helper.make_node("ReduceMean", ["seen"], ["probability"], axes=[1, 2, 3], keepdims=0),
     ]
-    constants = {"one": [1], "two": [2], "three": [3]}
+    constants = {"one": [1], "two": [2], "three": [3], "begin": [0, 0], "end": [seen, cells], "sides": [2, 3]}
+    if not is_lopsided:
+        constants["end"] = [2**31, 2**31]
     tensors = [numpy_helper.from_array(np.asarray(value, np.int64), name) for name, value in constants.items()]
     tensors.append(numpy_helper.from_array(np.array(DARK_GREEN, np.float32), "dark"))
     return graph_of(nodes, tensors)

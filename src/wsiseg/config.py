@@ -15,6 +15,7 @@ from wsiseg.errors import UsageError
 Share = Annotated[float, Field(ge=0, le=1)]
 Device = Literal["auto", "cpu", "cuda", "coreml", "directml", "openvino"]
 MapKind = Literal["auto", "dense", "tile"]
+Combination = Literal["mean", "max", "min", "vote"]
 
 
 class Config(BaseModel):
@@ -90,7 +91,13 @@ class PredictConfig(Config):
     inputs: tuple[str, ...]
     """Slides, folders, globs, a cohort CSV, or `-` for one path per line on standard input."""
     model: tuple[str, ...] = ("default",)
-    """Model files; several are averaged. `default` is the bundled one."""
+    """Model files; several are combined. `default` is the bundled one."""
+    combine: Combination = "mean"
+    """How several models are combined; `vote` is the share of them at or above their own thresholds."""
+    keep_members: bool = False
+    """Write each of several models' own map too."""
+    views: int = Field(default=1, ge=1, le=8)
+    """Views of each image, turned and mirrored, whose probabilities are averaged."""
     out: Path = Path("wsiseg-out")
     """Folder for the maps."""
     slide_mpp: float | None = Field(default=None, gt=0)
@@ -101,6 +108,10 @@ class PredictConfig(Config):
     """`auto`, `none` (everything is tissue), a mask image, a GeoJSON file, or a folder of either."""
     min_tissue: Share = 0.5
     """Least share of tissue in a cell that is looked at."""
+    roi: str | None = None
+    """Outlines (GeoJSON) or a mask of the only parts to look at, or a folder of them named after the slides."""
+    exclude: str | None = None
+    """Outlines or a mask of parts not to look at, or a folder of them named after the slides."""
     threshold: float | None = Field(default=None, ge=0, le=1)
     """Probability from which a cell is tumour; the model's own where it is not given."""
     map: MapKind = "auto"

@@ -5,7 +5,7 @@ In memory a cell that was not looked at is NaN. On disk it is 0 with label 0, as
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wsiseg.errors import WsisegError
 from wsiseg.grid import Grid
 from wsiseg.ngff import NgffVersion, open_levels, write_levels
-from wsiseg.outlines.dissolved import outlines
+from wsiseg.outlines.qupath import Feature, Frame, collection_text, features
 from wsiseg.outputs import written_whole
 from wsiseg.slide import ASSUMED, SlideFacts
 
@@ -32,6 +32,8 @@ class Heatmap:
         model: What made it: name, sha256, mpp and more.
         run: The settings that it was made with.
         version: The version of wsiseg that made it.
+        disagreement: float32[rows, columns], the standard deviation between several models' probabilities, NaN where
+            nobody looked; None for a map of one model.
     """
 
     probabilities: NDArray[np.float32]
@@ -41,6 +43,7 @@ class Heatmap:
     model: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
     version: str = ""
+    disagreement: NDArray[np.float32] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -78,6 +81,14 @@ class Heatmap:
         """The grid of the cells, one tile a cell."""
         return Grid(self.slide.size_px, self.slide.mpp, 1, 1, self.cell_um)
 
+    @property
+    def largest_focus_mm2(self) -> float:
+        """Area of the largest connected part of the tumour in mm2; cells that touch only at a corner are apart."""
+        from scipy import ndimage  # noqa: PLC0415  heavy: only where a map is judged
+
+        parts, count = ndimage.label(self.tumor)
+        return float(np.bincount(parts.ravel())[1:].max()) * self.cell_mm2 if count else 0.0
+
     def edges(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Give the level-0 x of the columns' edges [columns + 1] and the y of the rows' edges [rows + 1].
 
@@ -101,13 +112,22 @@ class Heatmap:
             np.minimum(((np.arange(n) + 0.5) * cell_um / self.cell_um).astype(int), m - 1)
             for n, m in zip(grid.shape, self.shape, strict=True)
         )
-        return type(self)(
-            **{**self._fields(), "probabilities": self.probabilities[np.ix_(rows, columns)], "cell_um": cell_um}
+        chosen = np.ix_(rows, columns)
+        return replace(
+            self,
+            probabilities=self.probabilities[chosen],
+            disagreement=None if self.disagreement is None else self.disagreement[chosen],
+            cell_um=cell_um,
         )
 
     def with_threshold(self, threshold: float) -> Self:
         """Give the same heatmap with another threshold."""
-        return type(self)(**{**self._fields(), "threshold": threshold})
+        return replace(self, threshold=threshold)
+
+    def _channels(self) -> NDArray[np.float32]:
+        """Give float32[channels, rows, columns] without NaN: the probabilities and, of several models, their spread."""
+        channels = [self.probabilities, *([] if self.disagreement is None else [self.disagreement])]
+        return np.nan_to_num(np.stack(channels), nan=0.0)
 
     def _provenance(self) -> dict[str, Any]:
         return {
@@ -120,9 +140,6 @@ class Heatmap:
             "run": self.run,
         }
 
-    def _fields(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
     def to_geojson(self, threshold: float | None = None, *, crop_to_bounds: bool = True) -> dict[str, Any]:
         """Give dissolved tumour and tissue outlines as a GeoJSON FeatureCollection for QuPath.
 
@@ -134,8 +151,24 @@ class Heatmap:
         Returns:
             One feature per tumour focus and one MultiPolygon of tissue, coordinates in level-0 pixels.
         """
-        heatmap = self if threshold is None else self.with_threshold(threshold)
-        return {"type": "FeatureCollection", "features": list(_features(heatmap, crop_to_bounds=crop_to_bounds))}
+        features = self._outlined(threshold, crop_to_bounds=crop_to_bounds)
+        return {"type": "FeatureCollection", "features": [feature.as_dict() for feature in features]}
+
+    def geojson_text(self) -> Iterator[str]:
+        """Give what `to_geojson` gives as text, piece by piece."""
+        return collection_text(self._outlined())
+
+    def _outlined(self, threshold: float | None = None, *, crop_to_bounds: bool = True) -> Iterator[Feature]:
+        bounds = self.slide.bounds_px if crop_to_bounds else None
+        threshold = self.threshold if threshold is None else threshold
+        metadata = {
+            "wsiseg": self.version,
+            "model": str(self.model.get("name", "")),
+            "model_sha256": str(self.model.get("sha256", "")),
+            "threshold": f"{threshold:g}",
+        }
+        frame = Frame(self.cell_level0, (-bounds[0], -bounds[1]) if bounds else (0, 0), self.slide.mpp)
+        return features(self.probabilities, threshold, frame, metadata)
 
     def save(self, path: Path | str, ngff: NgffVersion = "0.4") -> None:
         """Write the heatmap as OME-NGFF, whole or not at all.
@@ -150,7 +183,7 @@ class Heatmap:
         with written_whole(Path(path)) as partial:
             write_levels(
                 partial,
-                np.nan_to_num(self.probabilities, nan=0.0),
+                self._channels(),
                 self.labels,
                 cell_um=self.cell_um,
                 mpp=self.slide.mpp,
@@ -169,8 +202,10 @@ class Heatmap:
         """
         try:
             values, labels, own = open_levels(Path(path))
+            channels = np.where(labels > 0, values, np.nan).astype(np.float32)
             return cls(
-                probabilities=np.where(labels > 0, values, np.nan).astype(np.float32),
+                probabilities=channels[0],
+                disagreement=channels[1] if len(channels) > 1 else None,
                 cell_um=float(own["cell_um"]),
                 slide=SlideFacts.from_json(own["slide"]),
                 threshold=float(own["threshold"]),
@@ -182,72 +217,3 @@ class Heatmap:
             raise WsisegError(
                 f"{path}: not a heatmap of wsiseg: {error}", "give a folder that predict wrote"
             ) from error
-
-
-def _features(heatmap: Heatmap, *, crop_to_bounds: bool) -> Iterator[dict[str, Any]]:
-    bounds = heatmap.slide.bounds_px if crop_to_bounds else None
-    shift = (-float(bounds[0]), -float(bounds[1])) if bounds else (0.0, 0.0)
-    um2 = heatmap.slide.mpp[0] * heatmap.slide.mpp[1] / 1e6
-    metadata = {
-        "wsiseg": heatmap.version,
-        "model": str(heatmap.model.get("name", "")),
-        "model_sha256": str(heatmap.model.get("sha256", "")),
-        "threshold": f"{heatmap.threshold:g}",
-    }
-    for polygon in outlines(heatmap.tumor, heatmap.cell_level0, shift):
-        inside = _values_inside(heatmap, polygon, shift)
-        yield {
-            "type": "Feature",
-            "geometry": _geometry([polygon]),
-            "properties": {
-                "objectType": "annotation",
-                "name": f"tumor p>={heatmap.threshold:.2f}",
-                "classification": {"name": "Tumor", "color": [200, 0, 0]},
-                "isLocked": True,
-                "measurements": {"area mm2": round(float(polygon.area) * um2, 6), "mean p(tumor)": round(inside, 4)},
-                "metadata": metadata,
-            },
-        }
-    tissue = outlines(heatmap.tissue, heatmap.cell_level0, shift)
-    if tissue:
-        area = round(float(sum(polygon.area for polygon in tissue)) * um2, 6)
-        yield {
-            "type": "Feature",
-            "geometry": _geometry(tissue),
-            "properties": {
-                "objectType": "annotation",
-                "name": "tissue",
-                "classification": {"name": "Tissue", "color": [0, 114, 178]},
-                "isLocked": True,
-                "measurements": {"area mm2": area},
-                "metadata": metadata,
-            },
-        }
-
-
-def _values_inside(heatmap: Heatmap, polygon: Any, shift: tuple[float, float]) -> float:  # noqa: ANN401  shapely
-    """Give the mean probability of the cells whose centre lies in a polygon."""
-    import shapely  # noqa: PLC0415  kept with its only use
-
-    step = heatmap.cell_level0
-    left, top, right, below = polygon.bounds
-    columns = np.arange(
-        max(0, int((left - shift[0]) / step[0])), min(heatmap.shape[1], math.ceil((right - shift[0]) / step[0]))
-    )
-    rows = np.arange(
-        max(0, int((top - shift[1]) / step[1])), min(heatmap.shape[0], math.ceil((below - shift[1]) / step[1]))
-    )
-    x, y = np.meshgrid((columns + 0.5) * step[0] + shift[0], (rows + 0.5) * step[1] + shift[1])
-    inside = shapely.contains_xy(polygon, x, y)
-    values = heatmap.probabilities[np.ix_(rows, columns)][inside]
-    return float(np.nanmean(values)) if values.size else heatmap.threshold
-
-
-def _geometry(polygons: list[Any]) -> dict[str, Any]:
-    rings = [
-        [[[int(x), int(y)] for x, y in ring.coords] for ring in (polygon.exterior, *polygon.interiors)]
-        for polygon in polygons
-    ]
-    if len(rings) == 1:
-        return {"type": "Polygon", "coordinates": rings[0]}
-    return {"type": "MultiPolygon", "coordinates": rings}

@@ -1,18 +1,23 @@
 """Outputs that appear whole or not at all: written beside their place, then renamed."""
 
 import glob
+import gzip
+import itertools
 import json
 import os
 import re
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from wsiseg.errors import OutputError
+
+PACKED_FROM = 10_000_000
+"""Bytes from which a text that may grow long is packed."""
 
 _HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
 
@@ -96,6 +101,54 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file as UTF-8, whole or not at all; bytes of file names that are no UTF-8 are escaped as in JSON."""
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def packed_name(path: Path) -> Path:
+    """Give the name of a text file that is packed with gzip."""
+    return path.with_name(f"{path.name}.gz")
+
+
+def write_packed(path: Path, parts: Iterable[str], most_bytes: int = PACKED_FROM) -> Path:
+    """Write a text as UTF-8 while it comes, packed under `packed_name` where it is long; whole or not at all.
+
+    The file of the other kind that an earlier run has left is removed.
+
+    Args:
+        path: The place of the plain file.
+        parts: The text, piece by piece; it is never held as a whole.
+        most_bytes: From so many bytes on the text is packed.
+
+    Returns:
+        Where the text lies.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    coming = iter(parts)
+    head, is_long = _head(coming, most_bytes)
+    place, other = (packed_name(path), path) if is_long else (path, packed_name(path))
+    with written_whole(place) as partial:
+        with partial.open("wb") as file, _packing(file) if is_long else nullcontext(file) as target:
+            for part in itertools.chain(head, coming):
+                target.write(part.encode())
+        other.unlink(missing_ok=True)
+    return place
+
+
+def _head(parts: Iterator[str], most_bytes: int) -> tuple[list[str], bool]:
+    """Take pieces until they are longer than so many bytes: the pieces, and whether they are."""
+    head, length = [], 0
+    for part in parts:
+        head.append(part)
+        length += len(part.encode())
+        if length > most_bytes:
+            return head, True
+    return head, False
+
+
+def _packing(file: BinaryIO) -> gzip.GzipFile:
+    """Pack with gzip, without the time and name that would make equal results differ."""
+    return gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=6, mtime=0)
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  any JSON value

@@ -17,9 +17,9 @@ from wsiseg.prediction import pipeline
 from wsiseg.prediction.cluster import on_cluster
 from wsiseg.prediction.map_files import write_page
 from wsiseg.prediction.mapping import map_slide, prepare
+from wsiseg.prediction.places import Places
 from wsiseg.run import Progress, Run, RunFile, Silent, SlideRecord, now
 from wsiseg.slide import Slide
-from wsiseg.tiling.tissue_choice import TissueChoice
 
 
 def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -> Heatmap:  # noqa: ANN401  the fields of PredictConfig
@@ -41,9 +41,9 @@ def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -
     config = PredictConfig.checked(inputs=(str(slide),), model=(str(model),), **settings)
     with _models(config) as models, Slide(slide, mpp=config.slide_mpp) as opened:
         row = CohortSlide(Path(slide).stem, Path(slide))
-        return map_slide(
-            prepare(row, opened, models, config, TissueChoice.of(config.tissue, [row.slide])), models, config
-        )
+        places = Places.of(config.tissue, config.roi, config.exclude, [row.slide])
+        heatmap, _ = map_slide(prepare(row, opened, models, config, places), models, config)
+        return heatmap
 
 
 def predict_slides(config: PredictConfig, progress: Progress | None = None) -> Run:
@@ -65,16 +65,17 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
     progress = progress or Silent()
     cohort = Cohort.from_inputs(config.inputs, sys.stdin if "-" in config.inputs else ())
     rows = [row for row in cohort.slides if _is_in_shard(row.slide, config.shard)]
-    tissue = TissueChoice.of(config.tissue, [row.slide for row in cohort.slides if not row.skipped])
+    names = [row.slide for row in cohort.slides if not row.skipped]
+    places = Places.of(config.tissue, config.roi, config.exclude, names)
     with _models(config) as models:
         for line in _introduction(models):
             progress.note(line)
         progress.begin(len(rows))
         with RunFile(config.out / _run_name(config), _run(config, models)) as file:
             if config.dask is None:
-                records = pipeline.records(rows, tissue, models, config, progress)
+                records = pipeline.records(rows, places, models, config, progress)
             else:
-                records = on_cluster(config.dask, partial(_on_worker, tissue=tissue, config=config), rows)
+                records = on_cluster(config.dask, partial(_on_worker, places=places, config=config), rows)
             try:
                 for record in records:
                     file.add(record)
@@ -84,10 +85,10 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
                 write_page(config.out, _run_name(config))
 
 
-def _on_worker(row: CohortSlide, tissue: TissueChoice, config: PredictConfig) -> SlideRecord:
+def _on_worker(row: CohortSlide, places: Places, config: PredictConfig) -> SlideRecord:
     """Map one slide in a process of a cluster."""
     models = _models_of_worker(config)
-    (record,) = pipeline.records([row], tissue, models, config, Silent())
+    (record,) = pipeline.records([row], places, models, config, Silent())
     return record
 
 

@@ -15,12 +15,27 @@ from wsiseg.config import PredictConfig
 def predict(
     streams: Streams,
     inputs: Inputs,
-    model: Annotated[list[str], typer.Option(help="Model file; several are averaged.")] = ["default"],  # noqa: B006  Typer copies it
+    model: Annotated[list[str], typer.Option(help="Model file; several are combined.")] = ["default"],  # noqa: B006  Typer copies it
+    combine: Annotated[
+        str, typer.Option(help="How several models are combined: mean, max, min, or vote (share at their thresholds).")
+    ] = "mean",
+    keep_members: Annotated[
+        bool, typer.Option("--keep-members", help="Write each of several models' own map too, to OUT/members.")
+    ] = False,
+    views: Annotated[
+        int, typer.Option(help="Average over so many views, turned and mirrored: 4 all turns, 8 mirrored too.", max=8)
+    ] = 1,
     out: Annotated[Path, typer.Option(help="Folder for the maps.")] = Path("wsiseg-out"),
     slide_mpp: SlideMpp = None,
     device: Device = "auto",
     tissue: Tissue = "auto",
     min_tissue: MinTissue = 0.5,
+    roi: Annotated[
+        str | None, typer.Option(help="Look only in these GeoJSON outlines or mask, or a folder of them by slide name.")
+    ] = None,
+    exclude: Annotated[
+        str | None, typer.Option(help="Do not look in these outlines or mask, or a folder of them by slide name.")
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(help="Probability from which a cell is tumour; by default the model's own.", min=0, max=1),
@@ -53,7 +68,8 @@ def predict(
     from wsiseg.predict import predict_slides  # noqa: PLC0415  loads numerical libraries
 
     config = PredictConfig.checked(
-        inputs=inputs, model=model, out=out, slide_mpp=slide_mpp, device=device, tissue=tissue, min_tissue=min_tissue,
+        inputs=inputs, model=model, combine=combine, keep_members=keep_members, views=views, out=out,
+        slide_mpp=slide_mpp, device=device, tissue=tissue, min_tissue=min_tissue, roi=roi, exclude=exclude,
         threshold=threshold, map=map, stride=stride, shard=shard, dask=dask, csv=csv, ngff=ngff,
         max_bad_tiles=max_bad_tiles, overwrite=overwrite,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from wsiseg.errors import SlideError
 from wsiseg.grid import Grid
 from wsiseg.model_file import ModelFile
+from wsiseg.prediction.views import Asked
 from wsiseg.slide import Slide
 from wsiseg.tissue import TissueMask
 
@@ -144,7 +145,7 @@ def plan_windows(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue:
 def run(
     slide: Slide,
     plan: Plan,
-    model: ModelFile,
+    model: Asked,
     sums: Sums,
     after: Callable[[Sums, int], None],
 ) -> NDArray[np.float32]:

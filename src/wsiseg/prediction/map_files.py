@@ -1,10 +1,12 @@
 """The files that the tumour map of one slide is written to, and what they depend on."""
 
 import csv
+import glob
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -16,7 +18,7 @@ from wsiseg import report
 from wsiseg.errors import WsisegError
 from wsiseg.heatmap import Heatmap
 from wsiseg.ngff import NgffVersion
-from wsiseg.outputs import write_text, written_whole
+from wsiseg.outputs import packed_name, write_packed, write_text, written_whole
 from wsiseg.prediction.inference import Sums
 from wsiseg.prediction.map_pictures import slide_jpeg
 from wsiseg.prediction.map_viewer import Results
@@ -33,30 +35,41 @@ class MapFiles:
         slide: The slide's id.
         with_csv: True if the cells are wanted as CSV too.
         ngff: Version of the heatmap's format.
+        members: Names of the models whose own maps are kept.
     """
 
     folder: Path
     slide: str
     with_csv: bool = False
     ngff: NgffVersion = "0.4"
+    members: tuple[str, ...] = ()
 
-    @cached_property
+    @property
     def outputs(self) -> dict[str, Path]:
-        """The results by kind."""
+        """The results by kind; large outlines are packed."""
         suffixes = {"zarr": ".ome.zarr", "geojson": ".geojson", "png": ".png"}
         if self.with_csv:
             suffixes["csv"] = ".csv"
-        return {kind: self.folder / f"{self.slide}{suffix}" for kind, suffix in suffixes.items()}
+        found = {kind: self.folder / f"{self.slide}{suffix}" for kind, suffix in suffixes.items()}
+        packed = packed_name(found["geojson"])
+        if packed.is_file() and not found["geojson"].is_file():
+            found["geojson"] = packed
+        maps = zip(self.members, self.member_maps, strict=True)
+        return {**found, **{f"members/{name}": path for name, path in maps}}
+
+    @property
+    def member_maps(self) -> tuple[Path, ...]:
+        """Where the models' own maps lie."""
+        return tuple(self.folder / "members" / name / f"{self.slide}.ome.zarr" for name in self.members)
 
     @property
     def lock(self) -> Path:
         """Stands while a process works on the slide."""
         return self.folder / f".{self.slide}.lock"
 
-    @property
-    def unfinished(self) -> Path:
+    def _unfinished(self, key: str) -> Path:
         """What is known of a slide that is not done."""
-        return self.folder / f".{self.slide}.unfinished.npz"
+        return self.folder / f".{self.slide}.unfinished-{key[:12]}.npz"
 
     @property
     def picture(self) -> Path:
@@ -70,23 +83,28 @@ class MapFiles:
 
     def open(self) -> Heatmap | None:
         """Give the heatmap that is there, if it can be read."""
-        try:
-            return Heatmap.open(self.outputs["zarr"]) if self.outputs["zarr"].is_dir() else None
-        except WsisegError:
-            return None
+        return _heatmap(self.outputs["zarr"])
 
-    def write(self, heatmap: Heatmap, thumbnail: NDArray[np.uint8], notes: list[str]) -> None:
+    def open_members(self) -> tuple[Heatmap, ...] | None:
+        """Give the models' own maps, if all that are to be kept can be read."""
+        found = [_heatmap(path) for path in self.member_maps]
+        return None if None in found else tuple(one for one in found if one is not None)
+
+    def write(
+        self, heatmap: Heatmap, members: Sequence[Heatmap], thumbnail: NDArray[np.uint8], notes: list[str]
+    ) -> None:
         """Write all results, the heatmap last: where it stands, the others do.
 
         Args:
             heatmap: The map.
+            members: The models' own maps, written where they are to be kept.
             thumbnail: uint8[rows, columns, 3], the whole slide.
             notes: Lines below the picture.
 
         Raises:
             OutputError: Something cannot be written.
         """
-        write_text(self.outputs["geojson"], json.dumps(heatmap.to_geojson(), separators=(",", ":")) + "\n")
+        write_packed(self.folder / f"{self.slide}.geojson", heatmap.geojson_text())
         if self.with_csv:
             _write_csv(self.outputs["csv"], heatmap)
         report.heatmap_picture(
@@ -100,18 +118,21 @@ class MapFiles:
         )
         with written_whole(self.picture) as partial:
             partial.write_bytes(slide_jpeg(thumbnail, heatmap.slide))
+        for path, member in zip(self.member_maps, members if self.members else (), strict=True):
+            member.save(path, self.ngff)
         heatmap.save(self.outputs["zarr"], self.ngff)
-        self.unfinished.unlink(missing_ok=True)
+        for unfinished in self.folder.glob(f".{glob.escape(self.slide)}.unfinished-*.npz"):
+            unfinished.unlink(missing_ok=True)
 
     def save_unfinished(self, sums: Sums, key: str) -> None:
         """Keep what is known so far, to go on from it with the same key."""
-        with written_whole(self.unfinished) as partial, partial.open("wb") as file:
+        with written_whole(self._unfinished(key)) as partial, partial.open("wb") as file:
             np.savez(file, total=sums.total, weight=sums.weight, done=np.int64(sums.done), key=np.asarray(key))
 
     def load_unfinished(self, key: str) -> Sums | None:
         """Give what an interrupted run with the same key knew."""
         try:
-            with np.load(self.unfinished, allow_pickle=False) as stored:
+            with np.load(self._unfinished(key), allow_pickle=False) as stored:
                 if str(stored["key"]) == key:
                     return Sums(stored["total"], stored["weight"], int(stored["done"]))
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
@@ -141,6 +162,14 @@ def _results(folder: Path, slide: str) -> Results | None:
     return (
         None if heatmap is None else Results(heatmap, files.picture.read_bytes() if files.picture.is_file() else None)
     )
+
+
+def _heatmap(path: Path) -> Heatmap | None:
+    """Give a heatmap, if there is one that can be read."""
+    try:
+        return Heatmap.open(path) if path.is_dir() else None
+    except WsisegError:
+        return None
 
 
 def key_of(settings: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""One slide from opening to its tumour map: find the tissue, ask every model, combine what they say."""
+"""One slide from opening to its tumour map: find where to look, ask every model, combine what they say."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,18 +13,20 @@ from wsiseg.config import PredictConfig
 from wsiseg.errors import SlideError
 from wsiseg.heatmap import Heatmap
 from wsiseg.model_file import ModelFile
+from wsiseg.prediction.combining import combined
+from wsiseg.prediction.doubts import coarseness, doubts, foreignness
 from wsiseg.prediction.inference import Plan, Sums, plan_tiles, plan_windows, run
 from wsiseg.prediction.map_files import MapFiles, key_of
+from wsiseg.prediction.places import Places
+from wsiseg.prediction.settings import kind, settings_of, threshold_of, threshold_of_member
+from wsiseg.prediction.views import viewed
 from wsiseg.reading.pyramid import level_for
 from wsiseg.slide import Slide
-from wsiseg.tiling.tissue_choice import TissueChoice
 from wsiseg.tissue import TissueMask
 
 SAVE_EVERY_S = 30.0
 """How often what is known of an unfinished slide is kept."""
 
-_ALL_EQUAL = 0.995
-_COARSER = 1.5
 _PICTURE_PX = 1200  # longer side of the picture of a small slide
 _MOST_PICTURE_PX = 64_000_000  # of the level that it is read from
 
@@ -36,10 +38,11 @@ class Job:
     Attributes:
         row: Its row in the cohort.
         slide: The open slide.
-        tissue: Where it holds tissue.
+        tissue: Its tissue that is looked at.
         thumbnail: uint8[rows, columns, 3], the whole slide.
         plans: What to read and ask, one plan a model.
-        settings: What the probabilities depend on besides the slide.
+        places: What the cells that are looked at depend on.
+        warnings: What a person should know of where is looked.
     """
 
     row: CohortSlide
@@ -47,7 +50,8 @@ class Job:
     tissue: TissueMask
     thumbnail: NDArray[np.uint8]
     plans: tuple[Plan, ...]
-    settings: dict[str, Any]
+    places: dict[str, str | None]
+    warnings: tuple[str, ...] = ()
 
     @property
     def windows(self) -> int:
@@ -60,12 +64,12 @@ def prepare(
     slide: Slide,
     models: list[ModelFile],
     config: PredictConfig,
-    choice: TissueChoice,
+    places: Places,
 ) -> Job:
-    """Find the tissue of an open slide and plan what to ask each model."""
-    tissue, thumbnail = choice.find(row.slide, slide, most_unreadable=config.max_bad_tiles)
-    plans = tuple(_plan(slide, tissue, model, config) for model in models)
-    return Job(row, slide, tissue, thumbnail, plans, settings_of(models, config, choice.settings(row.slide)))
+    """Find out where to look on an open slide and plan what to ask each model."""
+    found = places.find(row.slide, slide, config.max_bad_tiles)
+    plans = tuple(_plan(slide, found.tissue, model, config) for model in models)
+    return Job(row, slide, found.tissue, found.thumbnail, plans, places.settings(row.slide), found.warnings)
 
 
 def picture_of(job: Job) -> NDArray[np.uint8]:
@@ -81,26 +85,10 @@ def picture_of(job: Job) -> NDArray[np.uint8]:
         return job.thumbnail
 
 
-def kind(model: ModelFile, config: PredictConfig) -> str:
-    """Tell whether a model maps densely or by tiles."""
-    return model.card.map if config.map == "auto" else config.map
-
-
 def _plan(slide: Slide, tissue: TissueMask, model: ModelFile, config: PredictConfig) -> Plan:
     if kind(model, config) == "dense":
         return plan_windows(slide, tissue, model, config.min_tissue)
     return plan_tiles(slide, tissue, model, config.min_tissue, config.stride)
-
-
-def settings_of(models: list[ModelFile], config: PredictConfig, tissue: str) -> dict[str, Any]:
-    """Give what the probabilities depend on besides the slide; `tissue` is what its tissue depends on."""
-    chosen = config.model_dump(mode="json", include={"min_tissue", "map", "stride"})
-    return {**chosen, "tissue": tissue, "provider": models[0].provider, "models": [model.sha256 for model in models]}
-
-
-def threshold_of(models: list[ModelFile], config: PredictConfig) -> float:
-    """Give the probability from which a cell is tumour: the user's, or the mean of the models' own."""
-    return float(np.mean([model.card.threshold for model in models])) if config.threshold is None else config.threshold
 
 
 def map_slide(
@@ -109,7 +97,7 @@ def map_slide(
     config: PredictConfig,
     files: MapFiles | None = None,
     advance: Callable[[int], None] = lambda _windows: None,
-) -> Heatmap:
+) -> tuple[Heatmap, tuple[Heatmap, ...]]:
     """Ask the models for the map of a slide.
 
     Args:
@@ -120,18 +108,22 @@ def map_slide(
         advance: Called with the number of further windows that are done.
 
     Returns:
-        The map; several models are averaged on the finest of their grids.
+        The map, that of several models on the finest of their grids, and each model's own.
 
     Raises:
         SlideError: More than `config.max_bad_tiles` of the tissue cannot be read.
     """
-    maps = [_ask(job, plan, model, config, files, advance) for plan, model in zip(job.plans, models, strict=True)]
-    heatmap = _mean(maps)
-    tiles, bad = heatmap.run["tiles"], heatmap.run["bad_tiles"]
-    if bad > config.max_bad_tiles * tiles:
-        text = f"{job.row.path.name}: {bad} of {tiles} tissue cells cannot be read"
-        raise SlideError(text, "get the slide again or raise --max-bad-tiles")
-    return replace(heatmap, run={**job.settings, **heatmap.run}, threshold=threshold_of(models, config))
+    members = tuple(
+        _ask(job, plan, model, config, files, advance) for plan, model in zip(job.plans, models, strict=True)
+    )
+    heatmap = combined(members, config.combine, [model.card.threshold for model in models])
+    for member in members:
+        tiles, bad = member.run["tiles"], member.run["bad_tiles"]
+        if bad > config.max_bad_tiles * tiles:
+            text = f"{job.row.path.name}: {bad} of {tiles} tissue cells cannot be read"
+            raise SlideError(text, "get the slide again or raise --max-bad-tiles")
+    settings = settings_of(models, config, job.places)
+    return replace(heatmap, run={**heatmap.run, **settings}, threshold=threshold_of(models, config)), members
 
 
 def _ask(
@@ -145,22 +137,27 @@ def _ask(
     """Ask one model, going on from what an interrupted run knew."""
     from wsiseg import __version__  # noqa: PLC0415  the package imports this module
 
-    key = key_of({**job.settings, "models": model.sha256, "slide": job.slide.facts.fingerprint, "mpp": job.slide.mpp})
+    settings = settings_of([model], config, job.places)
+    key = key_of({**settings, "slide": job.slide.facts.fingerprint, "mpp": job.slide.mpp})
     known = files.load_unfinished(key) if files is not None else None
     sums = known or Sums.empty(plan.grid.shape)
-    probabilities = run(job.slide, plan, model, sums, _keeper(files, key, advance))
+    probabilities = run(job.slide, plan, viewed(model, config.views), sums, _keeper(files, key, advance))
+    if files is not None and len(job.plans) > 1:
+        files.save_unfinished(sums, key)
     wanted = int(plan.wanted.sum())
+    facts: dict[str, Any] = {
+        "kind": kind(model, config),
+        "tiles": wanted,
+        "bad_tiles": wanted - int((~np.isnan(probabilities)).sum()),
+        "tissue_mm2": round(job.tissue.area_mm2, 6),
+    }
     return Heatmap(
         probabilities=probabilities,
         cell_um=plan.grid.stride_um,
         slide=job.slide.facts,
+        threshold=threshold_of_member(model, config),
         model=model.provenance,
-        run={
-            "kind": kind(model, config),
-            "tiles": wanted,
-            "bad_tiles": wanted - int((~np.isnan(probabilities)).sum()),
-            "tissue_mm2": round(job.tissue.area_mm2, 6),
-        },
+        run={**settings, **facts},
         version=__version__,
     )
 
@@ -179,40 +176,13 @@ def _keeper(files: MapFiles | None, key: str, advance: Callable[[int], None]) ->
     return after
 
 
-def _mean(heatmaps: list[Heatmap]) -> Heatmap:
-    """Average heatmaps on the finest of their grids; a cell counts where all models looked."""
-    finest = min(heatmaps, key=lambda heatmap: heatmap.cell_um)
-    if len(heatmaps) == 1:
-        return finest
-    stacked = np.stack([heatmap.resample(finest.cell_um).probabilities for heatmap in heatmaps])
-    model = {
-        "name": " + ".join(str(heatmap.model["name"]) for heatmap in heatmaps),
-        "mpp": finest.model["mpp"],
-        "sha256": key_of({"models": [heatmap.model["sha256"] for heatmap in heatmaps]}),
-        "models": [heatmap.model for heatmap in heatmaps],
-    }
-    return replace(finest, probabilities=stacked.mean(0), model=model)
-
-
-def warnings_of(job: Job, heatmap: Heatmap, models: list[ModelFile]) -> tuple[str, ...]:
+def warnings_of(job: Job, heatmap: Heatmap, models: Sequence[ModelFile]) -> tuple[str, ...]:
     """Say what a person should know before trusting a map."""
-    asked = min(model.card.mpp for model in models)
-    coarser = job.slide.upsampling(asked)
-    pixels = f"its pixels of {max(job.slide.mpp):g} um are {coarser:.1f} times coarser than the model's {asked:g} um"
+    cards = [model.card for model in models]
     return (
         *job.slide.warnings,
-        *job.tissue.warnings,
-        *((pixels,) if coarser > _COARSER else ()),
+        *job.warnings,
+        *coarseness(job.slide, cards),
+        *foreignness(job.row.site, cards),
         *doubts(heatmap),
     )
-
-
-def doubts(heatmap: Heatmap) -> tuple[str, ...]:
-    """Say where a map cannot be true: one value almost everywhere."""
-    values = heatmap.probabilities[heatmap.tissue]
-    if values.size < 2:  # noqa: PLR2004  one cell is always equal to itself
-        return ()
-    _, counts = np.unique(values.round(6), return_counts=True)
-    if counts.max() <= _ALL_EQUAL * values.size:
-        return ()
-    return (f"one value, {float(np.median(values)):.4f}, over {counts.max() / values.size:.1%} of the tissue",)

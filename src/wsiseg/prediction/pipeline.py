@@ -5,27 +5,20 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from wsiseg.cohort import CohortSlide
 from wsiseg.config import PredictConfig
 from wsiseg.errors import NotASlideError, WsisegError
 from wsiseg.heatmap import Heatmap
 from wsiseg.model_file import ModelFile
+from wsiseg.prediction.doubts import doubts
 from wsiseg.prediction.map_files import MapFiles
-from wsiseg.prediction.mapping import (
-    Job,
-    doubts,
-    map_slide,
-    picture_of,
-    prepare,
-    settings_of,
-    threshold_of,
-    warnings_of,
-)
+from wsiseg.prediction.mapping import Job, map_slide, picture_of, prepare, warnings_of
+from wsiseg.prediction.places import Places
+from wsiseg.prediction.settings import member_names, settings_of, threshold_of, threshold_of_member
 from wsiseg.run import Failure, Progress, SlideRecord, Status
 from wsiseg.slide import Slide
-from wsiseg.tiling.tissue_choice import TissueChoice
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -43,14 +36,14 @@ class _Task:
 
     Attributes:
         row: Its row in the cohort.
-        tissue: How its tissue is found.
+        places: Where to look.
         files: Where its results go.
         lock: Held until the results are written.
         began: When work on it began, on the monotonic clock.
     """
 
     row: CohortSlide
-    tissue: TissueChoice
+    places: Places
     files: MapFiles
     lock: "BaseFileLock"
     began: float
@@ -65,18 +58,25 @@ class _Task:
             return SlideRecord(slide=self.row.slide, path=path, status=status, error=Failure.of(error))
 
 
+class _Maps(NamedTuple):
+    """The map of a slide, and of several models each one's own."""
+
+    heatmap: Heatmap
+    members: tuple[Heatmap, ...]
+
+
 @dataclass(frozen=True)
 class _Opened:
-    """An open slide: `known` is a heatmap with the very probabilities that are asked for, `reason` why it is redone."""
+    """An open slide: `known` are maps with the very probabilities that are asked for, `reason` why it is redone."""
 
     job: Job
-    known: Heatmap | None
+    known: _Maps | None
     reason: str | None
 
 
 def records(
     rows: Sequence[CohortSlide],
-    tissue: TissueChoice,
+    places: Places,
     models: list[ModelFile],
     config: PredictConfig,
     progress: Progress,
@@ -88,7 +88,7 @@ def records(
     with ThreadPoolExecutor(1, "opener") as opener, ThreadPoolExecutor(1, "writer") as writer:
         while waiting or opening:
             while waiting and len(opening) < _OPEN_AHEAD:
-                task = _taken(waiting.popleft(), tissue, config)
+                task = _taken(waiting.popleft(), places, config)
                 if isinstance(task, CohortSlide):  # another process works on it: look again after the others
                     waiting.append(task)
                     break
@@ -105,17 +105,17 @@ def records(
             yield writing.popleft().result()
 
 
-def _taken(row: CohortSlide, tissue: TissueChoice, config: PredictConfig) -> "_Task | CohortSlide":
+def _taken(row: CohortSlide, places: Places, config: PredictConfig) -> "_Task | CohortSlide":
     """Take the lock of a slide; give the row back while another process has it."""
     from filelock import SoftFileLock, Timeout  # noqa: PLC0415  only where files are written
 
-    files = MapFiles(config.out, row.slide, config.csv, config.ngff)
+    files = MapFiles(config.out, row.slide, config.csv, config.ngff, member_names(config))
     lock = SoftFileLock(files.lock, timeout=0, thread_local=False)
     try:
         lock.acquire()
     except Timeout:
         return row
-    return _Task(row, tissue, files, lock, time.monotonic())
+    return _Task(row, places, files, lock, time.monotonic())
 
 
 def _open(task: _Task, models: list[ModelFile], config: PredictConfig) -> _Opened | SlideRecord:
@@ -127,16 +127,43 @@ def _opened(task: _Task, models: list[ModelFile], config: PredictConfig) -> _Ope
     known = None if config.overwrite else task.files.open()
     slide = task.row.open(config.slide_mpp)
     try:
-        wanted = settings_of(models, config, task.tissue.settings(task.row.slide))
-        reason = None if known is None else _what_changed(known, slide, wanted, threshold_of(models, config))
+        places = task.places.settings(task.row.slide)
+        wanted, threshold = settings_of(models, config, places), threshold_of(models, config)
+        reason = None if known is None else _what_changed(known, slide, wanted, threshold)
         if known is not None and reason is None and task.files.are_there:
             slide.close()
             return _record(task, known, "up_to_date", doubts(known))
-        is_same = reason is None or reason == _THRESHOLD
-        return _Opened(prepare(task.row, slide, models, config, task.tissue), known if is_same else None, reason)
+        maps = None
+        if known is not None and (reason is None or reason == _THRESHOLD):
+            members = _known_members(task.files, slide, models, config, places)
+            maps = None if members is None else _Maps(known.with_threshold(threshold), members)
+            reason = reason if maps is not None else "a model's own map is missing"
+        return _Opened(prepare(task.row, slide, models, config, task.places), maps, reason)
     except BaseException:
         slide.close()
         raise
+
+
+def _known_members(
+    files: MapFiles,
+    slide: Slide,
+    models: list[ModelFile],
+    config: PredictConfig,
+    places: dict[str, str | None],
+) -> tuple[Heatmap, ...] | None:
+    """Give the models' own maps where they are to be kept, if all have the very probabilities that are asked for."""
+    if not files.members:
+        return ()
+    members = files.open_members()
+    if members is None:
+        return None
+    for member, model in zip(members, models, strict=True):
+        threshold = threshold_of_member(model, config)
+        if _what_changed(member, slide, settings_of([model], config, places), threshold) not in (None, _THRESHOLD):
+            return None
+    return tuple(
+        member.with_threshold(threshold_of_member(model, config)) for member, model in zip(members, models, strict=True)
+    )
 
 
 def _what_changed(known: Heatmap, slide: Slide, wanted: dict[str, Any], threshold: float) -> str | None:
@@ -157,42 +184,43 @@ def _mapped(
     models: list[ModelFile],
     config: PredictConfig,
     progress: Progress,
-) -> tuple[_Opened, Heatmap] | SlideRecord:
+) -> tuple[_Opened, _Maps] | SlideRecord:
     """Ask the models for the map of a slide, unless its probabilities are known."""
     if isinstance(opened, SlideRecord):
         return opened
     if opened.reason is not None:
         progress.note(f"{task.row.slide}: done again, {opened.reason}")
     if opened.known is not None:
-        return opened, opened.known.with_threshold(threshold_of(models, config))
+        return opened, opened.known
     name = task.row.slide
     progress.slide(name, opened.job.windows)
 
     def advance(windows: int) -> None:
         progress.advance(name, windows)
 
-    heatmap = task.attempt(lambda: map_slide(opened.job, models, config, task.files, advance))
-    if isinstance(heatmap, SlideRecord):
+    maps = task.attempt(lambda: _Maps(*map_slide(opened.job, models, config, task.files, advance)))
+    if isinstance(maps, SlideRecord):
         opened.job.slide.close()
-        return heatmap
-    return opened, heatmap
+        return maps
+    return opened, maps
 
 
-def _write(task: _Task, result: tuple[_Opened, Heatmap] | SlideRecord, models: list[ModelFile]) -> SlideRecord:
+def _write(task: _Task, result: tuple[_Opened, _Maps] | SlideRecord, models: list[ModelFile]) -> SlideRecord:
     """Write the results of a slide and let others have it."""
     try:
         if not isinstance(result, SlideRecord):
-            opened, heatmap = result
-            result = task.attempt(lambda: _written(task, opened.job, heatmap, models))
+            opened, maps = result
+            result = task.attempt(lambda: _written(task, opened.job, maps, models))
             opened.job.slide.close()
         return result.model_copy(update={"seconds": round(time.monotonic() - task.began, 3)})
     finally:
         task.lock.release()
 
 
-def _written(task: _Task, job: Job, heatmap: Heatmap, models: list[ModelFile]) -> SlideRecord:
+def _written(task: _Task, job: Job, maps: _Maps, models: list[ModelFile]) -> SlideRecord:
+    heatmap = maps.heatmap
     notes = [f"{model.card.name} {model.card.version}: {model.card.intended_use}" for model in models]
-    task.files.write(heatmap, picture_of(job), notes)
+    task.files.write(heatmap, maps.members, picture_of(job), notes)
     status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if doubts(heatmap) else "ok"
     return _record(task, heatmap, status, warnings_of(job, heatmap, models))
 
@@ -208,9 +236,12 @@ def _record(task: _Task, heatmap: Heatmap, status: Status, warnings: tuple[str, 
         outputs={kind: str(path) for kind, path in task.files.outputs.items()},
         mpp=heatmap.slide.mpp,
         mpp_source=heatmap.slide.mpp_source,
+        mpp_raw=heatmap.slide.mpp_raw,
+        provider=heatmap.run.get("provider"),
         tissue_mm2=round(tissue * heatmap.cell_mm2, 6),
         tumor_mm2=round(tumor * heatmap.cell_mm2, 6),
         tumor_share=round(tumor / tissue, 6) if tissue else None,
+        largest_focus_mm2=round(heatmap.largest_focus_mm2, 6),
         tiles=heatmap.run["tiles"],
         bad_tiles=heatmap.run["bad_tiles"],
         warnings=warnings,
