@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from tiled_cohort import TILE_PX, write_tiled_cohort
 from trained_run import settled, tiles_of, write_run
 from wsiseg.cohort import Cohort
+from wsiseg.config import PredictConfig
 from wsiseg.errors import GateError, UsageError, WsisegError
 from wsiseg.export import Exported, export
 from wsiseg.exporting.config import ExportConfig
@@ -20,6 +22,7 @@ from wsiseg.exporting.dilation import exportable
 from wsiseg.exporting.onnx_graph import DenseGraph, tile_window
 from wsiseg.model_file import ModelFile
 from wsiseg.network import Checkpoint, TileClassifier, build
+from wsiseg.predict import predict_slides
 from wsiseg.run import Silent
 
 Images = NDArray[np.uint8]
@@ -68,6 +71,38 @@ def test_the_file_gives_the_probabilities_of_the_network(
     with ModelFile.open(exported.path) as model:
         np.testing.assert_allclose(model.probabilities(tiles), expected, atol=1e-5)
         np.testing.assert_allclose(model.probabilities(tiles[:1]), expected[:1], atol=1e-5)
+
+
+def test_the_file_tells_how_far_tiles_are_from_those_of_training(
+    trained: tuple[Path, TileClassifier], exported: Exported, tiles: Images
+) -> None:
+    domain = Checkpoint.load(trained[0] / "best.pt").domain
+    assert domain is not None
+    strange = np.random.default_rng(0).integers(0, 255, tiles[:8].shape, np.uint8)
+    with torch.no_grad(), ModelFile.open(exported.path) as model:
+        for some in (tiles, strange):
+            expected = domain.distances(trained[1].features(torch.from_numpy(some)).numpy())
+            np.testing.assert_allclose(model.distances(some), expected, rtol=1e-3)
+        known = model.card.known_tissue
+        assert known is not None
+        assert known.limit == pytest.approx(domain.limit)
+        assert np.median(model.distances(tiles)) < known.limit < np.median(model.distances(strange))
+        assert model.card.calibration is not None
+        assert model.card.calibration.temperature == pytest.approx(1.25)
+
+
+def test_a_slide_of_unknown_tissue_is_told(exported: Exported, cohort: Path, tmp_path: Path) -> None:
+    slides = Cohort.read(cohort).slides
+    strange = tmp_path / "strange.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8)).save(strange)
+    names = (str(slides[0].path), str(strange))
+    config = PredictConfig(
+        inputs=names, model=(str(exported.path),), out=tmp_path / "out", slide_mpp=0.5, map="tile", tissue="none"
+    )
+    for _ in range(2):  # the second time the results are there already
+        run = predict_slides(config)
+        told = {record.slide: any("out_of_domain: " in text for text in record.warnings) for record in run.slides}
+        assert told == {slides[0].slide: False, "strange": True}
 
 
 def test_the_map_is_the_pooled_logits_of_the_network(

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from wsiseg.cohort import Cohort
+from wsiseg.domain import Domain
 from wsiseg.network import Checkpoint, TileClassifier, build
 from wsiseg.tiles import TileStore, store_path
 from wsiseg.training.config import TrainConfig
@@ -37,8 +38,15 @@ def tiles_of(cohort: Path, count: int = 8) -> np.ndarray[tuple[int, ...], np.dty
     return np.concatenate(tiles)
 
 
+@torch.no_grad()
+def known_to(classifier: TileClassifier, cohort: Path) -> Domain | None:
+    """Give the tissue of a cohort as a network sees it."""
+    parts = torch.from_numpy(tiles_of(cohort, 16)).split(32)
+    return Domain.of([classifier.features(part).numpy() for part in parts])
+
+
 def write_run(folder: Path, cohort: Path, arch: str = "resnet18") -> TileClassifier:
-    """Write a run that has ended, as `wsiseg train` would; give its network."""
+    """Write a run that has ended, as `wsiseg train` would; give its network with the calibration in its head."""
     with TileStore(store_path(cohort.parent, Cohort.read(cohort).slides[0].slide)) as store:
         tile_px, mpp = store.tiles.tile_px, store.tiles.mpp
     classifier = settled(arch, torch.from_numpy(tiles_of(cohort)))
@@ -53,9 +61,15 @@ def write_run(folder: Path, cohort: Path, arch: str = "resnet18") -> TileClassif
         trained_on={"cohort": "cohort.csv", "train": {"slides": 4}, "settings": {"out": "/home/me", "lr": 1e-4}},
         figures={"val_slide_auc": 0.75, "val_risk": float("nan")},
         sites=("colon",),
+        temperature=1.25,
+        offset=-0.1,
+        domain=known_to(classifier, cohort),
     )
     checkpoint.save(folder / "best.pt")
     config = TrainConfig(cohort=cohort, out=folder, arch=arch, init="none", epochs=2)
     (folder / "config.toml").write_text(config.to_toml())
     torch.save({"schema": "wsiseg.training/1", "epoch": 2}, folder / "last.pt")
+    with torch.no_grad():
+        classifier.head.weight /= 1.25
+        classifier.head.bias.copy_(classifier.head.bias / 1.25 - 0.1)
     return classifier

@@ -209,7 +209,16 @@ def _figures(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: cannot be read as metrics.json: {error}") from error
     if not isinstance(figures, dict) or not str(figures.get("schema", "")).startswith("wsiseg.metrics/"):
         raise UsageError(f"{path}: not the metrics.json of wsiseg evaluate")
-    kept = ("split", "unit", "without_background", "with_background", "per_site", "slide_auc", "threshold")
+    kept = (
+        "split",
+        "unit",
+        "without_background",
+        "with_background",
+        "per_site",
+        "slide_auc",
+        "threshold",
+        "reliability",
+    )
     return {name: figures[name] for name in kept if figures.get(name) is not None}
 
 

@@ -51,6 +51,26 @@ class Parity(_Part):
     """True if the bars for it hold."""
 
 
+class KnownTissue(_Part):
+    """How far tissue may lie from that of training; the file's output `distance` measures it."""
+
+    limit: float = Field(gt=0)
+    """A slide whose median tile has a larger distance is of tissue that the model does not know."""
+    tiles: int = Field(ge=0)
+    """Number of training tiles that distances are measured from; these are about 1 away on average."""
+    slides: int = Field(ge=0)
+    """Number of slides that these tiles came from."""
+
+
+class Calibration(_Part):
+    """How the logits of the network were turned into probabilities that fit its validation slides."""
+
+    temperature: float = Field(gt=0)
+    """They were divided by it."""
+    offset: float
+    """Then it was added."""
+
+
 class ModelCard(_Part):
     """What a model file says of itself; fields may be added in later versions, none will change its meaning."""
 
@@ -82,6 +102,10 @@ class ModelCard(_Part):
     """Least share of normal tissue that was assumed in the tissue of a tumour slide."""
     architecture: _Name
     """The network."""
+    calibration: Calibration | None = None
+    """How its probabilities were calibrated; it is part of the graph already."""
+    known_tissue: KnownTissue | None = None
+    """How far tissue may lie from that of training, where the file can tell."""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     """Numbers that it computes with."""
     trained_on: dict[str, JsonValue] = Field(default_factory=dict)

@@ -134,6 +134,26 @@ class ModelFile:
             return np.zeros((0, height // stride, width // stride), np.float32)
         return self._run(["probability_map"], image)[0]
 
+    def distances(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Give how far tiles lie from the tissue that the model knows; `card.known_tissue` says what is too far.
+
+        Args:
+            tiles: uint8[n, tile_px, tile_px, 3], RGB at `card.mpp`.
+
+        Returns:
+            float32[n]: the squared Mahalanobis distance of the tiles' features per feature, about 1 for training tiles.
+
+        Raises:
+            UsageError: The model cannot tell, or the tiles have another shape or type.
+            ModelFileError: The model cannot compute them.
+        """
+        _check_images(tiles)
+        if self.card.known_tissue is None:
+            raise UsageError(f"{self.path}: this model does not know what tissue it was trained on")
+        if not len(tiles):
+            return np.zeros(0, np.float32)
+        return self._run(["distance"], tiles)[0]
+
     def _run(self, outputs: list[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         if self._session is None:
             raise UsageError(f"{self.path}: the model is closed")
@@ -148,6 +168,8 @@ class ModelFile:
         expected = [_Output("image", "tensor(uint8)", 4), _Output("probability", "tensor(float)", 1)]
         if self.card.output_stride is not None:
             expected.append(_Output("probability_map", "tensor(float)", 3))
+        if self.card.known_tissue is not None:
+            expected.append(_Output("distance", "tensor(float)", 1))
         ports = [*session.get_inputs(), *session.get_outputs()]
         found = [_Output(port.name, port.type, len(port.shape)) for port in ports]
         if found != expected or len(session.get_inputs()) != 1 or session.get_inputs()[0].shape[3] != 3:  # noqa: PLR2004  RGB

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wsiseg.domain import Domain
 from wsiseg.errors import DownloadError, UsageError, WsisegError
 from wsiseg.outputs import written_whole
 from wsiseg.weights import OFFLINE, Note, StateDict, downloaded, is_offline, put, read_state_dict, read_torch
@@ -22,6 +24,8 @@ _SCHEMA = "wsiseg.checkpoint/1"
 # What a torchvision classifier does after its last feature map.
 _AFTER_FEATURES = ("avgpool", "dropout", "flatten", "fc", "classifier", "head", "heads", "AuxLogits", "aux1", "aux2")
 _PROBE_PX = 224
+# Fields of a checkpoint that earlier versions did not write.
+_LATER = {"temperature", "offset", "domain"}
 # These two warn unless they are told how to begin.
 _QUIET = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
 
@@ -95,6 +99,9 @@ class Checkpoint:
         figures: What came out, by split and measure.
         sites: Organs that it has seen.
         version: The version of wsiseg that trained it.
+        temperature: Logits are divided by it before they become probabilities; `threshold` is one of these.
+        offset: Then it is added to them.
+        domain: The tissue that it knows; None where that was not measured.
     """
 
     state_dict: StateDict
@@ -108,6 +115,9 @@ class Checkpoint:
     figures: dict[str, Any] = field(default_factory=dict)
     sites: tuple[str, ...] = ()
     version: str = ""
+    temperature: float = 1.0
+    offset: float = 0.0
+    domain: Domain | None = None
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all.
@@ -117,7 +127,8 @@ class Checkpoint:
         """
         content = {name: getattr(self, name) for name in self.__dataclass_fields__}
         with written_whole(path) as partial:
-            torch.save({"schema": _SCHEMA, **content, "sites": list(self.sites)}, partial)
+            domain = self.domain and {name: _stored(value) for name, value in vars(self.domain).items()}
+            torch.save({"schema": _SCHEMA, **content, "sites": list(self.sites), "domain": domain}, partial)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -127,10 +138,20 @@ class Checkpoint:
             WsisegError: The file is missing, damaged, or no checkpoint of wsiseg.
         """
         content = read_torch(path)
-        names = {item.name for item in fields(cls)}
+        names = {item.name for item in fields(cls)} - (_LATER - set(content if isinstance(content, dict) else ()))
         if not isinstance(content, dict) or content.get("schema") != _SCHEMA or not names <= set(content):
             raise WsisegError(f"{path}: not a checkpoint of wsiseg train")
+        domain = content.get("domain")
+        content["domain"] = domain and Domain(**{name: _used(value) for name, value in domain.items()})
         return cls(**{name: content[name] for name in names - {"sites"}}, sites=tuple(content["sites"]))
+
+
+def _stored(value: Any) -> Any:  # noqa: ANN401  an array or a number
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def _used(value: Any) -> Any:  # noqa: ANN401  a tensor or a number
+    return value.numpy() if isinstance(value, Tensor) else value
 
 
 def load_classifier(checkpoint: Checkpoint) -> TileClassifier:

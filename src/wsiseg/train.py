@@ -14,11 +14,13 @@ from wsiseg.outputs import write_text
 from wsiseg.pages.page import page
 from wsiseg.run import Progress, Silent
 from wsiseg.training.allocation import keep_freed_memory
+from wsiseg.training.calibration import calibration_error, fitted
 from wsiseg.training.colors import Colors, cohort_colors
 from wsiseg.training.config import TrainConfig
 from wsiseg.training.configurations import ALL, Configured, picture, settings_of_grid, table, tuned_settings
 from wsiseg.training.features import FeatureBank
 from wsiseg.training.fit import fit
+from wsiseg.training.known_tissue import known_tissue
 from wsiseg.training.processes import Processes, joined_processes
 from wsiseg.training.report import facts_table, measures_table, training_page
 from wsiseg.training.run_folder import RunFolder, as_csv
@@ -174,22 +176,40 @@ def _trained(config: TrainConfig, classifier: TileClassifier, bank: FeatureBank 
     task = task_of(config, classifier, ground.slides, ground.truths, bank)
     state = fit(task, config, folder, processes, ground.progress)
     processes.wait()
-    checkpoint = Checkpoint.load(folder.best)
-    best = task.best(checkpoint)
-    scores = best.scores(best.network, ["val", "test"], config, processes, None)
-    validation = [one for one in scores if one.slide.split == "val"]
-    threshold = chosen_threshold(validation, task.truths)
-    threshold = _THRESHOLD if threshold is None else min(threshold, 1.0)
-    figures = {**checkpoint.figures, "splits": split_measures(scores, task, threshold)}
-    checkpoint = replace(checkpoint, threshold=threshold, figures=figures)
+    checkpoint, validation = _judged(Checkpoint.load(folder.best), task, config, processes)
     configured = _configured(checkpoint, config)
     if processes.is_first:
         checkpoint.save(folder.best)
         title = f"Training of {config.out.name}"
-        text = training_page(title, _facts(config, task, threshold), configured.figures, state["history"], validation)
+        text = training_page(
+            title, _facts(config, task, checkpoint.threshold), configured.figures, state["history"], validation
+        )
         write_text(config.out / "report.html", text)
         folder.save({**state, "finished": True})
     return configured
+
+
+def _judged(
+    checkpoint: Checkpoint, task: Task, config: TrainConfig, processes: Processes
+) -> tuple[Checkpoint, list[Scored]]:
+    """Calibrate the kept epoch, choose its threshold, measure it, and measure the tissue that it knows.
+
+    Returns:
+        The checkpoint with all that, and the scores of the validation slides.
+    """
+    best = task.best(checkpoint)
+    raw = best.scores(best.network, ["val", "test"], config, processes, None)
+    calibration = fitted([one for one in raw if one.slide.split == "val"], task.truths)
+    scores = calibration.applied(raw)
+    validation = [one for one in scores if one.slide.split == "val"]
+    threshold = chosen_threshold(validation, task.truths)
+    threshold = _THRESHOLD if threshold is None else min(threshold, 1.0)
+    figures = {**checkpoint.figures, "splits": split_measures(scores, task, threshold)}
+    for name, slides in (("calibration_error_before", raw), ("calibration_error", scores)):
+        error = calibration_error([one for one in slides if one.slide.split == "val"], task.truths)
+        figures |= {} if error is None else {name: error}
+    judged = replace(checkpoint, threshold=threshold, figures=figures, domain=known_tissue(best, config, processes))
+    return replace(judged, temperature=calibration.temperature, offset=calibration.offset), validation
 
 
 def split_measures(scores: Sequence[Scored], task: Task, threshold: float) -> dict[str, Any]:

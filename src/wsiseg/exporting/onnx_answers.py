@@ -33,7 +33,7 @@ class OnnxGraph:
     @property
     def has_map(self) -> bool:
         """True if it gives a map."""
-        return len(self._outputs) > 1
+        return "probability_map" in self._outputs
 
     def outputs(self, images: NDArray[np.uint8]) -> list[Floats]:
         """Give all outputs for uint8 [n, height, width, 3], in their order."""

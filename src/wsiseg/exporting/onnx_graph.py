@@ -2,7 +2,8 @@
 
 The graphs take uint8 images [n, height, width, 3] and normalise them inside. A dense graph gives the tile's
 probability, which is the sigmoid of the mean of the map's logits as it was trained, and a map in which each cell is
-the sigmoid of the mean of the logits in the tile-sized surroundings of that cell.
+the sigmoid of the mean of the logits in the tile-sized surroundings of that cell. Where the tissue that it knows was
+measured, it also gives how far its input lies from that.
 """
 
 import tempfile
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsiseg.domain import Domain
 from wsiseg.errors import UsageError
 from wsiseg.network import TileClassifier
 
@@ -31,14 +33,18 @@ class DenseGraph(nn.Module):
         cells: Side of a tile in cells of the map.
         trained_step: Every so many cells, along both axes, make up the map that the network was trained with; their
             mean is the tile's logit, also where the map has been made finer.
+        domain: The tissue that the network knows, where that was measured.
     """
 
     scale: Tensor
     offset: Tensor
     window: Tensor
 
-    def __init__(self, classifier: TileClassifier, cells: int, trained_step: int = 1) -> None:
+    def __init__(
+        self, classifier: TileClassifier, cells: int, trained_step: int = 1, domain: Domain | None = None
+    ) -> None:
         super().__init__()
+        self.distance = None if domain is None else Distance(domain)
         self.trained_step = trained_step
         self.backbone, self.head = classifier.backbone, classifier.head
         self.register_buffer("scale", (1 / (255 * classifier.std))[:, None, None])
@@ -46,20 +52,51 @@ class DenseGraph(nn.Module):
         line = torch.from_numpy(tile_window(cells))
         self.register_buffer("window", torch.outer(line, line)[None, None])
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the probability [n] and the map [n, rows, columns] of uint8 images [n, height, width, 3]."""
-        logits = self.logits(image)
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Give the probability [n] and the map [n, rows, columns] of uint8 images [n, height, width, 3].
+
+        Where the domain is known, the distance [n] of the images from it comes third.
+        """
+        features = self.features(image)
+        logits = functional.conv2d(features, self.head.weight[:, :, None, None], self.head.bias)
         reach = self.window.shape[-1] // 2
         # At the borders only cells that exist count.
         total = functional.conv2d(logits, self.window, padding=reach)
         weight = functional.conv2d(torch.ones_like(logits), self.window, padding=reach)
-        trained = logits[:, :, :: self.trained_step, :: self.trained_step] if self.trained_step > 1 else logits
-        return torch.sigmoid(trained.mean((1, 2, 3))), torch.sigmoid((total / weight).squeeze(1))
+        answers = torch.sigmoid(self._trained(logits).mean((1, 2, 3))), torch.sigmoid((total / weight).squeeze(1))
+        return answers if self.distance is None else (*answers, self.distance(self._trained(features).mean((2, 3))))
 
-    def logits(self, image: Tensor) -> Tensor:
-        """Give the logits [n, 1, rows, columns] of every cell."""
-        features = self.backbone(image.permute(0, 3, 1, 2).float() * self.scale - self.offset)
-        return functional.conv2d(features, self.head.weight[:, :, None, None], self.head.bias)
+    def features(self, image: Tensor) -> Tensor:
+        """Give the features [n, channels, rows, columns] of uint8 images [n, height, width, 3]."""
+        features: Tensor = self.backbone(image.permute(0, 3, 1, 2).float() * self.scale - self.offset)
+        return features
+
+    def _trained(self, cells: Tensor) -> Tensor:
+        """Pick the cells that the network was trained with."""
+        return cells[:, :, :: self.trained_step, :: self.trained_step] if self.trained_step > 1 else cells
+
+
+class Distance(nn.Module):
+    """How far features lie from the domain that a network knows; see `Domain.distances`."""
+
+    mean: Tensor
+    scale: Tensor
+    axes: Tensor
+    gains: Tensor
+
+    def __init__(self, domain: Domain) -> None:
+        super().__init__()
+        for name in ("mean", "scale", "gains"):
+            self.register_buffer(name, torch.from_numpy(getattr(domain, name)))
+        self.register_buffer("axes", torch.from_numpy(domain.axes.T.copy()))
+        self.gain_of_rest = domain.gain_of_rest
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Give the distances [n] of features [n, channels]."""
+        inside = (features - self.mean) * self.scale
+        along = inside @ self.axes
+        distances: Tensor = (along**2 * self.gains).sum(1) + (inside**2).sum(1) * self.gain_of_rest
+        return distances
 
 
 class TileGraph(nn.Module):
@@ -100,15 +137,23 @@ def tile_window(cells: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     return window
 
 
+def output_names(graph: DenseGraph | TileGraph) -> list[str]:
+    """Name the outputs of a graph."""
+    if isinstance(graph, TileGraph):
+        return ["probability"]
+    return ["probability", "probability_map", *(["distance"] if graph.distance is not None else [])]
+
+
 def to_onnx(graph: DenseGraph | TileGraph, tile_px: int) -> onnx.ModelProto:
     """Give the ONNX graph of a network, of operators of ONNX alone.
 
     Raises:
         UsageError: The network holds something that ONNX cannot express.
     """
-    names = ["probability", "probability_map"] if isinstance(graph, DenseGraph) else ["probability"]
+    names = output_names(graph)
     sides = {1: "height", 2: "width"} if isinstance(graph, DenseGraph) else {}
     axes = {"image": {0: "n", **sides}, "probability": {0: "n"}, "probability_map": {0: "n", 1: "rows", 2: "columns"}}
+    axes["distance"] = {0: "n"}
     example = torch.zeros((2, tile_px, tile_px, 3), dtype=torch.uint8)
     try:
         with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wsiseg.domain import Domain
 from wsiseg.errors import UsageError
 from wsiseg.exporting.dilation import exportable, native_stride
 from wsiseg.exporting.onnx_graph import DenseGraph, TileGraph
@@ -72,6 +73,7 @@ def of_classifier(
     facts: dict[str, Any],
     output_stride: int | None,
     cohort: Path | None = None,
+    domain: Domain | None = None,
 ) -> Origin:
     """Make a tile classifier ready for export, with a map where its network can have one.
 
@@ -80,6 +82,7 @@ def of_classifier(
         facts: Fields of the model card; `tile_px` among them.
         output_stride: Input pixels per cell of the map; the network's own where it is not given.
         cohort: What it was trained on.
+        domain: The tissue that it knows; told by models with a map alone.
 
     Raises:
         UsageError: The network cannot have the output stride that is asked for.
@@ -99,5 +102,11 @@ def of_classifier(
             )
         graph = TileGraph(classifier, torch.nn.Identity())
         return Origin(graph, {**facts, "output_stride": None, "map": "tile"}, trained, cohort=cohort)
-    dense = DenseGraph(exportable(classifier, stride), tile_px // stride, trained_step=native // stride).eval()
-    return Origin(dense, {**facts, "output_stride": stride}, trained, native == stride, cohort)
+    dense = DenseGraph(exportable(classifier, stride), tile_px // stride, native // stride, domain).eval()
+    return Origin(dense, {**facts, **_known_tissue(domain), "output_stride": stride}, trained, native == stride, cohort)
+
+
+def _known_tissue(domain: Domain | None) -> dict[str, Any]:
+    if domain is None:
+        return {}
+    return {"known_tissue": {"limit": domain.limit, "tiles": domain.tiles, "slides": domain.slides}}

@@ -4,6 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from wsiseg.errors import UsageError, WsisegError
 from wsiseg.exporting.origin import Origin, of_classifier
 from wsiseg.network import TIMM, Checkpoint, load_classifier
@@ -35,7 +37,11 @@ def from_run(path: Path, output_stride: int | None) -> Origin:
     except WsisegError as error:
         reason = " ".join(error.message.split())[:300]
         raise UsageError(f"{file}: is no tile classifier with one output: {reason}", "train it again") from error
-    return of_classifier(classifier, _facts(checkpoint), output_stride, _cohort(file.parent / SETTINGS))
+    with torch.no_grad():
+        classifier.head.weight /= checkpoint.temperature
+        classifier.head.bias.copy_(classifier.head.bias / checkpoint.temperature + checkpoint.offset)
+    cohort = _cohort(file.parent / SETTINGS)
+    return of_classifier(classifier, _facts(checkpoint), output_stride, cohort, checkpoint.domain)
 
 
 def _best_of(run: Path) -> Path:
@@ -89,6 +95,7 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "threshold": checkpoint.threshold,
         "trained_on": _finite({**trained_on, "sites": list(checkpoint.sites), "settings": settings}),
         "figures": {"validation": _finite(checkpoint.figures)},
+        "calibration": {"temperature": checkpoint.temperature, "offset": checkpoint.offset},
         "limits": tuple(limits),
         "intended_use": f"{sites or 'Unknown organs'} only; for research, not for diagnosis.",
     }

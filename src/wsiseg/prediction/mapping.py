@@ -13,8 +13,9 @@ from wsiseg.config import PredictConfig
 from wsiseg.errors import SlideError
 from wsiseg.heatmap import Heatmap
 from wsiseg.model_file import ModelFile
+from wsiseg.prediction import unknown_tissue
 from wsiseg.prediction.combining import combined
-from wsiseg.prediction.doubts import coarseness, doubts, foreignness
+from wsiseg.prediction.doubts import coarseness, doubts, foreignness, strangeness
 from wsiseg.prediction.inference import Plan, Sums, plan_tiles, plan_windows, run
 from wsiseg.prediction.map_files import MapFiles, key_of
 from wsiseg.prediction.places import Places
@@ -123,7 +124,9 @@ def map_slide(
             text = f"{job.row.path.name}: {bad} of {tiles} tissue cells cannot be read"
             raise SlideError(text, "get the slide again or raise --max-bad-tiles")
     settings = settings_of(models, config, job.places)
-    return replace(heatmap, run={**heatmap.run, **settings}, threshold=threshold_of(models, config)), members
+    found = unknown_tissue.distances(job.slide, job.tissue, models)
+    facts = {**heatmap.run, **settings, **({"known_tissue": found} if found else {})}
+    return replace(heatmap, run=facts, threshold=threshold_of(models, config)), members
 
 
 def _ask(
@@ -185,4 +188,5 @@ def warnings_of(job: Job, heatmap: Heatmap, models: Sequence[ModelFile]) -> tupl
         *coarseness(job.slide, cards),
         *foreignness(job.row.site, cards),
         *doubts(heatmap),
+        *strangeness(heatmap),
     )

@@ -12,7 +12,7 @@ from wsiseg.config import PredictConfig
 from wsiseg.errors import NotASlideError, WsisegError
 from wsiseg.heatmap import Heatmap
 from wsiseg.model_file import ModelFile
-from wsiseg.prediction.doubts import doubts
+from wsiseg.prediction.doubts import doubts, strangeness
 from wsiseg.prediction.map_files import MapFiles
 from wsiseg.prediction.mapping import Job, map_slide, picture_of, prepare, warnings_of
 from wsiseg.prediction.places import Places
@@ -132,7 +132,7 @@ def _opened(task: _Task, models: list[ModelFile], config: PredictConfig) -> _Ope
         reason = None if known is None else _what_changed(known, slide, wanted, threshold)
         if known is not None and reason is None and task.files.are_there:
             slide.close()
-            return _record(task, known, "up_to_date", doubts(known))
+            return _record(task, known, "up_to_date", (*doubts(known), *strangeness(known)))
         maps = None
         if known is not None and (reason is None or reason == _THRESHOLD):
             members = _known_members(task.files, slide, models, config, places)

@@ -1,0 +1,54 @@
+"""What tissue a network knows after its training."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from wsiseg.bags import LabelledSlide
+from wsiseg.domain import Domain, Features
+from wsiseg.training.config import TrainConfig
+from wsiseg.training.features import Compute, FeatureBank
+from wsiseg.training.processes import Processes
+from wsiseg.training.task import Task
+
+_MOST_SLIDES, _MOST_TILES, _AT_ONCE = 100, 64, 16
+
+
+def known_tissue(task: Task, config: TrainConfig, processes: Processes) -> Domain | None:
+    """Measure the features of training tiles, and how far the slides of validation lie from them.
+
+    Args:
+        task: With the weights that are kept.
+        config: How it was trained.
+        processes: Who measures.
+
+    Returns:
+        None where there are too few tiles to tell.
+    """
+    training, validation = ([*_spread(task.split(name))] for name in ("train", "val"))
+    slides = [*training, *validation]
+    found = processes.gathered([_features(task, config, slide) for slide in processes.share(slides)])
+    return Domain.of(found[: len(training)], found[len(training) :])
+
+
+def _spread(slides: Sequence[LabelledSlide]) -> list[LabelledSlide]:
+    """Pick slides evenly."""
+    return [slides[k] for k in _evenly(len(slides), _MOST_SLIDES)]
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    return [int(k) for k in np.unique(np.linspace(0, count - 1, min(count, most)).round())]
+
+
+@torch.inference_mode()
+def _features(task: Task, config: TrainConfig, slide: LabelledSlide) -> Features:
+    """Give the features of tiles of a slide, float32[tiles, channels]."""
+    indices = np.array(_evenly(slide.tiles, _MOST_TILES))
+    if isinstance(task.source, FeatureBank):
+        known: Features = task.source.raw(slide)[0, indices].astype(np.float32)
+        return known
+    middle = None if config.context is None else slide.tile_px
+    compute = Compute(task.classifier.eval(), middle, config.precision == "bfloat16")
+    tiles = task.source.read(slide, indices)
+    return np.concatenate([compute.features(some) for some in tiles.split(_AT_ONCE)])

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsiseg.domain import Domain, Features
+
+
+def features(seed: int, count: int, channels: int, shift: float = 0.0) -> Features:
+    """Features that vary much along a few directions, and along each channel by another amount."""
+    fixed = np.random.default_rng(1)
+    mixing = fixed.normal(size=(4, channels)) * fixed.uniform(0.1, 5, channels)
+    random = np.random.default_rng(seed)
+    found: Features = (
+        random.normal(size=(count, 4)) @ mixing + random.normal(size=(count, channels)) * 0.3 + 7 + shift
+    ).astype(np.float32)
+    return found
+
+
+def known(**more: float) -> Domain:
+    found = Domain.of([features(seed, 100, 24, **more) for seed in range(5)])
+    assert found is not None
+    return found
+
+
+def test_distance_is_the_mahalanobis_distance_of_the_shrunk_covariance() -> None:
+    domain = known()
+    standard = 1 / (domain.scale * np.sqrt(24))
+    outside = np.eye(24) - domain.axes.T @ domain.axes
+    covariance = (domain.axes.T * domain.variances) @ domain.axes + domain.rest * outside
+    inverse = np.linalg.inv(covariance * 24)  # in units of standardised features
+    tiles = features(9, 50, 24, shift=3)
+    centred = (tiles - domain.mean) / standard
+    expected = np.einsum("ni,ij,nj->n", centred, inverse, centred) / 24
+    np.testing.assert_allclose(domain.distances(tiles), expected, rtol=1e-3)
+
+
+def test_training_tiles_are_about_1_away_and_others_far() -> None:
+    domain = known()
+    at_home = np.concatenate([domain.distances(features(seed, 100, 24)) for seed in range(5)])
+    assert at_home.mean() == pytest.approx(1, abs=0.02)
+    assert np.median(domain.distances(features(50, 100, 24))) < domain.limit
+    assert np.median(domain.distances(features(50, 100, 24, shift=4))) > domain.limit
+
+
+def test_no_slide_that_it_was_measured_with_is_beyond_the_limit() -> None:
+    others = [features(60, 40, 24, shift=2)]
+    domain = Domain.of([features(seed, 100, 24) for seed in range(5)], others)
+    assert domain is not None
+    assert np.median(domain.distances(others[0])) < domain.limit
+    assert known().limit < domain.limit
+
+
+def test_too_few_tiles_tell_nothing() -> None:
+    assert Domain.of([]) is None
+    assert Domain.of([features(0, 20, 24), features(1, 20, 24)]) is None
+    assert Domain.of([np.ones((100, 24), np.float32)]) is None
+
+
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 1000),
+    count=st.integers(64, 120),
+    channels=st.integers(1, 80),
+    dead=st.floats(0, 0.9),
+    unit=st.floats(1e-3, 1e3),
+)
+def test_distances_are_finite_and_do_not_depend_on_units(
+    seed: int, count: int, channels: int, dead: float, unit: float
+) -> None:
+    tiles = features(seed, count, channels)
+    tiles[:, 1:][:, np.random.default_rng(seed).random(channels - 1) < dead] = 0
+    domain, scaled = Domain.of([tiles]), Domain.of([tiles * np.float32(unit)])
+    assert domain is not None
+    assert scaled is not None
+    new = features(seed + 1, 10, channels)
+    found = domain.distances(new)
+    assert np.isfinite(found).all()
+    assert (found >= -1e-3).all()
+    if not (tiles == 0).all(0).any():
+        np.testing.assert_allclose(scaled.distances(new * np.float32(unit)), found, rtol=0.05, atol=0.02)
