@@ -16,7 +16,9 @@ from shapely.geometry import shape
 
 from made_maps import slide_facts
 from wsiseg.heatmap import Heatmap
-from wsiseg.outputs import write_packed
+from wsiseg.outlines.geojson import read_json
+from wsiseg.outputs import PACKED_FROM, write_packed
+from wsiseg.prediction.map_files import MapFiles
 
 _POINT = {"type": "array", "prefixItems": [{"type": "integer"}] * 2, "items": False, "minItems": 2}
 _RING = {"type": "array", "items": _POINT, "minItems": 5}
@@ -150,3 +152,20 @@ def test_a_long_text_is_never_held_whole(tmp_path: Path) -> None:
     assert peak < 5_000_000
     with gzip.open(tmp_path / "a.gz") as file:
         assert sum(len(block) for block in iter(lambda: file.read(2**20), b"")) == 50_000_000
+
+
+def test_many_foci_give_a_packed_file_that_is_read_again(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    files = MapFiles(tmp_path, "a")
+    (tmp_path / "a.geojson").write_text("of an earlier run")
+    found = heatmap(random.random((700, 700)))
+    files.write(found, (), np.zeros((70, 70, 3), np.uint8), [])
+    assert files.outputs["geojson"].name == "a.geojson.gz"
+    assert not (tmp_path / "a.geojson").exists()
+    assert files.are_there
+    with gzip.open(files.outputs["geojson"]) as file:
+        text = file.read()
+    assert len(text) > PACKED_FROM
+    collection = json.loads(text)
+    Draft202012Validator(QUPATH).validate({**collection, "features": collection["features"][:100]})
+    assert len(read_json(files.outputs["geojson"])) > 10_000

@@ -1,10 +1,17 @@
-"""Outlines of sets of heatmap cells, as polygons in level-0 pixels."""
+"""Outlines of sets of heatmap cells, as polygons in level-0 pixels.
+
+The boundary is walked from corner to corner. At a corner it turns, so pieces along rows and along columns alternate,
+and within a row every second gap between corners is a piece. Where two set cells touch only diagonally the boundary
+has two corners at one place: they are drawn so that foci stay apart, and holes of one focus too.
+"""
 
 from typing import Any
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+_SIDES = ((-1, -1), (-1, 1), (1, -1), (1, 1))  # of a corner: up or down, left or right
 
 
 def outlines(
@@ -24,14 +31,103 @@ def outlines(
     Returns:
         Valid shapely polygons, largest first, corners rounded to whole pixels.
     """
+    import shapely  # noqa: PLC0415  heavy: only where outlines are traced
+
+    polygons, _ = labelled_outlines(mask, step_px, offset_px)
+    parts = [part for part in shapely.get_parts(polygons) if part.area > 0]
+    return sorted(parts, key=lambda part: -float(part.area))
+
+
+def labelled_outlines(
+    mask: NDArray[np.bool_],
+    step_px: tuple[float, float],
+    offset_px: tuple[float, float] = (0.0, 0.0),
+) -> tuple[list[Any], Ints]:
+    """Trace the set cells of a mask as `outlines` does, and say which cells lie in which polygon.
+
+    Returns:
+        One geometry for each focus, in the order of its first cell, and the number of each cell's focus: int[rows,
+        columns], counted from 1, 0 outside. A focus of cells finer than a pixel may be a MultiPolygon, or empty.
+    """
+    import shapely  # noqa: PLC0415  heavy: only where outlines are traced
+    from scipy import ndimage  # noqa: PLC0415  the same
+
+    labels: Ints = np.empty(mask.shape, np.int64)
+    ndimage.label(mask, output=labels)
     if not mask.any():
-        return []
-    padded = np.pad(mask, ((0, 0), (1, 1))).astype(np.int8)
-    change = np.diff(padded, axis=1)
-    rows, begin = np.nonzero(change == 1)
-    _, end = np.nonzero(change == -1)
-    x0, x1 = (np.round(c * step_px[0] + offset_px[0]) for c in (begin, end))
-    y0, y1 = (np.round(r * step_px[1] + offset_px[1]) for r in (rows, rows + 1))
-    merged = shapely.union_all(shapely.box(x0, y0, x1, y1))
-    parts = shapely.get_parts(shapely.simplify(merged, 0))
-    return sorted((part for part in parts if part.area > 0), key=lambda part: -float(part.area))
+        return [], labels
+    points, ring, label = _rings(labels)
+    corners = np.round(points[:, ::-1] * np.asarray(step_px) + np.asarray(offset_px))
+    order = np.argsort(label, kind="stable")  # the ring that was found first in a focus is its shell
+    rings = shapely.linearrings(corners, indices=ring)[order]
+    polygons = shapely.polygons(rings, indices=label[order] - 1)
+    if min(step_px) < 1:  # then rounded corners may fall together
+        polygons = shapely.make_valid(polygons, method="structure", keep_collapsed=False)
+    return list(polygons), labels
+
+
+def _rings(labels: Ints) -> tuple[NDArray[np.float64], Ints, Ints]:
+    """Walk the boundaries of labelled cells.
+
+    Returns:
+        The corners of all rings as row, column (float64[n, 2]), the ring of each corner (int64[n]), and the label of
+        each ring; the first ring of a label is its shell, the others are its holes.
+    """
+    row, column, down, right, label = _corners(np.pad(labels, 1))
+    along_row = _partners(row, column, right)
+    along_column = _partners(column, row, down)
+    order, ring = _walked(along_row.tolist(), along_column.tolist())
+    starts = np.flatnonzero(np.diff(ring, prepend=-1))
+    return np.stack([row[order], column[order]], 1).astype(np.float64), ring, label[order][starts]
+
+
+def _corners(padded: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """Find the corners, row by row: row, column, whether they lead down (1) or up (-1), right or left, and the label.
+
+    A corner leads along the sides of the one cell of four that differs; of two that touch diagonally there are two
+    corners, along the set cells where these are different foci, along the others where they are one.
+    """
+    rows, columns = padded.shape
+    around = {
+        (v, h): padded[below : rows - 1 + below, beside : columns - 1 + beside]
+        for (v, h), (below, beside) in zip(_SIDES, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True)
+    }
+    count = sum((cells > 0).astype(np.int8) for cells in around.values())
+    is_diagonal = (count == 2) & ((around[-1, -1] > 0) == (around[1, 1] > 0))  # noqa: PLR2004  of four cells
+    is_one_focus = np.maximum(around[-1, -1], around[-1, 1]) == np.maximum(around[1, 1], around[1, -1])
+    parts = []
+    for (v, h), cells in around.items():
+        is_odd = ((cells > 0) & (count == 1)) | ((cells == 0) & (count == 3))  # noqa: PLR2004  of four cells
+        is_odd |= is_diagonal & ((cells > 0) != is_one_focus)
+        row, column = np.nonzero(is_odd)
+        label = np.where(cells > 0, cells, around[v, -h])[row, column]
+        parts.append(np.stack([row, column, np.full_like(row, v), np.full_like(row, h), label]))
+    found = np.concatenate(parts, 1)
+    row, column, down, right, label = found[:, np.lexsort((found[3], found[1], found[0]))]
+    return row, column, down, right, label
+
+
+def _partners(line: Ints, place: Ints, direction: Ints) -> Ints:
+    """Give for every corner the one at the other end of its piece of boundary along a row or a column."""
+    order = np.lexsort((direction, place, line)).reshape(-1, 2)
+    partners = np.empty(len(line), np.int64)
+    partners[order[:, 0]], partners[order[:, 1]] = order[:, 1], order[:, 0]
+    return partners
+
+
+def _walked(along_row: list[int], along_column: list[int]) -> tuple[Ints, Ints]:
+    """Walk along rows and columns in turns until every corner was passed: the order, and the ring of each in it."""
+    order: list[int] = []
+    ring: list[int] = []
+    count = 0
+    passed = bytearray(len(along_row))
+    for start in range(len(along_row)):
+        at = start
+        while not passed[at]:
+            across = along_row[at]
+            passed[at] = passed[across] = 1
+            order += (at, across)
+            ring += (count, count)
+            at = along_column[across]
+        count = ring[-1] + 1
+    return np.asarray(order), np.asarray(ring)

@@ -5,7 +5,6 @@ one for all tissue. Text is made polygon by polygon, so that large files are nev
 """
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.outlines.dissolved import outlines
+from wsiseg.outlines.dissolved import labelled_outlines, outlines
 
 _TUMOR, _TISSUE = {"name": "Tumor", "color": [200, 0, 0]}, {"name": "Tissue", "color": [0, 114, 178]}
 
@@ -89,13 +88,15 @@ def features(
     """
     seen = ~np.isnan(values)
     tumor = seen & (np.nan_to_num(values, nan=-1.0) >= threshold)
-    for focus in outlines(tumor, frame.cell_px, frame.corner_px):
-        mean = _mean_inside(values, focus, frame)
-        measured = {
-            "area mm2": round(frame.mm2(focus), 6),
-            "mean p(tumor)": round(threshold if mean is None else mean, 4),
-        }
-        yield Feature(_properties(f"tumor p>={threshold:.2f}", _TUMOR, measured, metadata), [focus])
+    foci, labels = labelled_outlines(tumor, frame.cell_px, frame.corner_px)
+    sums = np.bincount(labels.ravel(), np.where(tumor, values, 0).ravel())
+    means = sums / np.maximum(np.bincount(labels.ravel()), 1)
+    for number in sorted(range(len(foci)), key=lambda number: -foci[number].area):
+        area, mean = frame.mm2(foci[number]), float(means[number + 1])
+        measured = {"area mm2": round(area, 6), "mean p(tumor)": round(mean, 4)}
+        parts = _parts(foci[number])
+        if parts:
+            yield Feature(_properties(f"tumor p>={threshold:.2f}", _TUMOR, measured, metadata), parts)
     tissue = outlines(seen, frame.cell_px, frame.corner_px)
     if tissue:
         measured = {"area mm2": round(sum(frame.mm2(part) for part in tissue), 6)}
@@ -115,23 +116,11 @@ def _properties(
     }
 
 
-def _mean_inside(values: NDArray[np.float32], polygon: Any, frame: Frame) -> float | None:  # noqa: ANN401  shapely
-    """Give the mean of the cells whose centre lies in a polygon; None where there is none."""
-    import shapely  # noqa: PLC0415  kept with its only use
+def _parts(area: Any) -> list[Any]:  # noqa: ANN401  a shapely geometry
+    """Give the polygons of an area."""
+    import shapely  # noqa: PLC0415  heavy: only where outlines are traced
 
-    left, top, right, below = polygon.bounds
-    columns = _cells(left - frame.corner_px[0], right - frame.corner_px[0], frame.cell_px[0], values.shape[1])
-    rows = _cells(top - frame.corner_px[1], below - frame.corner_px[1], frame.cell_px[1], values.shape[0])
-    x, y = np.meshgrid(
-        (columns + 0.5) * frame.cell_px[0] + frame.corner_px[0], (rows + 0.5) * frame.cell_px[1] + frame.corner_px[1]
-    )
-    inside = values[np.ix_(rows, columns)][shapely.contains_xy(polygon, x, y)]
-    return float(np.nanmean(inside)) if inside.size else None
-
-
-def _cells(begin: float, end: float, step: float, count: int) -> NDArray[np.int_]:
-    """Number the cells of a line that lie between two places."""
-    return np.arange(max(0, int(begin / step)), min(count, math.ceil(end / step)))
+    return [part for part in shapely.get_parts(area) if part.area > 0]
 
 
 def _rings(polygon: Any) -> list[list[list[int]]]:  # noqa: ANN401  a shapely polygon
