@@ -137,11 +137,37 @@ def test_focal_without_gamma_is_cross_entropy() -> None:
     assert bool((focal(logits, targets) < cross_entropy(logits, targets)).all())
 
 
+def test_focal_costs_what_its_equation_says() -> None:
+    logits, targets = torch.tensor([2.0, 2.0, -0.3]), torch.tensor([1.0, 0.0, 1.0])
+    by_hand = []
+    for logit, target in zip(logits.tolist(), targets.tolist(), strict=True):
+        p = 1 / (1 + math.exp(-logit))
+        right = p if target else 1 - p
+        by_hand.append(-((1 - right) ** 2) * math.log(right))
+    assert focal(logits, targets).tolist() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_the_risk_takes_any_loss() -> None:
+    logits = torch.tensor([2.0, -1.0, 0.5, 0.1, -3.0])
+    kept, targets = torch.tensor([2.0, -3.0]), torch.tensor([1.0, 0.0])
+    assert float(risk(logits, 1, 0.2, 0.2, loss=focal)) == pytest.approx(float(focal(kept, targets).mean()))
+
+
+def test_logits_that_differ_in_their_last_digit_are_told_apart() -> None:
+    logits = torch.full((3,), 1.0)
+    logits[1] = torch.nextafter(logits[0], torch.tensor(2.0))
+    logits[0] = torch.nextafter(logits[2], torch.tensor(0.0))
+    assert proxy_labels(logits, 1, 0.4, 0.4).tolist() == [NORMAL, TUMOR, LEFT_OUT]
+
+
 def test_a_dense_loss_averages_over_positions_and_ranks_by_the_mean() -> None:
     maps = torch.stack([torch.full((2, 2), value) for value in (3.0, -2.0, 0.0)])
-    maps[0, 0, 0] = -1.0
+    maps[0, 0, 0], maps[1, 1, 1] = -1.0, 4.0  # the highest peak is in the tile of the lowest mean
+    maps[1, 0, 0] = -9.0
     labels = torch.tensor([TUMOR, NORMAL, LEFT_OUT], dtype=torch.int8)
     assert torch.equal(proxy_labels(maps.flatten(1).mean(1), 1, 0.34, 0.34), labels)
-    by_hand = (math.log1p(math.exp(1.0)) + 3 * math.log1p(math.exp(-3.0))) / 4 / 2 + math.log1p(math.exp(-2.0)) / 2
+    tumor = (math.log1p(math.exp(1.0)) + 3 * math.log1p(math.exp(-3.0))) / 4
+    normal = (2 * math.log1p(math.exp(-2.0)) + math.log1p(math.exp(4.0)) + math.log1p(math.exp(-9.0))) / 4
+    by_hand = (tumor + normal) / 2
     assert float(risk(maps, 1, 0.34, 0.34)) == pytest.approx(by_hand, rel=1e-6)
     assert float(mean_risk(maps, labels)) == pytest.approx(by_hand, rel=1e-6)
