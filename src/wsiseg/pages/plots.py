@@ -1,4 +1,4 @@
-"""Plots of shares against shares: ROC, precision and recall, reliability, free-response ROC."""
+"""Plots of lines: ROC, precision and recall, reliability, free-response ROC, measures by epoch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ _WIDTH, _HEIGHT = 420, 400
 _LEFT, _TOP, _SIDE = 58, 34, 310
 _TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _POINTS = 400  # of a line; more cannot be seen
+_DOT = 7  # a line of one point
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def plot(
     reference: tuple[tuple[float, float], tuple[float, float]] | None = None,
     widest: float = 1.0,
     highest: float = 1.0,
+    falls: bool = False,
 ) -> Drawing:
     """Draw lines over 0..`widest` and 0..`highest`.
 
@@ -51,6 +53,7 @@ def plot(
         reference: Two points that a grey line joins.
         widest: The right end of the x axis.
         highest: The upper end of the y axis.
+        falls: The lines end below, so that their names stand above.
     """
     drawing = Drawing(_WIDTH, _HEIGHT, title)
     shapes = drawing.shapes
@@ -69,7 +72,10 @@ def plot(
         end = [] if inside.all() else [_place(1, float(np.interp(widest, line.x, line.y)) / highest)]
         points = [_place(x / widest, y / highest) for x, y in zip(line.x[inside], line.y[inside], strict=True)]
         shapes.append(Polyline([*points, *end], color, 2))
-    shapes += _legend(lines)
+        if len(points) + len(end) == 1:
+            left, top = (place - _DOT / 2 for place in (*points, *end)[0])
+            shapes.append(Rectangle(left, top, _DOT, _DOT, color))
+    shapes += _legend(lines, is_above=falls)
     return drawing
 
 
@@ -86,10 +92,10 @@ def _place(x: float, y: float) -> tuple[float, float]:
     return _LEFT + x * _SIDE, _TOP + (1 - y) * _SIDE
 
 
-def _legend(lines: Sequence[Line]) -> list[Rectangle | Polyline | Text]:
-    """Name the lines at the lower right, where ROC curves leave room."""
+def _legend(lines: Sequence[Line], *, is_above: bool) -> list[Rectangle | Polyline | Text]:
+    """Name the lines at the right: below, where ROC curves leave room, or above."""
     widest = max((len(line.label) for line in lines), default=0) * 6.2 + 34
-    left, top = _LEFT + _SIDE - widest - 6, _TOP + _SIDE - 18 * len(lines) - 8
+    left, top = _LEFT + _SIDE - widest - 6, _TOP + 6 if is_above else _TOP + _SIDE - 18 * len(lines) - 8
     shapes: list[Rectangle | Polyline | Text] = [Rectangle(left, top, widest, 18 * len(lines) + 2, "#ffffffd9")]
     for number, (line, color) in enumerate(zip(lines, COLORS, strict=False)):
         y = top + 10 + 18 * number

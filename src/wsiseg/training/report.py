@@ -1,6 +1,7 @@
 """The page of a training run: curves, measures, and the tiles that it finds most and least like tumour."""
 
 import base64
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -100,6 +101,8 @@ def measures_table(figures: Mapping[str, Mapping[str, Mapping[str, float | None]
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     epochs = np.array([float(row["epoch"]) for row in history])
+    # The axis has five steps, of whole epochs.
+    widest = 5.0 * math.ceil(len(history) / 5)
     for title, names in _CURVES:
         lines = []
         for name, label in names.items():
@@ -108,7 +111,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 lines.append(Line(label, epochs, np.array(values, float)))
         if lines:
             highest = max(1.0, *(float(line.y.max()) for line in lines))
-            drawing = plot(title, ("epoch", ""), lines, widest=max(1.0, float(epochs[-1])), highest=highest)
+            drawing = plot(title, ("epoch", ""), lines, widest=widest, highest=highest, falls="risk" in names)
             yield f"<figure>{drawing.svg()}</figure>"
 
 
