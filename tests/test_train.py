@@ -26,6 +26,7 @@ from wsiseg.train import Trained, train
 from wsiseg.training.augment import augmented
 from wsiseg.training.config import TrainConfig
 from wsiseg.training.fit import better, guarded
+from wsiseg.training.processes import Processes, interleaved
 from wsiseg.training.step import Stepper
 from wsiseg.training.tile_truth import tile_truths
 from wsiseg.training.tuning import batch_norms, blocks, hold, set_learning_rate, set_training
@@ -105,6 +106,7 @@ def test_the_report_stands_alone(cohort: Path, truth: Path, tmp_path: Path) -> N
     text = (tmp_path / "report.html").read_text()
     assert text.count("<img") == text.count("data:image/jpeg;base64,") == 8
     assert "AUC on the validation split" in text
+    assert "epoch 1 of 1" in text
     assert not re.search(r"(src|href)=.?(http|//|file)", text)
 
 
@@ -147,7 +149,7 @@ def test_the_same_again_is_up_to_date_and_other_settings_are_redone(cohort: Path
     assert (tmp_path / "best.pt").stat().st_mtime_ns == before
     listening = Listening()
     assert train(config(cohort, tmp_path, lr=1e-3), listening).status == "ok"
-    assert f"{tmp_path}: trained again, as these changed: lr" in listening.said
+    assert listening.said.count(f"{tmp_path}: trained again, as these changed: lr") == 1
     with pytest.raises(UsageError, match="was made with other settings: beta"):
         train(config(cohort, tmp_path, lr=1e-3, beta=0.4, resume=True))
 
@@ -205,6 +207,12 @@ def test_a_run_without_validation_slides_keeps_the_last_epoch(cohort: Path, tmp_
     assert Checkpoint.load(tmp_path / "best.pt").figures["epoch"]["epoch"] == 2
 
 
+def test_crops_smaller_than_the_tiles_are_refused(cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="context 48 is smaller than the tiles of 64 pixels"):
+        train(config(cohort, tmp_path, context=48))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_device_that_is_not_there_is_named(cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="device nonsense"):
         train(config(cohort, tmp_path, device="nonsense"))
@@ -231,6 +239,8 @@ def test_without_tensorboard_its_extra_is_named(cohort: Path, tmp_path: Path, mo
         ({"views": 3}, "views are for freeze"),
         ({"top": 2}, "top fine-tunes the best of a frozen grid"),
         ({"loss": "hinge"}, "loss: "),
+        ({"loss": "dense", "freeze": True}, "leave freeze and context out"),
+        ({"loss": "dense", "context": 448}, "leave freeze and context out"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_at_once(values: dict[str, Any], reason: str) -> None:
@@ -256,7 +266,27 @@ def test_a_grid_trains_every_configuration_on_shared_features(cohort: Path, trut
     assert "alpha-0.2-beta-0.8" in (tmp_path / "report.html").read_text()
     states = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/last.pt")}
     assert train(settings.model_copy(update={"top": 0})).status == "up_to_date"
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/last.pt")} == states
+    others = {"tune_lr": 2e-5, "train_last": 1, "batch_norm": "frozen"}
+    again = train(settings.model_copy(update=others))
+    tuned = tmp_path / f"{again.best.out.name}-tuned" / "last.pt"
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/last.pt")}
+    assert {path for path in after if after[path] != states[path]} == {tuned}
+
+
+def test_a_grid_that_was_stopped_before_its_table_writes_it(cohort: Path, tmp_path: Path) -> None:
+    settings = config(cohort, tmp_path, freeze=True, grid=True, epochs=1)
+    train(settings)
+    table = (tmp_path / "grid.csv").read_text()
+    for name in ("grid.csv", "grid.png", "report.html"):
+        (tmp_path / name).unlink()
+    (tmp_path / "alpha-0.2-beta-0" / "last.pt").unlink()
+    listening = Listening()
+    assert train(settings, listening).status == "ok"
+    assert [text for text in listening.said if text.startswith("alpha")] == ["alpha-0.2-beta-0:"]
+    assert (tmp_path / "grid.csv").read_text() == table
+    (tmp_path / "report.html").unlink()
+    assert train(settings).status == "up_to_date"
+    assert "alpha-1-beta-0" in (tmp_path / "report.html").read_text()
 
 
 def test_true_labels_are_an_upper_bound(cohort: Path, truth: Path, tmp_path: Path) -> None:
@@ -454,7 +484,10 @@ def test_two_processes_equal_one_that_accumulates(cohort: Path, tmp_path: Path) 
     assert started(cohort, tmp_path / "one", *more, "--accumulate", "2").wait() == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wsiseg"]
     command = [*torchrun, *arguments(cohort, tmp_path / "two", *more)]
-    subprocess.run(command, env=environment(), check=True, capture_output=True)
+    done = subprocess.run(command, env=environment(), check=True, capture_output=True, text=True)
+    assert done.stdout.count("best.pt") == 1
+    assert done.stderr.count("epoch 1/1") == 1
+    assert "FutureWarning" not in done.stderr
     one, two = (weights(tmp_path / name / "last.pt") for name in ("one", "two"))
     begin = build(SMALL, "none").state_dict()
     parameters = [key for key in one if "running" not in key and "num_batches" not in key]
@@ -462,3 +495,20 @@ def test_two_processes_equal_one_that_accumulates(cohort: Path, tmp_path: Path) 
     for key in parameters:
         torch.testing.assert_close(one[key], two[key], rtol=0, atol=1e-5)
     assert any((one[key] - begin[key]).abs().max() > 1e-3 for key in parameters)
+    _assert_a_stopped_epoch_is_finished(command, tmp_path / "two" / "last.pt", two)
+
+
+def _assert_a_stopped_epoch_is_finished(command: list[str], last: Path, trained: dict[str, torch.Tensor]) -> None:
+    """Go on from the moment after an epoch's last step: the first process knows risks, the others have forgotten."""
+    state = read_torch(last)
+    risks = [["slide-0", 0.7, 12], ["slide-1", 0.7, 12]]
+    torch.save({**state, "epoch": 0, "place": 2, "risks": risks, "history": [], "finished": False}, last)
+    subprocess.run([*command, "--resume"], env=environment(), check=True, capture_output=True)
+    assert read_torch(last)["finished"]
+    _assert_same(weights(last), trained)
+
+
+def test_shares_of_processes_come_back_in_order() -> None:
+    items = list(range(7))
+    assert interleaved([Processes(rank, 3).share(items) for rank in range(3)]) == items
+    assert interleaved([[1, 2, 3], [], [4]]) == [1, 4, 2, 3]

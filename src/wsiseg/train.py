@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from wsiseg.bags import LabelledSlide, labelled_slides
-from wsiseg.errors import DeviceError
+from wsiseg.errors import DeviceError, UsageError
 from wsiseg.network import Checkpoint, TileClassifier
 from wsiseg.outputs import write_text
 from wsiseg.pages.page import page
 from wsiseg.run import Progress, Silent
 from wsiseg.training.allocation import keep_freed_memory
 from wsiseg.training.calibration import calibration_error, fitted
+from wsiseg.training.cautions import cautions
 from wsiseg.training.colors import Colors, cohort_colors
 from wsiseg.training.config import TrainConfig
 from wsiseg.training.configurations import ALL, Configured, picture, settings_of_grid, table, tuned_settings
@@ -90,24 +91,31 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
         DeviceError: The device is not there.
         WsisegError: A slide cannot be read, or the risk is no number any more.
     """
-    progress = progress or Silent()
     keep_freed_memory()
     with joined_processes() as processes:
+        progress = progress if progress and processes.is_first else Silent()
         slides = labelled_slides(config.cohort, progress.note)
         every = list(settings_of_grid(config)) if config.grid else [config]
         done = [_done(one, slides, progress) for one in every]
-        if all(done) and not config.top:
-            return _result(config, [one for one in done if one], "up_to_date")
-        if not any(slide.split == "val" for slide in slides):
-            progress.note("no validation slides: the last epoch is kept")
+        finished = [one for one in done if one]
+        if len(finished) == len(every) and not config.top:
+            if config.grid and processes.is_first and not (config.out / "report.html").exists():
+                _write_grid(config, finished, [])
+            return _result(config, finished, "up_to_date")
         device = device_of(config.device)
+        _check_context(config, slides)
+        for caution in cautions(config, slides, device):
+            progress.note(caution)
         truths = tile_truths(config.truth, slides, progress.note) if config.truth else {}
         colors = cohort_colors(config, slides, processes, progress.note)
         ground = _Ground(slides, truths, colors, device, processes, progress)
         classifier = started(config, colors, device, progress.note)
         bank = filled_bank(config, classifier, slides, processes, progress) if config.freeze else None
         configured = []
-        for one in every:
+        for one, there in zip(every, done, strict=True):
+            if there is not None:
+                configured.append(there)
+                continue
             if config.grid:
                 progress.note(f"{one.out.name}:")
             fresh = classifier if bank or one is every[0] else started(one, colors, device, progress.note)
@@ -127,6 +135,14 @@ def _result(config: TrainConfig, configured: Sequence[Configured], status: str) 
 def _best(configured: Sequence[Configured]) -> list[Configured]:
     """Order configurations, best first; the one that has seen true labels takes no part."""
     return sorted((one for one in configured if one.alpha is not None), key=lambda one: one.rank, reverse=True)
+
+
+def _check_context(config: TrainConfig, slides: Sequence[LabelledSlide]) -> None:
+    tile_px = slides[0].tile_px
+    if config.context is not None and config.context < tile_px:
+        raise UsageError(
+            f"context {config.context} is smaller than the tiles of {tile_px} pixels", "give a larger side"
+        )
 
 
 def device_of(name: str) -> torch.device:
@@ -162,16 +178,15 @@ def _tuned(config: TrainConfig, best: Configured, ground: _Ground) -> Configured
     tuned = tuned_settings(config, best)
     ground.progress.note(f"{tuned.out.name}:")
     done = _done(tuned, ground.slides, ground.progress)
+    if done is not None:
+        return done
     classifier = started(tuned, None, ground.device, ground.progress.note)
-    return done or _trained(tuned, classifier, None, ground)
+    return _trained(tuned, classifier, None, ground)
 
 
 def _trained(config: TrainConfig, classifier: TileClassifier, bank: FeatureBank | None, ground: _Ground) -> Configured:
     """Train a configuration, then measure its best epoch on validation and test slides and choose its threshold."""
     folder, processes = RunFolder(config, ground.slides), ground.processes
-    done = _done(config, ground.slides, ground.progress)
-    if done is not None:
-        return done
     folder.write_settings()
     task = task_of(config, classifier, ground.slides, ground.truths, bank)
     state = fit(task, config, folder, processes, ground.progress)
@@ -181,9 +196,7 @@ def _trained(config: TrainConfig, classifier: TileClassifier, bank: FeatureBank 
     if processes.is_first:
         checkpoint.save(folder.best)
         title = f"Training of {config.out.name}"
-        text = training_page(
-            title, _facts(config, task, checkpoint.threshold), configured.figures, state["history"], validation
-        )
+        text = training_page(title, _facts(config, task, checkpoint), configured.figures, state["history"], validation)
         write_text(config.out / "report.html", text)
         folder.save({**state, "finished": True})
     return configured
@@ -224,7 +237,7 @@ def split_measures(scores: Sequence[Scored], task: Task, threshold: float) -> di
     return found
 
 
-def _facts(config: TrainConfig, task: Task, threshold: float) -> dict[str, str]:
+def _facts(config: TrainConfig, task: Task, checkpoint: Checkpoint) -> dict[str, str]:
     shares = "true labels of tiles" if config.supervised else f"alpha {config.alpha:g}, beta {config.beta:g}"
     slides = ", ".join(f"{name} {len(task.split(name))}" for name in ("train", "val", "test"))
     how = "head on frozen features" if config.freeze else "all layers"
@@ -232,7 +245,8 @@ def _facts(config: TrainConfig, task: Task, threshold: float) -> dict[str, str]:
         "learned from": shares,
         "network": f"{config.arch}, {how}",
         "slides": slides,
-        "threshold": f"{threshold:.3f}",
+        "kept": f"epoch {checkpoint.figures['epoch']['epoch']} of {config.epochs}",
+        "threshold": f"{checkpoint.threshold:.3f}",
         "use": _NOTE,
     }
 
@@ -248,7 +262,8 @@ def _write_grid(config: TrainConfig, configured: Sequence[Configured], tuned: Se
     split = "test" if any("test" in one.figures for one in configured) else "val"
     drawing = picture(configured, split)
     drawing.save(config.out / "grid")
-    parts = [f"<h1>Training of {config.out.name}</h1>", facts_table({"network": config.arch, "use": _NOTE})]
+    best = {"network": config.arch, "best by validation": _best(configured)[0].out.name, "use": _NOTE}
+    parts = [f"<h1>Training of {config.out.name}</h1>", facts_table(best)]
     parts.append(f"<figure>{drawing.svg()}</figure>")
     for name, group in (("Configurations", configured), ("Fine-tuned", tuned)):
         parts += [f"<h2>{name}</h2>"] if group else []

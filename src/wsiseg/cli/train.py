@@ -1,5 +1,6 @@
 """`wsiseg train`: bags of tiles + one label per slide -> checkpoint."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,6 +103,8 @@ def train(
     except ModuleNotFoundError as error:
         raise WsisegError(f"train needs {error.name}, which is not installed", "pip install 'wsiseg[train]'") from error
     trained = run(config, streams)
+    if os.environ.get("RANK", "0") != "0":
+        return  # of the processes that torchrun started the first one speaks
     streams.result(trained.as_json(), _lines(trained))
 
 

@@ -118,10 +118,15 @@ class TrainConfig(Config):
             raise ValueError("views are for freeze; without it every visit changes tiles anew")
         if self.top and not (self.grid and self.freeze):
             raise ValueError("top fine-tunes the best of a frozen grid: give grid and freeze")
+        if self.loss == "dense" and (self.freeze or self.context is not None):
+            raise ValueError("loss dense takes whole maps of tiles: leave freeze and context out")
         return self
 
 
 FREE = frozenset(
-    {"cohort", "out", "resume", "overwrite", "device", "threads", "epochs", "save_minutes", "tensorboard", "compile"}
-)
+    {"cohort", "out", "resume", "overwrite", "device", "threads", "epochs", "save_minutes", "tensorboard", "compile",
+     "top", "tune_lr", "tune_epochs"}
+)  # fmt: skip
 """Settings that a run may change when it goes on."""
+FREE_WITH_FREEZE = frozenset({"train_last", "batch_norm", "test_views"})
+"""Settings besides that mean nothing to a head on frozen features, though much to its fine-tuning."""

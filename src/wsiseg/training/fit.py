@@ -1,6 +1,7 @@
 """The training loop."""
 
 import math
+import signal
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -56,13 +57,11 @@ class Learner:
     state: State
 
     @classmethod
-    def of(
-        cls, task: Task, config: TrainConfig, folder: RunFolder, processes: Processes, note: Callable[[str], None]
-    ) -> "Learner":
+    def of(cls, task: Task, config: TrainConfig, folder: RunFolder, processes: Processes) -> "Learner":
         """Begin, or go on from the state in the folder."""
         optimizer = optimizer_of(task.network, config)
         average = moving_average(task.network, config.average) if config.average else None
-        state = folder.earlier(note)
+        state = folder.earlier()
         if state is None:
             return cls(task, config, folder, processes, optimizer, average, folder.begin())
         task.network.load_state_dict(state["network"])
@@ -107,18 +106,23 @@ def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes
     Raises:
         WsisegError: The risk is no number any more, or a slide cannot be read. What was saved before is kept.
     """
-    learner = Learner.of(task, config, folder, processes, progress.note)
+    learner = Learner.of(task, config, folder, processes)
     state, training = learner.state, task.split("train")
     network = processes.joined(task.network)
     if config.compile:
         network.compile()
     curves = Curves(config.out / "tensorboard") if config.tensorboard and processes.is_first else None
-    pace = Pace("training", (config.epochs - state["epoch"]) * len(training), progress.note)
+    visited = len(order_of(training, (config.seed,), balance=config.balance))
+    left = (config.epochs - state["epoch"]) * visited - state["place"] * processes.count
+    pace = Pace("training", left, progress.note)
     with stop_asked() as asked:
         for epoch in range(state["epoch"], config.epochs):
             order = order_of(training, (config.seed, epoch), balance=config.balance, left_out=guarded(config, state))
             visits = visits_of(order, (config.seed, epoch), config.accumulate, processes.rank, processes.count)
             if not _visit(learner, network, visits, pace, asked):
+                if not asked():
+                    # Another process was asked to stop: this one must not go on without it.
+                    signal.raise_signal(signal.SIGTERM)
                 return state
             processes.agree(learner.kept)
             row = _measured(learner)

@@ -34,7 +34,7 @@ class Pace:
 
     def left(self) -> str:
         """Say how long the rest will take."""
-        minutes = self.seconds / max(1, self._done) * (self._total - self._done) / 60
+        minutes = self.seconds / max(1, self._done) * max(0, self._total - self._done) / 60
         return f"{minutes / 60:.1f} h" if minutes >= 100 else f"{minutes:.1f} min"  # noqa: PLR2004  nobody reads more
 
     def finish(self, unit: str) -> None:

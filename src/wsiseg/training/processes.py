@@ -1,10 +1,11 @@
 """Several processes that train one network together, as `torchrun` starts them; one process is the same thing alone."""
 
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ class Processes:
             return list(own)
         parts: list[list[T]] = [[] for _ in range(self.count)]
         torch.distributed.all_gather_object(parts, list(own))
-        return [parts[k % self.count][k // self.count] for k in range(sum(map(len, parts)))]
+        return interleaved(parts)
 
     def wait(self) -> None:
         """Wait until every process is here."""
@@ -59,13 +60,24 @@ class Processes:
         if self.count == 1:
             return network
         # Batch-norm statistics stay each process's own during an epoch; `agree` makes them the first one's.
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+        parallel: Any = nn.parallel.DistributedDataParallel
+        known = inspect.signature(parallel).parameters
+        # Later versions of PyTorch call it by another name and warn of the old one.
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        joined: nn.Module = parallel(network, **{name: False})
+        return joined
 
     def agree(self, network: nn.Module) -> None:
         """Give every process the buffers of the first, such as batch-norm statistics."""
         if self.count > 1:
             for buffer in network.buffers():
                 torch.distributed.broadcast(buffer, 0)
+
+
+def interleaved(parts: Sequence[Sequence[T]]) -> list[T]:
+    """Put shares together in turns; a share may be shorter, as after an interruption the first process has more."""
+    rounds = max(map(len, parts), default=0)
+    return [part[turn] for turn in range(rounds) for part in parts if turn < len(part)]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from wsiseg.bags import LabelledSlide
 from wsiseg.errors import UsageError, WsisegError
 from wsiseg.outputs import write_text, written_whole
-from wsiseg.training.config import FREE, TrainConfig
+from wsiseg.training.config import FREE, FREE_WITH_FREEZE, TrainConfig
 from wsiseg.weights import read_torch
 
 _SCHEMA = "wsiseg.training/1"
@@ -31,6 +31,7 @@ class RunFolder:
         self.best, self.last = config.out / "best.pt", config.out / "last.pt"
         self.metrics, self.settings = config.out / "metrics.csv", config.out / "config.toml"
         free = FREE if config.schedule == "constant" else FREE - {"epochs"}
+        free |= FREE_WITH_FREEZE if config.freeze else frozenset()
         self._key = {**config.model_dump(mode="json", exclude=set(free)), "slides": _fingerprint(slides)}
 
     def begin(self) -> State:
@@ -38,8 +39,8 @@ class RunFolder:
         return {"schema": _SCHEMA, "settings": self._key, "epoch": 0, "place": 0, "risks": [], "last_risks": {},
                 "seconds": 0.0, "waited": 0.0, "history": [], "best": None, "finished": False}  # fmt: skip
 
-    def earlier(self, note: Callable[[str], None]) -> State | None:
-        """Give the state that a run left here, if this one goes on from it.
+    def earlier(self, note: Callable[[str], None] = lambda _: None) -> State | None:
+        """Give the state that a run left here, if this one goes on from it; else `note` is told why not.
 
         Raises:
             UsageError: `resume` is asked for, but the settings or slides are others.
@@ -51,7 +52,7 @@ class RunFolder:
         if not isinstance(state, dict) or state.get("schema") != _SCHEMA:
             raise WsisegError(f"{self.last}: not the state of a training run", "give --overwrite or another --out")
         before = state["settings"]
-        changed = sorted(name for name in self._key.keys() | before.keys() if self._key.get(name) != before.get(name))
+        changed = sorted(name for name, value in self._key.items() if value != before.get(name))
         if not changed:
             return state
         names = ", ".join(name.replace("_", "-") for name in changed)

@@ -1,0 +1,57 @@
+"""What is said before a training begins."""
+
+import platform
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from wsiseg.bags import LabelledSlide
+from wsiseg.training import cautions as module
+from wsiseg.training.cautions import cautions, has_fast_bfloat16
+from wsiseg.training.config import TrainConfig
+
+CPU, HERE = torch.device("cpu"), Path()
+SLIDES = [
+    LabelledSlide("a", 0, "train", "", HERE, HERE, 200, 224, 0.5, ""),
+    LabelledSlide("b", 1, "train", "", HERE, HERE, 40, 224, 0.5, ""),
+    LabelledSlide("c", 1, "train", "", HERE, HERE, 90, 224, 0.5, ""),
+    LabelledSlide("d", 0, "val", "", HERE, HERE, 10, 224, 0.5, ""),
+    LabelledSlide("e", 1, "val", "", HERE, HERE, 10, 224, 0.5, ""),
+]
+
+
+def config(**values: Any) -> TrainConfig:
+    return TrainConfig(cohort=Path("c"), out=Path("o"), **values)
+
+
+def test_training_slides_with_fewer_tiles_than_the_bag_are_counted_and_the_smallest_named() -> None:
+    assert list(cautions(config(), SLIDES, CPU)) == [
+        "2 of 3 training slides have fewer tiles than the bag of 150, b the fewest with 40: all of theirs are drawn"
+    ]
+    assert list(cautions(config(bag=40), SLIDES, CPU)) == []
+
+
+def test_validation_slides_that_cannot_rank_epochs_are_told() -> None:
+    bag = config(bag=1)
+    assert list(cautions(bag, SLIDES[:3], CPU)) == ["no validation slides: the last epoch is kept"]
+    assert list(cautions(bag, SLIDES[:4], CPU)) == [
+        "the validation slides are all of one class: the epoch of their lowest risk is kept"
+    ]
+    two = [*SLIDES[:4], replace(SLIDES[4], split="test")]
+    assert "all of one class" in next(cautions(bag, two, CPU))
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="other systems do not say what their CPU can do")
+def test_bfloat16_without_its_instructions_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, fast = tmp_path / "slow", tmp_path / "fast"
+    slow.write_text("processor : 0\nflags : fpu avx2 avx512f avx512_vnni\n")
+    fast.write_text("processor : 0\nflags : fpu avx2 amx_bf16 amx_tile\n")
+    assert [has_fast_bfloat16(cpu) for cpu in (slow, fast, tmp_path / "missing")] == [False, True, None]
+    bfloat16 = config(bag=1, precision="bfloat16")
+    monkeypatch.setattr(module, "has_fast_bfloat16", lambda: has_fast_bfloat16(slow))
+    assert "no instructions for bfloat16" in next(cautions(bfloat16, SLIDES, CPU))
+    assert list(cautions(bfloat16, SLIDES, torch.device("cuda"))) == []
+    assert list(cautions(config(bag=1), SLIDES, CPU)) == []
