@@ -87,6 +87,17 @@ def test_names_with_a_wrapper_s_prefix_match(tmp_path: Path, told: list[str]) ->
     assert told == []
 
 
+def test_tensors_of_another_shape_are_listed_with_both(tmp_path: Path, told: list[str]) -> None:
+    from torchvision import models  # noqa: PLC0415  only here
+
+    tensors = models.get_model("resnet18", weights=None).state_dict()
+    tensors["conv1.weight"] = torch.zeros(64, 3, 3, 3)
+    torch.save(tensors, tmp_path / "r.pth")
+    build("resnet18", str(tmp_path / "r.pth"), told.append)
+    assert told == [f"{tmp_path}/r.pth: not used, of another shape: conv1.weight 64x3x3x3 for 64x3x7x7",
+                    f"{tmp_path}/r.pth: not in it, begun at random: conv1.weight"]  # fmt: skip
+
+
 def test_foreign_names_are_mapped_in_order_with_a_warning(tmp_path: Path, told: list[str]) -> None:
     tensors = build_full().state_dict()
     renamed = {f"_layer_{k}": value for k, value in enumerate(tensors.values())}

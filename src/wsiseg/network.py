@@ -209,7 +209,7 @@ def _from_torchvision(name: str, init: str, note: Note) -> _Trunk:
         raise UsageError(f"{name}: no such classifier", "name one of torchvision.models, or timm:NAME")
     network = models.get_model(name, weights=None, **_QUIET.get(name, {}))
     if init == "imagenet":
-        weights = models.get_model_weights(name)["IMAGENET1K_V1"]
+        weights = next(iter(models.get_model_weights(name)))  # the oldest, which is IMAGENET1K_V1 but for few
         path = downloaded(weights.url, Path(torch.hub.get_dir()) / "checkpoints")
         put(read_state_dict(path), network, str(path), note)
     elif init != "none":

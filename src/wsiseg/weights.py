@@ -112,12 +112,20 @@ def _in_order(tensors: StateDict, own: StateDict, source: str) -> StateDict:
 
 
 def _tell_rest(named: StateDict, own: StateDict, fitting: StateDict, source: str, note: Note) -> None:
-    unused = [key for key in named if key not in fitting]
+    unused = [key for key in named if key not in own]
+    others = [key for key in named if key in own and key not in fitting]
     missing = [key for key in own if key not in fitting and not key.endswith("num_batches_tracked")]
     if unused:
         note(f"{source}: not used: {_some(unused)}")
+    if others:
+        shapes = [f"{key} {_sides(named[key])} for {_sides(own[key])}" for key in others]
+        note(f"{source}: not used, of another shape: {_some(shapes)}")
     if missing:
         note(f"{source}: not in it, begun at random: {_some(missing)}")
+
+
+def _sides(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
 
 
 def _some(keys: list[str]) -> str:
