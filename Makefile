@@ -35,6 +35,7 @@ docs: $(DEV_ENV)/.installed  ## the documentation, in docs/_build
 bench: $(DEV_ENV)/.installed  ## the measurements: make bench SLIDE=big.tiff SLIDES=folder COHORT=tiles/cohort.csv
 	$(BIN)/python benchmarks/tiling.py $(SLIDE) $(SLIDES)
 	$(BIN)/python benchmarks/train_reading.py $(COHORT)
+	$(BIN)/python benchmarks/predict.py $(SLIDE)
 
 model: $(DEV_ENV)/.installed  ## the bundled model: make model COHORT=cohort.csv TRUTH=folder WEIGHTS=file.pth
 	$(BIN)/python scripts/make_default_model.py $(COHORT) $(TRUTH) $(WEIGHTS) model-work
