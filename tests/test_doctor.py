@@ -10,6 +10,7 @@ import tifffile
 from model_files import write_color_filter_model
 from wsiseg.doctor import DoctorConfig, doctor
 from wsiseg.errors import ModelFileError, NotASlideError, SlideError
+from wsiseg.onnx_session import has_fast_int8
 from wsiseg.reading.codec import codec
 
 MakeSlide = Callable[..., Path]
@@ -19,6 +20,15 @@ def test_the_installation_is_described() -> None:
     facts = doctor(DoctorConfig()).facts["installation"]
     assert {"wsiseg", "OpenSlide library", "ONNX Runtime providers", "cores", "memory", "training"} <= set(facts)
     assert "CPUExecutionProvider" in facts["ONNX Runtime providers"]
+
+
+def test_it_is_told_where_8_bit_models_are_slow(tmp_path: Path) -> None:
+    said = {True: "fast", False: "no instructions", None: "unknown"}[has_fast_int8()]
+    assert said in doctor(DoctorConfig()).facts["installation"]["8-bit products"]
+    path = write_color_filter_model(tmp_path / "m.onnx", precision="int8")
+    assert said in doctor(DoctorConfig(model=str(path))).facts["model"]["8-bit products"]
+    path = write_color_filter_model(tmp_path / "m.onnx")
+    assert "8-bit products" not in doctor(DoctorConfig(model=str(path))).facts["model"]
 
 
 def test_what_is_missing_for_training_is_named() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from wsiseg.config import Config
 from wsiseg.errors import PixelSizeError, SlideError
 from wsiseg.model_file import ModelFile, default_model_path
+from wsiseg.onnx_session import has_fast_int8
 from wsiseg.reading.codec import codec
 from wsiseg.run import Progress, Silent
 from wsiseg.slide import Slide
@@ -104,6 +105,7 @@ def _installation() -> Iterator[tuple[str, Any]]:
     yield from ((name, metadata.version(name)) for name in _PACKAGES)
     yield "ONNX Runtime providers", ", ".join(onnxruntime.get_available_providers())
     yield "cores", _cores()
+    yield "8-bit products", _int8()
     yield "memory", _memory()
     model = default_model_path()
     yield "bundled model", str(model) if model.exists() else "none: give --model to predict"
@@ -114,6 +116,13 @@ def _installation() -> Iterator[tuple[str, Any]]:
 def _cores() -> str:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{usable} of {os.cpu_count()}"
+
+
+def _int8() -> str:
+    fast = has_fast_int8()
+    if fast is None:
+        return "unknown"
+    return "fast" if fast else "no instructions for them (VNNI): int8 models are hardly faster than fp32"
 
 
 def _memory() -> str:
@@ -128,7 +137,10 @@ def _model(name: str) -> dict[str, Any]:
     path = default_model_path() if name == "default" else Path(name)
     with ModelFile.open(path) as model:
         card = model.card.model_dump(mode="json", exclude={"self_test"})
-        return {"file": str(path), "sha256": model.sha256, "self-test": "passed", "provider": model.provider, **card}
+        facts = {"file": str(path), "sha256": model.sha256, "self-test": "passed", "provider": model.provider}
+        if model.card.precision == "int8":
+            facts["8-bit products"] = _int8()
+        return {**facts, **card}
 
 
 def _opened(path: Path, mpp: float | None) -> tuple[Slide, list[str]]:

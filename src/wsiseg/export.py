@@ -17,11 +17,12 @@ from wsiseg.exporting.onnx_answers import OnnxGraph
 from wsiseg.exporting.onnx_graph import to_onnx
 from wsiseg.exporting.origin import Origin
 from wsiseg.exporting.parity import FEWER_BITS, SAME_NUMBERS, compared
-from wsiseg.exporting.precision import has_fast_int8, speed, to_float16, to_int8
+from wsiseg.exporting.precision import speed, to_float16, to_int8
 from wsiseg.exporting.run_origin import from_run
 from wsiseg.exporting.sample_tiles import Samples, from_cohort, from_folder, textures
 from wsiseg.model_card import METADATA_KEY, ModelCard, Parity, signed
 from wsiseg.model_file import ModelFile
+from wsiseg.onnx_session import has_fast_int8
 from wsiseg.outputs import write_text, written_whole
 from wsiseg.run import Progress, Silent
 from wsiseg.self_test import recorded

@@ -1,9 +1,7 @@
 """The same graph with fewer bits: float16 for GPUs, 8-bit integers for CPUs."""
 
-import platform
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +21,6 @@ _SEARCH_TILES = 64
 _BATCH = 4  # all activations of a batch are held at once
 _SPEED_BATCH, _SPEED_SECONDS = 16, 1.0
 _SURE = 1e-4  # probabilities closer to 0 or 1 say little about logits
-_INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
 
 
 class Reduced(NamedTuple):
@@ -114,17 +111,6 @@ def speed(graph: OnnxGraph, tiles: NDArray[np.uint8]) -> float:
         graph.one(batch)
         seconds, done = seconds + time.perf_counter() - began, done + len(batch)
     return done / seconds
-
-
-def has_fast_int8() -> bool | None:
-    """Tell whether this CPU has instructions for products of 8-bit integers; None where that cannot be told."""
-    if platform.system() == "Darwin":
-        return platform.machine() == "arm64"
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return None
-    return any(flag in flags for flag in _INT8_FLAGS)
 
 
 def _centred(graph: OnnxGraph, tiles: NDArray[np.uint8], wanted: Answers) -> OnnxGraph:
