@@ -16,12 +16,13 @@ from trained_run import settled, tiles_of, write_run
 from wsiseg.cohort import Cohort
 from wsiseg.config import PredictConfig
 from wsiseg.errors import GateError, UsageError, WsisegError
-from wsiseg.export import Exported, export
+from wsiseg.export import Exported, _self_test_side, export
 from wsiseg.exporting.config import ExportConfig
 from wsiseg.exporting.dilation import exportable
 from wsiseg.exporting.onnx_graph import DenseGraph, tile_window
 from wsiseg.model_file import ModelFile
 from wsiseg.network import Checkpoint, TileClassifier, build
+from wsiseg.onnx_session import has_fast_int8
 from wsiseg.predict import predict_slides
 from wsiseg.run import Silent
 
@@ -224,6 +225,8 @@ def test_fewer_bits_follow_closely(
     row = found.card.parity[-1]
     assert (row.graph, row.reference, row.passed) == (precision, "fp32", True)
     assert any("tiles/s" in line for line in notes.lines)
+    is_slow = precision == "int8" and has_fast_int8() is False
+    assert any("no instructions for 8-bit products" in line for line in notes.lines) == is_slow
     share = {"fp16": 0.55, "int8": 0.8}[precision]
     assert found.path.stat().st_size < share * exported.path.stat().st_size
     with ModelFile.open(found.path) as model:
@@ -308,6 +311,26 @@ def test_runs_that_cannot_be_exported(trained: tuple[Path, TileClassifier], tmp_
     (tmp_path / "grid").mkdir()
     (tmp_path / "grid" / "grid.csv").write_text("alpha,beta\n")
     assert "several configurations" in refusal(tmp_path / "grid")
+
+
+@pytest.mark.parametrize(
+    ("tile_px", "stride", "side"), [(224, 32, 128), (224, 16, 128), (64, 32, 64), (2048, 32, 256), (350, None, 350)]
+)
+def test_the_images_of_the_self_test_are_small(tile_px: int, stride: int | None, side: int) -> None:
+    assert _self_test_side(tile_px, stride) == side
+
+
+def test_a_folder_of_tile_stores_is_a_cohort(
+    trained: tuple[Path, TileClassifier], cohort: Path, tmp_path: Path
+) -> None:
+    assert list(cohort.parent.glob("*.png")), "pictures that are no tiles"
+    found = export(ExportConfig(run=trained[0], out=tmp_path / "m.onnx", calibration=cohort.parent))
+    assert found.card.parity[0].source.startswith("tiles of")
+
+
+def test_the_model_card_does_not_replace_the_model(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="model card"):
+        ExportConfig.checked(run="a", out=tmp_path / "model.md")
 
 
 def test_settings_that_contradict_each_other(tmp_path: Path) -> None:

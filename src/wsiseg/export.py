@@ -30,9 +30,10 @@ from wsiseg.self_test import recorded
 if TYPE_CHECKING:
     import onnx
 
+_COHORT = "cohort.csv"
 _CALIBRATION_TILES, _HELD_OUT_TILES = 128, 400
 _TORCH_TILES, _TEXTURES = 64, 32
-_SELF_TEST_PX = 512
+_MULTIPLE_PX, _MOST_SELF_TEST_PX = 32, 256
 _TOLERANCE = {"fp32": 0.001, "fp16": 0.02, "int8": 0.05}
 
 
@@ -115,6 +116,8 @@ def _samples(config: ExportConfig, origin: Origin, progress: Progress) -> Sample
     """Find tiles to calibrate with and to compare on."""
     counts = _CALIBRATION_TILES, _HELD_OUT_TILES
     source, tile_px, mpp = config.calibration or origin.cohort, origin.tile_px, origin.facts["mpp"]
+    if source is not None and (source / _COHORT).is_file():
+        source /= _COHORT  # beside the tile stores; the pictures there are no tiles
     if source is not None and source.is_dir():
         return from_folder(source, tile_px, counts)
     samples = from_cohort(source, tile_px, mpp, counts) if source is not None else None
@@ -187,7 +190,7 @@ def _card(config: ExportConfig, origin: Origin, graph: OnnxGraph, parity: tuple[
         facts["trained_on"] = {"data": config.data, **facts.get("trained_on", {})}
     if config.figures is not None:
         facts["figures"] = {**facts.get("figures", {}), "evaluation": _figures(config.figures)}
-    side = origin.tile_px if graph.has_map is False else min(origin.tile_px, _SELF_TEST_PX)
+    side = _self_test_side(origin.tile_px, origin.facts["output_stride"] if graph.has_map else None)
     return ModelCard.model_validate(
         {
             **facts,
@@ -200,6 +203,19 @@ def _card(config: ExportConfig, origin: Origin, graph: OnnxGraph, parity: tuple[
             "self_test": recorded(graph.one, side, seed=0, tolerance=_TOLERANCE[config.precision]),
         },
     )
+
+
+def _self_test_side(tile_px: int, output_stride: int | None) -> int:
+    """Choose the side in pixels of the images of the self-test, so that opening a file takes well below a second.
+
+    Maps are small, but large enough that a cell in a corner has all weights of the pooling over a tile inside; models
+    without a map take nothing but tiles.
+    """
+    if output_stride is None:
+        return tile_px
+    cells = tile_px // output_stride // 2 + 1
+    side = -(-cells * output_stride // _MULTIPLE_PX) * _MULTIPLE_PX
+    return min(side, tile_px, _MOST_SELF_TEST_PX)
 
 
 def _figures(path: Path) -> dict[str, Any]:

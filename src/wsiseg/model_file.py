@@ -155,16 +155,17 @@ class ModelFile:
         return self._run(["distance"], tiles)[0]
 
     def _run(self, outputs: list[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        if self._session is None:
+        session = self._session  # once: another thread may close the model meanwhile
+        if session is None:
             raise UsageError(f"{self.path}: the model is closed")
         try:
-            return run(self._session, outputs, {"image": np.ascontiguousarray(images)})
+            return run(session, outputs, {"image": np.ascontiguousarray(images)})
         except RuntimeFailure as error:
             shape = "x".join(str(size) for size in images.shape)
             raise ModelFileError(f"{self.path}: cannot compute images of {shape}: {error}", _DAMAGED) from error
 
     def _check_signature(self, session: "InferenceSession") -> None:
-        """Check names, types and numbers of dimensions of the inputs and outputs."""
+        """Check names, types and dimensions of the inputs and outputs; numbers of images and sides of maps are free."""
         expected = [_Output("image", "tensor(uint8)", 4), _Output("probability", "tensor(float)", 1)]
         if self.card.output_stride is not None:
             expected.append(_Output("probability_map", "tensor(float)", 3))
@@ -177,6 +178,10 @@ class ModelFile:
             raise ModelFileError(
                 f"{self.path}: its inputs and outputs are not those of a model file: {shown}", _DAMAGED
             )
+        free = [port.shape[0] for port in ports]
+        free += session.get_inputs()[0].shape[1:3] if self.card.output_stride is not None else []
+        if any(isinstance(size, int) for size in free):
+            raise ModelFileError(f"{self.path}: takes images of one number or size only", _DAMAGED)
 
     def _check_answers(self) -> None:
         dense = self.card.output_stride is not None
@@ -197,7 +202,11 @@ class ModelFile:
     def _advice(self) -> str:
         if self.provider != CPU:
             return "try --device cpu"
-        return "this CPU may lack VNNI instructions: use the fp32 model" if self.card.precision == "int8" else _DAMAGED
+        return (
+            "this CPU computes 8-bit products otherwise: use the fp32 model"
+            if self.card.precision == "int8"
+            else _DAMAGED
+        )
 
 
 def default_model_path() -> Path:

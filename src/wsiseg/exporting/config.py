@@ -55,6 +55,8 @@ class ExportConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.out.suffix.lower() == ".md":
+            raise ValueError("out is the model file; its model card is written beside it, with the ending .md")
         sources = [source for source in (self.run, self.from_torch, self.from_wsinfer) if source is not None]
         if len(sources) != 1:
             raise ValueError("give one of a run, from-torch and from-wsinfer")
