@@ -182,6 +182,15 @@ def test_an_export_is_done_once(trained: tuple[Path, TileClassifier], tmp_path: 
     assert export(config.model_copy(update={"overwrite": True})).sha256 == first.sha256, "the same bytes every time"
 
 
+def test_exports_in_the_folder_of_the_run_change_nothing(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    for name in ("best.pt", "last.pt", "config.toml"):
+        (tmp_path / name).write_bytes((trained[0] / name).read_bytes())
+    config = ExportConfig(run=tmp_path, out=tmp_path / "a.onnx")
+    export(config)
+    export(config.model_copy(update={"out": tmp_path / "b.onnx", "name": "other"}))
+    assert export(config).status == "up_to_date"
+
+
 def test_stride_16_refines_the_map_and_keeps_the_probability(
     trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path
 ) -> None:

@@ -251,6 +251,8 @@ def _mark(config: ExportConfig) -> str:
     """Give a text that is the same where weights and settings are."""
     source = config.source
     files = [source] if source.is_file() else sorted(path for path in source.glob("*") if path.is_file())
+    # Exports may stand in the folder of the run, where they change nothing.
+    files = [path for path in files if path.suffix not in {".onnx", ".md"}]
     files += [path for path in (config.figures, config.calibration) if path is not None and path.is_file()]
     digest = hashlib.sha256(config.model_dump_json(exclude={"out", "overwrite"}).encode() + __version__.encode())
     for file in files:
