@@ -136,7 +136,7 @@ def _memory() -> str:
 def _model(name: str) -> dict[str, Any]:
     path = default_model_path() if name == "default" else Path(name)
     with ModelFile.open(path) as model:
-        card = model.card.model_dump(mode="json", exclude={"self_test"})
+        card = model.card.model_dump(mode="json", exclude={"self_test", "sha256"})  # not the one with its digits zeroed
         facts = {"file": str(path), "sha256": model.sha256, "self-test": "passed", "provider": model.provider}
         if model.card.precision == "int8":
             facts["8-bit products"] = _int8()
