@@ -144,7 +144,7 @@ class Listener(Silent):
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def advance(self, slide: str, tiles: int) -> None:  # noqa: ARG002  one slide
+    def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:  # noqa: ARG002  one slide
         self.tiles += tiles
 
 

@@ -109,7 +109,7 @@ class Stops(Silent):
     def __init__(self, after: int) -> None:
         self.left, self.asked = after, 0
 
-    def advance(self, slide: str, tiles: int) -> None:  # noqa: ARG002  what the protocol hands over
+    def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:  # noqa: ARG002  what the protocol hands over
         self.asked += tiles
         if self.asked > self.left:
             raise KeyboardInterrupt

@@ -100,8 +100,8 @@ class Progress(Protocol):
         """Tell that work on a slide of so many tiles begins."""
         ...
 
-    def advance(self, slide: str, tiles: int) -> None:
-        """Tell that so many more tiles of a slide are done."""
+    def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:
+        """Tell that so many more tiles of a slide are done, and how long was waited for them to be read."""
         ...
 
     def done(self, record: SlideRecord) -> None:
@@ -122,7 +122,7 @@ class Silent:
     def slide(self, slide: str, tiles: int) -> None:
         """Do nothing."""
 
-    def advance(self, slide: str, tiles: int) -> None:
+    def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:
         """Do nothing."""
 
     def done(self, record: SlideRecord) -> None:
@@ -206,6 +206,13 @@ def totals(slides: Sequence[SlideRecord]) -> dict[str, int]:
     for record in slides:
         counts[record.status] = counts.get(record.status, 0) + 1
     return counts
+
+
+def spoken(seconds: float) -> str:
+    """Give a length of time as a person would say it, as `40 s`, `12 min` or `3.5 h`."""
+    if seconds < 100:  # noqa: PLR2004  nobody reads more digits
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004  the same
 
 
 def now() -> str:

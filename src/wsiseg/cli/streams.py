@@ -3,20 +3,18 @@
 import json
 import os
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
+from wsiseg.cli.pace import Pace
 from wsiseg.run import Run, SlideRecord
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
-
-_LINE_EVERY_S = 60.0
 
 
 class Streams:
@@ -36,8 +34,7 @@ class Streams:
         self._bars = bars and not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._rich: RichProgress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._slides = self._done = self._tiles = 0
-        self._began = self._spoke = time.monotonic()
+        self._pace = Pace(0)
 
     def __enter__(self) -> Self:
         return self
@@ -80,46 +77,41 @@ class Streams:
 
     def begin(self, slides: int) -> None:
         """Begin a run over so many slides."""
-        self._slides, self._began = slides, time.monotonic()
+        self._pace = Pace(slides)
         if self._bars:
             self._rich = _bars()
             self._rich.start()
-            self._tasks[""] = self._rich.add_task("slides", total=slides)
+            self._tasks[""] = self._rich.add_task("slides", total=slides, pace="")
 
     def slide(self, slide: str, tiles: int) -> None:
         """Begin a slide of so many tiles."""
+        self._pace.slide(slide, tiles)
         if self._rich is not None:
-            self._tasks[slide] = self._rich.add_task(slide, total=tiles)
+            self._tasks[slide] = self._rich.add_task(slide, total=tiles, pace="")
 
-    def advance(self, slide: str, tiles: int) -> None:
-        """Count tiles that are done."""
-        self._tiles += tiles
-        if self._rich is not None and slide in self._tasks:
+    def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:
+        """Count tiles that are done and the time that was waited for them."""
+        self._pace.advance(slide, tiles, waited_s)
+        if self._rich is None:
+            if self._pace.is_due:
+                self.note(self._pace.line())
+            return
+        if slide in self._tasks:
             self._rich.advance(self._tasks[slide], tiles)
-        elif self._rich is None and time.monotonic() - self._spoke > _LINE_EVERY_S:
-            self._spoke = time.monotonic()
-            rate = self._tiles / (self._spoke - self._began)
-            self.note(f"{self._done}/{self._slides} slides, {self._tiles} tiles, {rate:.1f} tiles/s{self._left()}")
+        self._rich.update(self._tasks[""], pace=self._pace.speed())
 
     def done(self, record: SlideRecord) -> None:
         """Count a slide that is done and say what became of it."""
-        self._done += 1
-        self._spoke = time.monotonic()
+        self._pace.done(record)
         if self._rich is not None:
             self._rich.advance(self._tasks[""])
             if record.slide in self._tasks:
                 self._rich.remove_task(self._tasks.pop(record.slide))
         if record.status == "failed" and self.quiet:
             typer.echo(_outcome(record), err=True)
-        self.note(f"[{self._done}/{self._slides}] {_outcome(record)}")
+        self.note(f"[{self._pace.slides_done}/{self._pace.slides}] {_outcome(record)}")
         for warning in record.warnings:
             self.note(f"  warning: {warning}")
-
-    def _left(self) -> str:
-        if not self._done:
-            return ""
-        seconds = (time.monotonic() - self._began) / self._done * (self._slides - self._done)
-        return f", about {seconds / 60:.0f} min left"
 
 
 def _outcome(record: SlideRecord) -> str:
@@ -144,7 +136,7 @@ def run_lines(run: Run) -> list[str]:
 
 def _bars() -> "RichProgress":
     from rich.console import Console  # noqa: PLC0415  only where bars are drawn
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    name, pace = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[pace]}"))
+    return Progress(name, BarColumn(), MofNCompleteColumn(), pace, console=Console(stderr=True), transient=True)

@@ -8,6 +8,7 @@ overlapping tiles would. Windows overlap, and weights fall off towards a window'
 context; so no seam shows.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -62,6 +63,13 @@ class Plan:
     def side_px(self) -> int:
         """Side of a tile in the model's pixels."""
         return self.grid.tile_px
+
+    def tiles(self, windows: slice = slice(None)) -> int:
+        """Count the tiles that windows amount to; a window of a dense map is as many as its area holds."""
+        if not self.is_dense:
+            return len(self.windows[windows])
+        per_cell = (self.grid.stride_px / self.side_px) ** 2
+        return sum(max(1, round(rows * columns * per_cell)) for _, _, rows, columns in self.windows[windows])
 
 
 @dataclass
@@ -147,7 +155,7 @@ def run(
     plan: Plan,
     model: Asked,
     sums: Sums,
-    after: Callable[[Sums, int], None],
+    after: Callable[[Sums, int, float], None],
 ) -> NDArray[np.float32]:
     """Carry out a plan.
 
@@ -156,18 +164,19 @@ def run(
         plan: What to read and ask.
         model: What to ask.
         sums: What is known already; it is added to.
-        after: Called with the sums and the number of further windows after every batch.
+        after: Called after every batch with the sums, the number of further tiles, and the seconds that were spent
+            waiting for them to be read.
 
     Returns:
         float32[rows, columns], NaN where nobody looked or nothing could be read.
     """
-    for number, windows in _read_ahead(slide, plan, sums.done):
+    for number, windows, waited in _read_ahead(slide, plan, sums.done):
         images = np.stack([window.image for window in windows])
         values = model.probability_map(images) if plan.is_dense else model.probabilities(images)[:, None, None]
         for cells, window, value in zip(plan.windows[number : number + len(windows)], windows, values, strict=True):
             sums.add(cells, np.broadcast_to(value, cells[2:]), _weight(plan, cells) * window.readable)
         sums.done = number + len(windows)
-        after(sums, len(windows))
+        after(sums, plan.tiles(slice(number, sums.done)), waited)
     known = plan.wanted & (sums.weight > 0)
     return np.where(known, sums.total / np.where(known, sums.weight, 1), np.nan).astype(np.float32)
 
@@ -219,8 +228,12 @@ def _weight(plan: Plan, cells: Cells) -> NDArray[np.float32]:
     return weight
 
 
-def _read_ahead(slide: Slide, plan: Plan, begin: int) -> Iterator[tuple[int, list[Window]]]:
-    """Read windows before they are needed, in order: the number of the first in a batch, and the batch."""
+def _read_ahead(slide: Slide, plan: Plan, begin: int) -> Iterator[tuple[int, list[Window], float]]:
+    """Read windows before they are needed, in order.
+
+    Yields:
+        The number of the first window of a batch, the batch, and the seconds that were spent waiting for it.
+    """
     size = plan.batch
     corners = plan.grid.corners(np.array([cells[:2] for cells in plan.windows]).reshape(-1, 2))
 
@@ -233,14 +246,16 @@ def _read_ahead(slide: Slide, plan: Plan, begin: int) -> Iterator[tuple[int, lis
             waiting.append((first, pool.submit(read, first)))
             if len(waiting) >= _AHEAD:
                 number, reading = waiting.popleft()
-                yield number, _finished(slide, reading)
+                yield number, *_finished(slide, reading)
         for number, reading in waiting:
-            yield number, _finished(slide, reading)
+            yield number, *_finished(slide, reading)
 
 
-def _finished(slide: Slide, reading: "Future[list[Window]]") -> list[Window]:
+def _finished(slide: Slide, reading: "Future[list[Window]]") -> tuple[list[Window], float]:
+    """Wait for a batch: what was read, and the seconds that it took to come."""
+    began = time.monotonic()
     try:
-        return reading.result(_LONGEST_READ_S)
+        return reading.result(_LONGEST_READ_S), time.monotonic() - began
     except ReadTimeout as error:
         advice = "check the disk or network that it lies on"
         raise SlideError(f"{slide.path.name}: reading hangs for {_LONGEST_READ_S:g} s", advice) from error

@@ -55,9 +55,9 @@ class Job:
     warnings: tuple[str, ...] = ()
 
     @property
-    def windows(self) -> int:
-        """How many windows will be asked about."""
-        return sum(len(plan.windows) for plan in self.plans)
+    def tiles(self) -> int:
+        """How many tiles will be asked about, by all models together."""
+        return sum(plan.tiles() for plan in self.plans)
 
 
 def prepare(
@@ -97,7 +97,7 @@ def map_slide(
     models: list[ModelFile],
     config: PredictConfig,
     files: MapFiles | None = None,
-    advance: Callable[[int], None] = lambda _windows: None,
+    advance: Callable[[int, float], None] = lambda _tiles, _waited: None,
 ) -> tuple[Heatmap, tuple[Heatmap, ...]]:
     """Ask the models for the map of a slide.
 
@@ -106,7 +106,7 @@ def map_slide(
         models: What to ask.
         config: How.
         files: Where what is known of an unfinished slide is kept; nothing is kept where it is None.
-        advance: Called with the number of further windows that are done.
+        advance: Called with the number of further tiles that are done and the seconds spent waiting for them.
 
     Returns:
         The map, that of several models on the finest of their grids, and each model's own.
@@ -135,7 +135,7 @@ def _ask(
     model: ModelFile,
     config: PredictConfig,
     files: MapFiles | None,
-    advance: Callable[[int], None],
+    advance: Callable[[int, float], None],
 ) -> Heatmap:
     """Ask one model, going on from what an interrupted run knew."""
     from wsiseg import __version__  # noqa: PLC0415  the package imports this module
@@ -165,13 +165,15 @@ def _ask(
     )
 
 
-def _keeper(files: MapFiles | None, key: str, advance: Callable[[int], None]) -> Callable[[Sums, int], None]:
+def _keeper(
+    files: MapFiles | None, key: str, advance: Callable[[int, float], None]
+) -> Callable[[Sums, int, float], None]:
     """Give what to do after every batch: count it, and now and then keep what is known."""
     saved = time.monotonic()
 
-    def after(sums: Sums, windows: int) -> None:
+    def after(sums: Sums, tiles: int, waited: float) -> None:
         nonlocal saved
-        advance(windows)
+        advance(tiles, waited)
         if files is not None and time.monotonic() - saved > SAVE_EVERY_S:
             files.save_unfinished(sums, key)
             saved = time.monotonic()

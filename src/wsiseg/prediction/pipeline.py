@@ -13,6 +13,7 @@ from wsiseg.errors import NotASlideError, WsisegError
 from wsiseg.heatmap import Heatmap
 from wsiseg.model_file import ModelFile
 from wsiseg.prediction.doubts import doubts, strangeness
+from wsiseg.prediction.forecast import forecast
 from wsiseg.prediction.map_files import MapFiles
 from wsiseg.prediction.mapping import Job, map_slide, picture_of, prepare, warnings_of
 from wsiseg.prediction.places import Places
@@ -59,10 +60,11 @@ class _Task:
 
 
 class _Maps(NamedTuple):
-    """The map of a slide, and of several models each one's own."""
+    """The map of a slide, of several models each one's own, and the share of time spent waiting for reading."""
 
     heatmap: Heatmap
     members: tuple[Heatmap, ...]
+    waiting_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ class _Opened:
     job: Job
     known: _Maps | None
     reason: str | None
+
+    @property
+    def is_asked(self) -> bool:
+        """True if models are to be asked."""
+        return self.known is None and self.job.tiles > 0
 
 
 def records(
@@ -85,6 +92,7 @@ def records(
     waiting = deque(rows)
     opening: deque[tuple[_Task, Future[_Opened | SlideRecord]]] = deque()
     writing: deque[Future[SlideRecord]] = deque()
+    is_foretold = config.dask is not None  # there nobody listens
     with ThreadPoolExecutor(1, "opener") as opener, ThreadPoolExecutor(1, "writer") as writer:
         while waiting or opening:
             while waiting and len(opening) < _OPEN_AHEAD:
@@ -97,7 +105,13 @@ def records(
                 time.sleep(_LOOK_AGAIN_S)
                 continue
             task, coming = opening.popleft()
-            result = _mapped(task, coming.result(), models, config, progress)
+            began = time.monotonic()
+            opened = coming.result()
+            progress.advance(task.row.slide, 0, time.monotonic() - began)
+            if not is_foretold and isinstance(opened, _Opened) and opened.is_asked:
+                progress.note(forecast(opened.job, models, config, 1 + len(opening) + len(waiting)))
+                is_foretold = True
+            result = _mapped(task, opened, models, config, progress)
             writing.append(writer.submit(_write, task, result, models))
             while len(writing) > 1:
                 yield writing.popleft().result()
@@ -193,16 +207,19 @@ def _mapped(
     if opened.known is not None:
         return opened, opened.known
     name = task.row.slide
-    progress.slide(name, opened.job.windows)
+    progress.slide(name, opened.job.tiles)
+    began, waited = time.monotonic(), 0.0
 
-    def advance(windows: int) -> None:
-        progress.advance(name, windows)
+    def advance(tiles: int, seconds: float) -> None:
+        nonlocal waited
+        waited += seconds
+        progress.advance(name, tiles, seconds)
 
-    maps = task.attempt(lambda: _Maps(*map_slide(opened.job, models, config, task.files, advance)))
+    maps = task.attempt(lambda: map_slide(opened.job, models, config, task.files, advance))
     if isinstance(maps, SlideRecord):
         opened.job.slide.close()
         return maps
-    return opened, maps
+    return opened, _Maps(*maps, waiting_share=round(waited / max(time.monotonic() - began, 1e-9), 3))
 
 
 def _write(task: _Task, result: tuple[_Opened, _Maps] | SlideRecord, models: list[ModelFile]) -> SlideRecord:
@@ -222,7 +239,8 @@ def _written(task: _Task, job: Job, maps: _Maps, models: list[ModelFile]) -> Sli
     notes = [f"{model.card.name} {model.card.version}: {model.card.intended_use}" for model in models]
     task.files.write(heatmap, maps.members, picture_of(job), notes)
     status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if doubts(heatmap) else "ok"
-    return _record(task, heatmap, status, warnings_of(job, heatmap, models))
+    record = _record(task, heatmap, status, warnings_of(job, heatmap, models))
+    return record.model_copy(update={"waiting_share": maps.waiting_share})
 
 
 def _record(task: _Task, heatmap: Heatmap, status: Status, warnings: tuple[str, ...]) -> SlideRecord:
