@@ -24,6 +24,7 @@ def test_an_error_is_a_sentence_and_what_to_do() -> None:
         ("ModelFileError", 5),
         ("DownloadError", 6),
         ("OutputError", 1),
+        ("StalledError", 1),
         ("SlideError", 1),
         ("PixelSizeError", 1),
         ("NotASlideError", 1),

@@ -1,20 +1,19 @@
 """Runs that are killed, run side by side, or spread over processes give what one quiet run gives."""
 
-import hashlib
 import json
+import os
 import random
+import signal
+import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from made_slides import write_slide
 from model_files import write_color_filter_model
-from wsiseg.config import PredictConfig
-from wsiseg.predict import predict_slides
+from predict_runs import command, digest, write_slides
+from wsiseg.prediction import slide_locks
 
 SLIDES = 6
 
@@ -26,23 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("slides")
-    for number in range(SLIDES):
-        noise = np.random.default_rng(number).integers(60, 230, (900 + 200 * number, 1100, 3)).astype(np.uint8)
-        write_slide(folder / f"s{number}.tiff", noise, compression="jpeg")
-    return folder
-
-
-def command(slides: Path, model: Path, out: Path, *more: str) -> list[str]:
-    arguments = ["predict", str(slides), "--model", str(model), "--out", str(out), "--tissue", "none", "--csv", *more]
-    return [sys.executable, "-m", "wsiseg", *arguments]
-
-
-def digest(out: Path) -> dict[str, str]:
-    """Give the hash of every file but the reports, which carry times."""
-    files = [path for path in sorted(out.rglob("*")) if path.is_file()]
-    kept = [path for path in files if not path.name.startswith(("run", "report")) and path.parent.name != ".thumbnails"]
-    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+    return write_slides(tmp_path_factory.mktemp("slides"), SLIDES)
 
 
 @pytest.fixture(scope="module")
@@ -81,23 +64,67 @@ def test_two_processes_share_a_folder(tmp_path: Path, slides: Path, model: Path,
     assert len(json.loads((out / "run.json").read_text())["slides"]) == SLIDES
 
 
-def test_shards_together_give_the_whole(tmp_path: Path, slides: Path, model: Path, quiet: dict[str, str]) -> None:
-    out, counts = tmp_path / "out", []
-    for shard in ("1/3", "2/3", "3/3"):
-        settings = {"inputs": [str(slides)], "model": [str(model)], "out": out, "tissue": "none", "csv": True}
-        run = predict_slides(PredictConfig.checked(**settings, shard=shard))
-        counts.append(len(run.slides))
-        assert (out / f"run.{shard.replace('/', '-of-')}.json").is_file()
-    assert sum(counts) == SLIDES
-    assert digest(out) == quiet
+def write_lock(path: Path, process: int, host: str, duration: float = 120.0) -> None:
+    """Write the lock of a process that began at some other time."""
+    facts = {"pid": process, "host": host, "mode": "lease", "token": 32 * "a", "duration": duration, "start": 12345}
+    path.write_text("filelock/2\n" + "".join(f"{name}={value}\n" for name, value in facts.items()))
 
 
-@pytest.mark.slow
-def test_a_cluster_gives_the_same_bytes(tmp_path: Path, slides: Path, model: Path, quiet: dict[str, str]) -> None:
-    pytest.importorskip("distributed", reason="needs the extra dask")
+def test_the_lock_of_a_process_that_was_killed_is_taken_over(tmp_path: Path, slides: Path, model: Path) -> None:
     out = tmp_path / "out"
-    subprocess.run(command(slides, model, out, "--dask", "local:2"), check=True, capture_output=True)
-    assert digest(out) == quiet
+    process = subprocess.Popen(
+        command(slides / "s5.tiff", model, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not (locks := list(out.glob(".s*.lock"))) or not locks[0].read_text():
+        assert process.poll() is None
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    facts = dict(line.split("=") for line in locks[0].read_text().splitlines()[1:])
+    assert (facts["pid"], facts["host"]) == (str(process.pid), socket.gethostname())
+    assert int(facts["start"]) > 0
+    subprocess.run(command(slides / "s5.tiff", model, out), check=True, capture_output=True, timeout=100)
+    assert (out / "s5.ome.zarr").exists()
+    assert not list(out.glob(".s*.lock"))
+
+
+def test_the_lock_of_a_dead_process_is_no_lock_of_another_that_got_its_number(
+    tmp_path: Path, slides: Path, model: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    write_lock(out / ".s0.lock", os.getpid(), socket.gethostname())
+    subprocess.run(command(slides / "s0.tiff", model, out), check=True, capture_output=True, timeout=100)
+    assert not (out / ".s0.lock").exists()
+
+
+def test_a_process_on_another_machine_is_waited_for_by_name(tmp_path: Path, slides: Path, model: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    lock = out / ".s0.lock"
+    write_lock(lock, 4711, "node-17")
+    with subprocess.Popen(command(slides / "s0.tiff", model, out), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "waiting" in line)
+        assert said == f"waiting for process 4711 on node-17; if it is gone, delete {lock}\n"
+        assert not (out / "s0.ome.zarr").exists()
+        lock.unlink()
+        process.stderr.read()
+    assert process.returncode == 0
+    assert (out / "s0.ome.zarr").exists()
+
+
+def test_a_process_on_another_machine_that_gives_no_sign_of_life_is_waited_for_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slide_locks, "_UNTOUCHED_S", 2.0)
+    path = tmp_path / ".s0.lock"
+    write_lock(path, 4711, "node-17", duration=2.0)
+    locks, began = slide_locks.SlideLocks(), time.monotonic()
+    while (lock := locks.take(path)) is None:
+        time.sleep(0.1)
+    assert 2 <= time.monotonic() - began < 10
+    lock.release()
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, slides: Path, model: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Self
 from wsiseg import discovery, split
 from wsiseg.errors import NotASlideError, UsageError
 from wsiseg.outputs import write_text
-from wsiseg.slide import Slide
+from wsiseg.slide import LONGEST_READ_S, Slide
 
 COLUMNS = ("slide", "path", "case", "label", "split", "site", "mpp")
 SPLITS = ("train", "val", "test")
@@ -51,18 +51,20 @@ class CohortSlide:
     doubts: tuple[str, ...] = ()
     skipped: str = ""
 
-    def open(self, mpp: float | None = None) -> Slide:
+    def open(self, mpp: float | None = None, longest_read_s: float = LONGEST_READ_S) -> Slide:
         """Open the slide.
 
         Args:
             mpp: Micrometers per level-0 pixel, where the row says nothing of it and the file is not to be believed.
+            longest_read_s: Seconds after which reading is given up.
 
         Raises:
             SlideError: It cannot be opened, or is none (`NotASlideError`).
+            StalledError: Its disk or network does not answer.
         """
         if self.skipped:
             raise NotASlideError(self.skipped)
-        return Slide(self.path, mpp=self.mpp or mpp)
+        return Slide(self.path, mpp=self.mpp or mpp, longest_read_s=longest_read_s)
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,8 @@ class PredictConfig(Config):
     """Version of the heatmap's format."""
     max_bad_tiles: Share = 0.01
     """Largest share of tissue cells that may be unreadable."""
+    read_timeout: float = Field(default=300.0, gt=0)
+    """Seconds after which a slide is given up because reading from it hangs."""
     overwrite: bool = False
     """Redo what is already there."""
 

@@ -7,6 +7,7 @@ WsisegError                 exit code 1
 ├── ModelFileError          5   the model file is invalid
 ├── DownloadError           6   the network or a download failed, or offline mode forbids it
 ├── OutputError             1   a result cannot be written
+├── StalledError            1   a slide's disk or network does not answer
 └── SlideError              1   a slide cannot be read
     ├── PixelSizeError          no pixel size, or one that cannot be true
     └── NotASlideError          the file is no slide at all: it is skipped, not failed
@@ -69,6 +70,10 @@ class DownloadError(WsisegError):
 
 class OutputError(WsisegError):
     """A result cannot be written."""
+
+
+class StalledError(WsisegError):
+    """A slide's disk or network does not answer; no `SlideError`, as reading less of it would hang as well."""
 
 
 class SlideError(WsisegError):

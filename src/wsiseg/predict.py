@@ -35,15 +35,20 @@ def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -
 
     Raises:
         SlideError: The slide cannot be read.
+        StalledError: The slide's disk or network does not answer.
         ModelFileError: The model file is invalid.
         UsageError: A setting does not fit.
     """
     config = PredictConfig.checked(inputs=(str(slide),), model=(str(model),), **settings)
-    with _models(config) as models, Slide(slide, mpp=config.slide_mpp) as opened:
+    with _models(config) as models, _slide(slide, config) as opened:
         row = CohortSlide(Path(slide).stem, Path(slide))
         places = Places.of(config.tissue, config.roi, config.exclude, [row.slide])
         heatmap, _ = map_slide(prepare(row, opened, models, config, places), models, config)
         return heatmap
+
+
+def _slide(path: Path | str, config: PredictConfig) -> Slide:
+    return Slide(path, mpp=config.slide_mpp, longest_read_s=config.read_timeout)
 
 
 def predict_slides(config: PredictConfig, progress: Progress | None = None) -> Run:

@@ -179,10 +179,11 @@ class RunFile:
     def _save(self) -> None:
         if self.path is None:
             return
-        from filelock import SoftFileLock  # noqa: PLC0415  only where something is written
+        from filelock import SoftFileLease  # noqa: PLC0415  only where something is written
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with SoftFileLock(self.path.with_name(f".{self.path.name}.lock")):
+        # A lease, so that a process of another machine that died just here stops nobody.
+        with SoftFileLease(self.path.with_name(f".{self.path.name}.lock")):
             merged = _with_earlier(self.path, self.run)
             write_json(self.path, merged.model_dump(mode="json", by_alias=True))
 

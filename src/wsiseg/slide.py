@@ -18,7 +18,7 @@ from wsiseg.reading import pyramid
 from wsiseg.reading.blocks import MOST_UNREADABLE, Block, Picture, filled
 from wsiseg.reading.pixel_size import PixelSize, pixel_size
 from wsiseg.reading.slide_facts import SlideFacts
-from wsiseg.reading.slide_file import SLIDE_SUFFIXES, SlideFile, slide_path
+from wsiseg.reading.slide_file import LONGEST_READ_S, SLIDE_SUFFIXES, SlideFile
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,16 +41,18 @@ class Slide:
     Args:
         path: A slide, a folder that holds one DICOM series or any file of it, or a plain PNG, JPEG or TIFF image.
         mpp: Micrometers per level-0 pixel, in place of what the file says.
+        longest_read_s: Seconds after which reading is given up; every method that reads then raises `StalledError`.
 
     Raises:
         NotASlideError: The file is no slide.
         PixelSizeError: No pixel size is known, or the one found cannot be true.
         SlideError: The file is broken.
+        StalledError: Its disk or network does not answer.
     """
 
-    def __init__(self, path: Path | str, *, mpp: float | None = None) -> None:
-        self.path = slide_path(Path(path))
-        self._file = SlideFile(self.path)
+    def __init__(self, path: Path | str, *, mpp: float | None = None, longest_read_s: float = LONGEST_READ_S) -> None:
+        self._file = SlideFile(Path(path), longest_read_s)
+        self.path = self._file.path
         self.properties = self._file.properties
         self.size_px: tuple[int, int] = self._file.level_sizes_px[0]
         try:
@@ -275,4 +277,13 @@ def _filter(ratio: tuple[float, float], box: tuple[float, float, float, float]) 
     return Image.Resampling.BOX if is_whole else Image.Resampling.HAMMING
 
 
-__all__ = ["ASSUMED", "SLIDE_SUFFIXES", "NotASlideError", "PixelSizeError", "Slide", "SlideError", "SlideFacts"]
+__all__ = [
+    "ASSUMED",
+    "LONGEST_READ_S",
+    "SLIDE_SUFFIXES",
+    "NotASlideError",
+    "PixelSizeError",
+    "Slide",
+    "SlideError",
+    "SlideFacts",
+]

@@ -53,6 +53,9 @@ def predict(
     csv: Annotated[bool, typer.Option("--csv", help="Write the cells as CSV too.")] = False,
     ngff: Annotated[str, typer.Option(help="Version of the heatmap's format: 0.4 or 0.5.")] = "0.4",
     max_bad_tiles: MaxBadTiles = 0.01,
+    read_timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Give a slide up when reading from it hangs for so long.")
+    ] = 300.0,
     overwrite: Overwrite = False,
 ) -> int:
     """Map tumour on slides.
@@ -71,7 +74,7 @@ def predict(
         inputs=inputs, model=model, combine=combine, keep_members=keep_members, views=views, out=out,
         slide_mpp=slide_mpp, device=device, tissue=tissue, min_tissue=min_tissue, roi=roi, exclude=exclude,
         threshold=threshold, map=map, stride=stride, shard=shard, dask=dask, csv=csv, ngff=ngff,
-        max_bad_tiles=max_bad_tiles, overwrite=overwrite,
+        max_bad_tiles=max_bad_tiles, read_timeout=read_timeout, overwrite=overwrite,
     )  # fmt: skip
     run = predict_slides(config, streams)
     streams.result(run.model_dump(mode="json", by_alias=True), run_lines(run))

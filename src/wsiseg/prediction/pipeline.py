@@ -18,11 +18,12 @@ from wsiseg.prediction.map_files import MapFiles
 from wsiseg.prediction.mapping import Job, map_slide, picture_of, prepare, warnings_of
 from wsiseg.prediction.places import Places
 from wsiseg.prediction.settings import member_names, settings_of, threshold_of, threshold_of_member
+from wsiseg.prediction.slide_locks import SlideLocks
 from wsiseg.run import Failure, Progress, SlideRecord, Status
 from wsiseg.slide import Slide
 
 if TYPE_CHECKING:
-    from filelock import BaseFileLock
+    from filelock import SoftFileLease
 
 Result = TypeVar("Result")
 
@@ -46,7 +47,7 @@ class _Task:
     row: CohortSlide
     places: Places
     files: MapFiles
-    lock: "BaseFileLock"
+    lock: "SoftFileLease"
     began: float
 
     def attempt(self, step: Callable[[], Result]) -> Result | SlideRecord:
@@ -93,15 +94,17 @@ def records(
     opening: deque[tuple[_Task, Future[_Opened | SlideRecord]]] = deque()
     writing: deque[Future[SlideRecord]] = deque()
     is_foretold = config.dask is not None  # there nobody listens
+    locks = SlideLocks()
     with ThreadPoolExecutor(1, "opener") as opener, ThreadPoolExecutor(1, "writer") as writer:
         while waiting or opening:
             while waiting and len(opening) < _OPEN_AHEAD:
-                task = _taken(waiting.popleft(), places, config)
+                task = _taken(waiting.popleft(), places, config, locks)
                 if isinstance(task, CohortSlide):  # another process works on it: look again after the others
                     waiting.append(task)
                     break
                 opening.append((task, opener.submit(_open, task, models, config)))
             if not opening:
+                locks.tell(progress.note)
                 time.sleep(_LOOK_AGAIN_S)
                 continue
             task, coming = opening.popleft()
@@ -119,17 +122,11 @@ def records(
             yield writing.popleft().result()
 
 
-def _taken(row: CohortSlide, places: Places, config: PredictConfig) -> "_Task | CohortSlide":
+def _taken(row: CohortSlide, places: Places, config: PredictConfig, locks: SlideLocks) -> _Task | CohortSlide:
     """Take the lock of a slide; give the row back while another process has it."""
-    from filelock import SoftFileLock, Timeout  # noqa: PLC0415  only where files are written
-
     files = MapFiles(config.out, row.slide, config.csv, config.ngff, member_names(config))
-    lock = SoftFileLock(files.lock, timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        return row
-    return _Task(row, places, files, lock, time.monotonic())
+    lock = locks.take(files.lock)
+    return row if lock is None else _Task(row, places, files, lock, time.monotonic())
 
 
 def _open(task: _Task, models: list[ModelFile], config: PredictConfig) -> _Opened | SlideRecord:
@@ -139,7 +136,7 @@ def _open(task: _Task, models: list[ModelFile], config: PredictConfig) -> _Opene
 
 def _opened(task: _Task, models: list[ModelFile], config: PredictConfig) -> _Opened | SlideRecord:
     known = None if config.overwrite else task.files.open()
-    slide = task.row.open(config.slide_mpp)
+    slide = task.row.open(config.slide_mpp, config.read_timeout)
     try:
         places = task.places.settings(task.row.slide)
         wanted, threshold = settings_of(models, config, places), threshold_of(models, config)

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 from wsiseg.errors import NotASlideError, SlideError
 from wsiseg.reading.dicom import dicom_file, series_file
+from wsiseg.reading.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     from openslide import AbstractSlide
@@ -22,6 +23,9 @@ SLIDE_SUFFIXES = frozenset([*_OPENSLIDE_SUFFIXES, ".dcm", ".dicom", ".png", ".jp
 """Names that promise a slide: a file with one of these that cannot be read has failed, any other is skipped."""
 
 _EIGHT_BITS = frozenset(["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])
+LONGEST_READ_S = 300.0
+"""Seconds after which reading is given up, where nothing else is said."""
+
 _MOST_PLAIN_PIXELS = 400_000_000  # a plain image is held in memory: 1.2 GB
 _CACHE_BYTES = 64 * 2**20
 _OPAQUE = 255
@@ -55,24 +59,29 @@ class SlideFile:
     once more with a handle of its own, which then takes the place of the dead one.
 
     Args:
-        path: What `slide_path` gave.
+        path: The file, or the folder of one DICOM series.
+        longest_s: Seconds that opening, and every reading, may take.
 
     Raises:
         NotASlideError: It is no slide, and its name does not say that it is one.
         SlideError: It should be one but cannot be opened.
+        StalledError: Its disk or network does not answer.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, longest_s: float = LONGEST_READ_S) -> None:
         self._mending = threading.Lock()
-        self._handle = _open(path)
+        self._limit = TimeLimit(path.name, longest_s)
+        self.path = self._limit.call(lambda: slide_path(path))
+        self._handle = self._limit.call(lambda: _open(self.path))
         self.properties = dict(self._handle.properties)
         self.level_sizes_px: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
         self.level_downsamples: tuple[float, ...] = tuple(self._handle.level_downsamples)
 
     def close(self) -> None:
-        """Free the file."""
-        self._handle.close()
+        """Free the file, unless a thread that hangs is still in it."""
+        if not self._limit.is_stalled:
+            self._handle.close()
+        self._limit.close()
 
     def read(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> "Image":
         """Read a region in RGB; parts that were not scanned get the slide's background colour.
@@ -84,10 +93,11 @@ class SlideFile:
 
         Raises:
             SlideError: The region cannot be decoded, not even by a handle that is not dead.
+            StalledError: The disk or network that the file lies on does not answer.
         """
         handle = self._handle
         try:
-            return _read(handle, self.path.name, corner, level, size)
+            return self._limit.call(lambda: _read(handle, self.path.name, corner, level, size))
         except SlideError:
             return self._read_afresh(handle, corner, level, size)
 
@@ -95,9 +105,9 @@ class SlideFile:
         self, dead: "AbstractSlide", corner: tuple[int, int], level: int, size: tuple[int, int]
     ) -> "Image":
         with self._mending:
-            fresh = _open(self.path)
+            fresh = self._limit.call(lambda: _open(self.path))
             try:
-                region = _read(fresh, self.path.name, corner, level, size)
+                region = self._limit.call(lambda: _read(fresh, self.path.name, corner, level, size))
             except SlideError:
                 fresh.close()
                 raise
