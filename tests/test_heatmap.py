@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from jsonschema import Draft202012Validator
+from ome_zarr.io import parse_url
+from ome_zarr.reader import Reader
 from ome_zarr_models.v04 import Image as Image04
 from ome_zarr_models.v05 import Image as Image05
 from referencing import Registry
@@ -89,6 +91,31 @@ def test_every_level_covers_the_slide_from_its_corner(tmp_path: Path) -> None:
             # The first pixel's centre less half its side is the corner of the slide's first pixel.
             assert center - side / 2 == pytest.approx(-FACTS.mpp[0] / 2)
     assert multiscale["datasets"][0]["coordinateTransformations"][1]["translation"] == [0.0, 55.7505, 55.7505]
+
+
+@pytest.mark.parametrize("mpp", [(0.499, 0.499), (0.2525, 0.2501)])
+@pytest.mark.parametrize("ngff", ["0.4", "0.5"])
+def test_ome_zarrs_own_reader_puts_the_corners_of_the_slide_into_the_corner_cells(
+    tmp_path: Path, ngff: Any, mpp: tuple[float, float]
+) -> None:
+    slide = replace(FACTS, mpp=mpp)
+    rows, columns = (-(-size * step // 112.0) for size, step in zip(slide.size_px[::-1], mpp[::-1], strict=True))
+    saved = heatmap(int(rows), int(columns), slide=slide)
+    saved.save(tmp_path / "a.ome.zarr", ngff)
+    place = parse_url(str(tmp_path / "a.ome.zarr"))
+    assert place is not None
+    image, _, segmentation = Reader(place)()
+    assert image.metadata["channel_names"] == ["p(tumor)"]
+    assert [axis["name"] for axis in image.metadata["axes"]] == ["c", "y", "x"]
+    np.testing.assert_array_equal(np.asarray(image.data[0])[0], np.nan_to_num(saved.probabilities))
+    np.testing.assert_array_equal(np.asarray(segmentation.data[0])[0], saved.labels)
+    for node in (image, segmentation):
+        for level, (scale, translation) in zip(node.data, node.metadata["coordinateTransformations"], strict=True):
+            for axis, size, step in ((1, slide.size_px[1], mpp[1]), (2, slide.size_px[0], mpp[0])):
+                # The slide's first pixel has its centre at 0, so its corners lie half a pixel outside.
+                edges = np.array([-0.5, size - 0.5]) * step
+                cells = (edges - translation["translation"][axis]) / scale["scale"][axis]
+                np.testing.assert_array_less(np.abs(cells - [0, level.shape[axis] - 1]), 0.5 + 1e-9)
 
 
 def test_labels_tell_background_tissue_and_tumor(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from made_slides import stained_picture
 from model_files import write_color_filter_model
 from wsiseg.config import PredictConfig
 from wsiseg.errors import StalledError
@@ -82,8 +84,8 @@ def test_a_slide_that_cannot_be_opened_is_given_up_and_the_others_are_done(
 def test_a_slide_that_hangs_half_way_is_given_up_and_the_others_are_done(
     tmp_path: Path, make_slide: MakeSlide, model: Path, kind: str
 ) -> None:
-    sizes = {"a": (1024, 768), "b": (6000, 5000), "c": (1024, 768)}
-    paths = [make_slide(f"{name}.tiff", size=size, compression="jpeg") for name, size in sizes.items()]
+    large = np.tile(stained_picture(1000, 1000), (5, 6, 1))  # more than the reader's cache holds
+    paths = [make_slide("a.tiff"), make_slide("b.tiff", large, compression="jpeg"), make_slide("c.tiff")]
 
     with ExitStack() as stack:
 

@@ -66,6 +66,32 @@ def _replace(partial: Path, path: Path) -> None:
     _remove(old)
 
 
+def cannot_be_written(path: Path, error: OSError) -> OutputError:
+    """Give the error that says why a file cannot be written."""
+    reason = error.strerror or str(error)
+    return OutputError(f"{path}: cannot be written: {reason}", "free some room or choose another --out")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock that is a file at `path`, while other processes on the folder wait for it.
+
+    Raises:
+        OutputError: The folder is read-only, the disk is full, or the like.
+    """
+    from filelock import SoftFileLease  # noqa: PLC0415  only where something is written
+
+    lock = SoftFileLease(path)  # a lease, so that a process of another machine that died just here stops nobody
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise cannot_be_written(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a path beside `path` to write a file or a folder to, and rename it to `path` when the block ends well.
@@ -90,8 +116,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         _remove(partial)
         if isinstance(error, FileNotFoundError) and error.filename and str(partial) not in str(error.filename):
             raise
-        reason = error.strerror or str(error)
-        raise OutputError(f"{path}: cannot be written: {reason}", "free some room or choose another --out") from error
+        raise cannot_be_written(path, error) from error
     except BaseException:
         _remove(partial)
         raise

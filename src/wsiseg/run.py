@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from wsiseg.errors import WsisegError
-from wsiseg.outputs import write_json
+from wsiseg.outputs import locked, write_json
 
 Status = Literal["ok", "no_tissue", "skipped", "up_to_date", "suspect", "failed"]
 
@@ -179,11 +179,8 @@ class RunFile:
     def _save(self) -> None:
         if self.path is None:
             return
-        from filelock import SoftFileLease  # noqa: PLC0415  only where something is written
-
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A lease, so that a process of another machine that died just here stops nobody.
-        with SoftFileLease(self.path.with_name(f".{self.path.name}.lock")):
+        with locked(self.path.with_name(f".{self.path.name}.lock")):
             merged = _with_earlier(self.path, self.run)
             write_json(self.path, merged.model_dump(mode="json", by_alias=True))
 

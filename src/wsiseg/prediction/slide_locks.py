@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wsiseg.outputs import cannot_be_written
+
 if TYPE_CHECKING:
     from filelock import SoftFileLease
 
@@ -27,7 +29,7 @@ class SlideLocks:
         """Take a lock, or give None while another process has it.
 
         Raises:
-            OSError: The folder is missing or cannot be written.
+            OutputError: The folder cannot be written.
         """
         from filelock import SoftFileLease, Timeout  # noqa: PLC0415  only where files are written
 
@@ -40,6 +42,8 @@ class SlideLocks:
         except Timeout:
             self._waiting[path] = lock
             return None
+        except OSError as error:
+            raise cannot_be_written(path, error) from error
         return lock
 
     def tell(self, note: Callable[[str], None]) -> None:
