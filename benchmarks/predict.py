@@ -43,10 +43,11 @@ class Watch(Streams):
         super().__init__(quiet=True, bars=False)
         self.moments: list[tuple[float, int]] = []
 
-    def advance(self, slide: str, tiles: int) -> None:
+    def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:
         """Note the moment."""
-        super().advance(slide, tiles)
-        self.moments.append((time.time(), tiles))
+        super().advance(slide, tiles, waited_s)
+        if tiles:
+            self.moments.append((time.time(), tiles))
 
 
 def main() -> None:
