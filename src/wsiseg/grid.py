@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wsiseg.errors import UsageError
 
 _LEAST_AREA = 1e-12  # of the last tile where float noise puts it beyond the slide
+_MASK_ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -103,22 +104,34 @@ def share_of_cells(mask: NDArray[np.bool_], mask_px: tuple[float, float], grid: 
     Returns:
         float32[rows, columns] in 0..1.
     """
-    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
-    table[1:, 1:] = mask.cumsum(0).cumsum(1)
     rows, columns = grid.shape
     (step_x, step_y), (tile_x, tile_y) = grid.stride_level0, grid.tile_level0
     top = np.arange(rows, dtype=np.float64) * (step_y / mask_px[1])
     left = np.arange(columns, dtype=np.float64) * (step_x / mask_px[0])
     below, right = top + tile_y / mask_px[1], left + tile_x / mask_px[0]
-    total = _sums(table, below, right) - _sums(table, top, right) - _sums(table, below, left) + _sums(table, top, left)
-    heights = np.minimum(below, mask.shape[0]) - top
     widths = np.minimum(right, mask.shape[1]) - left
-    area = np.maximum(heights[:, None] * widths[None, :], _LEAST_AREA)
-    share: NDArray[np.float32] = np.clip(total / area, 0, 1).astype(np.float32)
+    share = np.empty((rows, columns), np.float32)
+    at_once = max(1, int(_MASK_ROWS_AT_ONCE * mask_px[1] / step_y))
+    for row in range(0, rows, at_once):  # a table of the whole mask would take many times its memory
+        band = np.s_[row : row + at_once]
+        first = min(int(top[row]), mask.shape[0] - 1)
+        table = _summed(mask[first : math.ceil(below[band][-1]) + 1])
+        upper, lower = top[band] - first, below[band] - first
+        total = _sums(table, lower, right) - _sums(table, upper, right)
+        total = total - _sums(table, lower, left) + _sums(table, upper, left)
+        heights = np.minimum(below[band], mask.shape[0]) - top[band]
+        share[band] = np.clip(total / np.maximum(heights[:, None] * widths[None, :], _LEAST_AREA), 0, 1)
     return share
 
 
-def _sums(table: NDArray[np.float64], rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
+def _summed(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Give the summed-area table of a mask, int64[rows + 1, columns + 1]."""
+    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
+    table[1:, 1:] = mask.cumsum(0).cumsum(1)
+    return table
+
+
+def _sums(table: NDArray[np.int64], rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
     """Read a summed-area table at fractional rows and columns (bilinear, which is exact for constant pixels)."""
     r, c = np.clip(rows, 0, table.shape[0] - 1), np.clip(columns, 0, table.shape[1] - 1)
     r0, c0 = np.minimum(r.astype(int), table.shape[0] - 2), np.minimum(c.astype(int), table.shape[1] - 2)

@@ -29,7 +29,8 @@ def colored(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
     places, colors = [stop for stop, _ in _STOPS], np.asarray([color for _, color in _STOPS], float)
     steps = np.linspace(0, 1, 256)  # looked up: a picture has millions of pixels
     table = np.stack([np.interp(steps, places, colors[:, channel]) for channel in range(3)], -1).round()
-    picture: NDArray[np.uint8] = table.astype(np.uint8)[(probabilities * 255).round().astype(np.uint8)]
+    values = probabilities * np.float32(255)
+    picture: NDArray[np.uint8] = table.astype(np.uint8)[np.rint(values, out=values).astype(np.uint8)]
     return picture
 
 
@@ -44,7 +45,7 @@ def tissue_picture(path: Path, thumbnail: NDArray[np.uint8], mask: NDArray[np.bo
     """
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
 
-    canvas = _scaled(thumbnail)
+    canvas = scaled(thumbnail)
     kept = np.asarray(Image.fromarray(mask).resize(canvas.size, Image.Resampling.NEAREST))
     pixels = np.array(canvas)
     pixels[~kept] = pixels[~kept] // 2 + 90
@@ -75,29 +76,51 @@ def heatmap_picture(
     """
     from PIL import Image, ImageDraw  # noqa: PLC0415  heavy: only where pictures are made
 
-    plain = _scaled(thumbnail)
-    filled = np.nan_to_num(probabilities, nan=-1.0)
-    box = (0.0, 0.0, min(extent[0], filled.shape[1]), min(extent[1], filled.shape[0]))
-    nearest = Image.Resampling.NEAREST
-    values = np.asarray(Image.fromarray(filled).resize(plain.size, nearest, box=box))
-    mixed = Image.blend(plain, Image.fromarray(colored(values.clip(0))), _OPACITY)
-    pixels = np.array(Image.composite(mixed, plain, Image.fromarray(values >= 0)))
-    pixels[rim(values >= threshold, _line(plain))] = INK
+    plain = scaled(thumbnail)
+    mapped = _mapped(plain, probabilities, extent, threshold)
     gap = 12
     pair = Image.new("RGB", (plain.width * 2 + gap, plain.height), _PAPER)
     pair.paste(plain, (0, 0))
-    pair.paste(Image.fromarray(pixels), (plain.width + gap, 0))
+    pair.paste(mapped, (plain.width + gap, 0))
+    del plain, mapped  # these pictures are large
     framed = _framed(pair, title, [*notes, ""])
     _legend(ImageDraw.Draw(framed), framed, threshold)
     _save(path, framed)
 
 
-def _scaled(thumbnail: NDArray[np.uint8]) -> "Image":
-    """Bring the longer side between bounds; small slides are magnified so that cells can be seen."""
+def _mapped(
+    plain: "Image", probabilities: NDArray[np.float32], extent: tuple[float, float], threshold: float
+) -> "Image":
+    """Lay the tumour map over a picture of the slide."""
+    from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
+
+    values = _enlarged(probabilities, plain.size, extent)
+    over = Image.blend(plain, Image.fromarray(colored(values.clip(0))), _OPACITY)
+    pixels = np.array(Image.composite(over, plain, Image.fromarray(values >= 0)))
+    pixels[rim(values >= threshold, _line(plain))] = INK
+    return Image.fromarray(pixels)
+
+
+def _enlarged(
+    probabilities: NDArray[np.float32], size: tuple[int, int], extent: tuple[float, float]
+) -> NDArray[np.float32]:
+    """Give the probability at every pixel of a picture of so many columns and rows, -1 where nobody looked."""
+    from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
+
+    filled = np.nan_to_num(probabilities, nan=-1.0)
+    box = (0.0, 0.0, min(extent[0], filled.shape[1]), min(extent[1], filled.shape[0]))
+    return np.asarray(Image.fromarray(filled).resize(size, Image.Resampling.NEAREST, box=box))
+
+
+def scaled(thumbnail: NDArray[np.uint8], least: int = _LEAST_PX) -> "Image":
+    """Bring the longer side of a picture (uint8[rows, columns, 3]) to at most 2000 pixels and at least so many.
+
+    Small slides are magnified so that cells can be seen.
+    """
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
 
     picture, longer = Image.fromarray(thumbnail), max(thumbnail.shape[:2])
-    factor = np.clip(longer, _LEAST_PX, _MOST_PX) / longer
+    factor = np.clip(longer, least, _MOST_PX) / longer
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     return picture.resize(size, Image.Resampling.BILINEAR)
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from wsiseg.cli.memory import give_back_large_arrays
 from wsiseg.cli.options import Device, Inputs, MaxBadTiles, MinTissue, Overwrite, SlideMpp, Tissue
 from wsiseg.cli.shell import app, command
 from wsiseg.cli.streams import Streams, run_lines
@@ -68,6 +69,7 @@ def predict(
         wsiseg predict slides/ --model mine.onnx --out maps --csv
         ls *.svs | wsiseg predict - --json
     """
+    give_back_large_arrays()
     from wsiseg.predict import predict_slides  # noqa: PLC0415  loads numerical libraries
 
     config = PredictConfig.checked(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+Labels = NDArray[np.int32]
 _SIDES = ((-1, -1), (-1, 1), (1, -1), (1, 1))  # of a corner: up or down, left or right
 
 
@@ -42,17 +43,17 @@ def labelled_outlines(
     mask: NDArray[np.bool_],
     step_px: tuple[float, float],
     offset_px: tuple[float, float] = (0.0, 0.0),
-) -> tuple[list[Any], Ints]:
+) -> tuple[list[Any], Labels]:
     """Trace the set cells of a mask as `outlines` does, and say which cells lie in which polygon.
 
     Returns:
-        One geometry for each focus, in the order of its first cell, and the number of each cell's focus: int[rows,
+        One geometry for each focus, in the order of its first cell, and the number of each cell's focus: int32[rows,
         columns], counted from 1, 0 outside. A focus of cells finer than a pixel may be a MultiPolygon, or empty.
     """
     import shapely  # noqa: PLC0415  heavy: only where outlines are traced
     from scipy import ndimage  # noqa: PLC0415  the same
 
-    labels: Ints = np.empty(mask.shape, np.int64)
+    labels: Labels = np.empty(mask.shape, np.int32)
     ndimage.label(mask, output=labels)
     if not mask.any():
         return [], labels
@@ -66,7 +67,7 @@ def labelled_outlines(
     return list(polygons), labels
 
 
-def _rings(labels: Ints) -> tuple[NDArray[np.float64], Ints, Ints]:
+def _rings(labels: Labels) -> tuple[NDArray[np.float64], Ints, Ints]:
     """Walk the boundaries of labelled cells.
 
     Returns:
@@ -81,7 +82,7 @@ def _rings(labels: Ints) -> tuple[NDArray[np.float64], Ints, Ints]:
     return np.stack([row[order], column[order]], 1).astype(np.float64), ring, label[order][starts]
 
 
-def _corners(padded: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+def _corners(padded: Labels) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """Find the corners, row by row: row, column, whether they lead down (1) or up (-1), right or left, and the label.
 
     A corner leads along the sides of the one cell of four that differs; of two that touch diagonally there are two
@@ -94,17 +95,25 @@ def _corners(padded: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     }
     count = sum((cells > 0).astype(np.int8) for cells in around.values())
     is_diagonal = (count == 2) & ((around[-1, -1] > 0) == (around[1, 1] > 0))  # noqa: PLR2004  of four cells
-    is_one_focus = np.maximum(around[-1, -1], around[-1, 1]) == np.maximum(around[1, 1], around[1, -1])
+    at = np.nonzero(is_diagonal)  # labels are compared and looked up where they matter alone, as maps may be large
+    is_one_focus = np.zeros(around[1, 1].shape, np.bool_)
+    is_one_focus[at] = _either(around[-1, -1], around[-1, 1], at) == _either(around[1, 1], around[1, -1], at)
     parts = []
     for (v, h), cells in around.items():
         is_odd = ((cells > 0) & (count == 1)) | ((cells == 0) & (count == 3))  # noqa: PLR2004  of four cells
         is_odd |= is_diagonal & ((cells > 0) != is_one_focus)
         row, column = np.nonzero(is_odd)
-        label = np.where(cells > 0, cells, around[v, -h])[row, column]
+        label = np.where(cells[row, column] > 0, cells[row, column], around[v, -h][row, column])
         parts.append(np.stack([row, column, np.full_like(row, v), np.full_like(row, h), label]))
     found = np.concatenate(parts, 1)
     row, column, down, right, label = found[:, np.lexsort((found[3], found[1], found[0]))]
     return row, column, down, right, label
+
+
+def _either(one: Labels, other: Labels, at: tuple[Ints, ...]) -> Labels:
+    """Give the label of the set cell of two at some places."""
+    found: Labels = np.maximum(one[at], other[at])
+    return found
 
 
 def _partners(line: Ints, place: Ints, direction: Ints) -> Ints:

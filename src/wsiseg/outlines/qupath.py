@@ -89,8 +89,9 @@ def features(
     seen = ~np.isnan(values)
     tumor = seen & (np.nan_to_num(values, nan=-1.0) >= threshold)
     foci, labels = labelled_outlines(tumor, frame.cell_px, frame.corner_px)
-    sums = np.bincount(labels.ravel(), np.where(tumor, values, 0).ravel())
-    means = sums / np.maximum(np.bincount(labels.ravel()), 1)
+    numbers = labels[tumor]
+    means = np.bincount(numbers, values[tumor]) / np.maximum(np.bincount(numbers), 1)
+    del labels, numbers, tumor  # the tissue is outlined next
     for number in sorted(range(len(foci)), key=lambda number: -foci[number].area):
         area, mean = frame.mm2(foci[number]), float(means[number + 1])
         measured = {"area mm2": round(area, 6), "mean p(tumor)": round(mean, 4)}

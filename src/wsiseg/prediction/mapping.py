@@ -22,6 +22,7 @@ from wsiseg.prediction.places import Places
 from wsiseg.prediction.settings import kind, settings_of, threshold_of, threshold_of_member
 from wsiseg.prediction.views import viewed
 from wsiseg.reading.pyramid import level_for
+from wsiseg.report import scaled
 from wsiseg.slide import Slide
 from wsiseg.tissue import TissueMask
 
@@ -70,7 +71,8 @@ def prepare(
     """Find out where to look on an open slide and plan what to ask each model."""
     found = places.find(row.slide, slide, config.max_bad_tiles)
     plans = tuple(_plan(slide, found.tissue, model, config) for model in models)
-    return Job(row, slide, found.tissue, found.thumbnail, plans, places.settings(row.slide), found.warnings)
+    thumbnail = np.asarray(scaled(found.thumbnail, least=1))  # a large one would be held until the slide is done
+    return Job(row, slide, found.tissue, thumbnail, plans, places.settings(row.slide), found.warnings)
 
 
 def picture_of(job: Job) -> NDArray[np.uint8]:
