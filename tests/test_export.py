@@ -161,8 +161,12 @@ def test_figures_of_an_evaluation_come_with_their_intervals(
     metrics = {"schema": "wsiseg.metrics/1", "split": "test", "without_background": measures}
     metrics["per_site"] = {"colon": {"without_background": measures}}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    config = ExportConfig(run=trained[0], out=tmp_path / "m.onnx", figures=tmp_path / "metrics.json")
-    assert "| colon | 0.800 (0.700 to 0.900) | 0.500 |  | 0.600 |" in export(config).page.read_text()
+    known = ("It calls muscle tumour.",)
+    config = ExportConfig(run=trained[0], out=tmp_path / "m.onnx", figures=tmp_path / "metrics.json", limit=known)
+    exported = export(config)
+    assert exported.card.limits[-1:] == known
+    assert len(exported.card.limits) > 1
+    assert "| colon | 0.800 (0.700 to 0.900) | 0.500 |  | 0.600 |" in exported.page.read_text()
     (tmp_path / "metrics.json").write_text("[]")
     with pytest.raises(UsageError, match=r"metrics\.json"):
         export(config)

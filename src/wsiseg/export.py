@@ -190,6 +190,7 @@ def _card(config: ExportConfig, origin: Origin, graph: OnnxGraph, parity: tuple[
         facts["trained_on"] = {"data": config.data, **facts.get("trained_on", {})}
     if config.figures is not None:
         facts["figures"] = {**facts.get("figures", {}), "evaluation": _figures(config.figures)}
+    facts["limits"] = (*facts.get("limits", ()), *config.limit)
     side = _self_test_side(origin.tile_px, origin.facts["output_stride"] if graph.has_map else None)
     return ModelCard.model_validate(
         {

@@ -48,6 +48,9 @@ def export(
     model_version: Annotated[str, typer.Option(help="Version of the model.")] = "1",
     licence: Annotated[str, typer.Option(help="Terms under which it may be used.")] = "not stated",
     data: Annotated[str | None, typer.Option(help="A sentence on the data it was trained on.")] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(help="A sentence on what it cannot do, for its card; may be repeated.")
+    ] = None,
     figures: Annotated[Path | None, typer.Option(help="metrics.json of wsiseg evaluate, for the model card.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -73,7 +76,7 @@ def export(
             out=out, run=run, from_torch=from_torch, from_wsinfer=from_wsinfer, arch=arch, tile=tile, mpp=mpp,
             positive_class=positive_class, precision=precision, output_stride=output_stride, map=map,
             calibration=calibration, allow_loss=allow_loss, name=name, model_version=model_version, licence=licence,
-            data=data, figures=figures, overwrite=overwrite,
+            data=data, limit=limit or (), figures=figures, overwrite=overwrite,
         ),
         streams,
     )  # fmt: skip

@@ -48,6 +48,8 @@ class ExportConfig(Config):
     """Terms under which the model may be used."""
     data: str | None = None
     """A sentence on the data that it was trained on."""
+    limit: tuple[str, ...] = ()
+    """Sentences on what the model cannot do, for the model card, after those that follow from the run."""
     figures: Path | None = None
     """`metrics.json` of an evaluation, for the model card."""
     overwrite: bool = False

@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 Tile = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -64,11 +65,12 @@ def jittered(tile: Tile, random: np.random.Generator, strength: tuple[float, flo
     """
     brightness, contrast, saturation = (float(random.uniform(1 - s, 1 + s)) for s in strength[:3])
     hue = 2 * np.pi * float(random.uniform(-strength[3], strength[3]))
-    gray = float(tile.mean((0, 1)) @ _YIQ[0])
+    image = Image.fromarray(np.ascontiguousarray(tile))
+    gray = float(np.asarray(image.convert("L")).mean())
     turn = np.array([[1, 0, 0], [0, np.cos(hue), -np.sin(hue)], [0, np.sin(hue), np.cos(hue)]])
     turn[1:] *= saturation
     matrix = brightness * contrast * (_RGB @ turn @ _YIQ)
     offset = brightness * (1 - contrast) * gray
-    changed = tile.reshape(-1, 3).astype(np.float32) @ matrix.T.astype(np.float32) + np.float32(offset)
-    jitter: Tile = np.rint(changed.clip(0, 255)).astype(np.uint8).reshape(tile.shape)
-    return jitter
+    # Pillow computes, rounds and cuts in one pass, many times as fast as arrays would.
+    rows = np.column_stack([matrix, np.full(3, offset)]).ravel().tolist()
+    return np.asarray(image.convert("RGB", tuple(rows)))
