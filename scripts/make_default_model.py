@@ -26,7 +26,7 @@ DATA = (
 LICENCE = "Weights for research only: the GlaS images may be used for research only"
 NAME, VERSION = "colon-glas-lite0", 2
 LIMITS = (
-    "Muscle, mucus, debris, fat and stroma were not on the mosaics without tumour: it calls them tumour.",
+    "It calls muscle, mucus, debris, fat and stroma tumour: AUC .554 on 108 tiles of nine classes of other slides.",
     "Empty glass and pen are called tumour too where they are looked at: leave --tissue at auto.",
     "Maps of overlapping tiles (--map tile --stride 96) are far better, and take five times as long.",
 )
