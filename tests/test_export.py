@@ -5,9 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from PIL import Image
 from torch import nn
 
@@ -19,7 +22,7 @@ from wsiseg.errors import GateError, UsageError, WsisegError
 from wsiseg.export import Exported, _self_test_side, export
 from wsiseg.exporting.config import ExportConfig
 from wsiseg.exporting.dilation import exportable
-from wsiseg.exporting.onnx_graph import DenseGraph, tile_window
+from wsiseg.exporting.onnx_graph import DenseGraph, padded_by_convolutions, tile_window
 from wsiseg.model_file import ModelFile
 from wsiseg.network import Checkpoint, TileClassifier, build
 from wsiseg.onnx_session import has_fast_int8
@@ -106,7 +109,7 @@ def test_a_slide_of_unknown_tissue_is_told(exported: Exported, cohort: Path, tmp
         assert told == {slides[0].slide: False, "strange": True}
 
 
-def test_the_map_is_the_pooled_logits_of_the_network(
+def test_a_cell_of_the_map_is_the_mean_of_the_tiles_over_it(
     trained: tuple[Path, TileClassifier], exported: Exported, tiles: Images
 ) -> None:
     image = np.block([[[tiles[0]], [tiles[9]], [tiles[3]]], [[tiles[17]], [tiles[25]], [tiles[40]]]])[None]
@@ -115,15 +118,20 @@ def test_the_map_is_the_pooled_logits_of_the_network(
         cells = trained[1].logit_map(torch.from_numpy(image)).numpy()[0].astype(float)
         whole = float(trained[1](torch.from_numpy(image)))
     assert cells.mean() == pytest.approx(whole, abs=1e-4)
-    # A tile is 2 cells wide: a cell and half of its neighbours, as far as there are any.
+    expected = _over_tiles(1 / (1 + np.exp(-_over_tiles(cells))))
+    with ModelFile.open(exported.path) as model:
+        np.testing.assert_allclose(model.probability_map(image)[0], expected, atol=1e-4)
+
+
+def _over_tiles(cells: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average each cell and half of its neighbours, as far as there are any: tiles are two cells wide."""
     window = np.outer([0.5, 1, 0.5], [0.5, 1, 0.5])
-    expected = np.empty_like(cells)
+    averaged = np.empty_like(cells)
     for row, column in np.ndindex(*cells.shape):
         places = [(row + i, column + j, window[i + 1, j + 1]) for i in (-1, 0, 1) for j in (-1, 0, 1)]
         inside = [(cells[i, j], w) for i, j, w in places if 0 <= i < cells.shape[0] and 0 <= j < cells.shape[1]]
-        expected[row, column] = sum(value * w for value, w in inside) / sum(w for _, w in inside)
-    with ModelFile.open(exported.path) as model:
-        np.testing.assert_allclose(model.probability_map(image)[0], 1 / (1 + np.exp(-expected)), atol=1e-4)
+        averaged[row, column] = sum(value * w for value, w in inside) / sum(w for _, w in inside)
+    return averaged
 
 
 def test_windows_of_even_and_odd_tiles_cover_the_tile() -> None:
@@ -411,3 +419,45 @@ def test_a_graph_with_one_changed_weight_is_caught(trained: tuple[Path, TileClas
     sample = Sample(tiles, np.full(len(tiles), -1, np.int8), "tiles")
     expected = Answers(by_torch(trained[1], tiles), None)
     assert not compared(("fp32", "torch"), graph.answers(tiles), expected, sample, SAME_NUMBERS).passed
+
+
+@pytest.mark.parametrize("own", [0, 1])
+def test_convolutions_pad_themselves(own: int) -> None:
+    random = np.random.default_rng(0)
+    weights = numpy_helper.from_array(random.normal(size=(4, 3, 3, 3)).astype(np.float32), "weights")
+    sides = numpy_helper.from_array(np.array([0, 0, 0, 1, 0, 0, 2, 1], np.int64), "sides")
+    image, out = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("image", "out"))
+    pad = helper.make_node("Pad", ["image", "sides"], ["padded"])
+    conv = helper.make_node("Conv", ["padded", "weights"], ["out"], strides=[2, 2], pads=[own] * 4)
+    graph = helper.make_graph([pad, conv], "padding", [image], [out], [weights, sides])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    pixels = random.normal(size=(1, 3, 11, 8)).astype(np.float32)
+    before = _computed(model, pixels)
+    fused = padded_by_convolutions(model)
+    assert [node.op_type for node in fused.graph.node] == ["Conv"]
+    assert [tensor.name for tensor in fused.graph.initializer] == ["weights"]
+    np.testing.assert_allclose(_computed(fused, pixels), before, atol=1e-5)
+
+
+def _computed(model: onnx.ModelProto, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    found: list[NDArray[np.float32]] = ReferenceEvaluator(model).run(None, {"image": pixels})  # type: ignore[assignment]
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "sides"),
+    [("reflect", 0.0, [0, 0, 0, 1, 0, 0, 2, 1]), ("constant", 1.0, [0, 0, 0, 1, 0, 0, 2, 1]),
+     ("constant", 0.0, [0, 1, 0, 0, 0, 0, 0, 0]), ("constant", 0.0, [0, 0, -1, 0, 0, 0, 0, 0])],
+)  # fmt: skip
+def test_other_padding_stays(mode: str, value: float, sides: list[int]) -> None:
+    constants = [
+        numpy_helper.from_array(np.array(sides, np.int64), "sides"),
+        numpy_helper.from_array(np.array(value, np.float32), "value"),
+        numpy_helper.from_array(np.ones((1, 3, 1, 1), np.float32), "weights"),
+    ]
+    image, out = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("image", "out"))
+    pad = helper.make_node("Pad", ["image", "sides", "value"], ["padded"], mode=mode)
+    conv = helper.make_node("Conv", ["padded", "weights"], ["out"])
+    graph = helper.make_graph([pad, conv], "padding", [image], [out], constants)
+    fused = padded_by_convolutions(helper.make_model(graph))
+    assert [node.op_type for node in fused.graph.node] == ["Pad", "Conv"]

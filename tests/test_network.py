@@ -187,6 +187,15 @@ def test_a_part_of_a_crop_is_pooled_from_the_crop_s_map(classifier: TileClassifi
     crops = tiles(side=160)
     view, maps = PartView(classifier, 96), classifier.logit_map(crops)
     torch.testing.assert_close(view.eval()(crops), maps[:, 1:4, 1:4].mean((1, 2)))
+    several = PartView(classifier, 96, 200)
+    several.training = True  # of the view alone
+    for found, logits in zip(several(crops).reshape(3, 200), maps, strict=True):
+        places = torch.stack([logits[i : i + 3, j : j + 3].mean() for i in range(3) for j in range(3)])
+        torch.testing.assert_close(places[(found[:, None] - places).abs().argmin(1)], found)
+        assert len((found[:, None] - places).abs().argmin(1).unique()) == 9
+    middle = PartView(classifier, 96, 0)
+    middle.training = True
+    torch.testing.assert_close(middle(crops), maps[:, 1:4, 1:4].mean((1, 2)))
     torch.manual_seed(1)
     parts = view.train()(crops)
     classifier.eval()

@@ -1,5 +1,6 @@
 """The tissue that a network knows: how far other tiles lie from those that it was trained on."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -13,7 +14,7 @@ _MOST_AXES = 64
 _FEWEST_TILES = 64
 _TILES_PER_AXIS = 4
 _SMALLEST_SHARE, _SMALLEST_REST = 0.01, 1e-6
-_BEYOND = 1.5
+_BEYOND, _TILES_WITHIN = 2.0, 95  # times the farthest slide; percent of the training tiles
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Domain:
         limit: A slide whose median tile is farther than this is of tissue that the network does not know.
         tiles: How many tiles it was measured on.
         slides: How many slides these came from.
+        tile_limit: Nearly all training tiles are nearer than this; it is larger than any distance where it was not
+            measured.
     """
 
     mean: Features
@@ -43,6 +46,7 @@ class Domain:
     limit: float
     tiles: int
     slides: int
+    tile_limit: float = math.inf
 
     @classmethod
     def of(cls, training: Sequence[Features], others: Sequence[Features] = ()) -> Self | None:
@@ -78,8 +82,10 @@ class Domain:
             tiles=count,
             slides=len(training),
         )
-        farthest = max(float(np.median(found.distances(one))) for one in (*training, *others) if len(one))
-        return replace(found, limit=_BEYOND * farthest)
+        distances = [found.distances(one) for one in training]
+        farthest = max(float(np.median(one)) for one in (*distances, *map(found.distances, others)) if len(one))
+        nearly_all = float(np.percentile(np.concatenate(distances), _TILES_WITHIN))
+        return replace(found, limit=_BEYOND * farthest, tile_limit=nearly_all)
 
     def distances(self, features: Features) -> Features:
         """Give the squared Mahalanobis distance per channel of features [n, channels]: float32[n], about 1 at home."""

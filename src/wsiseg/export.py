@@ -105,7 +105,7 @@ def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
 def _origin(config: ExportConfig) -> Origin:
     """Read what is exported."""
     if config.run is not None:
-        return from_run(config.run, config.output_stride)
+        return from_run(config.run, config.output_stride, config.unknown_penalty)
     if config.from_wsinfer is not None:
         return from_wsinfer(config.from_wsinfer, config.positive_class, config.output_stride)
     size = (config.tile or 224, config.mpp or 0.5)
@@ -186,6 +186,8 @@ def _card(config: ExportConfig, origin: Origin, graph: OnnxGraph, parity: tuple[
     facts = {"map": config.map, **origin.facts}
     if config.name is not None:
         facts["name"] = config.name
+    if config.threshold is not None:
+        facts["threshold"] = config.threshold
     if config.data is not None:
         facts["trained_on"] = {"data": config.data, **facts.get("trained_on", {})}
     if config.figures is not None:

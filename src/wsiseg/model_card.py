@@ -56,6 +56,10 @@ class KnownTissue(_Part):
 
     limit: float = Field(gt=0)
     """A slide whose median tile has a larger distance is of tissue that the model does not know."""
+    tile_limit: float | None = Field(default=None, gt=0)
+    """Nearly all training tiles have a smaller distance."""
+    penalty: float = Field(default=0.0, ge=0)
+    """Logits that a tile loses per `tile_limit` by which it lies beyond that limit."""
     tiles: int = Field(ge=0)
     """Number of training tiles that distances are measured from; these are about 1 away on average."""
     slides: int = Field(ge=0)

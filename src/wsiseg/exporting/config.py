@@ -34,6 +34,10 @@ class ExportConfig(Config):
     """Numbers that it computes with: `fp32`, `fp16` for GPUs, `int8` for CPUs."""
     output_stride: Literal[16, 32] | None = None
     """Input pixels per cell of the dense map; the network's own, nearly always 32, where it is not given."""
+    unknown_penalty: float = Field(default=0.0, ge=0, le=100)
+    """Logits that tiles lose for being unlike the training tiles; 0 leaves them."""
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Probability from which a cell is tumour; that of the training where it is not given."""
     map: MapOfModel = "tile"
     """The kind of map that predict makes with this model unless it is told otherwise."""
     calibration: Path | None = None

@@ -1,19 +1,22 @@
 """From networks of PyTorch to ONNX graphs with the input and outputs of a model file.
 
 The graphs take uint8 images [n, height, width, 3] and normalise them inside. A dense graph gives the tile's
-probability, which is the sigmoid of the mean of the map's logits as it was trained, and a map in which each cell is
-the sigmoid of the mean of the logits in the tile-sized surroundings of that cell. Where the tissue that it knows was
-measured, it also gives how far its input lies from that.
+probability, which is the sigmoid of the mean of the map's logits as it was trained, and a map of what overlapping tiles
+at every cell would give: a tile's probability is the sigmoid of the mean of its logits, and each cell is the mean of
+the probabilities of the tiles over it. Where the tissue that it knows was measured, it also gives how far its input
+lies from that.
 """
 
+import math
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
 import torch
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -34,6 +37,8 @@ class DenseGraph(nn.Module):
         trained_step: Every so many cells, along both axes, make up the map that the network was trained with; their
             mean is the tile's logit, also where the map has been made finer.
         domain: The tissue that the network knows, where that was measured.
+        penalty: Logits that a tile loses per `domain.tile_limit` by which it lies beyond that limit: what is unlike
+            any tissue of training is no tumour that the network could know.
     """
 
     scale: Tensor
@@ -41,9 +46,16 @@ class DenseGraph(nn.Module):
     window: Tensor
 
     def __init__(
-        self, classifier: TileClassifier, cells: int, trained_step: int = 1, domain: Domain | None = None
+        self,
+        classifier: TileClassifier,
+        cells: int,
+        trained_step: int = 1,
+        domain: Domain | None = None,
+        penalty: float = 0.0,
     ) -> None:
         super().__init__()
+        self.penalty = penalty
+        self.tile_limit = domain.tile_limit if domain is not None else math.inf
         self.distance = None if domain is None else Distance(domain)
         self.trained_step = trained_step
         self.backbone, self.head = classifier.backbone, classifier.head
@@ -59,12 +71,26 @@ class DenseGraph(nn.Module):
         """
         features = self.features(image)
         logits = functional.conv2d(features, self.head.weight[:, :, None, None], self.head.bias)
-        reach = self.window.shape[-1] // 2
         # At the borders only cells that exist count.
-        total = functional.conv2d(logits, self.window, padding=reach)
-        weight = functional.conv2d(torch.ones_like(logits), self.window, padding=reach)
-        answers = torch.sigmoid(self._trained(logits).mean((1, 2, 3))), torch.sigmoid((total / weight).squeeze(1))
-        return answers if self.distance is None else (*answers, self.distance(self._trained(features).mean((2, 3))))
+        weight = self._summed(torch.ones_like(logits))
+        tiles, whole = self._summed(logits) / weight, self._trained(logits).mean((1, 2, 3))
+        pooled = self._trained(features).mean((2, 3))
+        if self.penalty:
+            side = self.window.shape[-1]
+            around = functional.avg_pool2d(features, side, 1, side // 2, count_include_pad=False)
+            tiles, whole = tiles - self.lost(around.permute(0, 2, 3, 1))[:, None], whole - self.lost(pooled)
+        answers = torch.sigmoid(whole), (self._summed(torch.sigmoid(tiles)) / weight).squeeze(1)
+        return answers if self.distance is None else (*answers, self.distance(pooled))
+
+    def lost(self, features: Tensor) -> Tensor:
+        """Give the logits [...] that tiles with features [..., channels] lose for being unlike those of training."""
+        if self.distance is None or not self.penalty:
+            return torch.zeros(features.shape[:-1], device=features.device)
+        return self.penalty * torch.relu(self.distance(features) / self.tile_limit - 1)
+
+    def _summed(self, cells: Tensor) -> Tensor:
+        """Sum up cells [n, 1, rows, columns] over the tile-sized surroundings of each."""
+        return functional.conv2d(cells, self.window, padding=self.window.shape[-1] // 2)
 
     def features(self, image: Tensor) -> Tensor:
         """Give the features [n, channels, rows, columns] of uint8 images [n, height, width, 3]."""
@@ -92,10 +118,10 @@ class Distance(nn.Module):
         self.gain_of_rest = domain.gain_of_rest
 
     def forward(self, features: Tensor) -> Tensor:
-        """Give the distances [n] of features [n, channels]."""
+        """Give the distances [...] of features [..., channels]."""
         inside = (features - self.mean) * self.scale
         along = inside @ self.axes
-        distances: Tensor = (along**2 * self.gains).sum(1) + (inside**2).sum(1) * self.gain_of_rest
+        distances: Tensor = (along**2 * self.gains).sum(-1) + (inside**2).sum(-1) * self.gain_of_rest
         return distances
 
 
@@ -198,7 +224,59 @@ def _simplified(traced: Path) -> onnx.ModelProto:
     simple = traced.with_name("simple.onnx")
     options.optimized_model_filepath = str(simple)
     onnxruntime.InferenceSession(traced, options, providers=["CPUExecutionProvider"])
-    return tidied(onnx.load(simple))
+    return tidied(padded_by_convolutions(onnx.load(simple)))
+
+
+def padded_by_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Let convolutions pad with zeros themselves, in place, where a node of its own does it for them.
+
+    Such a node costs more than its copying: runtimes leave their fastest layout of images for it.
+    """
+    graph = model.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    outputs = {output.name for output in graph.output}
+    # Sides and values may be constants of either form.
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    for pad in [node for node in graph.node if node.op_type == "Pad"]:
+        readers = [node for node in graph.node if pad.output[0] in node.input]
+        sides = _sides_of(pad, constants)
+        if sides is None or pad.output[0] in outputs or not all(_can_pad(node) for node in readers):
+            continue
+        for node in readers:
+            own = next((attribute for attribute in node.attribute if attribute.name == "pads"), None)
+            before = list(own.ints) if own is not None else [0] * len(sides)
+            if own is not None:
+                node.attribute.remove(own)
+            total = [one + two for one, two in zip(before, sides, strict=True)]
+            node.attribute.append(helper.make_attribute("pads", total))
+            node.input[0] = pad.input[0]
+        graph.node.remove(pad)
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
+    return model
+
+
+def _sides_of(pad: onnx.NodeProto, constants: dict[str, np.ndarray[Any, Any]]) -> list[int] | None:
+    """Give what a node pads an image with, top, left, bottom, right; None if that is not zeros around an image."""
+    mode = next((attribute.s for attribute in pad.attribute if attribute.name == "mode"), b"constant")
+    sides = constants.get(pad.input[1])
+    value = constants.get(pad.input[2], np.float32(np.nan)) if len(pad.input) > 2 and pad.input[2] else np.float32(0)  # noqa: PLR2004  image, sides, value
+    has_axes = len(pad.input) > 3 and bool(pad.input[3])  # noqa: PLR2004  the fourth names axes
+    if mode != b"constant" or sides is None or sides.shape != (8,) or np.any(value != 0) or has_axes:
+        return None
+    found = [int(side) for side in sides]
+    if any(found[:2] + found[4:6]) or min(found) < 0:
+        return None
+    return found[2:4] + found[6:]
+
+
+def _can_pad(node: onnx.NodeProto) -> bool:
+    """Tell whether a node is a convolution that pads by numbers."""
+    is_automatic = any(one.name == "auto_pad" and one.s not in {b"", b"NOTSET"} for one in node.attribute)
+    return node.op_type == "Conv" and not is_automatic
 
 
 def tidied(model: onnx.ModelProto) -> onnx.ModelProto:

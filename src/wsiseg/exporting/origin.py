@@ -1,5 +1,6 @@
 """What a model file is made of: a trained network, with all that is known of it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,7 @@ def of_classifier(
     output_stride: int | None,
     cohort: Path | None = None,
     domain: Domain | None = None,
+    penalty: float = 0.0,
 ) -> Origin:
     """Make a tile classifier ready for export, with a map where its network can have one.
 
@@ -83,14 +85,11 @@ def of_classifier(
         output_stride: Input pixels per cell of the map; the network's own where it is not given.
         cohort: What it was trained on.
         domain: The tissue that it knows; told by models with a map alone.
+        penalty: What being unlike that tissue costs; see `DenseGraph`.
 
     Raises:
         UsageError: The network cannot have the output stride that is asked for.
     """
-
-    def trained(images: Tensor) -> Tensor:
-        return torch.sigmoid(classifier(images))
-
     tile_px, native = facts["tile_px"], native_stride(classifier)
     stride = output_stride or native
     if tile_px % _MULTIPLE_PX or native is None or stride not in _STRIDES:
@@ -101,12 +100,25 @@ def of_classifier(
                 "leave out --output-stride",
             )
         graph = TileGraph(classifier, torch.nn.Identity())
-        return Origin(graph, {**facts, "output_stride": None, "map": "tile"}, trained, cohort=cohort)
-    dense = DenseGraph(exportable(classifier, stride), tile_px // stride, native // stride, domain).eval()
-    return Origin(dense, {**facts, **_known_tissue(domain), "output_stride": stride}, trained, native == stride, cohort)
+        facts = {**facts, "output_stride": None, "map": "tile"}
+        return Origin(graph, facts, lambda images: torch.sigmoid(classifier(images)), cohort=cohort)
+
+    def trained(images: Tensor) -> Tensor:
+        features = classifier.features(images)
+        return torch.sigmoid(classifier.head(features).squeeze(1) - dense.lost(features))
+
+    if penalty and (domain is None or not math.isfinite(domain.tile_limit)):
+        raise UsageError(
+            "it was not measured which tiles this network knows", "train it again, or leave out the penalty"
+        )
+    dense = DenseGraph(exportable(classifier, stride), tile_px // stride, native // stride, domain, penalty).eval()
+    facts = {**facts, **_known_tissue(domain, penalty), "output_stride": stride}
+    return Origin(dense, facts, trained, native == stride, cohort)
 
 
-def _known_tissue(domain: Domain | None) -> dict[str, Any]:
+def _known_tissue(domain: Domain | None, penalty: float) -> dict[str, Any]:
     if domain is None:
         return {}
-    return {"known_tissue": {"limit": domain.limit, "tiles": domain.tiles, "slides": domain.slides}}
+    names = ("limit", "tile_limit", "tiles", "slides")
+    known = {name: getattr(domain, name) for name in names if math.isfinite(getattr(domain, name))}
+    return {"known_tissue": {**known, "penalty": penalty}}

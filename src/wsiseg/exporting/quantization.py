@@ -109,6 +109,17 @@ class _Plan:
             if node.op_type in _FOLLOWERS and self.quantised.issuperset(node.input):
                 self.quantised.add(node.output[0])
         self.quantised -= outputs
+        self._spare_what_floats_read(nodes, readers)
+
+    def _spare_what_floats_read(self, nodes: list[onnx.NodeProto], readers: Mapping[str, list[onnx.NodeProto]]) -> None:
+        """Leave the outputs of followers as floats where nothing with integers reads them."""
+        chosen = {node.name for node in self.layers}
+        for node in reversed(nodes):
+            name = node.output[0]
+            if node.op_type in _FOLLOWERS and name in self.quantised:
+                used = (r.name in chosen or self.quantised.issuperset(r.output[:1]) for r in readers.get(name, ()))
+                if not any(used):
+                    self.quantised.discard(name)
 
 
 _ONE_CLAMP = [[kind] for kind in _CLAMPS]

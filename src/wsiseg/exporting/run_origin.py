@@ -17,12 +17,13 @@ BEST, LAST, SETTINGS, GRID = "best.pt", "last.pt", "config.toml", "grid.csv"
 _PRIVATE = {"cohort", "out", "truth", "init", "resume", "overwrite", "device", "threads", "save_minutes", "tensorboard"}
 
 
-def from_run(path: Path, output_stride: int | None) -> Origin:
+def from_run(path: Path, output_stride: int | None, unknown_penalty: float = 0.0) -> Origin:
     """Make an origin of the best checkpoint of a run, or of one checkpoint.
 
     Args:
         path: Folder of the run, or a checkpoint file, which may be of a run that has not ended.
         output_stride: Input pixels per cell of the map; the network's own where it is not given.
+        unknown_penalty: Logits that tiles lose for being unlike the training tiles.
 
     Raises:
         UsageError: There is no such run, it has not ended, or it has no best checkpoint.
@@ -41,7 +42,8 @@ def from_run(path: Path, output_stride: int | None) -> Origin:
         classifier.head.weight /= checkpoint.temperature
         classifier.head.bias.copy_(classifier.head.bias / checkpoint.temperature + checkpoint.offset)
     cohort = _cohort(file.parent / SETTINGS)
-    return of_classifier(classifier, _facts(checkpoint), output_stride, cohort, checkpoint.domain)
+    facts = _facts(checkpoint)
+    return of_classifier(classifier, facts, output_stride, cohort, checkpoint.domain, unknown_penalty)
 
 
 def _best_of(run: Path) -> Path:

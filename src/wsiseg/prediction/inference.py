@@ -3,8 +3,8 @@
 Both are one loop: read a window, ask the model, add what it says to the cells under the window, weighted. In the end a
 cell is the weighted mean of all that was said of it.
 
-Dense: the model's map already averages its logits over a tile-sized neighbourhood of each cell, so one pass gives what
-overlapping tiles would. Windows overlap, and weights fall off towards a window's border, where the network lacks
+Dense: each cell of the model's map is already the mean of the tiles over it, so one pass gives what overlapping tiles
+would. Windows overlap, and weights fall off towards a window's border, where the network lacks
 context; so no seam shows.
 """
 

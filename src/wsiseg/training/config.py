@@ -79,6 +79,8 @@ class TrainConfig(Config):
     """Largest random change of the hematoxylin and eosin amounts of a training tile."""
     context: int | None = Field(default=None, ge=32, le=4096)
     """Side in pixels of the crops around tiles that the network sees; the logit is pooled over a tile-sized part."""
+    parts: int = Field(default=1, ge=1, le=64)
+    """Tile-sized parts of each crop of `context` that are learned from; each counts as a tile of the bag."""
     train_last: int | None = Field(default=None, ge=0)
     """Train only so many of the last blocks of the backbone, and the head; all where it is not given."""
     batch_norm: BatchNorm = "train"
@@ -118,6 +120,11 @@ class TrainConfig(Config):
             raise ValueError("views are for freeze; without it every visit changes tiles anew")
         if self.top and not (self.grid and self.freeze):
             raise ValueError("top fine-tunes the best of a frozen grid: give grid and freeze")
+        if self.parts > 1 and (self.context is None or self.freeze or self.supervised or self.micro_batch is not None):
+            raise ValueError(
+                "parts are of crops whose bag is learned from at once, by slide labels: give context, "
+                "and leave freeze, supervised and micro-batch out"
+            )
         if self.loss == "dense" and (self.freeze or self.context is not None):
             raise ValueError("loss dense takes whole maps of tiles: leave freeze and context out")
         return self

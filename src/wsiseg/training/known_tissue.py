@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from wsiseg.bags import LabelledSlide
+from wsiseg.bags import LabelledSlide, TileSource
 from wsiseg.domain import Domain, Features
+from wsiseg.training.augment import augmented
 from wsiseg.training.config import TrainConfig
 from wsiseg.training.features import Compute, FeatureBank
 from wsiseg.training.processes import Processes
@@ -43,12 +44,20 @@ def _evenly(count: int, most: int) -> list[int]:
 
 @torch.inference_mode()
 def _features(task: Task, config: TrainConfig, slide: LabelledSlide) -> Features:
-    """Give the features of tiles of a slide, float32[tiles, channels]."""
+    """Give the features of tiles of a slide, float32[tiles, channels].
+
+    Where the network was shown what lies around a tile, they are those of tiles within that, as a dense map sees them,
+    and of the same tiles alone, as a map by tiles does.
+    """
     indices = np.array(_evenly(slide.tiles, _MOST_TILES))
     if isinstance(task.source, FeatureBank):
         known: Features = task.source.raw(slide)[0, indices].astype(np.float32)
         return known
-    middle = None if config.context is None else slide.tile_px
-    compute = Compute(task.classifier.eval(), middle, config.precision == "bfloat16")
-    tiles = task.source.read(slide, indices)
-    return np.concatenate([compute.features(some) for some in tiles.split(_AT_ONCE)])
+    sizes = (None,) if config.context is None else (None, config.context)
+    parts = []
+    for size in sizes:
+        middle = None if size is None else slide.tile_px
+        compute = Compute(task.classifier.eval(), middle, config.precision == "bfloat16")
+        tiles = TileSource(augmented, config.threads, size).read(slide, indices)
+        parts += [compute.features(some) for some in tiles.split(_AT_ONCE)]
+    return np.concatenate(parts)

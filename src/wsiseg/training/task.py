@@ -139,7 +139,8 @@ def task_of(
     source = TileSource(partial(augment.augmented, stain=config.stain_jitter), config.threads, config.context)
     network: nn.Module = classifier
     if config.context is not None:
-        network = PartView(classifier, slides[0].tile_px)
+        # The true label of a tile holds for that tile alone.
+        network = PartView(classifier, slides[0].tile_px, 0 if config.supervised else config.parts)
     elif config.loss == "dense":
         network = MapView(classifier)
     return Task(classifier, network, source, slides, truths, labels, device)

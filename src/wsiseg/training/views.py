@@ -20,7 +20,7 @@ class MapView(nn.Module):
 
 
 class PartView(nn.Module):
-    """The logit [n] of one tile-sized part of each crop: a random one in training, else the middle one.
+    """The logits of tile-sized parts of crops: random ones [n * count] in training, else the middle ones [n].
 
     The part is pooled from the map of the whole crop, so that what lies around it is seen, as in a dense prediction,
     where a tile cut out would end in zero padding.
@@ -28,12 +28,14 @@ class PartView(nn.Module):
     Args:
         classifier: What is looked at.
         tile_px: Side of a part in pixels.
+        count: Parts of a crop in training, crop by crop; 0 for the middle one there too.
     """
 
-    def __init__(self, classifier: TileClassifier, tile_px: int) -> None:
+    def __init__(self, classifier: TileClassifier, tile_px: int, count: int = 1) -> None:
         super().__init__()
         self.classifier = classifier
         self.tile_px = tile_px
+        self.count = count
 
     def forward(self, crops: Tensor) -> Tensor:
         """Give the logits of uint8 crops [n, side, side, 3], whose side exceeds the tile's."""
@@ -41,10 +43,11 @@ class PartView(nn.Module):
         cells = max(1, round(self.tile_px * logits.shape[1] / crops.shape[1]))
         pooled = functional.avg_pool2d(logits[:, None], cells, stride=1)[:, 0]
         parts = pooled.shape[1]
-        if not self.training:
+        if not self.training or not self.count:
             return pooled[:, parts // 2, parts // 2]
-        row, column = torch.randint(parts, (2, len(crops))).to(logits.device)
-        return pooled[torch.arange(len(crops), device=logits.device), row, column]
+        row, column = torch.randint(parts, (2, len(crops) * self.count)).to(logits.device)
+        crop = torch.arange(len(crops), device=logits.device).repeat_interleave(self.count)
+        return pooled[crop, row, column]
 
 
 class SidesView(nn.Module):
