@@ -36,6 +36,12 @@ def export(
     output_stride: Annotated[
         int | None, typer.Option(help="32 or 16 input pixels per cell of the dense map; the network's own by default.")
     ] = None,
+    unknown_penalty: Annotated[
+        float, typer.Option(help="Logits that tiles lose for being unlike the training tiles.")
+    ] = 0.0,
+    threshold: Annotated[
+        float | None, typer.Option(help="Probability from which a cell is tumour; the training's by default.")
+    ] = None,
     map: Annotated[str, typer.Option(help="Kind of map that predict makes by default: tile or dense.")] = "tile",
     calibration: Annotated[
         Path | None,
@@ -75,6 +81,7 @@ def export(
         ExportConfig.checked(
             out=out, run=run, from_torch=from_torch, from_wsinfer=from_wsinfer, arch=arch, tile=tile, mpp=mpp,
             positive_class=positive_class, precision=precision, output_stride=output_stride, map=map,
+            unknown_penalty=unknown_penalty, threshold=threshold,
             calibration=calibration, allow_loss=allow_loss, name=name, model_version=model_version, licence=licence,
             data=data, limit=limit or (), figures=figures, overwrite=overwrite,
         ),

@@ -67,6 +67,7 @@ def train(
     colors: Annotated[str, _tuning("Standardise by colours of the cohort or of the starting weights.")] = "auto",
     stain_jitter: Annotated[float, _tuning("Largest random change of the amounts of stain.")] = 0.0,
     context: Annotated[int | None, _tuning("Side in pixels of crops around the tiles.")] = None,
+    parts: Annotated[int, _tuning("Tile-sized parts of each crop to learn from.")] = 1,
     train_last: Annotated[int | None, _tuning("Train only so many of the last blocks, and the head.")] = None,
     batch_norm: Annotated[str, _tuning("train, or frozen statistics.")] = "train",
     average: Annotated[float, _tuning("Decay of a moving average of the weights; 0 for none.")] = 0.0,
