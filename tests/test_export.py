@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
 from torch import nn
+from torch.nn import functional
 
 from tiled_cohort import TILE_PX, write_tiled_cohort
 from trained_run import settled, tiles_of, write_run
@@ -95,6 +96,50 @@ def test_the_file_tells_how_far_tiles_are_from_those_of_training(
         assert model.card.calibration.temperature == pytest.approx(1.25)
 
 
+def test_tiles_unlike_those_of_training_lose_logits(
+    trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path
+) -> None:
+    domain = Checkpoint.load(trained[0] / "best.pt").domain
+    assert domain is not None
+    config = ExportConfig(run=trained[0], out=tmp_path / "m.onnx", unknown_penalty=3, threshold=0.3)
+    card = export(config).card
+    assert card.threshold == pytest.approx(0.3)
+    assert card.known_tissue is not None
+    assert card.known_tissue.penalty == pytest.approx(3)
+    assert card.known_tissue.tile_limit == pytest.approx(domain.tile_limit)
+    random = np.random.default_rng(0)
+    mixed = np.clip(tiles[:12] + random.normal(size=tiles[:12].shape) * 3, 0, 255).astype(np.uint8)
+    seen = np.concatenate([tiles[:32], mixed])
+    with torch.no_grad(), ModelFile.open(config.out) as model:
+        features = trained[1].features(torch.from_numpy(seen)).numpy()
+        beyond = np.maximum(domain.distances(features) / domain.tile_limit - 1, 0)
+        assert (beyond == 0).sum() > 6
+        assert (beyond > 0).sum() > 6
+        plain = trained[1](torch.from_numpy(seen)).numpy()
+        np.testing.assert_allclose(model.probabilities(seen), _sigmoid(plain - 3 * beyond), atol=1e-4)
+        window = np.concatenate([np.concatenate([seen[3], seen[35]], 1), np.concatenate([seen[40], seen[9]], 1)])[None]
+        maps = trained[1].feature_map(trained[1].normalised(torch.from_numpy(window)))
+        cells = np.stack([_over_tiles(channel.numpy().astype(float)) for channel in maps[0]], -1)
+        weights, bias = trained[1].head.weight[0].numpy(), float(trained[1].head.bias)
+        # Distances are of the three cells around, logits of one and half its neighbours.
+        around = functional.avg_pool2d(maps, 3, 1, 1, count_include_pad=False)[0].permute(1, 2, 0).numpy()
+        lost = 3 * np.maximum(domain.distances(around.reshape(-1, len(weights))) / domain.tile_limit - 1, 0)
+        expected = _over_tiles(_sigmoid(cells @ weights + bias - lost.reshape(cells.shape[:2])))
+        assert lost.any()
+        np.testing.assert_allclose(model.probability_map(window)[0], expected, atol=1e-3)
+
+
+def test_a_penalty_needs_known_tissue(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    checkpoint = Checkpoint.load(trained[0] / "best.pt")
+    replace(checkpoint, domain=None).save(tmp_path / "best.pt")
+    with pytest.raises(UsageError, match="not measured which tiles"):
+        export(ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx", unknown_penalty=1))
+
+
+def _sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-logits)), np.float64)
+
+
 def test_a_slide_of_unknown_tissue_is_told(exported: Exported, cohort: Path, tmp_path: Path) -> None:
     slides = Cohort.read(cohort).slides
     strange = tmp_path / "strange.png"
@@ -118,15 +163,15 @@ def test_a_cell_of_the_map_is_the_mean_of_the_tiles_over_it(
         cells = trained[1].logit_map(torch.from_numpy(image)).numpy()[0].astype(float)
         whole = float(trained[1](torch.from_numpy(image)))
     assert cells.mean() == pytest.approx(whole, abs=1e-4)
-    expected = _over_tiles(1 / (1 + np.exp(-_over_tiles(cells))))
+    expected = _over_tiles(_sigmoid(_over_tiles(cells)))
     with ModelFile.open(exported.path) as model:
         np.testing.assert_allclose(model.probability_map(image)[0], expected, atol=1e-4)
 
 
-def _over_tiles(cells: NDArray[np.float64]) -> NDArray[np.float64]:
+def _over_tiles(cells: NDArray[np.floating]) -> NDArray[np.float64]:
     """Average each cell and half of its neighbours, as far as there are any: tiles are two cells wide."""
     window = np.outer([0.5, 1, 0.5], [0.5, 1, 0.5])
-    averaged = np.empty_like(cells)
+    averaged = np.empty(cells.shape)
     for row, column in np.ndindex(*cells.shape):
         places = [(row + i, column + j, window[i + 1, j + 1]) for i in (-1, 0, 1) for j in (-1, 0, 1)]
         inside = [(cells[i, j], w) for i, j, w in places if 0 <= i < cells.shape[0] and 0 <= j < cells.shape[1]]
