@@ -13,7 +13,7 @@ from wsiseg.training.features import Compute, FeatureBank
 from wsiseg.training.processes import Processes
 from wsiseg.training.task import Task
 
-_MOST_SLIDES, _MOST_TILES, _AT_ONCE = 100, 64, 16
+_MOST_SLIDES, _MOST_TILES, _MOST_CROPS, _AT_ONCE = 100, 64, 24, 16
 
 
 def known_tissue(task: Task, config: TrainConfig, processes: Processes) -> Domain | None:
@@ -49,7 +49,8 @@ def _features(task: Task, config: TrainConfig, slide: LabelledSlide) -> Features
     Where the network was shown what lies around a tile, they are those of tiles within that, as a dense map sees them,
     and of the same tiles alone, as a map by tiles does.
     """
-    indices = np.array(_evenly(slide.tiles, _MOST_TILES))
+    most = _MOST_TILES if config.context is None or config.freeze else _MOST_CROPS
+    indices = np.array(_evenly(slide.tiles, most))
     if isinstance(task.source, FeatureBank):
         known: Features = task.source.raw(slide)[0, indices].astype(np.float32)
         return known
