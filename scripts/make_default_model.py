@@ -35,9 +35,9 @@ SHARES = ("--alpha", 0.4, "--beta", 0)
 # The early layers overfit first, so that they stay; stains are jittered for other scanners, weights averaged over some
 # hundred steps, and tiles are seen with what lies around them, as a dense map sees them.
 TUNING = (
-    *("--colors", "weights", "--context", 448, "--parts", 4, "--train-last", 8, "--batch-norm", "frozen"),
+    *("--colors", "weights", "--context", 448, "--train-last", 8, "--batch-norm", "frozen"),
     *("--stain-jitter", 0.15, "--lr", 5e-5, "--weight-decay", 0.05, "--average", 0.99),
-    *("--bag", 12, "--epochs", 8, "--validation-tiles", 20, "--save-minutes", 3),
+    *("--bag", 24, "--epochs", 3, "--validation-tiles", 20, "--save-minutes", 3),
 )
 PENALTY = 3
 
