@@ -17,6 +17,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 DEFAULT = Path(__file__).resolve().parents[1] / "src" / "wsiseg" / "models" / "default.onnx"
 DATA = (
@@ -61,10 +62,12 @@ def of_split(cohort: Path, *splits: str) -> Path:
     return path
 
 
-def measured(model: Path, cohort: Path, truth: Path, kind: str, split: str, mark: str = "") -> Path:
+def measured(
+    model: Path, cohort: Path, truth: Path, kind: str, split: str, mark: str = "", options: tuple[object, ...] = ()
+) -> Path:
     """Map a split and give its metrics.json."""
     maps = cohort.parent.parent / f"maps-{split}-{kind}{mark}"
-    wsiseg("predict", of_split(cohort, split), "--model", model, "--map", kind, "--out", maps)
+    wsiseg("predict", of_split(cohort, split), "--model", model, "--map", kind, *options, "--out", maps)
     figures = maps.with_name(f"{maps.name}-figures")
     wsiseg("evaluate", maps, "--truth", truth, "--cohort", cohort, "--split", split, "--out", figures)
     return figures / "metrics.json"
@@ -73,6 +76,11 @@ def measured(model: Path, cohort: Path, truth: Path, kind: str, split: str, mark
 def auc(metrics: Path) -> float:
     """Read the pixelwise AUC without background."""
     return float(json.loads(metrics.read_text())["without_background"]["auc"]["value"])
+
+
+def auc_with_interval(metrics: Path) -> dict[str, Any]:
+    """Read the pixelwise AUC without background, and its interval."""
+    return dict(json.loads(metrics.read_text())["without_background"]["auc"])
 
 
 def threshold(metrics: Path) -> float:
