@@ -10,7 +10,7 @@ over resampled patients. A fold that is there already is not trained again.
 
 LABELS.csv has the columns image, patient and tumor (0 or 1); the images lie beside each other as IMAGE.jpg.
 
-Usage: patient_folds.py IMAGES LABELS.csv WEIGHTS.pth WORK [--image-mpp 0.62] [--folds 3] [--mosaics 40] [--supervised]
+Usage: patient_folds.py IMAGES LABELS.csv WEIGHTS.pth WORK [--image-mpp 0.62] [--folds 3] [--mosaics 40] [--only FOLD]
 Prints one line of JSON.
 """
 
@@ -53,12 +53,15 @@ def main() -> None:
     parser.add_argument("--image-mpp", type=float, default=0.62)
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--mosaics", type=int, default=40)
+    parser.add_argument("--only", type=int, help="train this fold alone, as beside another one")
     given = parser.parse_args()
     with given.labels.open(newline="") as file:
         rows = list(csv.DictReader(file))
     images = [Image(given.images / f"{row['image']}.jpg", row["patient"], int(row["tumor"])) for row in rows]
     found: list[tuple[Image, int, NDArray[np.float32]]] = []
     for fold, patients in enumerate(shared_out(images, given.folds)):
+        if given.only not in {None, fold}:
+            continue
         held_out = [one for one in images if one.patient in patients]
         model = trained(given, fold, [one for one in images if one.patient not in patients])
         print(f"fold {fold}: patients {', '.join(sorted(patients, key=int))}, {len(held_out)} images", flush=True)

@@ -213,6 +213,7 @@ def test_figures_of_an_evaluation_come_with_their_intervals(
     measures = {"auc": {"value": 0.8, "ci95": [0.7, 0.9]}, "precision": 0.5, "recall": None, "f1": 0.6}
     metrics = {"schema": "wsiseg.metrics/1", "split": "test", "without_background": measures}
     metrics["per_site"] = {"colon": {"without_background": measures}}
+    metrics["reliability"] = {"mean_score": [0.1, None], "tumor_share": [0.25, None], "pixels": [10.0, 0.0]}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     known = ("It calls muscle tumour.",)
     config = ExportConfig(run=trained[0], out=tmp_path / "m.onnx", figures=tmp_path / "metrics.json", limit=known)
@@ -220,6 +221,7 @@ def test_figures_of_an_evaluation_come_with_their_intervals(
     assert exported.card.limits[-1:] == known
     assert len(exported.card.limits) > 1
     assert "| colon | 0.800 (0.700 to 0.900) | 0.500 |  | 0.600 |" in exported.page.read_text()
+    assert "| 0.10 | 0.25 | 100.0% |" in exported.page.read_text()
     (tmp_path / "metrics.json").write_text("[]")
     with pytest.raises(UsageError, match=r"metrics\.json"):
         export(config)

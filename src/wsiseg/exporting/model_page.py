@@ -102,7 +102,18 @@ def _figures(figures: Mapping[str, Any]) -> str:
         ]
         names = ("site", "AUC", "precision", "recall", "F1")
         parts.append(f"{head}, over the pixels of tissue, with 95 % intervals:\n\n" + _table(names, rows))
+        parts += _reliability(evaluation.get("reliability") or {})
     return "\n\n".join(parts)
+
+
+def _reliability(found: Mapping[str, Sequence[float | None]]) -> list[str]:
+    """Show what became of pixels with some probability, if that was measured."""
+    columns = [found.get(name, ()) for name in ("mean_score", "tumor_share", "pixels")]
+    known = [row for row in zip(*columns, strict=False) if None not in row and row[2]]
+    total = sum(row[2] or 0 for row in known)
+    rows = [(f"{mean:.2f}", f"{share:.2f}", f"{pixels / total:.1%}") for mean, share, pixels in known]
+    head = "What the probabilities were worth there:\n\n"
+    return [head + _table(("mean probability", "share that was tumour", "share of pixels"), rows)] if rows else []
 
 
 def _inner(block: Mapping[str, Any]) -> Mapping[str, Any]:
