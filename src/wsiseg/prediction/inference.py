@@ -29,7 +29,7 @@ BATCH = 16
 
 _READERS = 2
 _AHEAD = 4  # batches that are read before they are needed
-_WINDOW_PX, _OVERLAP_PX = 1152, 128
+_WINDOW_PX, _OVERLAP_PX, _SURROUND_PX = 1152, 128, 32
 _LEAST_WEIGHT = 0.05
 
 Cells = tuple[int, int, int, int]
@@ -144,7 +144,7 @@ def plan_windows(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue:
     grid = Grid(slide.size_px, slide.mpp, model.card.tile_px, stride, model.card.mpp)
     wanted = _wanted(slide, tissue, grid, min_tissue)
     per_32px = -(-32 // stride)
-    sizes = _WINDOW_PX // stride, _OVERLAP_PX // stride
+    sizes = _WINDOW_PX // stride, _OVERLAP_PX // stride, -(-_SURROUND_PX // stride)
     return Plan(grid, wanted, tuple(_windows(wanted, *sizes, per_32px)), is_dense=True)
 
 
@@ -184,32 +184,48 @@ def _wanted(slide: Slide, tissue: TissueMask, grid: Grid, min_tissue: float) -> 
     return tissue.share(cell) >= max(min_tissue, 1e-6)
 
 
-def _windows(wanted: NDArray[np.bool_], side: int, overlap: int, multiple: int) -> Iterator[Cells]:
+def _windows(wanted: NDArray[np.bool_], side: int, overlap: int, surround: int, multiple: int) -> Iterator[Cells]:
     """Cover the wanted cells with windows no larger than needed, in bands from the top and from left to right.
 
     Args:
         wanted: bool[rows, columns].
         side: Largest side in cells.
-        overlap: Cells that neighbouring windows share; half of it is also the surround of what is wanted.
+        overlap: Cells that neighbouring windows share.
+        surround: Cells around what is wanted.
         multiple: Sides are multiples of this.
     """
-    for top, rows in _spans(np.asarray(wanted.any(1)), side, overlap, multiple):
-        for left, columns in _spans(np.asarray(wanted[top : top + rows].any(0)), side, overlap, multiple):
+    for top, rows in _spans(np.asarray(wanted.any(1)), side, overlap, surround, multiple):
+        part = np.asarray(wanted[top : top + rows].any(0))
+        for left, columns in _spans(part, side, overlap, surround, multiple):
             yield top, left, rows, columns
 
 
-def _spans(wanted: NDArray[np.bool_], side: int, overlap: int, multiple: int) -> Iterator[tuple[int, int]]:
-    """Cover the wanted places of a line: first place and length of each span."""
+def _spans(
+    wanted: NDArray[np.bool_], side: int, overlap: int, surround: int, multiple: int
+) -> Iterator[tuple[int, int]]:
+    """Cover the wanted places of a line: first place and length of each span.
+
+    Spans end in gaps where they can: what nobody wants is not computed.
+    """
     places = np.nonzero(wanted)[0]
-    margin = overlap // 2
-    least = 0
+    margin, gap = overlap // 2, 2 * surround
+    seam: int | None = None  # where the next span begins if it goes on from the last one
     while places.size:
-        begin = max(least, int(places[0]) - margin)
+        begin = max(0, int(places[0]) - surround) if seam is None else seam
         inside = places[places < begin + side - margin]
-        needed = int(inside[-1]) + 1 + margin - begin if inside.size == places.size else side
+        if _goes_on(places, inside.size, gap):
+            breaks = 1 + np.nonzero(np.diff(inside) > gap)[0]
+            inside = inside[: breaks[-1]] if breaks.size and inside[breaks[-1] - 1] > begin + side // 2 else inside
+        is_cut = _goes_on(places, inside.size, gap)
+        needed = side if is_cut else int(inside[-1]) + 1 + surround - begin
         yield begin, min(side, -(-needed // multiple) * multiple)
         places = places[inside.size :]
-        least = begin + side - overlap
+        seam = begin + side - overlap if is_cut else None
+
+
+def _goes_on(places: NDArray[np.integer], count: int, gap: int) -> bool:
+    """Tell whether the places go on behind the first `count` of them without a gap."""
+    return count < len(places) and int(places[count]) - int(places[count - 1]) <= gap
 
 
 def _weight(plan: Plan, cells: Cells) -> NDArray[np.float32]:
