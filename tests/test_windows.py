@@ -23,7 +23,7 @@ RUNS = st.lists(st.tuples(st.booleans(), st.integers(1, 90)), max_size=8)
 def test_every_wanted_place_is_seen_with_its_surround(runs: list[tuple[bool, int]], multiple: int) -> None:
     wanted = [is_wanted for is_wanted, count in runs for _ in range(count)]
     found = spans(wanted, multiple)
-    for place in np.nonzero(wanted)[0].tolist():
+    for place in (place for place, is_wanted in enumerate(wanted) if is_wanted):
         reach = range(max(0, place - SURROUND), place + SURROUND + 1)
         assert any(first <= reach[0] and reach[-1] < first + length for first, length in found)
     assert all(0 < length <= SIDE and length % multiple == 0 for _, length in found)
