@@ -23,7 +23,7 @@ from wsiseg.errors import GateError, UsageError, WsisegError
 from wsiseg.export import Exported, _self_test_side, export
 from wsiseg.exporting.config import ExportConfig
 from wsiseg.exporting.dilation import exportable
-from wsiseg.exporting.onnx_graph import DenseGraph, padded_by_convolutions, tile_window
+from wsiseg.exporting.onnx_graph import DenseGraph, padded_by_convolutions
 from wsiseg.model_file import ModelFile
 from wsiseg.network import Checkpoint, TileClassifier, build
 from wsiseg.onnx_session import has_fast_int8
@@ -124,7 +124,7 @@ def test_tiles_unlike_those_of_training_lose_logits(
         # Distances are of the three cells around, logits of one and half its neighbours.
         around = functional.avg_pool2d(maps, 3, 1, 1, count_include_pad=False)[0].permute(1, 2, 0).numpy()
         lost = 3 * np.maximum(domain.distances(around.reshape(-1, len(weights))) / domain.tile_limit - 1, 0)
-        expected = _over_tiles(_sigmoid(cells @ weights + bias - lost.reshape(cells.shape[:2])))
+        expected = _sigmoid(cells @ weights + bias - lost.reshape(cells.shape[:2]))
         assert lost.any()
         np.testing.assert_allclose(model.probability_map(window)[0], expected, atol=1e-3)
 
@@ -154,7 +154,7 @@ def test_a_slide_of_unknown_tissue_is_told(exported: Exported, cohort: Path, tmp
         assert told == {slides[0].slide: False, "strange": True}
 
 
-def test_a_cell_of_the_map_is_the_mean_of_the_tiles_over_it(
+def test_a_cell_of_the_map_is_the_tile_around_it(
     trained: tuple[Path, TileClassifier], exported: Exported, tiles: Images
 ) -> None:
     image = np.block([[[tiles[0]], [tiles[9]], [tiles[3]]], [[tiles[17]], [tiles[25]], [tiles[40]]]])[None]
@@ -163,7 +163,8 @@ def test_a_cell_of_the_map_is_the_mean_of_the_tiles_over_it(
         cells = trained[1].logit_map(torch.from_numpy(image)).numpy()[0].astype(float)
         whole = float(trained[1](torch.from_numpy(image)))
     assert cells.mean() == pytest.approx(whole, abs=1e-4)
-    expected = _over_tiles(_sigmoid(_over_tiles(cells)))
+    expected = _sigmoid(_over_tiles(cells))
+    assert exported.card.map_cells == "tiles"
     with ModelFile.open(exported.path) as model:
         np.testing.assert_allclose(model.probability_map(image)[0], expected, atol=1e-4)
 
@@ -177,11 +178,6 @@ def _over_tiles(cells: NDArray[np.floating]) -> NDArray[np.float64]:
         inside = [(cells[i, j], w) for i, j, w in places if 0 <= i < cells.shape[0] and 0 <= j < cells.shape[1]]
         averaged[row, column] = sum(value * w for value, w in inside) / sum(w for _, w in inside)
     return averaged
-
-
-def test_windows_of_even_and_odd_tiles_cover_the_tile() -> None:
-    assert tile_window(7).tolist() == [1] * 7
-    assert tile_window(14).tolist() == [0.5, *[1] * 13, 0.5]
 
 
 def test_the_card_says_what_the_run_knows(exported: Exported) -> None:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wsiseg.errors import UsageError
-from wsiseg.grid import Grid, share_of_cells
+from wsiseg.grid import Grid, mean_of_tiles, share_of_cells, tile_window
 
 
 @st.composite
@@ -71,3 +71,25 @@ def test_nonsense_is_refused() -> None:
             Grid(*values)
     with pytest.raises(UsageError, match="gaps"):
         Grid((5, 5), (1, 1), 16, 17, 0.5)
+
+
+def test_windows_of_even_and_odd_tiles_cover_the_tile() -> None:
+    assert tile_window(7).tolist() == [1] * 7
+    assert tile_window(14).tolist() == [0.5, *[1] * 13, 0.5]
+
+
+@given(st.integers(1, 8), st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32))
+def test_a_cell_is_the_mean_of_the_known_tiles_over_it(cells: int, rows: int, columns: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    values, known = random.random((rows, columns), np.float32), random.random((rows, columns)) < 0.6
+    found = mean_of_tiles(np.where(known, values, np.float32(np.nan)), known, cells)
+    window = tile_window(cells)
+    reach = len(window) // 2
+    for row, column in np.ndindex(rows, columns):
+        weights = np.zeros((rows, columns))
+        for i, j in np.ndindex(len(window), len(window)):
+            place = row + i - reach, column + j - reach
+            if 0 <= place[0] < rows and 0 <= place[1] < columns and known[place]:
+                weights[place] = window[i] * window[j]
+        expected = np.sum(weights * np.where(known, values, 0)) / weights.sum() if weights.any() else np.nan
+        np.testing.assert_allclose(found[row, column], expected, rtol=1e-5)

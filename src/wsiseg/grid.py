@@ -140,3 +140,42 @@ def _sums(table: NDArray[np.int64], rows: NDArray[np.float64], columns: NDArray[
     beneath = table[np.ix_(r0 + 1, c0)] * (1 - fc) + table[np.ix_(r0 + 1, c0 + 1)] * fc
     sums: NDArray[np.float64] = above * (1 - fr) + beneath * fr
     return sums
+
+
+def tile_window(cells: int) -> NDArray[np.float32]:
+    """Give the weights, along one axis, of the cells around a cell that make up a tile: float32[odd number].
+
+    An even number of cells is centred by giving the outermost cell on either side half its weight.
+    """
+    window = np.ones(cells + 1 - cells % 2, np.float32)
+    if cells % 2 == 0:
+        window[[0, -1]] = 0.5
+    return window
+
+
+def mean_of_tiles(values: NDArray[np.float32], known: NDArray[np.bool_], cells: int) -> NDArray[np.float32]:
+    """Give each cell the mean of the tiles over it, from the values of the tiles around every cell.
+
+    Args:
+        values: float32[rows, columns], of the tile around each cell; what is not known may be anything.
+        known: bool[rows, columns], the tiles that count.
+        cells: Side of a tile in cells.
+
+    Returns:
+        float32[rows, columns], NaN where no tile over a cell is known.
+    """
+    window = tile_window(cells)
+    counted = known.astype(np.float32)
+    total, weight = (_summed_around(part, window) for part in (np.where(known, values, 0).astype(np.float32), counted))
+    mean: NDArray[np.float32] = np.where(weight > 0, total / np.where(weight > 0, weight, 1), np.nan).astype(np.float32)
+    return mean
+
+
+def _summed_around(values: NDArray[np.float32], window: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sum up values over a window along both axes."""
+    reach = len(window) // 2
+    for axis in (0, 1):
+        padded = np.pad(values, [(reach, reach) if one == axis else (0, 0) for one in (0, 1)])
+        parts = (np.take(padded, np.arange(k, k + values.shape[axis]), axis) * share for k, share in enumerate(window))
+        values = sum(parts, np.zeros_like(values))
+    return values

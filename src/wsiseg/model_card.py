@@ -96,6 +96,9 @@ class ModelCard(_Part):
     """Side of a tile in pixels of `mpp`."""
     output_stride: Literal[8, 16, 32] | None = None
     """Input pixels per cell of `probability_map`; none where the model has no such output."""
+    map_cells: Literal["pixels", "tiles"] = "pixels"
+    """What a cell of `probability_map` stands for: its own pixels, or the tile around it. Tiles overlap far: `predict`
+    gives each cell the mean of the tiles over it."""
     map: Literal["dense", "tile"] = "tile"
     """The kind of tumour map that serves better: one value per cell, or one per tile."""
     threshold: Probability = 0.5

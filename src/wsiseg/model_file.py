@@ -111,7 +111,7 @@ class ModelFile:
         return self._run(["probability"], tiles)[0]
 
     def probability_map(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give the probability for every cell of images, each the mean of the tiles over the cell.
+        """Give the probability for every cell of images: of its pixels, or of the tile around it (`card.map_cells`).
 
         Args:
             image: uint8[n, height, width, 3], RGB at `card.mpp`; sides are multiples of 32 pixels.

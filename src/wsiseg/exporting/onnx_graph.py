@@ -1,9 +1,8 @@
 """From networks of PyTorch to ONNX graphs with the input and outputs of a model file.
 
 The graphs take uint8 images [n, height, width, 3] and normalise them inside. A dense graph gives the tile's
-probability, which is the sigmoid of the mean of the map's logits as it was trained, and a map of what overlapping tiles
-at every cell would give: a tile's probability is the sigmoid of the mean of its logits, and each cell is the mean of
-the probabilities of the tiles over it. Where the tissue that it knows was measured, it also gives how far its input
+probability, which is the sigmoid of the mean of the map's logits as it was trained, and a map in which each cell is
+the probability of the tile around it. Where the tissue that it knows was measured, it also gives how far its input
 lies from that.
 """
 
@@ -22,6 +21,7 @@ from torch.nn import functional
 
 from wsiseg.domain import Domain
 from wsiseg.errors import UsageError
+from wsiseg.grid import tile_window
 from wsiseg.network import TileClassifier
 
 OPSET = 17
@@ -79,7 +79,7 @@ class DenseGraph(nn.Module):
             side = self.window.shape[-1]
             around = functional.avg_pool2d(features, side, 1, side // 2, count_include_pad=False)
             tiles, whole = tiles - self.lost(around.permute(0, 2, 3, 1))[:, None], whole - self.lost(pooled)
-        answers = torch.sigmoid(whole), (self._summed(torch.sigmoid(tiles)) / weight).squeeze(1)
+        answers = torch.sigmoid(whole), torch.sigmoid(tiles).squeeze(1)
         return answers if self.distance is None else (*answers, self.distance(pooled))
 
     def lost(self, features: Tensor) -> Tensor:
@@ -150,17 +150,6 @@ class TileGraph(nn.Module):
         if self.logits == 1:
             return torch.sigmoid(logits[:, 0])
         return torch.softmax(logits, 1)[:, self.positive]
-
-
-def tile_window(cells: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """Give the weights, along one axis, of the cells around a cell that make up a tile: float32[odd number].
-
-    An even number of cells is centred by giving the outermost cell on either side half its weight.
-    """
-    window = np.ones(cells + 1 - cells % 2, np.float32)
-    if cells % 2 == 0:
-        window[[0, -1]] = 0.5
-    return window
 
 
 def output_names(graph: DenseGraph | TileGraph) -> list[str]:

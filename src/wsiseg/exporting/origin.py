@@ -112,7 +112,7 @@ def of_classifier(
             "it was not measured which tiles this network knows", "train it again, or leave out the penalty"
         )
     dense = DenseGraph(exportable(classifier, stride), tile_px // stride, native // stride, domain, penalty).eval()
-    facts = {**facts, **_known_tissue(domain, penalty), "output_stride": stride}
+    facts = {**facts, **_known_tissue(domain, penalty), "output_stride": stride, "map_cells": "tiles"}
     return Origin(dense, facts, trained, native == stride, cohort)
 
 

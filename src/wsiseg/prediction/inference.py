@@ -3,9 +3,9 @@
 Both are one loop: read a window, ask the model, add what it says to the cells under the window, weighted. In the end a
 cell is the weighted mean of all that was said of it.
 
-Dense: each cell of the model's map is already the mean of the tiles over it, so one pass gives what overlapping tiles
-would. Windows overlap, and weights fall off towards a window's border, where the network lacks
-context; so no seam shows.
+Dense: a cell of most models' maps is the probability of the tile around it; each becomes the mean of the tiles over
+it, so that one pass gives what overlapping tiles would. Windows overlap, and weights fall off towards a window's
+border, where the network lacks context; so no seam shows.
 """
 
 import time
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.errors import SlideError
-from wsiseg.grid import Grid
+from wsiseg.grid import Grid, mean_of_tiles
 from wsiseg.model_file import ModelFile
 from wsiseg.prediction.views import Asked
 from wsiseg.slide import Slide
@@ -45,12 +45,14 @@ class Plan:
         wanted: bool[rows, columns], the cells that are to be looked at.
         windows: The cells under each window.
         is_dense: True if the model gives a value for every cell of a window, False if one for all of them.
+        tile_cells: Side in cells of the tiles that these values stand for; 1 where they stand for the cells alone.
     """
 
     grid: Grid
     wanted: NDArray[np.bool_]
     windows: tuple[Cells, ...]
     is_dense: bool
+    tile_cells: int = 1
 
     @property
     def batch(self) -> int:
@@ -145,7 +147,8 @@ def plan_windows(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue:
     wanted = _wanted(slide, tissue, grid, min_tissue)
     per_32px = -(-32 // stride)
     sizes = _WINDOW_PX // stride, _OVERLAP_PX // stride, -(-_SURROUND_PX // stride)
-    return Plan(grid, wanted, tuple(_windows(wanted, *sizes, per_32px)), is_dense=True)
+    tile_cells = model.card.tile_px // stride if model.card.map_cells == "tiles" else 1
+    return Plan(grid, wanted, tuple(_windows(wanted, *sizes, per_32px)), is_dense=True, tile_cells=tile_cells)
 
 
 def run(
@@ -176,7 +179,10 @@ def run(
         sums.done = number + len(windows)
         after(sums, plan.tiles(slice(number, sums.done)), waited)
     known = plan.wanted & (sums.weight > 0)
-    return np.where(known, sums.total / np.where(known, sums.weight, 1), np.nan).astype(np.float32)
+    values = np.where(known, sums.total / np.where(known, sums.weight, 1), np.nan).astype(np.float32)
+    if plan.tile_cells == 1:
+        return values
+    return np.where(known, mean_of_tiles(values, known, plan.tile_cells), np.nan).astype(np.float32)
 
 
 def _wanted(slide: Slide, tissue: TissueMask, grid: Grid, min_tissue: float) -> NDArray[np.bool_]:
