@@ -11,6 +11,7 @@ over resampled patients. A fold that is there already is not trained again.
 LABELS.csv has the columns image, patient and tumor (0 or 1); the images lie beside each other as IMAGE.jpg.
 
 Usage: patient_folds.py IMAGES LABELS.csv WEIGHTS.pth WORK [--image-mpp 0.62] [--folds 3] [--mosaics 40] [--only FOLD]
+                        [--penalty 3] [--without PATIENT...]
 Prints one line of JSON.
 """
 
@@ -54,6 +55,8 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--mosaics", type=int, default=40)
     parser.add_argument("--only", type=int, help="train this fold alone, as beside another one")
+    parser.add_argument("--penalty", type=float, default=PENALTY, help="--unknown-penalty of the model files")
+    parser.add_argument("--without", nargs="*", default=[], help="patients that do not count in the end")
     given = parser.parse_args()
     with given.labels.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -65,7 +68,8 @@ def main() -> None:
         held_out = [one for one in images if one.patient in patients]
         model = trained(given, fold, [one for one in images if one.patient not in patients])
         print(f"fold {fold}: patients {', '.join(sorted(patients, key=int))}, {len(held_out)} images", flush=True)
-        found += [(one, fold, cells_of(one, model, given.image_mpp)) for one in held_out]
+        counted = [one for one in held_out if one.patient not in given.without]
+        found += [(one, fold, cells_of(one, model, given.image_mpp)) for one in counted]
     print(json.dumps(summary(found)))
 
 
@@ -88,7 +92,7 @@ def shared_out(images: Sequence[Image], folds: int) -> list[set[str]]:
 def trained(given: argparse.Namespace, fold: int, images: Sequence[Image]) -> Path:
     """Train the recipe on the images outside a fold; give the model file."""
     folder = given.work / f"fold-{fold}"
-    model = folder / "model.onnx"
+    model = folder / f"penalty-{given.penalty:g}.onnx"
     if model.is_file():
         return model
     kinds = {
@@ -100,19 +104,22 @@ def trained(given: argparse.Namespace, fold: int, images: Sequence[Image]) -> Pa
         "train": [one for one in images if one.patient != watched],
         "val": [one for one in images if one.patient == watched],
     }
-    cohort = write_cohort(folder, splits, {"train": given.mosaics, "val": max(3, given.mosaics // 5)}, given.image_mpp)
+    cohort = folder / "cohort.csv"
+    if not cohort.is_file():
+        counts = {"train": given.mosaics, "val": max(3, given.mosaics // 5)}
+        write_cohort(cohort, splits, counts, given.image_mpp)
     tiles, head, run = folder / "tiles", folder / "head", folder / "run"
     wsiseg("tile", cohort, "--out", tiles, "--pixels", "--jobs", 2)
     network = (*ARCH, *SHARES, "--truth", folder / "truth")
     wsiseg("train", tiles / "cohort.csv", *network, "--init", given.weights, "--freeze", "--out", head)
     wsiseg("train", tiles / "cohort.csv", *network, "--init", head / "best.pt", *TUNING, "--out", run)
-    wsiseg("export", run, "--out", model, "--map", "dense", "--unknown-penalty", PENALTY, "--overwrite")
+    wsiseg("export", run, "--out", model, "--map", "dense", "--unknown-penalty", given.penalty, "--overwrite")
     return model
 
 
-def write_cohort(folder: Path, splits: dict[str, list[Image]], counts: dict[str, int], mpp: float) -> Path:
-    """Write the mosaics of each split, their outlines and the cohort."""
-    random = np.random.default_rng(0)
+def write_cohort(cohort: Path, splits: dict[str, list[Image]], counts: dict[str, int], mpp: float) -> None:
+    """Write the mosaics of each split and their outlines beside a cohort, and that at last."""
+    random, folder = np.random.default_rng(0), cohort.parent
     for name in ("slides", "truth"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     rows = []
@@ -126,11 +133,9 @@ def write_cohort(folder: Path, splits: dict[str, list[Image]], counts: dict[str,
             text = json.dumps(outlined(outlines))
             (folder / "truth" / f"{name}.geojson").write_text(text, encoding="utf-8")
             rows.append((name, f"slides/{name}.tiff", label, split, "colon"))
-    cohort = folder / "cohort.csv"
     with cohort.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([("slide", "path", "label", "split", "site"), *rows])
-    return cohort
 
 
 def mosaic(
