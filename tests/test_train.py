@@ -154,6 +154,16 @@ def test_the_same_again_is_up_to_date_and_other_settings_are_redone(cohort: Path
         train(config(cohort, tmp_path, lr=1e-3, beta=0.4, resume=True))
 
 
+def test_a_run_of_a_version_with_fewer_settings_goes_on(cohort: Path, tmp_path: Path) -> None:
+    train(config(cohort, tmp_path))
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    del state["settings"]["parts"]
+    torch.save(state, tmp_path / "last.pt")
+    assert train(config(cohort, tmp_path, resume=True)).status == "up_to_date"
+    with pytest.raises(UsageError, match="was made with other settings: context, parts"):
+        train(config(cohort, tmp_path, resume=True, context=64, parts=2))
+
+
 def test_more_epochs_go_on_where_fewer_ended(cohort: Path, tmp_path: Path) -> None:
     train(config(cohort, tmp_path / "long", epochs=3))
     train(config(cohort, tmp_path / "short", epochs=1))

@@ -52,7 +52,9 @@ class RunFolder:
         if not isinstance(state, dict) or state.get("schema") != _SCHEMA:
             raise WsisegError(f"{self.last}: not the state of a training run", "give --overwrite or another --out")
         before = state["settings"]
-        changed = sorted(name for name, value in self._key.items() if value != before.get(name))
+        # A setting that the run's version of wsiseg did not have yet was as it is by default.
+        usual = TrainConfig(cohort=self.config.cohort, out=self.config.out).model_dump(mode="json")
+        changed = sorted(name for name, value in self._key.items() if value != before.get(name, usual.get(name)))
         if not changed:
             return state
         names = ", ".join(name.replace("_", "-") for name in changed)
