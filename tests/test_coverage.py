@@ -19,11 +19,16 @@ number = st.one_of(st.integers(-30, 130).map(float), st.floats(-30, 130), st.sam
 def shapes(draw: st.DrawFn) -> BaseGeometry:
     """Polygons of any shape, with holes, parts, and corners and sides on the lines of the grid."""
     rings = draw(st.lists(st.lists(st.tuples(number, number), min_size=3, max_size=9), min_size=1, max_size=3))
-    polygons = [shapely.make_valid(shapely.Polygon(ring)) for ring in rings]
+    polygons = [areas(shapely.make_valid(shapely.Polygon(ring))) for ring in rings]
     whole = polygons[0]
     for count, polygon in enumerate(polygons[1:]):
         whole = whole.difference(polygon) if count % 2 else whole.symmetric_difference(polygon)
-    parts = [part for part in shapely.get_parts(whole) if part.geom_type in {"Polygon", "MultiPolygon"}]
+    return areas(whole)
+
+
+def areas(shape: BaseGeometry) -> BaseGeometry:
+    """Leave out points and lines, over which GEOS stumbles."""
+    parts = [part for part in shapely.get_parts(shape) if part.geom_type in {"Polygon", "MultiPolygon"}]
     return shapely.union_all(parts) if parts else shapely.MultiPolygon()
 
 
