@@ -256,7 +256,10 @@ def test_stride_16_refines_the_map_and_keeps_the_probability(
         assert model.probability_map(tiles[:2]).shape == (2, TILE_PX // 16, TILE_PX // 16)
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "densenet121", "timm:tf_efficientnet_lite0", "convnext_tiny"])
+@pytest.mark.parametrize(
+    "arch",
+    ["resnet18", pytest.param("densenet121", marks=pytest.mark.slow), "timm:tf_efficientnet_lite0", "convnext_tiny"],
+)
 @torch.no_grad()
 def test_every_second_cell_of_stride_16_is_that_of_stride_32(arch: str) -> None:
     images = torch.randint(0, 256, (2, 96, 128, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
