@@ -96,7 +96,7 @@ def figures_of_head(
 ) -> dict[str, Any]:
     """Train a head on frozen features, for as many steps however few slides there are; give its figures by split."""
     command = ("train", cohort, *network, *SHARES, "--truth", given.truth, "--freeze", "--epochs", epochs, "--out", out)
-    wsiseg(*command)
+    print("$ wsiseg", *command, flush=True)
     done = subprocess.run([sys.executable, "-m", "wsiseg", *map(str, command), "--json"], check=True,
                           stdout=subprocess.PIPE, text=True)  # fmt: skip
     return {split: groups["all"] for split, groups in json.loads(done.stdout)["best"]["figures"].items()}
@@ -121,7 +121,7 @@ def model(given: argparse.Namespace) -> dict[str, Any]:
     return {
         name: {
             split: auc_with_interval(
-                measured(out, cohort, given.truth, kind[0], split, f"-final-{name[-2:]}", kind[1:])
+                measured(out, cohort, given.truth, kind[0], split, f"-final-{name.replace(' ', '-')}", kind[1:])
             )
             for split in ("val", "test")
         }

@@ -10,8 +10,8 @@ over resampled patients. A fold that is there already is not trained again.
 
 LABELS.csv has the columns image, patient and tumor (0 or 1); the images lie beside each other as IMAGE.jpg.
 
-Usage: patient_folds.py IMAGES LABELS.csv WEIGHTS.pth WORK [--image-mpp 0.62] [--folds 3] [--mosaics 40] [--only FOLD]
-                        [--penalty 3] [--without PATIENT...]
+Usage: patient_folds.py IMAGES LABELS.csv WEIGHTS.pth WORK [--image-mpp 0.62] [--folds 3] [--mosaics 40]
+                        [--only FOLD...] [--penalty 1] [--without PATIENT...] [--also MODEL=PATIENT,PATIENT]
 Prints one line of JSON.
 """
 
@@ -54,7 +54,8 @@ def main() -> None:
     parser.add_argument("--image-mpp", type=float, default=0.62)
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--mosaics", type=int, default=40)
-    parser.add_argument("--only", type=int, help="train this fold alone, as beside another one")
+    parser.add_argument("--only", type=int, nargs="*", help="these folds alone")
+    parser.add_argument("--also", help="a further file, and patients that it has not seen, as one more fold")
     parser.add_argument("--penalty", type=float, default=PENALTY, help="--unknown-penalty of the model files")
     parser.add_argument("--without", nargs="*", default=[], help="patients that do not count in the end")
     given = parser.parse_args()
@@ -63,13 +64,17 @@ def main() -> None:
     images = [Image(given.images / f"{row['image']}.jpg", row["patient"], int(row["tumor"])) for row in rows]
     found: list[tuple[Image, int, NDArray[np.float32]]] = []
     for fold, patients in enumerate(shared_out(images, given.folds)):
-        if given.only not in {None, fold}:
+        if given.only is not None and fold not in given.only:
             continue
         held_out = [one for one in images if one.patient in patients]
         model = trained(given, fold, [one for one in images if one.patient not in patients])
         print(f"fold {fold}: patients {', '.join(sorted(patients, key=int))}, {len(held_out)} images", flush=True)
         counted = [one for one in held_out if one.patient not in given.without]
         found += [(one, fold, cells_of(one, model, given.image_mpp)) for one in counted]
+    if given.also:
+        name, _, patients = given.also.rpartition("=")
+        unseen = [one for one in images if one.patient in patients.split(",")]
+        found += [(one, given.folds, cells_of(one, Path(name), given.image_mpp)) for one in unseen]
     print(json.dumps(summary(found)))
 
 

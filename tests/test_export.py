@@ -136,6 +136,11 @@ def test_a_penalty_needs_known_tissue(trained: tuple[Path, TileClassifier], tmp_
         export(ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx", unknown_penalty=1))
 
 
+def test_a_penalty_that_would_do_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown-penalty is for runs"):
+        ExportConfig(from_torch=tmp_path / "a.pt", arch="resnet18", out=tmp_path / "m.onnx", unknown_penalty=1)
+
+
 def _sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(1 / (1 + np.exp(-logits)), np.float64)
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 import wsiseg
 from wsiseg.model_file import ModelFile, default_model_path
-from wsiseg.prediction.inference import Cells, plan_windows
+from wsiseg.prediction.inference import plan_windows
+from wsiseg.prediction.windows import Cells
 from wsiseg.slide import Slide
 from wsiseg.tissue import find_tissue
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiseg.prediction.inference import _spans
+from wsiseg.prediction.windows import spans_over
 
 SIDE, OVERLAP, SURROUND = 36, 4, 1
 
 
 def spans(wanted: list[bool], multiple: int = 1) -> list[tuple[int, int]]:
-    return list(_spans(np.array(wanted, np.bool_), SIDE, OVERLAP, SURROUND, multiple))
+    return list(spans_over(np.array(wanted, np.bool_), SIDE, OVERLAP, SURROUND, multiple))
 
 
 RUNS = st.lists(st.tuples(st.booleans(), st.integers(1, 90)), max_size=8)

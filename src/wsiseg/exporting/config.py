@@ -66,6 +66,8 @@ class ExportConfig(Config):
         sources = [source for source in (self.run, self.from_torch, self.from_wsinfer) if source is not None]
         if len(sources) != 1:
             raise ValueError("give one of a run, from-torch and from-wsinfer")
+        if self.unknown_penalty and self.run is None:
+            raise ValueError("unknown-penalty is for runs of wsiseg, which measured the tiles that they know")
         if self.from_torch is not None and self.arch is None:
             raise ValueError("from-torch needs arch, the name of its network")
         if self.from_torch is None and (self.arch or self.tile or self.mpp):

@@ -99,6 +99,8 @@ def of_classifier(
                 f"and a network that divides its input evenly, here by {native or 'no whole number'}",
                 "leave out --output-stride",
             )
+        if penalty:
+            raise UsageError("tiles unlike the training tiles are told by dense models alone", "leave out the penalty")
         graph = TileGraph(classifier, torch.nn.Identity())
         facts = {**facts, "output_stride": None, "map": "tile"}
         return Origin(graph, facts, lambda images: torch.sigmoid(classifier(images)), cohort=cohort)

@@ -8,6 +8,7 @@ it, so that one pass gives what overlapping tiles would. Windows overlap, and we
 border, where the network lacks context; so no seam shows.
 """
 
+import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from wsiseg.errors import SlideError
 from wsiseg.grid import Grid, mean_of_tiles
 from wsiseg.model_file import ModelFile
 from wsiseg.prediction.views import Asked
+from wsiseg.prediction.windows import Cells, windows_over
 from wsiseg.slide import Slide
 from wsiseg.tissue import TissueMask
 
@@ -31,9 +33,6 @@ _READERS = 2
 _AHEAD = 4  # batches that are read before they are needed
 _WINDOW_PX, _OVERLAP_PX, _SURROUND_PX = 1152, 128, 32
 _LEAST_WEIGHT = 0.05
-
-Cells = tuple[int, int, int, int]
-"""First row, first column, rows and columns of a window."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,11 @@ class Plan:
     def side_px(self) -> int:
         """Side of a tile in the model's pixels."""
         return self.grid.tile_px
+
+    @property
+    def mark(self) -> str:
+        """A short text that changes whenever the windows or their order do."""
+        return hashlib.sha256(np.array(self.windows, np.int64).tobytes()).hexdigest()
 
     def tiles(self, windows: slice = slice(None)) -> int:
         """Count the tiles that windows amount to; a window of a dense map is as many as its area holds."""
@@ -148,7 +152,7 @@ def plan_windows(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue:
     per_32px = -(-32 // stride)
     sizes = _WINDOW_PX // stride, _OVERLAP_PX // stride, -(-_SURROUND_PX // stride)
     tile_cells = model.card.tile_px // stride if model.card.map_cells == "tiles" else 1
-    return Plan(grid, wanted, tuple(_windows(wanted, *sizes, per_32px)), is_dense=True, tile_cells=tile_cells)
+    return Plan(grid, wanted, tuple(windows_over(wanted, *sizes, per_32px)), is_dense=True, tile_cells=tile_cells)
 
 
 def run(
@@ -188,50 +192,6 @@ def run(
 def _wanted(slide: Slide, tissue: TissueMask, grid: Grid, min_tissue: float) -> NDArray[np.bool_]:
     cell = Grid(slide.size_px, slide.mpp, grid.stride_px, grid.stride_px, grid.tile_mpp)
     return tissue.share(cell) >= max(min_tissue, 1e-6)
-
-
-def _windows(wanted: NDArray[np.bool_], side: int, overlap: int, surround: int, multiple: int) -> Iterator[Cells]:
-    """Cover the wanted cells with windows no larger than needed, in bands from the top and from left to right.
-
-    Args:
-        wanted: bool[rows, columns].
-        side: Largest side in cells.
-        overlap: Cells that neighbouring windows share.
-        surround: Cells around what is wanted.
-        multiple: Sides are multiples of this.
-    """
-    for top, rows in _spans(np.asarray(wanted.any(1)), side, overlap, surround, multiple):
-        part = np.asarray(wanted[top : top + rows].any(0))
-        for left, columns in _spans(part, side, overlap, surround, multiple):
-            yield top, left, rows, columns
-
-
-def _spans(
-    wanted: NDArray[np.bool_], side: int, overlap: int, surround: int, multiple: int
-) -> Iterator[tuple[int, int]]:
-    """Cover the wanted places of a line: first place and length of each span.
-
-    Spans end in gaps where they can: what nobody wants is not computed.
-    """
-    places = np.nonzero(wanted)[0]
-    margin, gap = overlap // 2, 2 * surround
-    seam: int | None = None  # where the next span begins if it goes on from the last one
-    while places.size:
-        begin = max(0, int(places[0]) - surround) if seam is None else seam
-        inside = places[places < begin + side - margin]
-        if _goes_on(places, inside.size, gap):
-            breaks = 1 + np.nonzero(np.diff(inside) > gap)[0]
-            inside = inside[: breaks[-1]] if breaks.size and inside[breaks[-1] - 1] > begin + side // 2 else inside
-        is_cut = _goes_on(places, inside.size, gap)
-        needed = side if is_cut else int(inside[-1]) + 1 + surround - begin
-        yield begin, min(side, -(-needed // multiple) * multiple)
-        places = places[inside.size :]
-        seam = begin + side - overlap if is_cut else None
-
-
-def _goes_on(places: NDArray[np.integer], count: int, gap: int) -> bool:
-    """Tell whether the places go on behind the first `count` of them without a gap."""
-    return count < len(places) and int(places[count]) - int(places[count - 1]) <= gap
 
 
 def _weight(plan: Plan, cells: Cells) -> NDArray[np.float32]:

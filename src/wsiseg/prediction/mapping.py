@@ -143,7 +143,7 @@ def _ask(
     from wsiseg import __version__  # noqa: PLC0415  the package imports this module
 
     settings = settings_of([model], config, job.places)
-    key = key_of({**settings, "slide": job.slide.facts.fingerprint, "mpp": job.slide.mpp})
+    key = key_of({**settings, "slide": job.slide.facts.fingerprint, "mpp": job.slide.mpp, "windows": plan.mark})
     known = files.load_unfinished(key) if files is not None else None
     sums = known or Sums.empty(plan.grid.shape)
     probabilities = run(job.slide, plan, viewed(model, config.views), sums, _keeper(files, key, advance))
