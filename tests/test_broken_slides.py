@@ -86,6 +86,14 @@ def test_a_broken_slide_is_read_or_refused(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST_MEMORY_KIB
 
 
+def test_a_property_whose_name_is_no_text_is_left_out(sound: Path, tmp_path: Path) -> None:
+    path = tmp_path / "aperio.svs"
+    path.write_bytes((sound / "aperio.svs").read_bytes().replace(b"|AppMag =", b"|App\x80ag =", 1))
+    with Slide(path, mpp=0.5) as slide:
+        assert "aperio.MPP" in slide.properties
+        assert "aperio.AppMag" not in slide.properties
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_slide_cut_off_anywhere_is_tiled_or_refused(sound: Path, tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "in"

@@ -111,7 +111,8 @@ class TileStore:
 
         self.path, self._slide = path, slide
         try:
-            group = zarr.open_group(str(path), mode="r")
+            # Without the format zarr looks for files of the older one too, in the background.
+            group = zarr.open_group(str(path), mode="r", zarr_format=3)
             self.tiles = _tiles(group)
             self._packed = PackedTiles(path, group, self.tiles.tile_px) if "offsets" in group else None
         except (OSError, KeyError, ValueError, TypeError) as error:

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -73,7 +73,11 @@ class SlideFile:
         self._limit = TimeLimit(path.name, longest_s)
         self.path = self._limit.call(lambda: slide_path(path))
         self._handle = self._limit.call(lambda: _open(self.path))
-        self.properties = dict(self._handle.properties)
+        self.properties: dict[str, str] = {}
+        for name in self._handle.properties:
+            # OpenSlide does not find names again that are no text in a damaged file.
+            with suppress(KeyError):
+                self.properties[name] = self._handle.properties[name]
         self.level_sizes_px: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
         self.level_downsamples: tuple[float, ...] = tuple(self._handle.level_downsamples)
 
