@@ -3,9 +3,11 @@
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -47,8 +49,6 @@ def damages(draw: st.DrawFn) -> tuple[str, list[tuple[float, bytes]], float | No
 def broken(whole: bytes, written: list[tuple[float, bytes]], end: float | None) -> bytes:
     """Write over the tags of the first directory, which say how everything else is to be read, and cut off the end."""
     from io import BytesIO  # noqa: PLC0415  only here
-
-    import tifffile  # noqa: PLC0415  only here
 
     with tifffile.TiffFile(BytesIO(whole)) as tiff:
         page = tiff.pages[0]
@@ -105,6 +105,41 @@ def test_a_slide_cut_off_anywhere_is_tiled_or_refused(sound: Path, tmp_path: Pat
     assert len(run.slides) == 25
     assert len(run.failed) >= 20
     assert all(record.error.hint for record in run.slides if record.error is not None)
+
+
+@pytest.mark.parametrize("kind", ["generic.tiff", "leica.scn"])
+@pytest.mark.parametrize("said", ["tiles of ", "a tile of "])
+def test_tiles_that_no_memory_could_hold_are_refused(sound: Path, tmp_path: Path, kind: str, said: str) -> None:
+    """Through the command line, as OpenSlide ends the process that asks for such a tile."""
+    path = tmp_path / kind
+    data = bytearray((sound / kind).read_bytes())
+    with tifffile.TiffFile(sound / kind) as tiff:
+        page = tiff.pages[0]
+        assert isinstance(page, tifffile.TiffPage)
+        width, counts = page.tags["TileWidth"], page.tags["TileByteCounts"]
+    if said == "tiles of ":
+        data[width.valueoffset : width.valueoffset + 4] = (2**31 - 1).to_bytes(4, "little")
+    else:  # two numbers of 16 bits become one
+        assert (counts.dtype, data[counts.offset + 2]) == (3, 3)
+        data[counts.offset + 2] = 4
+    path.write_bytes(data)
+    command = [sys.executable, "-m", "wsiseg", "tile", str(path), "--out", str(tmp_path / "out"), "--slide-mpp", "0.5"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 1, done.stderr
+    assert f"{kind}: cannot be opened: {said}" in done.stderr
+
+
+def test_a_file_that_cannot_be_opened_leaves_no_thread(tmp_path: Path) -> None:
+    path = tmp_path / "nothing.svs"
+    path.write_bytes(b"nothing")
+    before = threading.active_count()
+    for _ in range(20):
+        with pytest.raises(WsisegError):
+            Slide(path, mpp=0.5)
+    for thread in threading.enumerate():
+        if thread.name == "caller":
+            thread.join(timeout=5)
+    assert threading.active_count() <= before
 
 
 def test_a_folder_of_broken_slides_makes_no_traceback(sound: Path, tmp_path: Path) -> None:

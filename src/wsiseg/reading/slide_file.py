@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 from wsiseg.errors import NotASlideError, SlideError
 from wsiseg.reading.dicom import dicom_file, series_file
+from wsiseg.reading.tiff_tiles import impossible_tile
 from wsiseg.reading.time_limit import TimeLimit
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ LONGEST_READ_S = 300.0
 
 _MOST_PLAIN_PIXELS = 400_000_000  # a plain image is held in memory: 1.2 GB
 _CACHE_BYTES = 64 * 2**20
+_NO_TIFF_TILES = frozenset(["dicom", "hamamatsu", "mirax", "zeiss"])  # what OpenSlide reads of these lies elsewhere
 _OPAQUE = 255
 _CONVERT = "convert it to a pyramidal TIFF with JPEG tiles, as vips, bfconvert and QuPath write it"
 _GET_AGAIN = "the file is broken or incomplete: get it again"
@@ -71,8 +73,12 @@ class SlideFile:
     def __init__(self, path: Path, longest_s: float = LONGEST_READ_S) -> None:
         self._mending = threading.Lock()
         self._limit = TimeLimit(path.name, longest_s)
-        self.path = self._limit.call(lambda: slide_path(path))
-        self._handle = self._limit.call(lambda: _open(self.path))
+        try:
+            self.path = self._limit.call(lambda: slide_path(path))
+            self._handle = self._limit.call(lambda: _open(self.path))
+        except BaseException:
+            self._limit.close()  # a folder of files that cannot be opened leaves no threads
+            raise
         self.properties: dict[str, str] = {}
         for name in self._handle.properties:
             # OpenSlide does not find names again that are no text in a damaged file.
@@ -134,6 +140,12 @@ def _open(path: Path) -> "AbstractSlide":
     except openslide.OpenSlideError as error:
         reason = str(error).replace(f"Reading {path}: ", "")
         raise SlideError(f"{path.name}: cannot be opened: {reason}", _advice(reason)) from error
+    if slide.properties.get("openslide.vendor") not in _NO_TIFF_TILES:
+        with _PROCESS:
+            impossible = impossible_tile(path)
+        if impossible:
+            slide.close()
+            raise SlideError(f"{path.name}: cannot be opened: {impossible}", _GET_AGAIN)
     slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
     return slide
 
@@ -172,7 +184,7 @@ def _open_image(path: Path) -> "AbstractSlide":
         try:
             image.load()
             return openslide.ImageSlide(image.convert("RGBA" if image.has_transparency_data else "RGB"))
-        except (OSError, SyntaxError, ValueError, MemoryError) as error:
+        except Exception as error:  # Pillow raises almost anything at a broken file
             said.seek(0)
             reason = " ".join([str(error), *said.read().split()])
             text = f"{path.name}: unknown to OpenSlide, and as a plain image it cannot be decoded: {reason}"

@@ -22,7 +22,7 @@ class TimeLimit:
     """Makes calls that may take so long and no longer. May be used by several threads at the same time.
 
     Attributes:
-        is_stalled: True once a call took too long; further ones are then refused at once.
+        is_stalled: True once a call took too long or was left behind; further ones are then refused at once.
 
     Args:
         name: What is read, as a person knows it.
@@ -54,7 +54,10 @@ class TimeLimit:
             self.is_stalled = True
             raise self._stalled() from error
         except BaseException:
-            self._idle.append(caller)
+            if coming.done():
+                self._idle.append(caller)
+            else:  # Ctrl-C: the call goes on, and what it reads must not be closed under it
+                self.is_stalled = True
             raise
         self._idle.append(caller)
         return found
