@@ -12,8 +12,8 @@ demo: $(USER_ENV)/.installed  ## a tumour map of a real slide, made with the bun
 	$(USER_ENV)/bin/wsiseg predict demo/CMU-1-Small-Region.svs --out demo/map --overwrite
 	@echo "Look at demo/map/CMU-1-Small-Region.png; QuPath opens the .geojson and the .ome.zarr beside it."
 
-test: $(DEV_ENV)/.installed  ## the tests, without the long ones
-	$(BIN)/python -m pytest
+test: $(DEV_ENV)/.installed  ## the tests, without the long ones, a file in a process
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(DEV_ENV)/.installed  ## the long tests alone
 	$(BIN)/python -m pytest -m slow

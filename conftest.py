@@ -18,6 +18,9 @@ from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser, SkipParse
 
 from made_cohort import write_cohort
 
+# Threads that wait for others keep their core busy, which the tests of another process need.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 ROOT = Path(__file__).resolve().parent
 LONGEST_S = 600
 

@@ -5,6 +5,8 @@
 - `slides`: the same head (alpha 0.4, beta 0) from fewer training slides, a third of them without tumour;
 - `networks`: the head on each further network that is named with --network;
 - `model`: the bundled model's recipe, from data to file, mapped by tiles, densely and with overlapping tiles;
+- `supervised`: the same network trained by the same recipe on the true labels of tiles, beside the bundled one's,
+  both without a penalty for unknown tissue; both densely mapped;
 - `folds`: the recipe patient by patient (patient_folds.py);
 - `foreign`: what the file says of other tissue, stains and pixel sizes (measure_model.py).
 
@@ -22,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from make_default_model import ARCH, SHARES, auc_with_interval, measured, wsiseg
+from make_default_model import ARCH, SHARES, TUNING, auc_with_interval, measured, of_split, wsiseg
 
 from wsiseg.outputs import write_text
 
@@ -41,7 +43,8 @@ def main() -> None:
     parser.add_argument("--slides", nargs="*", default=[])
     parser.add_argument("--network", nargs="*", default=[], metavar="ARCH=INIT")
     steps: dict[str, Callable[[argparse.Namespace], Any]] = {
-        "grid": grid, "slides": fewer_slides, "networks": networks, "model": model, "folds": folds, "foreign": foreign
+        "grid": grid, "slides": fewer_slides, "networks": networks, "model": model, "supervised": supervised,
+        "folds": folds, "foreign": foreign
     }  # fmt: skip
     parser.add_argument("--only", nargs="*", default=[*steps], choices=[*steps])
     given = parser.parse_args()
@@ -127,6 +130,28 @@ def model(given: argparse.Namespace) -> dict[str, Any]:
         }
         for name, kind in kinds.items()
     }
+
+
+def supervised(given: argparse.Namespace) -> dict[str, Any]:
+    """Train the recipe on the true labels of tiles; give the AUC of dense maps from either kind of label."""
+    weak = given.work / "model" / "run"
+    if not weak.is_dir():
+        raise SystemExit(f"{weak}: missing: do the step `model` first")
+    cohort = given.work / "model" / "tiles" / "cohort.csv"
+    head, run = given.work / "supervised" / "head", given.work / "supervised" / "run"
+    seen = of_split(cohort, "train", "val")
+    network = (*ARCH, "--truth", given.truth, "--supervised")
+    wsiseg("train", seen, *network, "--init", given.weights, "--freeze", "--out", head)
+    wsiseg("train", seen, *network, "--init", head / "best.pt", *TUNING, "--out", run)
+    found = {}
+    for name, folder in (("slide labels", weak), ("true labels", run)):
+        file = given.work / "supervised" / f"{name.replace(' ', '-')}.onnx"
+        wsiseg("export", folder, "--out", file, "--overwrite")
+        found[name] = {
+            split: auc_with_interval(measured(file, cohort, given.truth, "dense", split, f"-from-{file.stem}"))
+            for split in ("val", "test")
+        }
+    return found
 
 
 def folds(given: argparse.Namespace) -> Any:  # noqa: ANN401  any JSON value
