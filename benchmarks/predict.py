@@ -57,18 +57,19 @@ def main() -> None:
     parser.add_argument("--against", help="command of the other side, given the slide as its last argument")
     parser.add_argument("--model", action="append", default=[], help="a model file, or `default`; may be repeated")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tissue", default="auto", help="`none` asks about glass too, as many programs do")
     parser.add_argument("--began", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
     models = given.model or ["default"]
     if given.began is not None:
-        watched(given.slide, models[0], given.began)
+        watched(given.slide, models[0], given.tissue, given.began)
         return
     found: dict[str, list[dict[str, float]]] = {name: [] for name in ("against", *models)}
     for _ in range(given.rounds):
         if given.against:
             found["against"].append({"tiles_per_s": _last_json([*shlex.split(given.against), str(given.slide)])})
         for model in models:
-            found[model].append(_round(given.slide, model))
+            found[model].append(_round(given.slide, model, given.tissue))
     print(json.dumps(_summary(found, models)))
 
 
@@ -98,15 +99,16 @@ def _processor() -> str:
     return f"{' '.join(found['model name'])} ({', '.join(known)})"
 
 
-def _round(slide: Path, model: str) -> dict[str, float]:
+def _round(slide: Path, model: str, tissue: str) -> dict[str, float]:
     """Run the command once, then once more watched from within, then ask its session for tiles in memory."""
+    options = ["--model", model, "--tissue", tissue]
     with TemporaryDirectory() as name:
-        command = [sys.executable, "-m", "wsiseg", "predict", str(slide), "--model", model, "--map", "tile"]
+        command = [sys.executable, "-m", "wsiseg", "predict", str(slide), *options, "--map", "tile"]
         began = time.perf_counter()
         done = subprocess.run([*command, "--out", name, "--json"], check=True, capture_output=True, text=True)
         seconds = time.perf_counter() - began
         tiles = json.loads(done.stdout)["slides"][0]["tiles"]
-    command = [sys.executable, __file__, str(slide), "--model", model, "--began", str(time.time())]
+    command = [sys.executable, __file__, str(slide), *options, "--began", str(time.time())]
     inside = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return {"command": tiles / seconds, **inside, "tiles": tiles}
 
@@ -116,11 +118,12 @@ def _last_json(command: list[str]) -> float:
     return float(json.loads(done.stdout.splitlines()[-1])["tiles_per_s"])
 
 
-def watched(slide: Path, model: str, began: float) -> None:
+def watched(slide: Path, model: str, tissue: str, began: float) -> None:
     """Predict in this process and print when tiles were done, and how fast tiles in memory are."""
     watch = Watch()
     with TemporaryDirectory() as name, watch:
-        predict_slides(PredictConfig(inputs=(str(slide),), model=(model,), map="tile", out=Path(name)), watch)
+        settings = {"inputs": (str(slide),), "model": (model,), "tissue": tissue, "map": "tile", "out": Path(name)}
+        predict_slides(PredictConfig.checked(**settings), watch)
     (first, begin), (last, _) = watch.moments[0], watch.moments[-1]
     engine = (sum(tiles for _, tiles in watch.moments) - begin) / (last - first)
     memory = _in_memory(slide, model)
