@@ -38,13 +38,18 @@ class _Scale(NamedTuple):
 def layers(model: onnx.ModelProto) -> list[str]:
     """Name the layers that can be quantised: all with weights, but for the last one and what comes behind it.
 
-    The last layer gives the logits, whose errors nothing evens out; what averages logits has a single filter.
+    The last layer gives the logits, whose errors nothing evens out; what averages logits has a single filter. What
+    normalises the image is none of them: it reads whole numbers as they are.
     """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    pixels = {node.output[0] for node in model.graph.node if node.op_type == "Cast"}
     found = [
         node.name
         for node in model.graph.node
-        if node.op_type in _LAYERS and len(shapes.get(node.input[1], ())) in {2, 4} and shapes[node.input[1]][0] > 1
+        if node.op_type in _LAYERS
+        and node.input[0] not in pixels
+        and len(shapes.get(node.input[1], ())) in {2, 4}
+        and shapes[node.input[1]][0] > 1
     ]
     # A dense head has a single filter and is left out already; of tile models the last layer is the head.
     has_map = len(model.graph.output) > 1
@@ -87,7 +92,7 @@ class _Plan:
     Attributes:
         layers: Nodes with weights that are quantised.
         quantised: Tensors that are.
-        clamped: Output of a layer -> output of the clamp behind it, which the layer then gives itself.
+        clamped: Output of a layer or follower -> output of the clamp behind it, which it then gives itself.
     """
 
     def __init__(self, model: onnx.ModelProto, names: Collection[str]) -> None:
@@ -98,28 +103,37 @@ class _Plan:
                 readers.setdefault(name, []).append(node)
         outputs = {output.name for output in model.graph.output}
         self.layers = [node for node in nodes if node.name in wanted]
-        self.clamped = {
-            node.output[0]: readers[node.output[0]][0].output[0]
-            for node in self.layers
-            if node.output[0] not in outputs and [reader.op_type for reader in readers[node.output[0]]] in _ONE_CLAMP
+        behind = {
+            name: found[0].output[0]
+            for name, found in readers.items()
+            if name not in outputs and [reader.op_type for reader in found] in _ONE_CLAMP
         }
+        self.clamped = {node.output[0]: behind[node.output[0]] for node in self.layers if node.output[0] in behind}
         self.quantised = {node.input[0] for node in self.layers}
-        self.quantised |= {self.clamped.get(node.output[0], node.output[0]) for node in self.layers}
+        self.quantised |= {self._given(node) for node in self.layers}
         for node in nodes:
             if node.op_type in _FOLLOWERS and self.quantised.issuperset(node.input):
-                self.quantised.add(node.output[0])
+                # A sum that is clamped is rounded once, behind the clamp.
+                if behind.get(node.output[0]) in self.quantised:
+                    self.clamped[node.output[0]] = behind[node.output[0]]
+                self.quantised.add(self._given(node))
         self.quantised -= outputs
         self._spare_what_floats_read(nodes, readers)
+
+    def _given(self, node: onnx.NodeProto) -> str:
+        """Name what a node gives once it does the work of the clamp behind it."""
+        return self.clamped.get(node.output[0], node.output[0])
 
     def _spare_what_floats_read(self, nodes: list[onnx.NodeProto], readers: Mapping[str, list[onnx.NodeProto]]) -> None:
         """Leave the outputs of followers as floats where nothing with integers reads them."""
         chosen = {node.name for node in self.layers}
         for node in reversed(nodes):
-            name = node.output[0]
+            name = self._given(node)
             if node.op_type in _FOLLOWERS and name in self.quantised:
                 used = (r.name in chosen or self.quantised.issuperset(r.output[:1]) for r in readers.get(name, ()))
                 if not any(used):
                     self.quantised.discard(name)
+                    self.clamped.pop(node.output[0], None)
 
 
 _ONE_CLAMP = [[kind] for kind in _CLAMPS]
@@ -146,7 +160,7 @@ class _Rewriting:
                 continue
             if node.name in chosen:
                 self._quantise_weights(node)
-                node.output[0] = self.plan.clamped.get(node.output[0], node.output[0])
+            node.output[0] = self.plan.clamped.get(node.output[0], node.output[0])
             for place, name in enumerate(node.input):
                 if name in self.plan.quantised:
                     node.input[place] = _dequantised(name)
