@@ -1,5 +1,6 @@
 """Small model files for tests, made without torch and without training."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from wsiseg.model_card import METADATA_KEY, ModelCard, signed
 from wsiseg.onnx_session import run, start
-from wsiseg.self_test import recorded
+from wsiseg.self_test import Answers, recorded
 
 DARK_GREEN = 140
 """Stained tissue absorbs green: a pixel whose green is below this is dark."""
@@ -83,9 +84,10 @@ def model_file(graph: onnx.ModelProto, **card: Any) -> bytes:
     """Give the bytes of a model file: the graph with a card, its self-test recorded."""
     session = start(graph.SerializeToString()).session
 
-    def answer(image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        found = run(session, [output.name for output in graph.graph.output], {"image": image})
-        return found[0], found[1] if len(found) > 1 else None
+    def answer(image: NDArray[np.uint8]) -> Answers:
+        names = [output.name for output in graph.graph.output]
+        found = dict(zip(names, run(session, names, {"image": image}), strict=True))
+        return found["probability"], found.get("probability_map"), found.get("distance")
 
     test = recorded(answer, side=int(card["tile_px"]), seed=0, tolerance=1e-3)
     return with_card(graph, ModelCard(**{"self_test": test, **card}).to_json())
@@ -97,3 +99,15 @@ def with_card(graph: onnx.ModelProto, card: str) -> bytes:
     copy.CopyFrom(graph)
     helper.set_model_props(copy, {METADATA_KEY: card})
     return signed(copy.SerializeToString())
+
+
+def with_changed_card(file: bytes, *, is_signed: bool = True, **fields: Any) -> bytes:
+    """Forge the card and sign it again, as someone who knows the format could."""
+    model = onnx.load_from_string(file)
+    card = json.loads({prop.key: prop.value for prop in model.metadata_props}[METADATA_KEY])
+    card = {key: value for key, value in {**card, **fields}.items() if value is not ...}
+    if is_signed:
+        card["sha256"] = "0" * 64
+        return with_card(model, json.dumps(card, separators=(",", ":")))
+    helper.set_model_props(model, {METADATA_KEY: json.dumps(card, separators=(",", ":"))})
+    return bytes(model.SerializeToString())

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
+from model_files import with_changed_card
 from tiled_cohort import TILE_PX, write_tiled_cohort
 from trained_run import settled, tiles_of, write_run
 from wsiseg.cohort import Cohort
 from wsiseg.config import PredictConfig
-from wsiseg.errors import GateError, UsageError, WsisegError
+from wsiseg.errors import GateError, ModelFileError, UsageError, WsisegError
 from wsiseg.export import Exported, _self_test_side, export
 from wsiseg.exporting.config import ExportConfig
 from wsiseg.exporting.dilation import exportable
@@ -29,6 +31,7 @@ from wsiseg.network import Checkpoint, TileClassifier, build
 from wsiseg.onnx_session import has_fast_int8
 from wsiseg.predict import predict_slides
 from wsiseg.run import Silent
+from wsiseg.texture import Stage, textures
 
 Images = NDArray[np.uint8]
 
@@ -129,6 +132,64 @@ def test_tiles_unlike_those_of_training_lose_logits(
         np.testing.assert_allclose(model.probability_map(window)[0], expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("output_stride", [32, 16])
+def test_tiles_without_the_texture_of_tumour_lose_logits(
+    trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path, output_stride: int
+) -> None:
+    texture = Checkpoint.load(trained[0] / "best.pt").tumor_texture
+    assert texture is not None
+    config = ExportConfig.checked(
+        run=trained[0], out=tmp_path / "m.onnx", texture_penalty=2, output_stride=output_stride
+    )
+    found = export(config).card.tumor_texture
+    assert found is not None
+    assert (found.layer, found.penalty, found.slides) == ("layer3", 2, texture.slides)
+    assert found.tile_limit == pytest.approx(texture.tile_limit)
+    random = np.random.default_rng(0)
+    strange = np.clip(tiles[:12] + random.normal(size=tiles[:12].shape) * 9, 0, 255).astype(np.uint8)
+    seen = np.concatenate([tiles, strange])
+    with torch.no_grad(), Stage(trained[1].backbone, "layer3") as stage, ModelFile.open(config.out) as model:
+        plain = trained[1](torch.from_numpy(seen)).numpy()
+        beyond = np.maximum(texture.distances(textures(stage.map).numpy()) / texture.tile_limit - 1, 0)
+        assert (beyond == 0).sum() > 6
+        assert (beyond > 0).sum() > 6
+        np.testing.assert_allclose(model.probabilities(seen), _sigmoid(plain - 2 * beyond), atol=1e-4)
+        if output_stride == 16:
+            return
+        window = np.concatenate([np.concatenate([seen[3], seen[-1]], 1), np.concatenate([seen[-2], seen[9]], 1)])[None]
+        cells = _over_tiles(trained[1].logit_map(torch.from_numpy(window)).numpy()[0].astype(float))
+        # Textures are of the three cells around, six of the stage.
+        lost = np.zeros(cells.shape)
+        for row, column in np.ndindex(*cells.shape):
+            top, left = max(0, 2 * row - 2), max(0, 2 * column - 2)
+            part = stage.map[:, :, top : 2 * row + 4, left : 2 * column + 4]
+            lost[row, column] = 2 * max(
+                0.0, float(texture.distances(textures(part).numpy())[0]) / texture.tile_limit - 1
+            )
+        assert lost.any()
+        np.testing.assert_allclose(model.probability_map(window)[0], _sigmoid(cells - lost), atol=1e-3)
+
+
+def test_a_texture_penalty_needs_textures(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    checkpoint = Checkpoint.load(trained[0] / "best.pt")
+    replace(checkpoint, tumor_texture=None).save(tmp_path / "best.pt")
+    with pytest.raises(UsageError, match="textures of tumour were not measured"):
+        export(ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx", texture_penalty=1))
+
+
+def test_distances_are_part_of_the_self_test(exported: Exported, tmp_path: Path) -> None:
+    """Where a penalty makes all seeded images none of tumour, probabilities tell nothing of the weights."""
+    file = exported.path.read_bytes()
+    test = exported.card.self_test.model_dump(mode="json")
+    assert all(image["distance"] > 0 for image in test["images"])
+    for factor, is_good in ((1.005, True), (1.05, False)):
+        images = [{**image, "distance": factor * image["distance"]} for image in test["images"]]
+        path = tmp_path / f"{factor}.onnx"
+        path.write_bytes(with_changed_card(file, self_test={**test, "images": images}))
+        with nullcontext() if is_good else pytest.raises(ModelFileError, match="fails its self-test"):
+            ModelFile.open(path).close()
+
+
 def test_a_penalty_needs_known_tissue(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
     checkpoint = Checkpoint.load(trained[0] / "best.pt")
     replace(checkpoint, domain=None).save(tmp_path / "best.pt")
@@ -136,9 +197,10 @@ def test_a_penalty_needs_known_tissue(trained: tuple[Path, TileClassifier], tmp_
         export(ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx", unknown_penalty=1))
 
 
-def test_a_penalty_that_would_do_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown-penalty is for runs"):
-        ExportConfig(from_torch=tmp_path / "a.pt", arch="resnet18", out=tmp_path / "m.onnx", unknown_penalty=1)
+@pytest.mark.parametrize("name", ["unknown_penalty", "texture_penalty"])
+def test_a_penalty_that_would_do_nothing_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name.replace('_', '-')} is for runs"):
+        ExportConfig(from_torch=tmp_path / "a.pt", arch="resnet18", out=tmp_path / "m.onnx", **{name: 1})
 
 
 def _sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:

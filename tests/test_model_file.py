@@ -21,6 +21,7 @@ from model_files import (
     graph_of,
     model_file,
     with_card,
+    with_changed_card,
     write_color_filter_model,
 )
 from wsiseg.errors import DeviceError, ModelFileError, UsageError
@@ -41,18 +42,6 @@ def good() -> bytes:
 def path(tmp_path: Path, good: bytes) -> Path:
     (tmp_path / "model.onnx").write_bytes(good)
     return tmp_path / "model.onnx"
-
-
-def with_changed_card(file: bytes, *, is_signed: bool = True, **fields: Any) -> bytes:
-    """Forge the card and sign it again, as someone who knows the format could."""
-    model = onnx.load_from_string(file)
-    card = json.loads({prop.key: prop.value for prop in model.metadata_props}[METADATA_KEY])
-    card = {key: value for key, value in {**card, **fields}.items() if value is not ...}
-    if is_signed:
-        card["sha256"] = "0" * 64
-        return with_card(model, json.dumps(card, separators=(",", ":")))
-    helper.set_model_props(model, {METADATA_KEY: json.dumps(card, separators=(",", ":"))})
-    return bytes(model.SerializeToString())
 
 
 def refusal(tmp_path: Path, file: bytes) -> str:

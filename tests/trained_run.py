@@ -9,6 +9,7 @@ from torch import nn
 from wsiseg.cohort import Cohort
 from wsiseg.domain import Domain
 from wsiseg.network import Checkpoint, TileClassifier, build
+from wsiseg.texture import Stage, textures
 from wsiseg.tiles import TileStore, store_path
 from wsiseg.training.config import TrainConfig
 
@@ -45,6 +46,15 @@ def known_to(classifier: TileClassifier, cohort: Path) -> Domain | None:
     return Domain.of([classifier.features(part).numpy() for part in parts])
 
 
+@torch.no_grad()
+def tumor_textures_to(classifier: TileClassifier, cohort: Path, layer: str) -> Domain | None:
+    """Give the textures of half of the tiles of a cohort, those that a network takes for tumour."""
+    tiles = torch.from_numpy(tiles_of(cohort, 16))
+    with Stage(classifier.backbone, layer) as stage:
+        logits = classifier(tiles)
+        return Domain.of([textures(stage.map)[logits > logits.median()].numpy()])
+
+
 def write_run(folder: Path, cohort: Path, arch: str = "resnet18") -> TileClassifier:
     """Write a run that has ended, as `wsiseg train` would; give its network with the calibration in its head."""
     with TileStore(store_path(cohort.parent, Cohort.read(cohort).slides[0].slide)) as store:
@@ -64,6 +74,8 @@ def write_run(folder: Path, cohort: Path, arch: str = "resnet18") -> TileClassif
         temperature=1.25,
         offset=-0.1,
         domain=known_to(classifier, cohort),
+        tumor_texture=tumor_textures_to(classifier, cohort, "layer3") if arch == "resnet18" else None,
+        texture_layer="layer3" if arch == "resnet18" else "",
     )
     checkpoint.save(folder / "best.pt")
     config = TrainConfig(cohort=cohort, out=folder, arch=arch, init="none", epochs=2)

@@ -105,7 +105,7 @@ def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
 def _origin(config: ExportConfig) -> Origin:
     """Read what is exported."""
     if config.run is not None:
-        return from_run(config.run, config.output_stride, config.unknown_penalty)
+        return from_run(config.run, config.output_stride, config.unknown_penalty, config.texture_penalty)
     if config.from_wsinfer is not None:
         return from_wsinfer(config.from_wsinfer, config.positive_class, config.output_stride)
     size = (config.tile or 224, config.mpp or 0.5)

@@ -66,6 +66,21 @@ class KnownTissue(_Part):
     """Number of slides that these tiles came from."""
 
 
+class TumorTexture(_Part):
+    """What tumour tiles lose for a texture unlike that of the tumour of training."""
+
+    layer: str = Field(min_length=1, max_length=200)
+    """The layer of the network whose means and deviations over a tile are its texture."""
+    tile_limit: float = Field(gt=0)
+    """Nearly all tumour tiles of training are nearer than this to the others."""
+    penalty: float = Field(gt=0)
+    """Logits that a tile loses per `tile_limit` by which it lies beyond that limit."""
+    tiles: int = Field(ge=0)
+    """Number of tumour tiles that distances are measured from."""
+    slides: int = Field(ge=0)
+    """Number of slides that these tiles came from."""
+
+
 class Calibration(_Part):
     """How the logits of the network were turned into probabilities that fit its validation slides."""
 
@@ -113,6 +128,8 @@ class ModelCard(_Part):
     """How its probabilities were calibrated; it is part of the graph already."""
     known_tissue: KnownTissue | None = None
     """How far tissue may lie from that of training, where the file can tell."""
+    tumor_texture: TumorTexture | None = None
+    """What tiles lose for a texture unlike that of tumour, where they lose anything."""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     """Numbers that it computes with."""
     trained_on: dict[str, JsonValue] = Field(default_factory=dict)

@@ -11,7 +11,7 @@ from wsiseg.errors import ModelFileError, UsageError
 from wsiseg.model_card import ModelCard, read_card
 from wsiseg.onnx_bytes import MOST_BYTES
 from wsiseg.onnx_session import CPU, RuntimeFailure, Started, run, start
-from wsiseg.self_test import largest_difference
+from wsiseg.self_test import Answers, largest_difference
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -184,12 +184,16 @@ class ModelFile:
             raise ModelFileError(f"{self.path}: takes images of one number or size only", _DAMAGED)
 
     def _check_answers(self) -> None:
-        dense = self.card.output_stride is not None
-        names = ["probability", "probability_map"] if dense else ["probability"]
+        has = {
+            "probability": True,
+            "probability_map": self.card.output_stride is not None,
+            "distance": self.card.known_tissue is not None,
+        }
 
-        def answer(image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-            found = self._run(names, image)
-            return found[0], found[1] if dense else None
+        def answer(image: NDArray[np.uint8]) -> Answers:
+            names = [name for name, is_there in has.items() if is_there]
+            found = dict(zip(names, self._run(names, image), strict=True))
+            return found["probability"], found.get("probability_map"), found.get("distance")
 
         test = self.card.self_test
         difference = largest_difference(test, answer)

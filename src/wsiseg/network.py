@@ -24,8 +24,9 @@ _SCHEMA = "wsiseg.checkpoint/1"
 # What a torchvision classifier does after its last feature map.
 _AFTER_FEATURES = ("avgpool", "dropout", "flatten", "fc", "classifier", "head", "heads", "AuxLogits", "aux1", "aux2")
 _PROBE_PX = 224
+_DOMAINS = ("domain", "tumor_texture")
 # Fields of a checkpoint that earlier versions did not write.
-_LATER = {"temperature", "offset", "domain"}
+_LATER = {"temperature", "offset", *_DOMAINS, "texture_layer"}
 # These two warn unless they are told how to begin.
 _QUIET = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
 
@@ -102,6 +103,8 @@ class Checkpoint:
         temperature: Logits are divided by it before they become probabilities; `threshold` is one of these.
         offset: Then it is added to them.
         domain: The tissue that it knows; None where that was not measured.
+        tumor_texture: The textures of tumour in its training slides; None where they were not measured.
+        texture_layer: The layer whose means and deviations these are.
     """
 
     state_dict: StateDict
@@ -118,6 +121,8 @@ class Checkpoint:
     temperature: float = 1.0
     offset: float = 0.0
     domain: Domain | None = None
+    tumor_texture: Domain | None = None
+    texture_layer: str = ""
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all.
@@ -127,8 +132,10 @@ class Checkpoint:
         """
         content = {name: getattr(self, name) for name in self.__dataclass_fields__}
         with written_whole(path) as partial:
-            domain = self.domain and {name: _stored(value) for name, value in vars(self.domain).items()}
-            torch.save({"schema": _SCHEMA, **content, "sites": list(self.sites), "domain": domain}, partial)
+            for name in _DOMAINS:
+                known = content[name]
+                content[name] = known and {field: _stored(value) for field, value in vars(known).items()}
+            torch.save({"schema": _SCHEMA, **content, "sites": list(self.sites)}, partial)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -141,8 +148,9 @@ class Checkpoint:
         names = {item.name for item in fields(cls)} - (_LATER - set(content if isinstance(content, dict) else ()))
         if not isinstance(content, dict) or content.get("schema") != _SCHEMA or not names <= set(content):
             raise WsisegError(f"{path}: not a checkpoint of wsiseg train")
-        domain = content.get("domain")
-        content["domain"] = domain and Domain(**{name: _used(value) for name, value in domain.items()})
+        for known in set(_DOMAINS) & set(content):
+            stored = content[known]
+            content[known] = stored and Domain(**{name: _used(value) for name, value in stored.items()})
         return cls(**{name: content[name] for name in names - {"sites"}}, sites=tuple(content["sites"]))
 
 

@@ -12,11 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Kind = Literal["glass", "uniform", "noise", "texture"]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Answers = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+Values = NDArray[np.float32]
+Answers = tuple[Values, Values | None, Values | None]
+"""The outputs `probability`, `probability_map` and `distance`, as far as a model has them."""
 
 _SIDE = Field(ge=16, le=2048)
 _PINK, _PURPLE = np.array([228, 150, 190], np.int64), np.array([96, 56, 130], np.int64)
 _WIDER_PX = 64
+_OF_DISTANCE = 10  # distances may differ by so many times the tolerance, as a share of what they are
 _COARSE_PX, _FINE_PX = 16, 4  # sides of the blocks that the texture is mixed of
 
 
@@ -35,6 +38,9 @@ class SeededImage(BaseModel):
     """The output `probability`."""
     map: tuple[tuple[Probability, ...], ...] | None = None
     """The output `probability_map`, row by row, where the model has one."""
+    distance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """The output `distance`, where the model has one: no tissue at all may be no tumour whatever the network's
+    weights, but how far it is from tissue depends on all of them."""
 
     @property
     def cells(self) -> tuple[int, int] | None:
@@ -54,7 +60,7 @@ class SelfTest(BaseModel):
     seed: int = Field(ge=0, le=2**32 - 1)
     """Seed of the images."""
     tolerance: float = Field(gt=0, le=0.1)
-    """Largest difference in probability that passes."""
+    """Largest difference in probability that passes; distances may differ by ten times that, of what they are."""
     images: tuple[SeededImage, ...] = Field(min_length=4, max_length=8)
     """The images, each given to the model alone."""
 
@@ -92,10 +98,11 @@ def _recorded(
     size: tuple[int, int],
     seed: int,
 ) -> SeededImage:
-    probability, cells = answer(seeded_pixels(kind, *size, seed)[None])
+    probability, cells, distance = answer(seeded_pixels(kind, *size, seed)[None])
     rows = None if cells is None else tuple(tuple(round(float(cell), 6) for cell in row) for row in cells[0])
     value = round(float(probability[0]), 6)
-    return SeededImage(kind=kind, height=size[0], width=size[1], probability=value, map=rows)
+    far = None if distance is None else max(0.0, float(f"{distance[0]:.6g}"))
+    return SeededImage(kind=kind, height=size[0], width=size[1], probability=value, map=rows, distance=far)
 
 
 def largest_difference(test: SelfTest, answer: Callable[[NDArray[np.uint8]], Answers]) -> float:
@@ -103,18 +110,23 @@ def largest_difference(test: SelfTest, answer: Callable[[NDArray[np.uint8]], Ans
 
     Args:
         test: Images and expected answers.
-        answer: Takes uint8[1, h, w, 3]; gives the probability float32[1] and the map float32[1, h', w'] or None.
+        answer: Takes uint8[1, h, w, 3]; gives the probability float32[1], the map float32[1, h', w'] or None, and the
+            distance float32[1] or None.
 
     Returns:
-        The largest absolute difference from what is expected; infinity where a value is missing, is NaN, or a map has
-        another shape.
+        The largest absolute difference from what is expected, that of a distance as a tenth of its share; infinity
+        where a value is missing, is NaN, or a map has another shape.
     """
     worst = 0.0
     for image in test.images:
-        probability, cells = answer(seeded_pixels(image.kind, image.height, image.width, test.seed)[None])
+        probability, cells, distance = answer(seeded_pixels(image.kind, image.height, image.width, test.seed)[None])
         worst = max(worst, _difference(probability, np.asarray([image.probability])))
         if image.map is not None:
             worst = max(worst, np.inf if cells is None else _difference(cells, _map(image.map)))
+        if image.distance is not None:
+            allowed = _OF_DISTANCE * max(image.distance, 1.0)
+            off = np.inf if distance is None else _difference(distance, np.asarray([image.distance]))
+            worst = max(worst, off / allowed)
     return worst
 
 

@@ -28,6 +28,7 @@ from wsiseg.training.run_folder import RunFolder, as_csv
 from wsiseg.training.scoring import Scored, chosen_threshold, pixel_measures
 from wsiseg.training.task import Task, filled_bank, started, task_of
 from wsiseg.training.tile_truth import TileTruth, tile_truths
+from wsiseg.training.tumor_texture import tumor_texture
 
 _THRESHOLD = 0.5
 _NOTE = "For research, not for diagnosis."
@@ -222,6 +223,9 @@ def _judged(
         error = calibration_error([one for one in slides if one.slide.split == "val"], task.truths)
         figures |= {} if error is None else {name: error}
     judged = replace(checkpoint, threshold=threshold, figures=figures, domain=known_tissue(best, config, processes))
+    texture = tumor_texture(best, config, processes)
+    if texture is not None:
+        judged = replace(judged, texture_layer=texture[0], tumor_texture=texture[1])
     return replace(judged, temperature=calibration.temperature, offset=calibration.offset), validation
 
 

@@ -39,6 +39,9 @@ def export(
     unknown_penalty: Annotated[
         float, typer.Option(help="Logits that tiles lose for being unlike the training tiles.")
     ] = 0.0,
+    texture_penalty: Annotated[
+        float, typer.Option(help="Logits that tiles lose for textures unlike those of the training's tumour.")
+    ] = 0.0,
     threshold: Annotated[
         float | None, typer.Option(help="Probability from which a cell is tumour; the training's by default.")
     ] = None,
@@ -81,7 +84,7 @@ def export(
         ExportConfig.checked(
             out=out, run=run, from_torch=from_torch, from_wsinfer=from_wsinfer, arch=arch, tile=tile, mpp=mpp,
             positive_class=positive_class, precision=precision, output_stride=output_stride, map=map,
-            unknown_penalty=unknown_penalty, threshold=threshold,
+            unknown_penalty=unknown_penalty, texture_penalty=texture_penalty, threshold=threshold,
             calibration=calibration, allow_loss=allow_loss, name=name, model_version=model_version, licence=licence,
             data=data, limit=limit or (), figures=figures, overwrite=overwrite,
         ),

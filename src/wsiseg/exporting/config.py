@@ -36,6 +36,8 @@ class ExportConfig(Config):
     """Input pixels per cell of the dense map; the network's own, nearly always 32, where it is not given."""
     unknown_penalty: float = Field(default=0.0, ge=0, le=100)
     """Logits that tiles lose for being unlike the training tiles; 0 leaves them."""
+    texture_penalty: float = Field(default=0.0, ge=0, le=100)
+    """Logits that tiles lose for textures unlike those of the tumour of training; 0 leaves them."""
     threshold: float | None = Field(default=None, gt=0, lt=1)
     """Probability from which a cell is tumour; that of the training where it is not given."""
     map: MapOfModel = "tile"
@@ -66,8 +68,9 @@ class ExportConfig(Config):
         sources = [source for source in (self.run, self.from_torch, self.from_wsinfer) if source is not None]
         if len(sources) != 1:
             raise ValueError("give one of a run, from-torch and from-wsinfer")
-        if self.unknown_penalty and self.run is None:
-            raise ValueError("unknown-penalty is for runs of wsiseg, which measured the tiles that they know")
+        for name in ("unknown-penalty", "texture-penalty"):
+            if getattr(self, name.replace("-", "_")) and self.run is None:
+                raise ValueError(f"{name} is for runs of wsiseg, which measured the tiles that they know")
         if self.from_torch is not None and self.arch is None:
             raise ValueError("from-torch needs arch, the name of its network")
         if self.from_torch is None and (self.arch or self.tile or self.mpp):

@@ -40,13 +40,13 @@ class OnnxGraph:
         found: list[Floats] = run(self._session, self._outputs, {"image": images})
         return found
 
-    def one(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats | None]:
-        """Give the probabilities and the maps of uint8 [n, height, width, 3], all at once."""
-        found = self.outputs(images)
-        return found[0], found[1] if self.has_map else None
+    def one(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats | None, Floats | None]:
+        """Give the probabilities, the maps and the distances of uint8 [n, height, width, 3], all at once."""
+        found = dict(zip(self._outputs, self.outputs(images), strict=True))
+        return found["probability"], found.get("probability_map"), found.get("distance")
 
     def answers(self, tiles: NDArray[np.uint8]) -> Answers:
         """Give the probabilities and the maps of many tiles."""
         parts = [self.one(batch) for batch in batches(tiles)]
-        maps = [cells for _, cells in parts if cells is not None]
+        maps = [cells for _, cells, _ in parts if cells is not None]
         return Answers(np.concatenate([part[0] for part in parts]), np.concatenate(maps) if maps else None)

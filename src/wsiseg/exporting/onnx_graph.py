@@ -6,11 +6,10 @@ the probability of the tile around it. Where the tissue that it knows was measur
 lies from that.
 """
 
-import math
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import onnx
@@ -23,9 +22,29 @@ from wsiseg.domain import Domain
 from wsiseg.errors import UsageError
 from wsiseg.grid import tile_window
 from wsiseg.network import TileClassifier
+from wsiseg.texture import Stage, described, textures, with_squares
 
 OPSET = 17
 _NEWEST_IR = 10  # what ONNX Runtime 1.20 reads
+
+
+class Doubts(NamedTuple):
+    """What makes a network less sure of a tile.
+
+    Attributes:
+        domain: The tissue that it knows, where that was measured.
+        penalty: Logits that a tile loses per `domain.tile_limit` by which it lies beyond that limit: what is unlike
+            any tissue of training is no tumour that the network could know.
+        texture: The textures of the tumour of training, where they were measured.
+        texture_layer: The layer that they are of.
+        texture_penalty: Logits that a tile loses per `texture.tile_limit` by which its texture lies beyond that limit.
+    """
+
+    domain: Domain | None = None
+    penalty: float = 0.0
+    texture: Domain | None = None
+    texture_layer: str = ""
+    texture_penalty: float = 0.0
 
 
 class DenseGraph(nn.Module):
@@ -36,9 +55,8 @@ class DenseGraph(nn.Module):
         cells: Side of a tile in cells of the map.
         trained_step: Every so many cells, along both axes, make up the map that the network was trained with; their
             mean is the tile's logit, also where the map has been made finer.
-        domain: The tissue that the network knows, where that was measured.
-        penalty: Logits that a tile loses per `domain.tile_limit` by which it lies beyond that limit: what is unlike
-            any tissue of training is no tumour that the network could know.
+        doubts: What makes it less sure of a tile.
+        stage_step: Side of a cell of the map in cells of the stage whose textures it heeds.
     """
 
     scale: Tensor
@@ -50,15 +68,17 @@ class DenseGraph(nn.Module):
         classifier: TileClassifier,
         cells: int,
         trained_step: int = 1,
-        domain: Domain | None = None,
-        penalty: float = 0.0,
+        doubts: Doubts | None = None,
+        stage_step: int = 2,
     ) -> None:
         super().__init__()
-        self.penalty = penalty
-        self.tile_limit = domain.tile_limit if domain is not None else math.inf
-        self.distance = None if domain is None else Distance(domain)
-        self.trained_step = trained_step
+        self.doubts = doubts or Doubts()
+        self.distance = None if self.doubts.domain is None else Distance(self.doubts.domain)
+        texture = self.doubts.texture if self.doubts.texture_penalty else None
+        self.texture_distance = None if texture is None else Distance(texture)
+        self.trained_step, self.stage_step = trained_step, stage_step
         self.backbone, self.head = classifier.backbone, classifier.head
+        self.stage = None if texture is None else Stage(self.backbone, self.doubts.texture_layer)
         self.register_buffer("scale", (1 / (255 * classifier.std))[:, None, None, None])
         self.register_buffer("offset", -classifier.mean / classifier.std)
         line = torch.from_numpy(tile_window(cells))
@@ -75,18 +95,34 @@ class DenseGraph(nn.Module):
         weight = self._summed(torch.ones_like(logits))
         tiles, whole = self._summed(logits) / weight, self._trained(logits).mean((1, 2, 3))
         pooled = self._trained(features).mean((2, 3))
-        if self.penalty:
-            side = self.window.shape[-1]
-            around = functional.avg_pool2d(features, side, 1, side // 2, count_include_pad=False)
-            tiles, whole = tiles - self.lost(around.permute(0, 2, 3, 1))[:, None], whole - self.lost(pooled)
+        if self.doubts.penalty:
+            tiles, whole = tiles - self.lost(self._around(features))[:, None], whole - self.lost(pooled)
+        if self.stage is not None:
+            cells = with_squares(self.stage.map)
+            around = described(self._around(functional.avg_pool2d(cells, self.stage_step)))
+            tiles = tiles - self.lost_to_texture(around)[:, None]
+            whole = whole - self.lost_to_texture(textures(self.stage.map))
         answers = torch.sigmoid(whole), torch.sigmoid(tiles).squeeze(1)
         return answers if self.distance is None else (*answers, self.distance(pooled))
 
     def lost(self, features: Tensor) -> Tensor:
         """Give the logits [...] that tiles with features [..., channels] lose for being unlike those of training."""
-        if self.distance is None or not self.penalty:
+        if self.distance is None or self.doubts.domain is None or not self.doubts.penalty:
             return torch.zeros(features.shape[:-1], device=features.device)
-        return self.penalty * torch.relu(self.distance(features) / self.tile_limit - 1)
+        return self.doubts.penalty * torch.relu(self.distance(features) / self.doubts.domain.tile_limit - 1)
+
+    def lost_to_texture(self, textures: Tensor) -> Tensor:
+        """Give the logits [...] that tiles with textures [..., 2 * channels] lose for being unlike tumour."""
+        if self.texture_distance is None or self.doubts.texture is None:
+            return torch.zeros(textures.shape[:-1], device=textures.device)
+        beyond = self.texture_distance(textures) / self.doubts.texture.tile_limit - 1
+        return self.doubts.texture_penalty * torch.relu(beyond)
+
+    def _around(self, cells: Tensor) -> Tensor:
+        """Average cells [n, channels, rows, columns] over the surroundings of each: [n, rows, columns, channels]."""
+        side = self.window.shape[-1]
+        around = functional.avg_pool2d(cells, side, 1, side // 2, count_include_pad=False)
+        return around.permute(0, 2, 3, 1)
 
     def _summed(self, cells: Tensor) -> Tensor:
         """Sum up cells [n, 1, rows, columns] over the tile-sized surroundings of each."""

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsiseg.domain import Domain
 from wsiseg.errors import UsageError
 from wsiseg.exporting.dilation import exportable, native_stride
-from wsiseg.exporting.onnx_graph import DenseGraph, TileGraph
+from wsiseg.exporting.onnx_graph import DenseGraph, Doubts, TileGraph
 from wsiseg.exporting.parity import Answers
 from wsiseg.network import TileClassifier
+from wsiseg.texture import STRIDE_PX, Stage, textures
 
 _BATCH = 16
 _MULTIPLE_PX = 32
@@ -74,8 +74,7 @@ def of_classifier(
     facts: dict[str, Any],
     output_stride: int | None,
     cohort: Path | None = None,
-    domain: Domain | None = None,
-    penalty: float = 0.0,
+    doubts: Doubts | None = None,
 ) -> Origin:
     """Make a tile classifier ready for export, with a map where its network can have one.
 
@@ -84,12 +83,13 @@ def of_classifier(
         facts: Fields of the model card; `tile_px` among them.
         output_stride: Input pixels per cell of the map; the network's own where it is not given.
         cohort: What it was trained on.
-        domain: The tissue that it knows; told by models with a map alone.
-        penalty: What being unlike that tissue costs; see `DenseGraph`.
+        doubts: What makes it less sure of a tile; heeded by models with a map alone.
 
     Raises:
-        UsageError: The network cannot have the output stride that is asked for.
+        UsageError: The network cannot have the output stride that is asked for, or it was not measured what it is to
+            doubt.
     """
+    doubts = doubts or Doubts()
     tile_px, native = facts["tile_px"], native_stride(classifier)
     stride = output_stride or native
     if tile_px % _MULTIPLE_PX or native is None or stride not in _STRIDES:
@@ -99,28 +99,46 @@ def of_classifier(
                 f"and a network that divides its input evenly, here by {native or 'no whole number'}",
                 "leave out --output-stride",
             )
-        if penalty:
+        if doubts.penalty or doubts.texture_penalty:
             raise UsageError("tiles unlike the training tiles are told by dense models alone", "leave out the penalty")
         graph = TileGraph(classifier, torch.nn.Identity())
         facts = {**facts, "output_stride": None, "map": "tile"}
         return Origin(graph, facts, lambda images: torch.sigmoid(classifier(images)), cohort=cohort)
 
     def trained(images: Tensor) -> Tensor:
-        features = classifier.features(images)
-        return torch.sigmoid(classifier.head(features).squeeze(1) - dense.lost(features))
+        if not doubts.texture_penalty:
+            features = classifier.features(images)
+            return torch.sigmoid(classifier.head(features).squeeze(1) - dense.lost(features))
+        with Stage(classifier.backbone, doubts.texture_layer) as stage:
+            features = classifier.features(images)
+            lost = dense.lost(features) + dense.lost_to_texture(textures(stage.map))
+        return torch.sigmoid(classifier.head(features).squeeze(1) - lost)
 
-    if penalty and (domain is None or not math.isfinite(domain.tile_limit)):
+    if doubts.penalty and (doubts.domain is None or not math.isfinite(doubts.domain.tile_limit)):
         raise UsageError(
             "it was not measured which tiles this network knows", "train it again, or leave out the penalty"
         )
-    dense = DenseGraph(exportable(classifier, stride), tile_px // stride, native // stride, domain, penalty).eval()
-    facts = {**facts, **_known_tissue(domain, penalty), "output_stride": stride, "map_cells": "tiles"}
+    if doubts.texture_penalty and doubts.texture is None:
+        raise UsageError(
+            "the textures of tumour were not measured, which takes a run without --freeze, 64 such tiles and a network "
+            "with a stage of stride 16",
+            "train it again, or leave out --texture-penalty",
+        )
+    dense = DenseGraph(
+        exportable(classifier, stride), tile_px // stride, native // stride, doubts, stride // STRIDE_PX
+    ).eval()
+    facts = {**facts, **_doubted(doubts), "output_stride": stride, "map_cells": "tiles"}
     return Origin(dense, facts, trained, native == stride, cohort)
 
 
-def _known_tissue(domain: Domain | None, penalty: float) -> dict[str, Any]:
-    if domain is None:
-        return {}
-    names = ("limit", "tile_limit", "tiles", "slides")
-    known = {name: getattr(domain, name) for name in names if math.isfinite(getattr(domain, name))}
-    return {"known_tissue": {**known, "penalty": penalty}}
+def _doubted(doubts: Doubts) -> dict[str, Any]:
+    """Give the fields of the model card that say what it doubts."""
+    found: dict[str, Any] = {}
+    if doubts.domain is not None:
+        names = ("limit", "tile_limit", "tiles", "slides")
+        known = {name: getattr(doubts.domain, name) for name in names if math.isfinite(getattr(doubts.domain, name))}
+        found["known_tissue"] = {**known, "penalty": doubts.penalty}
+    if doubts.texture is not None and doubts.texture_penalty:
+        known = {name: getattr(doubts.texture, name) for name in ("tile_limit", "tiles", "slides")}
+        found["tumor_texture"] = {**known, "layer": doubts.texture_layer, "penalty": doubts.texture_penalty}
+    return found

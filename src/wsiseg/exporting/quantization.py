@@ -108,7 +108,9 @@ class _Plan:
             for name, found in readers.items()
             if name not in outputs and [reader.op_type for reader in found] in _ONE_CLAMP
         }
-        self.clamped = {node.output[0]: behind[node.output[0]] for node in self.layers if node.output[0] in behind}
+        self.clamped: dict[str, str] = {
+            node.output[0]: behind[node.output[0]] for node in self.layers if node.output[0] in behind
+        }
         self.quantised = {node.input[0] for node in self.layers}
         self.quantised |= {self._given(node) for node in self.layers}
         for node in nodes:
@@ -122,7 +124,7 @@ class _Plan:
 
     def _given(self, node: onnx.NodeProto) -> str:
         """Name what a node gives once it does the work of the clamp behind it."""
-        return self.clamped.get(node.output[0], node.output[0])
+        return self.clamped.get(node.output[0], str(node.output[0]))
 
     def _spare_what_floats_read(self, nodes: list[onnx.NodeProto], readers: Mapping[str, list[onnx.NodeProto]]) -> None:
         """Leave the outputs of followers as floats where nothing with integers reads them."""

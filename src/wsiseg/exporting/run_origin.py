@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from wsiseg.errors import UsageError, WsisegError
+from wsiseg.exporting.onnx_graph import Doubts
 from wsiseg.exporting.origin import Origin, of_classifier
 from wsiseg.network import TIMM, Checkpoint, load_classifier
 from wsiseg.training.config import TrainConfig
@@ -17,13 +18,16 @@ BEST, LAST, SETTINGS, GRID = "best.pt", "last.pt", "config.toml", "grid.csv"
 _PRIVATE = {"cohort", "out", "truth", "init", "resume", "overwrite", "device", "threads", "save_minutes", "tensorboard"}
 
 
-def from_run(path: Path, output_stride: int | None, unknown_penalty: float = 0.0) -> Origin:
+def from_run(
+    path: Path, output_stride: int | None, unknown_penalty: float = 0.0, texture_penalty: float = 0.0
+) -> Origin:
     """Make an origin of the best checkpoint of a run, or of one checkpoint.
 
     Args:
         path: Folder of the run, or a checkpoint file, which may be of a run that has not ended.
         output_stride: Input pixels per cell of the map; the network's own where it is not given.
         unknown_penalty: Logits that tiles lose for being unlike the training tiles.
+        texture_penalty: Logits that they lose for textures unlike those of the tumour of training.
 
     Raises:
         UsageError: There is no such run, it has not ended, or it has no best checkpoint.
@@ -42,8 +46,10 @@ def from_run(path: Path, output_stride: int | None, unknown_penalty: float = 0.0
         classifier.head.weight /= checkpoint.temperature
         classifier.head.bias.copy_(classifier.head.bias / checkpoint.temperature + checkpoint.offset)
     cohort = _cohort(file.parent / SETTINGS)
-    facts = _facts(checkpoint)
-    return of_classifier(classifier, facts, output_stride, cohort, checkpoint.domain, unknown_penalty)
+    doubts = Doubts(
+        checkpoint.domain, unknown_penalty, checkpoint.tumor_texture, checkpoint.texture_layer, texture_penalty
+    )
+    return of_classifier(classifier, _facts(checkpoint), output_stride, cohort, doubts)
 
 
 def _best_of(run: Path) -> Path:

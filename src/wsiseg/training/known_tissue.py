@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from wsiseg.bags import LabelledSlide, TileSource
+from wsiseg.bags import Indices, LabelledSlide, TileSource
 from wsiseg.domain import Domain, Features
 from wsiseg.training.augment import augmented
 from wsiseg.training.config import TrainConfig
@@ -35,11 +35,12 @@ def known_tissue(task: Task, config: TrainConfig, processes: Processes) -> Domai
 
 def _spread(slides: Sequence[LabelledSlide]) -> list[LabelledSlide]:
     """Pick slides evenly."""
-    return [slides[k] for k in _evenly(len(slides), _MOST_SLIDES)]
+    return [slides[k] for k in evenly(len(slides), _MOST_SLIDES)]
 
 
-def _evenly(count: int, most: int) -> list[int]:
-    return [int(k) for k in np.unique(np.linspace(0, count - 1, min(count, most)).round())]
+def evenly(count: int, most: int) -> Indices:
+    """Spread at most so many indices over a count."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 @torch.inference_mode()
@@ -50,7 +51,7 @@ def _features(task: Task, config: TrainConfig, slide: LabelledSlide) -> Features
     and of the same tiles alone, as a map by tiles does.
     """
     most = _MOST_TILES if config.context is None or config.freeze else _MOST_CROPS
-    indices = np.array(_evenly(slide.tiles, most))
+    indices = evenly(slide.tiles, most)
     if isinstance(task.source, FeatureBank):
         known: Features = task.source.raw(slide)[0, indices].astype(np.float32)
         return known

@@ -1,0 +1,82 @@
+"""What the tumour of the training slides looks like to a network, in its middle stages."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsiseg.bags import LabelledSlide, TileSource
+from wsiseg.domain import Domain, Features
+from wsiseg.texture import STRIDE_PX, Stage, texture_layer, textures
+from wsiseg.training.augment import augmented
+from wsiseg.training.config import TrainConfig
+from wsiseg.training.features import Compute
+from wsiseg.training.known_tissue import evenly
+from wsiseg.training.processes import Processes
+from wsiseg.training.task import Task
+
+_MOST_SLIDES, _MOST_TILES, _AT_ONCE = 100, 64, 16
+_SUREST = 0.5  # of the tiles that training took for tumour
+
+
+def tumor_texture(task: Task, config: TrainConfig, processes: Processes) -> tuple[str, Domain] | None:
+    """Measure the textures of the tiles that are tumour most surely.
+
+    Of a tumour slide these are the surer half of the tiles that training took for tumour, alpha / 2 of all; where it
+    was given the true labels of tiles, all that are tumour.
+
+    Args:
+        task: With the weights that are kept.
+        config: How it was trained.
+        processes: Who measures.
+
+    Returns:
+        The layer and its textures; None for a head on frozen features, for a network without such a layer, and where
+        there are too few tiles to tell.
+    """
+    layer = None if config.freeze else texture_layer(task.classifier.eval())
+    if layer is None:
+        return None
+    slides = [slide for slide in task.split("train") if slide.label]
+    slides = [slides[k] for k in evenly(len(slides), _MOST_SLIDES)]
+    with Stage(task.classifier.backbone, layer) as stage:
+        found = processes.gathered([_textures(task, config, slide, stage) for slide in processes.share(slides)])
+    domain = Domain.of([some for some in found if len(some)])
+    return None if domain is None else (layer, domain)
+
+
+@torch.inference_mode()
+def _textures(task: Task, config: TrainConfig, slide: LabelledSlide, stage: Stage) -> Features:
+    """Give the textures of a slide's surest tumour, float32[tiles, 2 * channels].
+
+    Where the network was shown what lies around a tile, they are those of tiles within that, and of tiles alone.
+    """
+    compute = Compute(task.classifier, None, config.precision == "bfloat16")
+    indices = evenly(slide.tiles, _MOST_TILES)
+    alone, logits = [], []
+    for tiles in _read(slide, indices, config, None):
+        features = torch.from_numpy(compute.features(tiles)).to(task.device)
+        logits.append(task.classifier.head(features)[:, 0])
+        alone.append(textures(stage.map.float()))
+    if task.labels is not None:
+        chosen = np.flatnonzero(task.labels[slide.slide][indices])
+    else:
+        count = max(1, int(_SUREST * config.alpha * len(indices)))
+        chosen = torch.cat(logits).cpu().numpy().argsort()[::-1][:count].copy()
+    found = [torch.cat(alone)[torch.from_numpy(chosen).to(task.device)]]
+    if config.context is not None:
+        cells = slide.tile_px // STRIDE_PX
+        for crops in _read(slide, indices[chosen], config, config.context):
+            compute.features(crops)
+            begin = (stage.map.shape[2] - cells) // 2
+            found.append(textures(stage.map[:, :, begin : begin + cells, begin : begin + cells].float()))
+    together: Features = torch.cat(found).cpu().numpy()
+    return together
+
+
+def _read(slide: LabelledSlide, indices: np.ndarray, config: TrainConfig, side: int | None) -> Iterator[Tensor]:
+    """Give tiles, or the crops around them, a few at a time."""
+    source = TileSource(augmented, config.threads, side)
+    for begin in range(0, len(indices), _AT_ONCE):
+        yield source.read(slide, indices[begin : begin + _AT_ONCE])
