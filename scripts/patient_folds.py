@@ -11,7 +11,7 @@ over resampled patients. A fold that is there already is not trained again.
 LABELS.csv has the columns image, patient and tumor (0 or 1); the images lie beside each other as IMAGE.jpg.
 
 Usage: patient_folds.py IMAGES LABELS.csv WEIGHTS.pth WORK [--image-mpp 0.62] [--folds 3] [--mosaics 40]
-                        [--only FOLD...] [--penalty 4] [--without PATIENT...] [--also MODEL=PATIENT,PATIENT]
+                        [--only FOLD...] [--penalty 16] [--without PATIENT...] [--also MODEL=PATIENT,PATIENT]
 Prints one line of JSON.
 """
 

@@ -104,3 +104,16 @@ def test_parts_of_equal_size_average_to_the_whole() -> None:
     stage = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 4, 6, 8)).astype(np.float32))
     parts = torch.stack([with_squares(part).mean((2, 3)) for part in stage.split(4, 3)])
     torch.testing.assert_close(described(parts.mean(0)), textures(stage))
+
+
+def test_the_validation_slides_set_the_limit(classifier: TileClassifier, slides: tuple[LabelledSlide, ...]) -> None:
+    config = TrainConfig(cohort="c.csv", out="out", arch="resnet18", init="none", alpha=1, beta=0)
+    limits = []
+    for splits in (("train",), ("train", "val")):
+        seen = tuple(slide for slide in slides if slide.split in splits)
+        task = Task(classifier, classifier, TileSource(augmented), seen, {}, None, torch.device("cpu"))
+        found = tumor_texture(task, config, Processes())
+        assert found is not None
+        limits.append(found[1].tile_limit)
+    assert any(slide.label for slide in slides if slide.split == "val")
+    assert limits[1] > limits[0]

@@ -1,13 +1,14 @@
 """What the tumour of the training slides looks like to a network, in its middle stages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wsiseg.bags import LabelledSlide, TileSource
-from wsiseg.domain import Domain, Features
+from wsiseg.domain import TILES_WITHIN, Domain, Features
 from wsiseg.texture import STRIDE_PX, Stage, texture_layer, textures
 from wsiseg.training.augment import augmented
 from wsiseg.training.config import TrainConfig
@@ -24,7 +25,9 @@ def tumor_texture(task: Task, config: TrainConfig, processes: Processes) -> tupl
     """Measure the textures of the tiles that are tumour most surely.
 
     Of a tumour slide these are the surer half of the tiles that training took for tumour, alpha / 2 of all; where it
-    was given the true labels of tiles, all that are tumour.
+    was given the true labels of tiles, all that are tumour. Tumour of other patients lies farther from those of
+    training than they lie from each other, so the validation slides set the limit: nearly all such tiles of theirs are
+    within it.
 
     Args:
         task: With the weights that are kept.
@@ -38,12 +41,22 @@ def tumor_texture(task: Task, config: TrainConfig, processes: Processes) -> tupl
     layer = None if config.freeze else texture_layer(task.classifier.eval())
     if layer is None:
         return None
-    slides = [slide for slide in task.split("train") if slide.label]
-    slides = [slides[k] for k in evenly(len(slides), _MOST_SLIDES)]
+    training, validation = (_spread(task.split(name)) for name in ("train", "val"))
+    slides = [*training, *validation]
     with Stage(task.classifier.backbone, layer) as stage:
         found = processes.gathered([_textures(task, config, slide, stage) for slide in processes.share(slides)])
-    domain = Domain.of([some for some in found if len(some)])
-    return None if domain is None else (layer, domain)
+    domain = Domain.of([some for some in found[: len(training)] if len(some)])
+    if domain is None:
+        return None
+    others = [domain.distances(some) for some in found[len(training) :] if len(some)]
+    limit = float(np.percentile(np.concatenate(others), TILES_WITHIN)) if others else 0.0
+    return layer, replace(domain, tile_limit=max(domain.tile_limit, limit))
+
+
+def _spread(slides: Sequence[LabelledSlide]) -> list[LabelledSlide]:
+    """Pick slides with tumour evenly."""
+    tumor = [slide for slide in slides if slide.label]
+    return [tumor[k] for k in evenly(len(tumor), _MOST_SLIDES)] if tumor else []
 
 
 @torch.inference_mode()
@@ -59,7 +72,7 @@ def _textures(task: Task, config: TrainConfig, slide: LabelledSlide, stage: Stag
         features = torch.from_numpy(compute.features(tiles)).to(task.device)
         logits.append(task.classifier.head(features)[:, 0])
         alone.append(textures(stage.map.float()))
-    if task.labels is not None:
+    if task.labels is not None and slide.slide in task.labels:
         chosen = np.flatnonzero(task.labels[slide.slide][indices])
     else:
         count = max(1, int(_SUREST * config.alpha * len(indices)))
