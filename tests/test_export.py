@@ -31,7 +31,7 @@ from wsiseg.network import Checkpoint, TileClassifier, build
 from wsiseg.onnx_session import has_fast_int8
 from wsiseg.predict import predict_slides
 from wsiseg.run import Silent
-from wsiseg.texture import Stage, textures
+from wsiseg.texture import Stage, textures, tissue_weights
 
 Images = NDArray[np.uint8]
 
@@ -150,7 +150,8 @@ def test_tiles_without_the_texture_of_tumour_lose_logits(
     seen = np.concatenate([tiles, strange])
     with torch.no_grad(), Stage(trained[1].backbone, "layer3") as stage, ModelFile.open(config.out) as model:
         plain = trained[1](torch.from_numpy(seen)).numpy()
-        beyond = np.maximum(texture.distances(textures(stage.map).numpy()) / texture.tile_limit - 1, 0)
+        seen_textures = textures(stage.map, tissue_weights(torch.from_numpy(seen))).numpy()
+        beyond = np.maximum(texture.distances(seen_textures) / texture.tile_limit - 1, 0)
         assert (beyond == 0).sum() > 6
         assert (beyond > 0).sum() > 6
         np.testing.assert_allclose(model.probabilities(seen), _sigmoid(plain - 2 * beyond), atol=1e-4)
@@ -159,13 +160,12 @@ def test_tiles_without_the_texture_of_tumour_lose_logits(
         window = np.concatenate([np.concatenate([seen[3], seen[-1]], 1), np.concatenate([seen[-2], seen[9]], 1)])[None]
         cells = _over_tiles(trained[1].logit_map(torch.from_numpy(window)).numpy()[0].astype(float))
         # Textures are of the three cells around, six of the stage.
-        lost = np.zeros(cells.shape)
+        weights, lost = tissue_weights(torch.from_numpy(window)), np.zeros(cells.shape)
         for row, column in np.ndindex(*cells.shape):
             top, left = max(0, 2 * row - 2), max(0, 2 * column - 2)
-            part = stage.map[:, :, top : 2 * row + 4, left : 2 * column + 4]
-            lost[row, column] = 2 * max(
-                0.0, float(texture.distances(textures(part).numpy())[0]) / texture.tile_limit - 1
-            )
+            place = np.s_[:, :, top : 2 * row + 4, left : 2 * column + 4]
+            distance = float(texture.distances(textures(stage.map[place], weights[place]).numpy())[0])
+            lost[row, column] = 2 * max(0.0, distance / texture.tile_limit - 1)
         assert lost.any()
         np.testing.assert_allclose(model.probability_map(window)[0], _sigmoid(cells - lost), atol=1e-3)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tiled_cohort import write_tiled_cohort
 from wsiseg.bags import LabelledSlide, TileSource, labelled_slides
 from wsiseg.network import TileClassifier, build
-from wsiseg.texture import Stage, described, texture_layer, textures, with_squares
+from wsiseg.texture import Stage, described, texture_layer, textures, tissue_weights, weighted
 from wsiseg.training.augment import augmented
 from wsiseg.training.config import TrainConfig
 from wsiseg.training.known_tissue import evenly
@@ -48,14 +48,28 @@ def test_a_stage_is_let_go_of(classifier: TileClassifier) -> None:
 
 
 @settings(max_examples=25)
-@given(
-    seed=st.integers(0, 1000), rows=st.integers(1, 9), columns=st.integers(1, 9), shift=st.floats(-3, 3)
-)  # fmt: skip
+@given(seed=st.integers(0, 1000), rows=st.integers(1, 9), columns=st.integers(1, 9), shift=st.floats(-3, 3))
 def test_textures_are_means_and_deviations(seed: int, rows: int, columns: int, shift: float) -> None:
     stage = np.random.default_rng(seed).normal(shift, 1, (2, 5, rows, columns)).astype(np.float32)
-    found = textures(torch.from_numpy(stage)).numpy()
+    found = textures(torch.from_numpy(stage), torch.ones(2, 1, rows, columns)).numpy()
     expected = np.concatenate([stage.mean((2, 3)), stage.std((2, 3))], 1)
     np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_glass_does_not_count() -> None:
+    random = np.random.default_rng(0)
+    stage = torch.from_numpy(random.normal(size=(1, 5, 4, 6)).astype(np.float32))
+    image = random.integers(60, 210, (1, 64, 96, 3), np.uint8)
+    image[:, :, 32:] = 243
+    image[:, :, 32:40] = 100  # half of a cell
+    weights = tissue_weights(torch.from_numpy(image))
+    torch.testing.assert_close(weights, tissue_weights(torch.from_numpy(image), (4, 6)))
+    assert weights[0, 0].round().tolist() == [[1, 1, 1, 0, 0, 0]] * 4
+    tissue = stage[:, :, :, :3]
+    expected = np.concatenate([tissue.mean((2, 3)), tissue.std((2, 3), correction=0)], 1)
+    np.testing.assert_allclose(textures(stage, weights).numpy(), expected, atol=2e-3)
+    glass = tissue_weights(torch.full((1, 64, 96, 3), 243, dtype=torch.uint8))
+    torch.testing.assert_close(textures(stage, glass), textures(stage, torch.ones(1, 1, 4, 6)), rtol=1e-3, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +115,11 @@ def test_heads_on_frozen_features_have_no_textures(
 
 
 def test_parts_of_equal_size_average_to_the_whole() -> None:
-    stage = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 4, 6, 8)).astype(np.float32))
-    parts = torch.stack([with_squares(part).mean((2, 3)) for part in stage.split(4, 3)])
-    torch.testing.assert_close(described(parts.mean(0)), textures(stage))
+    random = np.random.default_rng(0)
+    stage = torch.from_numpy(random.normal(size=(3, 4, 6, 8)).astype(np.float32))
+    weights = torch.from_numpy(random.uniform(0.1, 1, (3, 1, 6, 8)).astype(np.float32))
+    parts = torch.stack([part.mean((2, 3)) for part in weighted(stage, weights).split(4, 3)])
+    torch.testing.assert_close(described(parts.mean(0)), textures(stage, weights))
 
 
 def test_the_validation_slides_set_the_limit(classifier: TileClassifier, slides: tuple[LabelledSlide, ...]) -> None:

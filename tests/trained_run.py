@@ -9,7 +9,7 @@ from torch import nn
 from wsiseg.cohort import Cohort
 from wsiseg.domain import Domain
 from wsiseg.network import Checkpoint, TileClassifier, build
-from wsiseg.texture import Stage, textures
+from wsiseg.texture import Stage, textures, tissue_weights
 from wsiseg.tiles import TileStore, store_path
 from wsiseg.training.config import TrainConfig
 
@@ -52,7 +52,7 @@ def tumor_textures_to(classifier: TileClassifier, cohort: Path, layer: str) -> D
     tiles = torch.from_numpy(tiles_of(cohort, 16))
     with Stage(classifier.backbone, layer) as stage:
         logits = classifier(tiles)
-        return Domain.of([textures(stage.map)[logits > logits.median()].numpy()])
+        return Domain.of([textures(stage.map, tissue_weights(tiles))[logits > logits.median()].numpy()])
 
 
 def write_run(folder: Path, cohort: Path, arch: str = "resnet18") -> TileClassifier:

@@ -9,14 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Features = NDArray[np.float32]
-TILES_WITHIN = 95
-"""Percent of the tiles that `tile_limit` holds."""
 
 _MOST_AXES = 64
 _FEWEST_TILES = 64
 _TILES_PER_AXIS = 4
 _SMALLEST_SHARE, _SMALLEST_REST = 0.01, 1e-6
-_BEYOND = 2.0  # times the farthest slide
+_BEYOND, _TILES_WITHIN = 2.0, 95  # times the farthest slide; percent of the training tiles
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Domain:
         )
         distances = [found.distances(one) for one in training]
         farthest = max(float(np.median(one)) for one in (*distances, *map(found.distances, others)) if len(one))
-        nearly_all = float(np.percentile(np.concatenate(distances), TILES_WITHIN))
+        nearly_all = float(np.percentile(np.concatenate(distances), _TILES_WITHIN))
         return replace(found, limit=_BEYOND * farthest, tile_limit=nearly_all)
 
     def distances(self, features: Features) -> Features:

@@ -72,7 +72,7 @@ class TumorTexture(_Part):
     layer: str = Field(min_length=1, max_length=200)
     """The layer of the network whose means and deviations over a tile are its texture."""
     tile_limit: float = Field(gt=0)
-    """Nearly all tumour tiles of the validation slides, and of the training slides, are nearer to those of training."""
+    """Most tumour tiles of the validation slides, and nearly all of the training slides, are nearer to the latter."""
     penalty: float = Field(gt=0)
     """Logits that a tile loses per `tile_limit` by which it lies beyond that limit."""
     tiles: int = Field(ge=0)

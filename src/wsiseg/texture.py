@@ -9,6 +9,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from wsiseg.network import TileClassifier
 
@@ -17,6 +18,7 @@ STRIDE_PX = 16
 
 _PROBE_PX = 224
 _LEAST_VARIANCE = 1e-6
+_GLASS, _MOST_GLASS, _LEAST_WEIGHT = 220, 0.5, 1e-4  # of red, green and blue the least; of a cell; so none divides by 0
 
 
 @torch.no_grad()
@@ -75,17 +77,33 @@ class Stage:
         return self._given
 
 
-def with_squares(stage: Tensor) -> Tensor:
-    """Give a map [n, channels, rows, columns] and its squares, [n, 2 * channels, rows, columns], to be averaged."""
-    return torch.cat([stage, stage * stage], 1)
+def tissue_weights(images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """Tell tissue from glass: a tile at the edge of tissue has the texture of what tissue is in it.
+
+    Args:
+        images: uint8 [n, height, width, 3].
+        size: Rows and columns of the stage; those of whole cells of 16 pixels where it is not given.
+
+    Returns:
+        float32 [n, 1, rows, columns], the weights of the cells: 1, and next to nothing where most of a cell is glass.
+    """
+    glass = (images.permute(0, 3, 1, 2).float().amin(1, keepdim=True) >= _GLASS).float()
+    share = functional.avg_pool2d(glass, STRIDE_PX) if size is None else functional.adaptive_avg_pool2d(glass, size)
+    return (share <= _MOST_GLASS).float() + _LEAST_WEIGHT
+
+
+def weighted(stage: Tensor, weights: Tensor) -> Tensor:
+    """Give what is to be averaged, [n, 2 * channels + 1, rows, columns], of a map [n, channels, rows, columns]."""
+    heavy = stage * weights
+    return torch.cat([heavy, stage * heavy, weights], 1)
 
 
 def described(averages: Tensor) -> Tensor:
-    """Give means and deviations [..., 2 * channels] of averages [..., 2 * channels] of `with_squares`."""
-    mean, squares = averages.chunk(2, -1)
+    """Give means and deviations [..., 2 * channels] of averages [..., 2 * channels + 1] of `weighted`."""
+    mean, squares = (averages[..., :-1] / averages[..., -1:]).chunk(2, -1)
     return torch.cat([mean, (torch.relu(squares - mean * mean) + _LEAST_VARIANCE).sqrt()], -1)
 
 
-def textures(stage: Tensor) -> Tensor:
-    """Give the textures [n, 2 * channels] of whole maps [n, channels, rows, columns]."""
-    return described(with_squares(stage).mean((2, 3)))
+def textures(stage: Tensor, weights: Tensor) -> Tensor:
+    """Give the textures [n, 2 * channels] of whole maps [n, channels, rows, columns] with weights of their cells."""
+    return described(weighted(stage, weights).mean((2, 3)))

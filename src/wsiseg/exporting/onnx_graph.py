@@ -22,7 +22,7 @@ from wsiseg.domain import Domain
 from wsiseg.errors import UsageError
 from wsiseg.grid import tile_window
 from wsiseg.network import TileClassifier
-from wsiseg.texture import Stage, described, textures, with_squares
+from wsiseg.texture import Stage, described, textures, tissue_weights, weighted
 
 OPSET = 17
 _NEWEST_IR = 10  # what ONNX Runtime 1.20 reads
@@ -98,10 +98,10 @@ class DenseGraph(nn.Module):
         if self.doubts.penalty:
             tiles, whole = tiles - self.lost(self._around(features))[:, None], whole - self.lost(pooled)
         if self.stage is not None:
-            cells = with_squares(self.stage.map)
-            around = described(self._around(functional.avg_pool2d(cells, self.stage_step)))
-            tiles = tiles - self.lost_to_texture(around)[:, None]
-            whole = whole - self.lost_to_texture(textures(self.stage.map))
+            weights = tissue_weights(image)
+            cells = functional.avg_pool2d(weighted(self.stage.map, weights), self.stage_step)
+            tiles = tiles - self.lost_to_texture(described(self._around(cells)))[:, None]
+            whole = whole - self.lost_to_texture(textures(self.stage.map, weights))
         answers = torch.sigmoid(whole), torch.sigmoid(tiles).squeeze(1)
         return answers if self.distance is None else (*answers, self.distance(pooled))
 

@@ -16,7 +16,7 @@ from wsiseg.exporting.dilation import exportable, native_stride
 from wsiseg.exporting.onnx_graph import DenseGraph, Doubts, TileGraph
 from wsiseg.exporting.parity import Answers
 from wsiseg.network import TileClassifier
-from wsiseg.texture import STRIDE_PX, Stage, textures
+from wsiseg.texture import STRIDE_PX, Stage, textures, tissue_weights
 
 _BATCH = 16
 _MULTIPLE_PX = 32
@@ -111,7 +111,7 @@ def of_classifier(
             return torch.sigmoid(classifier.head(features).squeeze(1) - dense.lost(features))
         with Stage(classifier.backbone, doubts.texture_layer) as stage:
             features = classifier.features(images)
-            lost = dense.lost(features) + dense.lost_to_texture(textures(stage.map))
+            lost = dense.lost(features) + dense.lost_to_texture(textures(stage.map, tissue_weights(images)))
         return torch.sigmoid(classifier.head(features).squeeze(1) - lost)
 
     if doubts.penalty and (doubts.domain is None or not math.isfinite(doubts.domain.tile_limit)):

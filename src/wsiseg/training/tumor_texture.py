@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from wsiseg.bags import LabelledSlide, TileSource
-from wsiseg.domain import TILES_WITHIN, Domain, Features
-from wsiseg.texture import STRIDE_PX, Stage, texture_layer, textures
+from wsiseg.domain import Domain, Features
+from wsiseg.texture import STRIDE_PX, Stage, texture_layer, textures, tissue_weights
 from wsiseg.training.augment import augmented
 from wsiseg.training.config import TrainConfig
 from wsiseg.training.features import Compute
@@ -19,6 +19,7 @@ from wsiseg.training.task import Task
 
 _MOST_SLIDES, _MOST_TILES, _AT_ONCE = 100, 64, 16
 _SUREST = 0.5  # of the tiles that training took for tumour
+_OTHERS_WITHIN = 90  # percent of such tiles of validation slides
 
 
 def tumor_texture(task: Task, config: TrainConfig, processes: Processes) -> tuple[str, Domain] | None:
@@ -26,8 +27,8 @@ def tumor_texture(task: Task, config: TrainConfig, processes: Processes) -> tupl
 
     Of a tumour slide these are the surer half of the tiles that training took for tumour, alpha / 2 of all; where it
     was given the true labels of tiles, all that are tumour. Tumour of other patients lies farther from those of
-    training than they lie from each other, so the validation slides set the limit: nearly all such tiles of theirs are
-    within it.
+    training than they lie from each other, so the validation slides set the limit: nine of ten such tiles of theirs are
+    within it, as even of the surest some are none.
 
     Args:
         task: With the weights that are kept.
@@ -49,7 +50,7 @@ def tumor_texture(task: Task, config: TrainConfig, processes: Processes) -> tupl
     if domain is None:
         return None
     others = [domain.distances(some) for some in found[len(training) :] if len(some)]
-    limit = float(np.percentile(np.concatenate(others), TILES_WITHIN)) if others else 0.0
+    limit = float(np.percentile(np.concatenate(others), _OTHERS_WITHIN)) if others else 0.0
     return layer, replace(domain, tile_limit=max(domain.tile_limit, limit))
 
 
@@ -71,7 +72,7 @@ def _textures(task: Task, config: TrainConfig, slide: LabelledSlide, stage: Stag
     for tiles in _read(slide, indices, config, None):
         features = torch.from_numpy(compute.features(tiles)).to(task.device)
         logits.append(task.classifier.head(features)[:, 0])
-        alone.append(textures(stage.map.float()))
+        alone.append(_textures_of(stage.map, tiles))
     if task.labels is not None and slide.slide in task.labels:
         chosen = np.flatnonzero(task.labels[slide.slide][indices])
     else:
@@ -83,9 +84,15 @@ def _textures(task: Task, config: TrainConfig, slide: LabelledSlide, stage: Stag
         for crops in _read(slide, indices[chosen], config, config.context):
             compute.features(crops)
             begin = (stage.map.shape[2] - cells) // 2
-            found.append(textures(stage.map[:, :, begin : begin + cells, begin : begin + cells].float()))
+            found.append(_textures_of(stage.map, crops, slice(begin, begin + cells)))
     together: Features = torch.cat(found).cpu().numpy()
     return together
+
+
+def _textures_of(stage: Tensor, tiles: Tensor, middle: slice = slice(None)) -> Tensor:
+    """Give the textures [n, 2 * channels] of tiles, or of the middle of crops."""
+    weights = tissue_weights(tiles.to(stage.device), (stage.shape[2], stage.shape[3]))
+    return textures(stage[:, :, middle, middle].float(), weights[:, :, middle, middle])
 
 
 def _read(slide: LabelledSlide, indices: np.ndarray, config: TrainConfig, side: int | None) -> Iterator[Tensor]:
