@@ -12,7 +12,7 @@ from wsiseg.prediction.mapping import Job
 from wsiseg.prediction.views import Asked, viewed
 from wsiseg.run import spoken
 
-_LONGEST_S = 0.2
+_LONGEST_S = 0.1
 
 
 def forecast(job: Job, models: Sequence[ModelFile], config: PredictConfig, slides: int) -> str:
@@ -35,7 +35,7 @@ def forecast(job: Job, models: Sequence[ModelFile], config: PredictConfig, slide
 
 
 def speed(plan: Plan, model: Asked) -> float:
-    """Measure how many made tiles a model computes in a second, in some 0.3 s unless one tile takes longer."""
+    """Measure how many made tiles a model computes in a second, in some 0.15 s unless one tile takes longer."""
     side = -(-plan.side_px // MAP_MULTIPLE_PX) * MAP_MULTIPLE_PX if plan.is_dense else plan.side_px
     tiles = np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), np.uint8)
 
