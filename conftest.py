@@ -6,6 +6,7 @@ the real sample slide where it is to be had.
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ from made_cohort import write_cohort
 
 # Threads that wait for others keep their core busy, which the tests of another process need.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A shell lets what it starts in the background ignore Ctrl-C, and that is passed on to every program that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent
 LONGEST_S = 600

@@ -9,7 +9,7 @@ lies from that.
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -18,33 +18,14 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsiseg.domain import Domain
 from wsiseg.errors import UsageError
+from wsiseg.exporting.doubts import Distance, Doubts, Penalty
 from wsiseg.grid import tile_window
 from wsiseg.network import TileClassifier
 from wsiseg.texture import Stage, described, textures, tissue_weights, weighted
 
 OPSET = 17
 _NEWEST_IR = 10  # what ONNX Runtime 1.20 reads
-
-
-class Doubts(NamedTuple):
-    """What makes a network less sure of a tile.
-
-    Attributes:
-        domain: The tissue that it knows, where that was measured.
-        penalty: Logits that a tile loses per `domain.tile_limit` by which it lies beyond that limit: what is unlike
-            any tissue of training is no tumour that the network could know.
-        texture: The textures of the tumour of training, where they were measured.
-        texture_layer: The layer that they are of.
-        texture_penalty: Logits that a tile loses per `texture.tile_limit` by which its texture lies beyond that limit.
-    """
-
-    domain: Domain | None = None
-    penalty: float = 0.0
-    texture: Domain | None = None
-    texture_layer: str = ""
-    texture_penalty: float = 0.0
 
 
 class DenseGraph(nn.Module):
@@ -72,13 +53,12 @@ class DenseGraph(nn.Module):
         stage_step: int = 2,
     ) -> None:
         super().__init__()
-        self.doubts = doubts or Doubts()
-        self.distance = None if self.doubts.domain is None else Distance(self.doubts.domain)
-        texture = self.doubts.texture if self.doubts.texture_penalty else None
-        self.texture_distance = None if texture is None else Distance(texture)
+        doubts = doubts or Doubts()
+        self.distance = None if doubts.tissue.domain is None else Distance(doubts.tissue.domain)
+        self.tissue_penalty, self.texture_penalty = Penalty.of(doubts.tissue), Penalty.of(doubts.texture)
         self.trained_step, self.stage_step = trained_step, stage_step
         self.backbone, self.head = classifier.backbone, classifier.head
-        self.stage = None if texture is None else Stage(self.backbone, self.doubts.texture_layer)
+        self.stage = None if self.texture_penalty is None else Stage(self.backbone, doubts.layer)
         self.register_buffer("scale", (1 / (255 * classifier.std))[:, None, None, None])
         self.register_buffer("offset", -classifier.mean / classifier.std)
         line = torch.from_numpy(tile_window(cells))
@@ -95,28 +75,16 @@ class DenseGraph(nn.Module):
         weight = self._summed(torch.ones_like(logits))
         tiles, whole = self._summed(logits) / weight, self._trained(logits).mean((1, 2, 3))
         pooled = self._trained(features).mean((2, 3))
-        if self.doubts.penalty:
-            tiles, whole = tiles - self.lost(self._around(features))[:, None], whole - self.lost(pooled)
-        if self.stage is not None:
+        if self.tissue_penalty is not None:
+            tiles = tiles - self.tissue_penalty(self._around(features))[:, None]
+            whole = whole - self.tissue_penalty(pooled)
+        if self.texture_penalty is not None and self.stage is not None:
             weights = tissue_weights(image)
             cells = functional.avg_pool2d(weighted(self.stage.map, weights), self.stage_step)
-            tiles = tiles - self.lost_to_texture(described(self._around(cells)))[:, None]
-            whole = whole - self.lost_to_texture(textures(self.stage.map, weights))
+            tiles = tiles - self.texture_penalty(described(self._around(cells)))[:, None]
+            whole = whole - self.texture_penalty(textures(self.stage.map, weights))
         answers = torch.sigmoid(whole), torch.sigmoid(tiles).squeeze(1)
         return answers if self.distance is None else (*answers, self.distance(pooled))
-
-    def lost(self, features: Tensor) -> Tensor:
-        """Give the logits [...] that tiles with features [..., channels] lose for being unlike those of training."""
-        if self.distance is None or self.doubts.domain is None or not self.doubts.penalty:
-            return torch.zeros(features.shape[:-1], device=features.device)
-        return self.doubts.penalty * torch.relu(self.distance(features) / self.doubts.domain.tile_limit - 1)
-
-    def lost_to_texture(self, textures: Tensor) -> Tensor:
-        """Give the logits [...] that tiles with textures [..., 2 * channels] lose for being unlike tumour."""
-        if self.texture_distance is None or self.doubts.texture is None:
-            return torch.zeros(textures.shape[:-1], device=textures.device)
-        beyond = self.texture_distance(textures) / self.doubts.texture.tile_limit - 1
-        return self.doubts.texture_penalty * torch.relu(beyond)
 
     def _around(self, cells: Tensor) -> Tensor:
         """Average cells [n, channels, rows, columns] over the surroundings of each: [n, rows, columns, channels]."""
@@ -138,29 +106,6 @@ class DenseGraph(nn.Module):
     def _trained(self, cells: Tensor) -> Tensor:
         """Pick the cells that the network was trained with."""
         return cells[:, :, :: self.trained_step, :: self.trained_step] if self.trained_step > 1 else cells
-
-
-class Distance(nn.Module):
-    """How far features lie from the domain that a network knows; see `Domain.distances`."""
-
-    mean: Tensor
-    scale: Tensor
-    axes: Tensor
-    gains: Tensor
-
-    def __init__(self, domain: Domain) -> None:
-        super().__init__()
-        for name in ("mean", "scale", "gains"):
-            self.register_buffer(name, torch.from_numpy(getattr(domain, name)))
-        self.register_buffer("axes", torch.from_numpy(domain.axes.T.copy()))
-        self.gain_of_rest = domain.gain_of_rest
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Give the distances [...] of features [..., channels]."""
-        inside = (features - self.mean) * self.scale
-        along = inside @ self.axes
-        distances: Tensor = (along**2 * self.gains).sum(-1) + (inside**2).sum(-1) * self.gain_of_rest
-        return distances
 
 
 class TileGraph(nn.Module):

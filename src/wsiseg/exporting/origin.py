@@ -1,7 +1,7 @@
 """What a model file is made of: a trained network, with all that is known of it."""
 
-import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from wsiseg.errors import UsageError
 from wsiseg.exporting.dilation import exportable, native_stride
-from wsiseg.exporting.onnx_graph import DenseGraph, Doubts, TileGraph
+from wsiseg.exporting.doubts import Doubts
+from wsiseg.exporting.onnx_graph import DenseGraph, TileGraph
 from wsiseg.exporting.parity import Answers
 from wsiseg.network import TileClassifier
 from wsiseg.texture import STRIDE_PX, Stage, textures, tissue_weights
@@ -99,46 +100,25 @@ def of_classifier(
                 f"and a network that divides its input evenly, here by {native or 'no whole number'}",
                 "leave out --output-stride",
             )
-        if doubts.penalty or doubts.texture_penalty:
+        if doubts.are_heeded:
             raise UsageError("tiles unlike the training tiles are told by dense models alone", "leave out the penalty")
         graph = TileGraph(classifier, torch.nn.Identity())
         facts = {**facts, "output_stride": None, "map": "tile"}
         return Origin(graph, facts, lambda images: torch.sigmoid(classifier(images)), cohort=cohort)
 
     def trained(images: Tensor) -> Tensor:
-        if not doubts.texture_penalty:
+        with nullcontext() if dense.stage is None else Stage(classifier.backbone, doubts.layer) as stage:
             features = classifier.features(images)
-            return torch.sigmoid(classifier.head(features).squeeze(1) - dense.lost(features))
-        with Stage(classifier.backbone, doubts.texture_layer) as stage:
-            features = classifier.features(images)
-            lost = dense.lost(features) + dense.lost_to_texture(textures(stage.map, tissue_weights(images)))
-        return torch.sigmoid(classifier.head(features).squeeze(1) - lost)
+        logits = classifier.head(features).squeeze(1)
+        if dense.tissue_penalty is not None:
+            logits = logits - dense.tissue_penalty(features)
+        if dense.texture_penalty is not None and stage is not None:
+            logits = logits - dense.texture_penalty(textures(stage.map, tissue_weights(images)))
+        return torch.sigmoid(logits)
 
-    if doubts.penalty and (doubts.domain is None or not math.isfinite(doubts.domain.tile_limit)):
-        raise UsageError(
-            "it was not measured which tiles this network knows", "train it again, or leave out the penalty"
-        )
-    if doubts.texture_penalty and doubts.texture is None:
-        raise UsageError(
-            "the textures of tumour were not measured, which takes a run without --freeze, 64 such tiles and a network "
-            "with a stage of stride 16",
-            "train it again, or leave out --texture-penalty",
-        )
+    doubts.check()
     dense = DenseGraph(
         exportable(classifier, stride), tile_px // stride, native // stride, doubts, stride // STRIDE_PX
     ).eval()
-    facts = {**facts, **_doubted(doubts), "output_stride": stride, "map_cells": "tiles"}
+    facts = {**facts, **doubts.facts(), "output_stride": stride, "map_cells": "tiles"}
     return Origin(dense, facts, trained, native == stride, cohort)
-
-
-def _doubted(doubts: Doubts) -> dict[str, Any]:
-    """Give the fields of the model card that say what it doubts."""
-    found: dict[str, Any] = {}
-    if doubts.domain is not None:
-        names = ("limit", "tile_limit", "tiles", "slides")
-        known = {name: getattr(doubts.domain, name) for name in names if math.isfinite(getattr(doubts.domain, name))}
-        found["known_tissue"] = {**known, "penalty": doubts.penalty}
-    if doubts.texture is not None and doubts.texture_penalty:
-        known = {name: getattr(doubts.texture, name) for name in ("tile_limit", "tiles", "slides")}
-        found["tumor_texture"] = {**known, "layer": doubts.texture_layer, "penalty": doubts.texture_penalty}
-    return found

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from wsiseg.errors import UsageError, WsisegError
-from wsiseg.exporting.onnx_graph import Doubts
+from wsiseg.exporting.doubts import Doubt, Doubts
 from wsiseg.exporting.origin import Origin, of_classifier
 from wsiseg.network import TIMM, Checkpoint, load_classifier
 from wsiseg.training.config import TrainConfig
@@ -46,9 +46,8 @@ def from_run(
         classifier.head.weight /= checkpoint.temperature
         classifier.head.bias.copy_(classifier.head.bias / checkpoint.temperature + checkpoint.offset)
     cohort = _cohort(file.parent / SETTINGS)
-    doubts = Doubts(
-        checkpoint.domain, unknown_penalty, checkpoint.tumor_texture, checkpoint.texture_layer, texture_penalty
-    )
+    tissue, texture = Doubt(checkpoint.domain, unknown_penalty), Doubt(checkpoint.tumor_texture, texture_penalty)
+    doubts = Doubts(tissue, texture, checkpoint.texture_layer)
     return of_classifier(classifier, _facts(checkpoint), output_stride, cohort, doubts)
 
 

@@ -27,15 +27,15 @@ def known_tissue(task: Task, config: TrainConfig, processes: Processes) -> Domai
     Returns:
         None where there are too few tiles to tell.
     """
-    training, validation = ([*_spread(task.split(name))] for name in ("train", "val"))
+    training, validation = (spread(task.split(name)) for name in ("train", "val"))
     slides = [*training, *validation]
     found = processes.gathered([_features(task, config, slide) for slide in processes.share(slides)])
     return Domain.of(found[: len(training)], found[len(training) :])
 
 
-def _spread(slides: Sequence[LabelledSlide]) -> list[LabelledSlide]:
-    """Pick slides evenly."""
-    return [slides[k] for k in evenly(len(slides), _MOST_SLIDES)]
+def spread(slides: Sequence[LabelledSlide], most: int = _MOST_SLIDES) -> list[LabelledSlide]:
+    """Pick at most so many slides evenly."""
+    return [slides[k] for k in evenly(len(slides), most)]
 
 
 def evenly(count: int, most: int) -> Indices:

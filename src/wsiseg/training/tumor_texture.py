@@ -1,6 +1,6 @@
 """What the tumour of the training slides looks like to a network, in its middle stages."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -13,11 +13,11 @@ from wsiseg.texture import STRIDE_PX, Stage, texture_layer, textures, tissue_wei
 from wsiseg.training.augment import augmented
 from wsiseg.training.config import TrainConfig
 from wsiseg.training.features import Compute
-from wsiseg.training.known_tissue import evenly
+from wsiseg.training.known_tissue import evenly, spread
 from wsiseg.training.processes import Processes
 from wsiseg.training.task import Task
 
-_MOST_SLIDES, _MOST_TILES, _AT_ONCE = 100, 64, 16
+_MOST_SLIDES, _MOST_TILES, _AT_ONCE = 40, 64, 16
 _SUREST = 0.5  # of the tiles that training took for tumour
 _OTHERS_WITHIN = 90  # percent of such tiles of validation slides
 
@@ -42,7 +42,9 @@ def tumor_texture(task: Task, config: TrainConfig, processes: Processes) -> tupl
     layer = None if config.freeze else texture_layer(task.classifier.eval())
     if layer is None:
         return None
-    training, validation = (_spread(task.split(name)) for name in ("train", "val"))
+    training, validation = (
+        spread([slide for slide in task.split(name) if slide.label], _MOST_SLIDES) for name in ("train", "val")
+    )
     slides = [*training, *validation]
     with Stage(task.classifier.backbone, layer) as stage:
         found = processes.gathered([_textures(task, config, slide, stage) for slide in processes.share(slides)])
@@ -52,12 +54,6 @@ def tumor_texture(task: Task, config: TrainConfig, processes: Processes) -> tupl
     others = [domain.distances(some) for some in found[len(training) :] if len(some)]
     limit = float(np.percentile(np.concatenate(others), _OTHERS_WITHIN)) if others else 0.0
     return layer, replace(domain, tile_limit=max(domain.tile_limit, limit))
-
-
-def _spread(slides: Sequence[LabelledSlide]) -> list[LabelledSlide]:
-    """Pick slides with tumour evenly."""
-    tumor = [slide for slide in slides if slide.label]
-    return [tumor[k] for k in evenly(len(tumor), _MOST_SLIDES)] if tumor else []
 
 
 @torch.inference_mode()
