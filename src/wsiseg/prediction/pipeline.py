@@ -3,9 +3,12 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wsiseg.cohort import CohortSlide
 from wsiseg.config import PredictConfig
@@ -14,7 +17,7 @@ from wsiseg.heatmap import Heatmap
 from wsiseg.model_file import ModelFile
 from wsiseg.prediction.doubts import doubts, strangeness
 from wsiseg.prediction.forecast import forecast
-from wsiseg.prediction.map_files import MapFiles
+from wsiseg.prediction.map_files import MapFiles, load_libraries
 from wsiseg.prediction.mapping import Job, map_slide, picture_of, prepare, warnings_of
 from wsiseg.prediction.places import Places
 from wsiseg.prediction.settings import member_names, settings_of, threshold_of, threshold_of_member
@@ -70,16 +73,29 @@ class _Maps(NamedTuple):
 
 @dataclass(frozen=True)
 class _Opened:
-    """An open slide: `known` are maps with the very probabilities that are asked for, `reason` why it is redone."""
+    """An open slide.
+
+    Attributes:
+        job: The slide, prepared.
+        known: Maps with the very probabilities that are asked for.
+        reason: Why it is done again.
+        picture: The slide for people, read while models are asked.
+    """
 
     job: Job
     known: _Maps | None
     reason: str | None
+    picture: Future[NDArray[np.uint8]]
 
     @property
     def is_asked(self) -> bool:
         """True if models are to be asked."""
         return self.known is None and self.job.tiles > 0
+
+    def close(self) -> None:
+        """Free the slide, once nobody reads it."""
+        wait([self.picture])
+        self.job.slide.close()
 
 
 def records(
@@ -96,13 +112,14 @@ def records(
     is_foretold = config.dask is not None  # there nobody listens
     locks = SlideLocks()
     with ThreadPoolExecutor(1, "opener") as opener, ThreadPoolExecutor(1, "writer") as writer:
+        writer.submit(load_libraries)
         while waiting or opening:
             while waiting and len(opening) < _OPEN_AHEAD:
                 task = _taken(waiting.popleft(), places, config, locks)
                 if isinstance(task, CohortSlide):  # another process works on it: look again after the others
                     waiting.append(task)
                     break
-                opening.append((task, opener.submit(_open, task, models, config)))
+                opening.append((task, opener.submit(_open, task, models, config, opener)))
             if not opening:
                 locks.tell(progress.note)
                 time.sleep(_LOOK_AGAIN_S)
@@ -129,12 +146,16 @@ def _taken(row: CohortSlide, places: Places, config: PredictConfig, locks: Slide
     return row if lock is None else _Task(row, places, files, lock, time.monotonic())
 
 
-def _open(task: _Task, models: list[ModelFile], config: PredictConfig) -> _Opened | SlideRecord:
+def _open(
+    task: _Task, models: list[ModelFile], config: PredictConfig, reader: ThreadPoolExecutor
+) -> _Opened | SlideRecord:
     """Open a slide, unless its results are there and right."""
-    return task.attempt(lambda: _opened(task, models, config))
+    return task.attempt(lambda: _opened(task, models, config, reader))
 
 
-def _opened(task: _Task, models: list[ModelFile], config: PredictConfig) -> _Opened | SlideRecord:
+def _opened(
+    task: _Task, models: list[ModelFile], config: PredictConfig, reader: ThreadPoolExecutor
+) -> _Opened | SlideRecord:
     known = None if config.overwrite else task.files.open()
     slide = task.row.open(config.slide_mpp, config.read_timeout)
     try:
@@ -149,7 +170,8 @@ def _opened(task: _Task, models: list[ModelFile], config: PredictConfig) -> _Ope
             members = _known_members(task.files, slide, models, config, places)
             maps = None if members is None else _Maps(known.with_threshold(threshold), members)
             reason = reason if maps is not None else "a model's own map is missing"
-        return _Opened(prepare(task.row, slide, models, config, task.places), maps, reason)
+        job = prepare(task.row, slide, models, config, task.places)
+        return _Opened(job, maps, reason, reader.submit(picture_of, job))
     except BaseException:
         slide.close()
         raise
@@ -214,7 +236,7 @@ def _mapped(
 
     maps = task.attempt(lambda: map_slide(opened.job, models, config, task.files, advance))
     if isinstance(maps, SlideRecord):
-        opened.job.slide.close()
+        opened.close()
         return maps
     return opened, _Maps(*maps, waiting_share=round(waited / max(time.monotonic() - began, 1e-9), 3))
 
@@ -224,19 +246,19 @@ def _write(task: _Task, result: tuple[_Opened, _Maps] | SlideRecord, models: lis
     try:
         if not isinstance(result, SlideRecord):
             opened, maps = result
-            result = task.attempt(lambda: _written(task, opened.job, maps, models))
-            opened.job.slide.close()
+            result = task.attempt(lambda: _written(task, opened, maps, models))
+            opened.close()
         return result.model_copy(update={"seconds": round(time.monotonic() - task.began, 3)})
     finally:
         task.lock.release()
 
 
-def _written(task: _Task, job: Job, maps: _Maps, models: list[ModelFile]) -> SlideRecord:
+def _written(task: _Task, opened: _Opened, maps: _Maps, models: list[ModelFile]) -> SlideRecord:
     heatmap = maps.heatmap
     notes = [f"{model.card.name} {model.card.version}: {model.card.intended_use}" for model in models]
-    task.files.write(heatmap, maps.members, picture_of(job), notes)
+    task.files.write(heatmap, maps.members, opened.picture.result(), notes)
     status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if doubts(heatmap) else "ok"
-    record = _record(task, heatmap, status, warnings_of(job, heatmap, models))
+    record = _record(task, heatmap, status, warnings_of(opened.job, heatmap, models))
     return record.model_copy(update={"waiting_share": maps.waiting_share})
 
 
