@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from jsonschema import Draft202012Validator
+from numpy.typing import NDArray
 from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 from ome_zarr_models.v04 import Image as Image04
@@ -47,6 +48,28 @@ def attributes(path: Path, ngff: str) -> dict[str, Any]:
     if ngff == "0.4":
         return dict(json.loads((path / ".zattrs").read_text()))
     return dict(json.loads((path / "zarr.json").read_text())["attributes"])
+
+
+def flooded(mask: NDArray[np.bool_]) -> list[int]:
+    """Count the cells of every focus, from neighbour to neighbour."""
+    left = set(map(tuple, np.argwhere(mask).tolist()))
+    sizes = []
+    while left:
+        reached, size = [left.pop()], 0
+        while reached:
+            row, column = reached.pop()
+            size += 1
+            around = {(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)} & left
+            left -= around
+            reached += around
+        sizes.append(size)
+    return sizes
+
+
+@given(st.integers(1, 600), st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_the_largest_focus_is_counted_through_sides_and_not_corners(rows: int, columns: int, seed: int) -> None:
+    found = heatmap(rows, columns, seed, cell_um=100.0)
+    assert found.largest_focus_mm2 == pytest.approx(0.01 * max(flooded(found.tumor), default=0))
 
 
 @pytest.mark.parametrize("ngff", ["0.4", "0.5"])

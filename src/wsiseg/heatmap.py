@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.errors import WsisegError
-from wsiseg.grid import Grid
+from wsiseg.grid import Grid, sizes_of_parts
 from wsiseg.ngff import NgffVersion, open_levels, write_levels
 from wsiseg.outlines.qupath import Feature, Frame, collection_text, features
 from wsiseg.outputs import written_whole
@@ -87,7 +87,7 @@ class Heatmap:
         from scipy import ndimage  # noqa: PLC0415  heavy: only where a map is judged
 
         parts, count = ndimage.label(self.tumor)
-        return float(np.bincount(parts.ravel())[1:].max()) * self.cell_mm2 if count else 0.0
+        return float(sizes_of_parts(parts, count)[1:].max()) * self.cell_mm2 if count else 0.0
 
     def edges(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Give the level-0 x of the columns' edges [columns + 1] and the y of the rows' edges [rows + 1].

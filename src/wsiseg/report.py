@@ -26,12 +26,21 @@ _OPACITY = 0.55
 
 def colored(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Give probabilities (any shape, no NaN) as colours from blue (0) over pale yellow (0.5) to red (1)."""
+    return _palette()[_shades(probabilities)]
+
+
+def _palette() -> NDArray[np.uint8]:
+    """Give uint8[256, 3], the colours of probabilities in steps of 1/255."""
     places, colors = [stop for stop, _ in _STOPS], np.asarray([color for _, color in _STOPS], float)
-    steps = np.linspace(0, 1, 256)  # looked up: a picture has millions of pixels
-    table = np.stack([np.interp(steps, places, colors[:, channel]) for channel in range(3)], -1).round()
-    values = probabilities * np.float32(255)
-    picture: NDArray[np.uint8] = table.astype(np.uint8)[np.rint(values, out=values).astype(np.uint8)]
-    return picture
+    steps = np.linspace(0, 1, 256)
+    return np.stack([np.interp(steps, places, colors[:, channel]) for channel in range(3)], -1).round().astype(np.uint8)
+
+
+def _shades(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Give the place of each probability in the palette; NaN is 0."""
+    values = np.nan_to_num(probabilities, nan=0.0)
+    values *= np.float32(255)
+    return np.rint(values, out=values).astype(np.uint8)
 
 
 def tissue_picture(path: Path, thumbnail: NDArray[np.uint8], mask: NDArray[np.bool_], title: str) -> None:
@@ -94,22 +103,24 @@ def _mapped(
     """Lay the tumour map over a picture of the slide."""
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
 
-    values = _enlarged(probabilities, plain.size, extent)
-    over = Image.blend(plain, Image.fromarray(colored(values.clip(0))), _OPACITY)
-    pixels = np.array(Image.composite(over, plain, Image.fromarray(values >= 0)))
-    pixels[rim(values >= threshold, _line(plain))] = INK
+    shades = _enlarged(_shades(probabilities), plain.size, extent)
+    shades.putpalette(_palette().tobytes())
+    over = Image.blend(plain, shades.convert("RGB"), _OPACITY)
+    looked = _enlarged(~np.isnan(probabilities), plain.size, extent)
+    pixels = np.array(Image.composite(over, plain, looked))
+    tumor = np.asarray(_enlarged(probabilities >= threshold, plain.size, extent))
+    pixels[rim(tumor, _line(plain))] = INK
     return Image.fromarray(pixels)
 
 
 def _enlarged(
-    probabilities: NDArray[np.float32], size: tuple[int, int], extent: tuple[float, float]
-) -> NDArray[np.float32]:
-    """Give the probability at every pixel of a picture of so many columns and rows, -1 where nobody looked."""
+    cells: NDArray[np.uint8] | NDArray[np.bool_], size: tuple[int, int], extent: tuple[float, float]
+) -> "Image":
+    """Give a picture of so many columns and rows with the value of the cell at every pixel."""
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
 
-    filled = np.nan_to_num(probabilities, nan=-1.0)
-    box = (0.0, 0.0, min(extent[0], filled.shape[1]), min(extent[1], filled.shape[0]))
-    return np.asarray(Image.fromarray(filled).resize(size, Image.Resampling.NEAREST, box=box))
+    box = (0.0, 0.0, min(extent[0], cells.shape[1]), min(extent[1], cells.shape[0]))
+    return Image.fromarray(cells).resize(size, Image.Resampling.NEAREST, box=box)
 
 
 def scaled(thumbnail: NDArray[np.uint8], least: int = _LEAST_PX) -> "Image":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.grid import Grid, share_of_cells
+from wsiseg.grid import Grid, share_of_cells, sizes_of_parts
 from wsiseg.reading.blocks import MOST_UNREADABLE, Picture
 from wsiseg.slide import Slide
 from wsiseg.tiling.stain import is_stained
@@ -121,17 +121,13 @@ def _without_small(mask: NDArray[np.bool_], least: float, *, keeps_rim: bool = F
     from scipy import ndimage  # noqa: PLC0415  heavy: only where tissue is sought
 
     parts, count = ndimage.label(mask)
-    # To count and to look up, NumPy makes numbers of 8 bytes: of some rows at a time.
-    bands = [np.s_[row : row + _ROWS_AT_ONCE] for row in range(0, len(parts), _ROWS_AT_ONCE)]
-    sizes = np.zeros(count + 1, np.int64)
-    for band in bands:
-        sizes += np.bincount(parts[band].ravel(), minlength=count + 1)
-    kept: NDArray[np.bool_] = sizes >= least
+    kept: NDArray[np.bool_] = sizes_of_parts(parts, count) >= least
     if keeps_rim:
         rim = (parts[0], parts[-1], parts[:, 0], parts[:, -1])
         kept[np.concatenate(rim)] = True
     kept[0] = False
     found = np.empty_like(mask)
-    for band in bands:
+    for row in range(0, len(parts), _ROWS_AT_ONCE):  # to look up, NumPy makes numbers of 8 bytes
+        band = np.s_[row : row + _ROWS_AT_ONCE]
         found[band] = kept[parts[band]]
     return found

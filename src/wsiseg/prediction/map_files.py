@@ -140,13 +140,6 @@ class MapFiles:
         return None
 
 
-def load_libraries() -> None:
-    """Load what writing needs, so that it is there when the first map is done."""
-    import shapely  # noqa: F401, PLC0415  heavy: only where results are written
-    import zarr  # noqa: F401, PLC0415  the same
-    from scipy import ndimage  # noqa: F401, PLC0415  the same
-
-
 def write_page(folder: Path, run_file: str) -> None:
     """Write the page of a run, of all slides that its file names: `report.html` for `run.json`, and so on.
 

@@ -17,7 +17,7 @@ from wsiseg.heatmap import Heatmap
 from wsiseg.model_file import ModelFile
 from wsiseg.prediction.doubts import doubts, strangeness
 from wsiseg.prediction.forecast import forecast
-from wsiseg.prediction.map_files import MapFiles, load_libraries
+from wsiseg.prediction.map_files import MapFiles
 from wsiseg.prediction.mapping import Job, map_slide, picture_of, prepare, warnings_of
 from wsiseg.prediction.places import Places
 from wsiseg.prediction.settings import member_names, settings_of, threshold_of, threshold_of_member
@@ -112,7 +112,6 @@ def records(
     is_foretold = config.dask is not None  # there nobody listens
     locks = SlideLocks()
     with ThreadPoolExecutor(1, "opener") as opener, ThreadPoolExecutor(1, "writer") as writer:
-        writer.submit(load_libraries)
         while waiting or opening:
             while waiting and len(opening) < _OPEN_AHEAD:
                 task = _taken(waiting.popleft(), places, config, locks)

@@ -1,0 +1,57 @@
+"""The picture of a slide beside its tumour map."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from wsiseg.report import INK, colored, heatmap_picture
+
+SIDE, LEFT, TOP, GAP, OPACITY = 800, 12, 38, 12, 0.55
+
+
+def halves(
+    path: Path, cells: NDArray[np.float32], extent: tuple[float, float] = (4, 4)
+) -> tuple[NDArray[np.uint8], ...]:
+    """Draw the map of a slide of even grey; give what is left and what is right of the gap."""
+    thumbnail = np.full((SIDE, SIDE, 3), 200, np.uint8)
+    heatmap_picture(path, thumbnail, cells, extent, threshold=0.5, title="slide", notes=["a note"])
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+    begin = LEFT + SIDE + GAP
+    return pixels[TOP : TOP + SIDE, LEFT : LEFT + SIDE], pixels[TOP : TOP + SIDE, begin : begin + SIDE]
+
+
+def test_cells_are_coloured_where_somebody_looked_and_tumour_is_outlined(tmp_path: Path) -> None:
+    cells = np.full((4, 4), 0.1, np.float32)
+    cells[0] = np.nan
+    cells[2:, 2:] = 0.9
+    slide, mapped = halves(tmp_path / "map.png", cells)
+    assert (slide == 200).all()
+    assert (mapped[:200] == 200).all(), "nobody looked there"
+    for value, pixel in ((0.1, mapped[300, 300]), (0.9, mapped[600, 600])):
+        color = colored(np.array([value], np.float32))[0].astype(float)
+        np.testing.assert_allclose(pixel, 200 * (1 - OPACITY) + color * OPACITY, atol=1)
+    is_ink = (mapped == INK).all(-1)
+    assert is_ink[400, 400:].all()
+    assert is_ink[400:, 400].all()
+    assert is_ink[799, 400:].all()
+    assert is_ink[400:, 799].all()
+    assert not is_ink[:399].any()
+    assert not is_ink[410:790, 410:790].any()
+
+
+def test_cells_that_reach_beyond_the_slide_are_cut(tmp_path: Path) -> None:
+    cells = np.tile(np.array([0.1, 0.9], np.float32), (2, 1))
+    _, mapped = halves(tmp_path / "map.png", cells, extent=(1.25, 2))
+    is_ink = (mapped == INK).all(-1)
+    assert int(np.flatnonzero(is_ink[400])[0]) == pytest.approx(SIDE / 1.25, abs=1)
+
+
+def test_colours_go_from_blue_over_yellow_to_red() -> None:
+    low, middle, high = colored(np.array([0, 0.5, 1], np.float32)).astype(int)
+    assert low[2] > low[0]
+    assert high[0] > high[2]
+    assert min(middle[:2]) > middle[2]
