@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Measure what `wsiseg export` makes of several networks: size, speed and AUC in float32, float16 and int8.
 
-For each network a head is trained on frozen features of a cohort, then the run is exported three times. The table that
-is printed stands in docs/how-to/export.md. Runs and files that are there already are used again, so that speeds can be
-measured later, on a machine that does nothing else. All precisions are asked in turns. Each file is opened in a fresh
-process without PyTorch, by one thread whose CPU time counts. AUC is over the labels of the slides of the held-out
-tiles, as in the model cards.
+For each network a head is trained on frozen features of a cohort, or a finished run is taken; either is exported three
+times. The table that is printed stands in docs/how-to/export.md. Runs and files that are there already are used again,
+so that speeds can be measured later, on a machine that does nothing else. All precisions are asked in turns. Each file
+is opened in a fresh process without PyTorch, by one thread whose CPU time counts. AUC is over the labels of the slides
+of the held-out tiles, as in the model cards.
 
-Usage: measure_exports.py TILES/cohort.csv WORK_FOLDER ARCH=INIT [ARCH=INIT...]
-where INIT is what `wsiseg train --init` takes, as `timm:tf_efficientnet_lite0=WEIGHTS.pth resnet50=imagenet`. `none`
-stands for random weights whose batch-norm statistics are measured on tiles, as untrained ones would let the
-activations of a deep network grow without bounds.
+Usage: measure_exports.py TILES/cohort.csv WORK_FOLDER RUN|ARCH=INIT [RUN|ARCH=INIT...]
+where RUN is the folder of a run, and INIT is what `wsiseg train --init` takes, as
+`timm:tf_efficientnet_lite0=WEIGHTS.pth resnet50=imagenet`. `none` stands for random weights whose batch-norm statistics
+are measured on tiles, as untrained ones would let the activations of a deep network grow without bounds.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cohort", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("networks", nargs="+", metavar="ARCH=INIT")
+    parser.add_argument("networks", nargs="+", metavar="RUN|ARCH=INIT")
     given = parser.parse_args()
     sample = from_cohort(given.cohort, TILE_PX, MPP, (SETTLING_TILES, TILES))
     if sample is None:
@@ -62,13 +62,14 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for network in given.networks:
         arch, _, init = network.partition("=")
-        run = given.work / arch.replace(":", "-")
-        start = settled(arch, sample.calibration, run.with_suffix(".init.pt")) if init == "none" else init
-        wsiseg("train", given.cohort, "--arch", arch, "--init", start, "--freeze", "--out", run)
-        paths = {precision: run / f"{precision}.onnx" for precision in PRECISIONS}
+        run = given.work / arch.replace(":", "-") if init else Path(network)
+        if init:
+            start = settled(arch, sample.calibration, run.with_suffix(".init.pt")) if init == "none" else init
+            wsiseg("train", given.cohort, "--arch", arch, "--init", start, "--freeze", "--out", run)
+        paths = {precision: given.work / f"{run.name}-{precision}.onnx" for precision in PRECISIONS}
         for precision, path in paths.items():
             wsiseg("export", run, "--out", path, "--precision", precision)
-        report(arch, sample.held_out, paths)
+        report(arch if init else run.name, sample.held_out, paths)
 
 
 def settled(arch: str, sample: Sample, path: Path) -> Path:
