@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 
 from wsiseg.cli.streams import Streams
-from wsiseg.config import PredictConfig
-from wsiseg.model_file import ModelFile, default_model_path
-from wsiseg.predict import predict_slides
+from wsiseg.config.settings import PredictConfig
+from wsiseg.model_file.model_file import ModelFile, default_model_path
 from wsiseg.prediction.inference import BATCH
-from wsiseg.slide import Slide
+from wsiseg.prediction.predict import predict_slides
+from wsiseg.slides.slide import Slide
 
 _IN_MEMORY = 16  # batches
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from wsiseg.config import TileConfig
-from wsiseg.tile import tile
-from wsiseg.tiles import TileStore, store_path
+from wsiseg.config.settings import TileConfig
+from wsiseg.tiles.store import TileStore, store_path
+from wsiseg.tiles.tile import tile
 
 _OF_CHILD = "import resource, sys; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)"
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from wsiseg.bags import Bag, TileSource, Visit, ahead, drawn, labelled_slides, visits_of
-from wsiseg.network import build
-from wsiseg.training.allocation import keep_freed_memory
+from wsiseg.network.network import build
+from wsiseg.run.memory import keep_freed_memory
 from wsiseg.training.augment import augmented
+from wsiseg.training.bags import Bag, TileSource, Visit, ahead, drawn, labelled_slides, visits_of
 from wsiseg.training.step import Stepper
 
 

@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wsiseg import mil
-from wsiseg.bags import LabelledSlide, TileSource, labelled_slides
 from wsiseg.evaluation.intervals import Resamples
-from wsiseg.metrics import Pixels, auc, curve
-from wsiseg.network import build
-from wsiseg.training.allocation import keep_freed_memory
+from wsiseg.mathematics import mil
+from wsiseg.mathematics.metrics import Pixels, auc, curve
+from wsiseg.network.network import build
+from wsiseg.run.memory import keep_freed_memory
 from wsiseg.training.augment import augmented
+from wsiseg.training.bags import LabelledSlide, TileSource, labelled_slides
 from wsiseg.training.features import Compute, FeatureBank, fill
 
 Features = NDArray[np.float32]

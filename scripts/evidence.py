@@ -26,7 +26,7 @@ from typing import Any
 
 from make_default_model import ARCH, SHARES, TUNING, auc_with_interval, measured, of_split, wsiseg
 
-from wsiseg.outputs import write_text
+from wsiseg.run.outputs import write_text
 
 SCRIPTS = Path(__file__).resolve().parent
 COUNTS = (10, 20, 40, 60)

@@ -27,9 +27,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from wsiseg.bags import labelled_slides
-from wsiseg.network import Checkpoint, TileClassifier, load_classifier
-from wsiseg.texture import Stage
+from wsiseg.network.network import Checkpoint, TileClassifier, load_classifier
+from wsiseg.network.texture import Stage
+from wsiseg.training.bags import labelled_slides
 from wsiseg.training.known_tissue import evenly
 from wsiseg.training.tile_truth import tile_truths
 

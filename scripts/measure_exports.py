@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from wsiseg.exporting.sample_tiles import Sample, from_cohort
-from wsiseg.model_file import ModelFile
-from wsiseg.onnx_session import cores, has_fast_int8
+from wsiseg.model_file.model_file import ModelFile
+from wsiseg.model_file.onnx_session import cores, has_fast_int8
 
 PRECISIONS = ("fp32", "fp16", "int8")
 ROUNDS, TILES, SETTLING_TILES = 6, 16, 64
@@ -32,7 +32,7 @@ TILE_PX, MPP = 224, 0.5
 OPEN = """
 import sys, time
 import onnxruntime
-from wsiseg.model_file import ModelFile
+from wsiseg.model_file.model_file import ModelFile
 began = time.process_time()
 with ModelFile.open(sys.argv[1], threads=1):
     print(time.process_time() - began)
@@ -76,7 +76,7 @@ def settled(arch: str, sample: Sample, path: Path) -> Path:
     """Write seeded random weights whose batch-norm statistics are those of real tiles."""
     import torch  # noqa: PLC0415  heavy: only where there are no weights to start from
 
-    from wsiseg.network import build  # noqa: PLC0415  the same
+    from wsiseg.network.network import build  # noqa: PLC0415  the same
 
     if path.is_file():
         return path

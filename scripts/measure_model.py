@@ -25,15 +25,15 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsiseg import predict
-from wsiseg.bags import LabelledSlide, labelled_slides
-from wsiseg.heatmap import Heatmap
-from wsiseg.metrics import Pixels, auc, curve
-from wsiseg.model_file import ModelFile
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.mathematics.metrics import Pixels, auc, curve
+from wsiseg.model_file.model_file import ModelFile
+from wsiseg.prediction import predict
 from wsiseg.prediction.unknown_tissue import OUT_OF_DOMAIN
 from wsiseg.prediction.unknown_tissue import warnings as domain_warnings
-from wsiseg.slide import Slide
+from wsiseg.slides.slide import Slide
 from wsiseg.training.augment import restained
+from wsiseg.training.bags import LabelledSlide, labelled_slides
 from wsiseg.training.tile_truth import tile_truths
 
 Images = NDArray[np.uint8]

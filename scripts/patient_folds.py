@@ -29,9 +29,9 @@ from make_default_model import ARCH, PENALTY, SHARES, TUNING, wsiseg
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from wsiseg import predict
 from wsiseg.evaluation.intervals import Resamples
-from wsiseg.metrics import Pixels, auc, curve
+from wsiseg.mathematics.metrics import Pixels, auc, curve
+from wsiseg.prediction import predict
 
 COLUMNS, ROWS, GAP_PX, GLASS = 4, 3, 160, 240
 FEWEST, MOST, RESAMPLES = 3, 10, 1000

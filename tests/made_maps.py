@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.heatmap import Heatmap
-from wsiseg.slide import SlideFacts
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.slides.slide import SlideFacts
 
 Bounds = tuple[int, int, int, int]
 

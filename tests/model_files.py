@@ -9,9 +9,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from wsiseg.model_card import METADATA_KEY, ModelCard, signed
-from wsiseg.onnx_session import run, start
-from wsiseg.self_test import Answers, recorded
+from wsiseg.model_file.model_card import METADATA_KEY, ModelCard, signed
+from wsiseg.model_file.onnx_session import run, start
+from wsiseg.model_file.self_test import Answers, recorded
 
 DARK_GREEN = 140
 """Stained tissue absorbs green: a pixel whose green is below this is dark."""

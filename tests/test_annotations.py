@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from wsiseg.annotations import AnnotationError, Classes, Reading, Truth, open_truth, truth_files
-from wsiseg.heatmap import Heatmap
-from wsiseg.outlines.geojson import read_json
-from wsiseg.slide import SlideFacts
+from wsiseg.annotations.geojson import read_json
+from wsiseg.annotations.truth import AnnotationError, Classes, Reading, Truth, open_truth, truth_files
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.slides.slide import SlideFacts
 
 NO_AREA = "no outline of an area"
 AREAS: dict[str, float | str] = {
@@ -210,7 +210,7 @@ def test_gzipped_geojson_and_nested_child_objects_are_read(tmp_path: Path) -> No
 
 
 def test_outlines_that_unpack_to_far_too_much_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsiseg.outlines.geojson._MOST_BYTES", 2**20)
+    monkeypatch.setattr("wsiseg.annotations.truth.geojson._MOST_BYTES", 2**20)
     with gzip.open(tmp_path / "a.geojson.gz", "wb") as file:
         file.write(b" " * 2**22)
     with pytest.raises(AnnotationError, match=r"^a\.geojson\.gz: more than"):

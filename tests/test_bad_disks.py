@@ -14,10 +14,10 @@ import pytest
 from made_slides import stained_picture
 from model_files import write_color_filter_model
 from predict_runs import command, digest, write_slides
-from wsiseg.config import PredictConfig
-from wsiseg.heatmap import Heatmap
-from wsiseg.predict import predict_slides
-from wsiseg.run import Progress, Run, Silent, SlideRecord
+from wsiseg.config.settings import PredictConfig
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.prediction.predict import predict_slides
+from wsiseg.run.record import Progress, Run, Silent, SlideRecord
 
 Mount = Callable[..., None]
 MakeSlide = Callable[..., Path]

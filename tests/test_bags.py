@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tiled_cohort import TILE_PX, write_tiled_cohort
-from wsiseg.bags import LabelledSlide, TileSource, Visit, ahead, drawn, labelled_slides, order_of, visits_of
-from wsiseg.errors import UsageError
+from wsiseg.run.errors import UsageError
 from wsiseg.training.augment import augmented, jittered, restained
+from wsiseg.training.bags import LabelledSlide, TileSource, Visit, ahead, drawn, labelled_slides, order_of, visits_of
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiseg import barcode
-from wsiseg.errors import UsageError
+from wsiseg.run.errors import UsageError
+from wsiseg.slides import barcode
 
 NAME = "TCGA-BH-A0B7-11A-03-TSC.f0571ac2-0655-42b9-895e-e7b4ddc6d16e.svs"
 

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from made_slides import write_slide
-from wsiseg.config import TileConfig
-from wsiseg.errors import WsisegError
-from wsiseg.slide import Slide
-from wsiseg.tile import tile
-from wsiseg.tissue import find_tissue
+from wsiseg.config.settings import TileConfig
+from wsiseg.run.errors import WsisegError
+from wsiseg.slides.slide import Slide
+from wsiseg.tiles.tile import tile
+from wsiseg.tiles.tissue import find_tissue
 
 KINDS = ("generic.tiff", "jpeg.tiff", "leica.scn", "aperio.svs")
 MOST_MEMORY_KIB = 1_400_000  # a plain image of the largest size that is held in memory takes 1.2 GB

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from wsiseg.bags import LabelledSlide
-from wsiseg.metrics import auc, curve
+from wsiseg.mathematics.metrics import auc, curve
+from wsiseg.training.bags import LabelledSlide
 from wsiseg.training.calibration import Calibration, calibration_error, fitted
 from wsiseg.training.scoring import Scored, pixels_of
 from wsiseg.training.tile_truth import TileTruth

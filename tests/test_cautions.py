@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from wsiseg.bags import LabelledSlide
+from wsiseg.config.train import TrainConfig
 from wsiseg.training import cautions as module
+from wsiseg.training.bags import LabelledSlide
 from wsiseg.training.cautions import cautions, has_fast_bfloat16
-from wsiseg.training.config import TrainConfig
 
 CPU, HERE = torch.device("cpu"), Path()
 SLIDES = [

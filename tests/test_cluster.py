@@ -12,8 +12,8 @@ import pytest
 
 from model_files import write_color_filter_model
 from predict_runs import command, digest, write_slides
-from wsiseg.config import PredictConfig
-from wsiseg.predict import predict_slides
+from wsiseg.config.settings import PredictConfig
+from wsiseg.prediction.predict import predict_slides
 
 SLIDES = 10
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiseg.cohort import Cohort, CohortSlide
-from wsiseg.errors import NotASlideError, UsageError
+from wsiseg.run.errors import NotASlideError, UsageError
+from wsiseg.slides.cohort import Cohort, CohortSlide
 
 MakeSlide = Callable[..., Path]
 NAMES = st.text(string.ascii_letters + string.digits + " .-_é日🔬", min_size=1, max_size=20).filter(

@@ -17,11 +17,11 @@ from ome_zarr_models.v05 import Image as Image05
 
 from made_maps import slide_facts
 from model_files import write_color_filter_model, write_lopsided_model
-from wsiseg.config import PredictConfig
-from wsiseg.heatmap import Heatmap
-from wsiseg.predict import predict_slides
+from wsiseg.config.settings import PredictConfig
+from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.combining import combined
-from wsiseg.run import Run, Silent
+from wsiseg.prediction.predict import predict_slides
+from wsiseg.run.record import Run, Silent
 
 MakeSlide = Callable[..., Path]
 HOWS = ("mean", "max", "min", "vote")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from wsiseg.outlines.coverage import Mask, Polygons, polygon_area
+from wsiseg.annotations.coverage import Mask, Polygons, polygon_area
 
 X_EDGES = np.minimum(np.arange(8) * 15.7, 103.0)
 Y_EDGES = np.minimum(np.arange(6) * 19.3, 93.0)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiseg.errors import NotASlideError, SlideError
-from wsiseg.reading.dicom import by_series, dicom_file, series_file
-from wsiseg.slide import Slide
+from wsiseg.run.errors import NotASlideError, SlideError
+from wsiseg.slides.dicom import by_series, dicom_file, series_file
+from wsiseg.slides.slide import Slide
 
 
 def test_what_a_file_is_stands_in_its_head(data: Path) -> None:

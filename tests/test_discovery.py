@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from wsiseg.cohort import Cohort
-from wsiseg.discovery import find
-from wsiseg.errors import UsageError
+from wsiseg.run.errors import UsageError
+from wsiseg.slides.cohort import Cohort
+from wsiseg.slides.discovery import find
 
 MakeSlide = Callable[..., Path]
 

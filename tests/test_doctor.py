@@ -10,9 +10,9 @@ import tifffile
 
 from model_files import write_color_filter_model
 from wsiseg.doctor import DoctorConfig, doctor
-from wsiseg.errors import ModelFileError, NotASlideError, SlideError
-from wsiseg.onnx_session import has_fast_int8
-from wsiseg.reading.codec import codec
+from wsiseg.model_file.onnx_session import has_fast_int8
+from wsiseg.run.errors import ModelFileError, NotASlideError, SlideError
+from wsiseg.slides.codec import codec
 
 MakeSlide = Callable[..., Path]
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsiseg.domain import Domain, Features
+from wsiseg.network.domain import Domain, Features
 
 
 def features(seed: int, count: int, channels: int, shift: float = 0.0) -> Features:

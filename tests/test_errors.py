@@ -1,6 +1,6 @@
 import pytest
 
-from wsiseg import errors
+from wsiseg.run import errors
 
 
 def test_an_error_is_a_sentence_and_what_to_do() -> None:

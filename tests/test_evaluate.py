@@ -13,11 +13,11 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from made_maps import box, polygon, write_map, write_outlines, write_run
-from wsiseg.config import EvaluateConfig
-from wsiseg.errors import UsageError, WsisegError
-from wsiseg.evaluate import evaluate
+from wsiseg.config.settings import EvaluateConfig
+from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
-from wsiseg.heatmap import Heatmap
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.run.errors import UsageError, WsisegError
 
 MODES = ("without_background", "with_background")
 

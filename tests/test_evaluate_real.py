@@ -11,12 +11,12 @@ from PIL import Image, ImageDraw
 from sklearn.metrics import roc_auc_score
 
 from made_maps import box, slide_facts, write_outlines
-from wsiseg.config import EvaluateConfig
-from wsiseg.errors import WsisegError
-from wsiseg.evaluate import evaluate
+from wsiseg.config.settings import EvaluateConfig
+from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
-from wsiseg.evaluation.predictions import published_heatmap
-from wsiseg.heatmap import Heatmap
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.heatmap.opening import published_heatmap
+from wsiseg.run.errors import WsisegError
 
 
 def run(folder: Path, **how: Any) -> Report:

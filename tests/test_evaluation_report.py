@@ -11,9 +11,9 @@ from selenium.webdriver.remote.webdriver import WebDriver
 
 from browser import opened
 from made_maps import write_run
-from wsiseg.config import EvaluateConfig
-from wsiseg.evaluate import evaluate
+from wsiseg.config.settings import EvaluateConfig
 from wsiseg.evaluation.comparison import Picture
+from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
 from wsiseg.evaluation.pictures import COLORS, error_pixels, map_pixels, truth_pixels
 from wsiseg.pages.drawing import Drawing, Polyline, Rectangle, Text

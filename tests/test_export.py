@@ -19,19 +19,19 @@ from torch.nn import functional
 from model_files import with_changed_card
 from tiled_cohort import TILE_PX, write_tiled_cohort
 from trained_run import settled, tiles_of, write_run
-from wsiseg.cohort import Cohort
-from wsiseg.config import PredictConfig
-from wsiseg.errors import GateError, ModelFileError, UsageError, WsisegError
-from wsiseg.export import Exported, _self_test_side, export
-from wsiseg.exporting.config import ExportConfig
-from wsiseg.exporting.dilation import exportable
+from wsiseg.config.export import ExportConfig
+from wsiseg.config.settings import PredictConfig
+from wsiseg.exporting.export import Exported, _self_test_side, export
 from wsiseg.exporting.onnx_graph import DenseGraph, padded_by_convolutions
-from wsiseg.model_file import ModelFile
-from wsiseg.network import Checkpoint, TileClassifier, build
-from wsiseg.onnx_session import has_fast_int8
-from wsiseg.predict import predict_slides
-from wsiseg.run import Silent
-from wsiseg.texture import Stage, textures, tissue_weights
+from wsiseg.model_file.model_file import ModelFile
+from wsiseg.model_file.onnx_session import has_fast_int8
+from wsiseg.network.dilation import exportable
+from wsiseg.network.network import Checkpoint, TileClassifier, build
+from wsiseg.network.texture import Stage, textures, tissue_weights
+from wsiseg.prediction.predict import predict_slides
+from wsiseg.run.errors import GateError, ModelFileError, UsageError, WsisegError
+from wsiseg.run.record import Silent
+from wsiseg.slides.cohort import Cohort
 
 Images = NDArray[np.uint8]
 

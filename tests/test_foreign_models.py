@@ -12,14 +12,14 @@ from PIL import Image
 from torch import nn
 from torchvision import models, transforms
 
-from wsiseg.errors import UsageError, WsisegError
-from wsiseg.export import export
-from wsiseg.exporting.config import ExportConfig
+from wsiseg.config.export import ExportConfig
+from wsiseg.exporting.export import export
 from wsiseg.exporting.foreign_models import PAPER_MEAN, PAPER_STD
 from wsiseg.exporting.wsinfer_folder import Prepare
-from wsiseg.model_file import ModelFile
-from wsiseg.network import IMAGENET_MEAN, IMAGENET_STD
-from wsiseg.slide import Slide
+from wsiseg.model_file.model_file import ModelFile
+from wsiseg.network.network import IMAGENET_MEAN, IMAGENET_STD
+from wsiseg.run.errors import UsageError, WsisegError
+from wsiseg.slides.slide import Slide
 
 Images = NDArray[np.uint8]
 TRANSFORM = [

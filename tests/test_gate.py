@@ -9,12 +9,12 @@ import pytest
 from defusedxml import ElementTree
 
 from made_maps import write_run
-from wsiseg.config import EvaluateConfig
-from wsiseg.errors import UsageError
-from wsiseg.evaluate import evaluate
+from wsiseg.config.settings import EvaluateConfig
 from wsiseg.evaluation import gate
+from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report, Threshold
-from wsiseg.run import Failure, SlideRecord
+from wsiseg.run.errors import UsageError
+from wsiseg.run.record import Failure, SlideRecord
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wsiseg.errors import UsageError
-from wsiseg.grid import Grid, mean_of_tiles, share_of_cells, tile_window
+from wsiseg.mathematics.grid import Grid, mean_of_tiles, share_of_cells, tile_window
+from wsiseg.run.errors import UsageError
 
 
 @st.composite

@@ -20,9 +20,9 @@ from ome_zarr_models.v05 import Image as Image05
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from wsiseg.errors import WsisegError
-from wsiseg.heatmap import Heatmap
-from wsiseg.slide import SlideFacts
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.run.errors import WsisegError
+from wsiseg.slides.slide import SlideFacts
 
 FACTS = SlideFacts(
     file="slide.svs",

@@ -9,10 +9,10 @@ from PIL import Image
 
 from made_maps import slide_facts
 from made_slides import write_slide
-from wsiseg.annotations import AnnotationError, Classes, Reading, Truth, open_truth
-from wsiseg.heatmap import Heatmap
-from wsiseg.outlines.raster import whole_slide_step
-from wsiseg.slide import SlideFacts
+from wsiseg.annotations.raster import whole_slide_step
+from wsiseg.annotations.truth import AnnotationError, Classes, Reading, Truth, open_truth
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.slides.slide import SlideFacts
 
 
 def read(path: Path, *tumor: str, slide: SlideFacts, **how: Any) -> Truth:
@@ -67,7 +67,7 @@ def test_a_mask_too_large_for_memory_is_read_from_a_coarser_level(
     picture = np.zeros((512, 640, 3), np.uint8)
     picture[128:256, 64:320] = 1
     write_slide(tmp_path / "a.tiff", picture, levels=[(640, 512), (320, 256), (160, 128)], compression=None)
-    monkeypatch.setattr("wsiseg.outlines.raster._MOST_PIXELS", 100_000)
+    monkeypatch.setattr("wsiseg.annotations.truth.raster._MOST_PIXELS", 100_000)
     mask = read(tmp_path / "a.tiff", slide=slide_facts(640, 512)).tumor
     assert mask.total == 128 * 256
     assert mask.parts()[0].bounds == (64, 128, 320, 256)
@@ -94,10 +94,10 @@ def test_labels_too_large_to_hold_are_read_from_a_coarser_level(
     values = np.full((100, 160), 0.2, np.float32)
     values[40:60, 40:80] = 0.8
     Heatmap(values, 8.0, slide_facts(2560, 1600, 0.5)).save(tmp_path / "a.ome.zarr")
-    monkeypatch.setattr("wsiseg.outlines.raster._MOST_PIXELS", 5000)
+    monkeypatch.setattr("wsiseg.annotations.truth.raster._MOST_PIXELS", 5000)
     mask = read(tmp_path / "a.ome.zarr", slide=slide_facts(2560, 1600, 0.5)).tumor
     assert shapely.union_all(mask.parts()).bounds == (640, 640, 1280, 960)
-    monkeypatch.setattr("wsiseg.outlines.raster._MOST_PIXELS", 10)
+    monkeypatch.setattr("wsiseg.annotations.truth.raster._MOST_PIXELS", 10)
     with pytest.raises(AnnotationError, match=r"a\.ome\.zarr: its labels are too large"):
         read(tmp_path / "a.ome.zarr", slide=slide_facts(2560, 1600, 0.5))
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
 from wsiseg.evaluation.intervals import Resamples, interval, single_curve
-from wsiseg.metrics import (
+from wsiseg.mathematics.metrics import (
     Pixels,
     auc,
     average_precision,

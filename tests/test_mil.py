@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsiseg.errors import UsageError
-from wsiseg.mil import LEFT_OUT, NORMAL, TUMOR, counts, cross_entropy, focal, mean_risk, proxy_labels, risk
+from wsiseg.mathematics.mil import LEFT_OUT, NORMAL, TUMOR, counts, cross_entropy, focal, mean_risk, proxy_labels, risk
+from wsiseg.run.errors import UsageError
 
 STEPS = [k / 20 for k in range(21)]
 

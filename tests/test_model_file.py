@@ -24,11 +24,11 @@ from model_files import (
     with_changed_card,
     write_color_filter_model,
 )
-from wsiseg.errors import DeviceError, ModelFileError, UsageError
-from wsiseg.model_card import METADATA_KEY, ModelCard, read_card, signed
-from wsiseg.model_file import ModelFile, default_model_path
-from wsiseg.onnx_bytes import metadata_spans
-from wsiseg.self_test import Kind, seeded_pixels
+from wsiseg.model_file.model_card import METADATA_KEY, ModelCard, read_card, signed
+from wsiseg.model_file.model_file import ModelFile, default_model_path
+from wsiseg.model_file.onnx_bytes import metadata_spans
+from wsiseg.model_file.self_test import Kind, seeded_pixels
+from wsiseg.run.errors import DeviceError, ModelFileError, UsageError
 
 MUTANTS = 200
 
@@ -330,8 +330,8 @@ def test_seeded_images_are_the_same_everywhere() -> None:
 _OPEN_ALL = """
 import sys, time
 from pathlib import Path
-from wsiseg.errors import ModelFileError
-from wsiseg.model_file import ModelFile
+from wsiseg.run.errors import ModelFileError
+from wsiseg.model_file.model_file import ModelFile
 for path in sorted(Path(sys.argv[1]).iterdir()):
     began = time.monotonic()
     try:
@@ -473,7 +473,7 @@ def test_mutants_that_are_signed_again_neither_crash_nor_hang(tmp_path: Path, go
 
 def test_a_model_is_opened_without_torch_and_onnx(path: Path) -> None:
     code = (
-        "import sys; from wsiseg.model_file import ModelFile; ModelFile.open(sys.argv[1]).close();"
+        "import sys; from wsiseg.model_file.model_file import ModelFile; ModelFile.open(sys.argv[1]).close();"
         "assert not {'torch', 'onnx', 'scipy', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=60)

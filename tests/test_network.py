@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from wsiseg.errors import DownloadError, UsageError, WsisegError
-from wsiseg.network import Checkpoint, TileClassifier, build, load_classifier
-from wsiseg.training.views import MapView, PartView, SidesView
+from wsiseg.network.network import Checkpoint, TileClassifier, build, load_classifier
+from wsiseg.network.views import MapView, PartView, SidesView
+from wsiseg.run.errors import DownloadError, UsageError, WsisegError
 
 SMALL = "timm:test_resnet"
 

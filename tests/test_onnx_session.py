@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from wsiseg.exporting.quantization import Range, quantised, tensors
-from wsiseg.onnx_session import has_fast_int8, run, start
+from wsiseg.model_file.onnx_session import has_fast_int8, run, start
 
 
 def test_8_bit_sums_do_not_overflow_on_any_cpu() -> None:

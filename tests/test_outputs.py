@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from wsiseg.errors import OutputError
-from wsiseg.outputs import write_json, write_text, written_whole
+from wsiseg.run.errors import OutputError
+from wsiseg.run.outputs import write_json, write_text, written_whole
 
 
 def names(folder: Path) -> list[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from wsiseg.errors import UsageError
 from wsiseg.evaluation.paper_tables import write_paper_tables
+from wsiseg.run.errors import UsageError
 
 HEAD = "alpha,beta,split,site,auc,auc_background,precision,recall,f1,slide_auc,threshold"
 

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from model_files import DARK_GREEN, write_color_filter_model
-from wsiseg.config import EvaluateConfig
-from wsiseg.errors import UsageError, WsisegError
-from wsiseg.evaluate import evaluate
+from wsiseg.config.settings import EvaluateConfig
 from wsiseg.evaluation import pcam
+from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
-from wsiseg.evaluation.pcam_files import BASE, FILES, name
-from wsiseg.model_file import ModelFile
-from wsiseg.run import Silent
+from wsiseg.model_file.model_file import ModelFile
+from wsiseg.run.errors import UsageError, WsisegError
+from wsiseg.run.record import Silent
+from wsiseg.tiles.pcam_files import BASE, FILES, name
 
 PATCHES = 2000
 

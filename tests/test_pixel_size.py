@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiseg.errors import PixelSizeError
-from wsiseg.reading.pixel_size import pixel_size
+from wsiseg.run.errors import PixelSizeError
+from wsiseg.slides.pixel_size import pixel_size
 
 SIZE = (40_000, 30_000)
 READER = {"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.251"}

@@ -10,11 +10,11 @@ from PIL import Image
 
 from made_maps import box, write_outlines
 from model_files import write_color_filter_model
-from wsiseg.config import PredictConfig
-from wsiseg.errors import UsageError
-from wsiseg.heatmap import Heatmap
-from wsiseg.predict import predict_slides
-from wsiseg.run import Silent, SlideRecord
+from wsiseg.config.settings import PredictConfig
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.prediction.predict import predict_slides
+from wsiseg.run.errors import UsageError
+from wsiseg.run.record import Silent, SlideRecord
 
 MakeSlide = Callable[..., Path]
 SIDE = 1792  # 8 tiles

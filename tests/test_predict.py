@@ -13,11 +13,11 @@ from shapely.geometry import shape
 
 import wsiseg
 from model_files import write_color_filter_model
-from wsiseg.config import PredictConfig
-from wsiseg.errors import UsageError
-from wsiseg.heatmap import Heatmap
-from wsiseg.predict import predict_slides
-from wsiseg.run import Run
+from wsiseg.config.settings import PredictConfig
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.prediction.predict import predict_slides
+from wsiseg.run.errors import UsageError
+from wsiseg.run.record import Run
 
 MakeSlide = Callable[..., Path]
 PINK, PURPLE = np.array((222, 172, 204), np.uint8), np.array((96, 44, 124), np.uint8)

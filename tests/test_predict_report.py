@@ -19,13 +19,13 @@ from browser import Opened, opened
 from made_maps import slide_facts
 from made_slides import stained_picture, write_slide
 from model_files import write_color_filter_model
-from wsiseg.config import PredictConfig
-from wsiseg.heatmap import Heatmap
-from wsiseg.predict import predict_slides
+from wsiseg.config.settings import PredictConfig
+from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.map_pictures import KEPT_PX, overlay, shown_px, slide_jpeg, smaller_jpeg
 from wsiseg.prediction.map_viewer import Results
-from wsiseg.prediction.report import predict_page
-from wsiseg.run import Failure, Run, Silent, SlideRecord
+from wsiseg.prediction.page import predict_page
+from wsiseg.prediction.predict import predict_slides
+from wsiseg.run.record import Failure, Run, Silent, SlideRecord
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 PINK, PURPLE = np.array((222, 172, 204), np.uint8), np.array((96, 44, 124), np.uint8)

@@ -14,9 +14,9 @@ from model_files import write_color_filter_model
 from wsiseg.cli import pace
 from wsiseg.cli.pace import Pace
 from wsiseg.cli.streams import Streams
-from wsiseg.config import PredictConfig
-from wsiseg.predict import predict_slides
-from wsiseg.run import Run, SlideRecord, spoken
+from wsiseg.config.settings import PredictConfig
+from wsiseg.prediction.predict import predict_slides
+from wsiseg.run.record import Run, SlideRecord, spoken
 
 MakeSlide = Callable[..., Path]
 

@@ -15,10 +15,10 @@ from jsonschema import Draft202012Validator
 from shapely.geometry import shape
 
 from made_maps import slide_facts
-from wsiseg.heatmap import Heatmap
-from wsiseg.outlines.geojson import read_json
-from wsiseg.outputs import PACKED_FROM, write_packed
+from wsiseg.annotations.geojson import read_json
+from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.map_files import MapFiles
+from wsiseg.run.outputs import PACKED_FROM, write_packed
 
 _POINT = {"type": "array", "prefixItems": [{"type": "integer"}] * 2, "items": False, "minItems": 2}
 _RING = {"type": "array", "items": _POINT, "minItems": 5}

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsiseg.report import INK, colored, heatmap_picture
+from wsiseg.pages.pictures import INK, colored, heatmap_picture
 
 SIDE, LEFT, TOP, GAP, OPACITY = 800, 12, 38, 12, 0.55
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from wsiseg.errors import SlideError
-from wsiseg.run import Failure, Run, RunFile, SlideRecord, now
+from wsiseg.run.errors import SlideError
+from wsiseg.run.record import Failure, Run, RunFile, SlideRecord, now
 
 
 def record(slide: str, status: str = "ok") -> SlideRecord:

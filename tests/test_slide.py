@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from made_slides import GLASS, write_slide
-from wsiseg.errors import NotASlideError, PixelSizeError, SlideError
-from wsiseg.slide import Slide, SlideFacts
+from wsiseg.run.errors import NotASlideError, PixelSizeError, SlideError
+from wsiseg.slides.slide import Slide, SlideFacts
 
 MakeSlide = Callable[..., Path]
 

@@ -3,7 +3,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiseg.split import SHARES, SPLITS, by_case
+from wsiseg.slides.split import SHARES, SPLITS, by_case
 
 Slides = st.lists(st.tuples(st.integers(0, 60), st.sampled_from("abc")), max_size=150)
 

@@ -13,12 +13,12 @@ import pytest
 
 from made_slides import stained_picture
 from model_files import write_color_filter_model
-from wsiseg.config import PredictConfig
-from wsiseg.errors import StalledError
-from wsiseg.predict import predict_slides
-from wsiseg.reading.time_limit import TimeLimit
-from wsiseg.run import Silent
-from wsiseg.slide import Slide
+from wsiseg.config.settings import PredictConfig
+from wsiseg.prediction.predict import predict_slides
+from wsiseg.run.errors import StalledError
+from wsiseg.run.record import Silent
+from wsiseg.slides.slide import Slide
+from wsiseg.slides.time_limit import TimeLimit
 
 MakeSlide = Callable[..., Path]
 

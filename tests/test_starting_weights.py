@@ -9,9 +9,9 @@ import torch
 from torchvision import models
 
 from loopback import Handler, Server, serving
-from wsiseg.errors import DownloadError
-from wsiseg.network import TileClassifier, build
-from wsiseg.weights import StateDict
+from wsiseg.network.network import TileClassifier, build
+from wsiseg.network.weights import StateDict
+from wsiseg.run.errors import DownloadError
 
 SMALL = "mobilenet_v3_small"
 

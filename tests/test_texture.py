@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiled_cohort import write_tiled_cohort
-from wsiseg.bags import LabelledSlide, TileSource, labelled_slides
-from wsiseg.network import TileClassifier, build
-from wsiseg.texture import Stage, described, texture_layer, textures, tissue_weights, weighted
+from wsiseg.config.train import TrainConfig
+from wsiseg.network.network import TileClassifier, build
+from wsiseg.network.texture import Stage, described, texture_layer, textures, tissue_weights, weighted
 from wsiseg.training.augment import augmented
-from wsiseg.training.config import TrainConfig
+from wsiseg.training.bags import LabelledSlide, TileSource, labelled_slides
 from wsiseg.training.known_tissue import evenly
 from wsiseg.training.processes import Processes
 from wsiseg.training.task import Task

@@ -15,13 +15,13 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsiseg.cohort import Cohort
-from wsiseg.config import TileConfig
-from wsiseg.errors import UsageError
-from wsiseg.run import Run, SlideRecord
-from wsiseg.slide import Slide
-from wsiseg.tile import tile
-from wsiseg.tiles import TileStore, store_path
+from wsiseg.config.settings import TileConfig
+from wsiseg.run.errors import UsageError
+from wsiseg.run.record import Run, SlideRecord
+from wsiseg.slides.cohort import Cohort
+from wsiseg.slides.slide import Slide
+from wsiseg.tiles.store import TileStore, store_path
+from wsiseg.tiles.tile import tile
 
 MakeSlide = Callable[..., Path]
 
@@ -326,7 +326,7 @@ def test_the_images_of_a_glas_cohort_are_tissue_and_the_glass_between_is_not(dat
     recalls, shares = [], []
     for path in sorted((tmp_path / "c" / "slides").iterdir()):
         with Slide(path) as slide:
-            from wsiseg.tissue import find_tissue  # noqa: PLC0415  only here
+            from wsiseg.tiles.tissue import find_tissue  # noqa: PLC0415  only here
 
             tissue, thumbnail = find_tissue(slide)
             step = (slide.size_px[0] / thumbnail.shape[1], slide.size_px[1] / thumbnail.shape[0])

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wsiseg.errors import WsisegError
-from wsiseg.slide import Slide
-from wsiseg.tiles import Tiles, TileStore, store_path
-from wsiseg.tiling import packed
-from wsiseg.tiling.packed import PackedTiles, encoded, save_packed
+from wsiseg.run.errors import WsisegError
+from wsiseg.slides.slide import Slide
+from wsiseg.tiles import packed
+from wsiseg.tiles.packed import PackedTiles, encoded, save_packed
+from wsiseg.tiles.store import Tiles, TileStore, store_path
 
 MakeSlide = Callable[..., Path]
 

@@ -9,10 +9,10 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from wsiseg.errors import SlideError
-from wsiseg.slide import Slide
-from wsiseg.tiling.stain import is_stained
-from wsiseg.tissue import detect, find_tissue
+from wsiseg.run.errors import SlideError
+from wsiseg.slides.slide import Slide
+from wsiseg.tiles.stain import is_stained
+from wsiseg.tiles.tissue import detect, find_tissue
 
 MakeSlide = Callable[..., Path]
 Pixels = NDArray[np.uint8]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsiseg.errors import SlideError, UsageError, WsisegError
-from wsiseg.slide import Slide
-from wsiseg.tiling.tissue_choice import TissueChoice
-from wsiseg.tissue import TissueMask
+from wsiseg.run.errors import SlideError, UsageError, WsisegError
+from wsiseg.slides.slide import Slide
+from wsiseg.tiles.tissue import TissueMask
+from wsiseg.tiles.tissue_choice import TissueChoice
 
 MakeSlide = Callable[..., Path]
 

@@ -18,19 +18,19 @@ import torch
 from PIL import Image
 
 from tiled_cohort import TILE_PX, write_tiled_cohort
-from wsiseg.bags import Bag, TileSource, labelled_slides
-from wsiseg.errors import DeviceError, UsageError, WsisegError
-from wsiseg.network import Checkpoint, build, load_classifier
-from wsiseg.run import Silent
-from wsiseg.train import Trained, train
+from wsiseg.config.train import TrainConfig
+from wsiseg.network.network import Checkpoint, build, load_classifier
+from wsiseg.network.weights import read_torch
+from wsiseg.run.errors import DeviceError, UsageError, WsisegError
+from wsiseg.run.record import Silent
 from wsiseg.training.augment import augmented
-from wsiseg.training.config import TrainConfig
+from wsiseg.training.bags import Bag, TileSource, labelled_slides
 from wsiseg.training.fit import better, guarded
 from wsiseg.training.processes import Processes, interleaved
 from wsiseg.training.step import Stepper
 from wsiseg.training.tile_truth import tile_truths
+from wsiseg.training.train import Trained, train
 from wsiseg.training.tuning import batch_norms, blocks, hold, set_learning_rate, set_training
-from wsiseg.weights import read_torch
 
 SMALL = "timm:test_resnet"
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import wsiseg
-from wsiseg.model_file import ModelFile, default_model_path
+from wsiseg.model_file.model_file import ModelFile, default_model_path
 from wsiseg.prediction.inference import plan_windows
 from wsiseg.prediction.windows import Cells
-from wsiseg.slide import Slide
-from wsiseg.tissue import find_tissue
+from wsiseg.slides.slide import Slide
+from wsiseg.tiles.tissue import find_tissue
 
 MakeSlide = Callable[..., Path]
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from made_cohort import write_cohort
-from wsiseg.config import TileConfig
-from wsiseg.tile import tile
+from wsiseg.config.settings import TileConfig
+from wsiseg.tiles.tile import tile
 
 TILE_PX = 64
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsiseg.cohort import Cohort
-from wsiseg.domain import Domain
-from wsiseg.network import Checkpoint, TileClassifier, build
-from wsiseg.texture import Stage, textures, tissue_weights
-from wsiseg.tiles import TileStore, store_path
-from wsiseg.training.config import TrainConfig
+from wsiseg.config.train import TrainConfig
+from wsiseg.network.domain import Domain
+from wsiseg.network.network import Checkpoint, TileClassifier, build
+from wsiseg.network.texture import Stage, textures, tissue_weights
+from wsiseg.slides.cohort import Cohort
+from wsiseg.tiles.store import TileStore, store_path
 
 
 def settled(arch: str, tiles: torch.Tensor) -> TileClassifier:

@@ -11,13 +11,13 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from wsiseg.config import Config
-from wsiseg.errors import PixelSizeError, SlideError
-from wsiseg.model_file import ModelFile, default_model_path
-from wsiseg.onnx_session import has_fast_int8
-from wsiseg.reading.codec import codec
-from wsiseg.run import Progress, Silent
-from wsiseg.slide import Slide
+from wsiseg.config.settings import Config
+from wsiseg.model_file.model_file import ModelFile, default_model_path
+from wsiseg.model_file.onnx_session import has_fast_int8
+from wsiseg.run.errors import PixelSizeError, SlideError
+from wsiseg.run.record import Progress, Silent
+from wsiseg.slides.codec import codec
+from wsiseg.slides.slide import Slide
 
 _PACKAGES = ("numpy", "onnxruntime", "openslide-python", "openslide-bin", "pillow", "scipy", "shapely", "zarr")
 _TRAINING = ("torch", "torchvision", "timm", "onnx", "onnxscript")
@@ -96,7 +96,7 @@ def _installation() -> Iterator[tuple[str, Any]]:
     import onnxruntime  # noqa: PLC0415  heavy: only where it is examined
     import openslide  # noqa: PLC0415  heavy: only where it is examined
 
-    from wsiseg import __version__  # noqa: PLC0415  the package imports this module
+    from wsiseg.run.version import __version__  # noqa: PLC0415  the package imports this module
 
     yield "wsiseg", __version__
     yield "Python", f"{platform.python_version()} at {sys.executable}"

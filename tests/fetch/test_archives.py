@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from wsiseg.errors import DownloadError
 from wsiseg.fetch.archives import extract_member
+from wsiseg.run.errors import DownloadError
 
 
 def test_one_member_is_written_where_it_is_wanted(tmp_path: Path) -> None:

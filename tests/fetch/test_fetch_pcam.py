@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from loopback import Server, made_file
-from wsiseg.evaluation.pcam_files import FILES, PcamFile
-from wsiseg.fetch.config import FetchPcamConfig
+from wsiseg.config.fetch import FetchPcamConfig
 from wsiseg.fetch.patience import Patience
 from wsiseg.fetch.pcam import fetch_pcam
+from wsiseg.tiles.pcam_files import FILES, PcamFile
 
 QUICK = Patience(tries=3, first_wait_s=0.001, longest_wait_s=0.004, read_s=1)
 

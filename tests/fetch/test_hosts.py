@@ -1,7 +1,7 @@
 import pytest
 
-from wsiseg.errors import DownloadError
 from wsiseg.fetch.hosts import is_private, redirected
+from wsiseg.run.errors import DownloadError
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from loopback import FAULTS, Server, made_file, serving
-from wsiseg.errors import DownloadError
 from wsiseg.fetch.connection import GoneError, open_client, read_json
 from wsiseg.fetch.http import Remote, download, is_complete, measure_speed
 from wsiseg.fetch.part import Checksum
 from wsiseg.fetch.patience import Patience, StoppedError
+from wsiseg.run.errors import DownloadError
 
 QUICK = Patience(tries=4, first_wait_s=0.001, longest_wait_s=0.005, read_s=0.3, connect_s=1, slowest=1)
 CONTENT = made_file(0, 300_000)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from loopback import Server, made_file
-from wsiseg.errors import DownloadError, UsageError
-from wsiseg.fetch.config import FetchModelConfig
+from wsiseg.config.fetch import FetchModelConfig
 from wsiseg.fetch.models import ZOO, fetch_model, zoo_model
 from wsiseg.fetch.patience import Patience
+from wsiseg.run.errors import DownloadError, UsageError
 
 QUICK = Patience(tries=3, first_wait_s=0.001, longest_wait_s=0.004, read_s=1)
 MODEL = zoo_model("lung-tumor-resnet34.tcga-luad")

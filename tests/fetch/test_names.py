@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiseg.errors import DownloadError
 from wsiseg.fetch.names import name_problem, safe_name, shown, shown_url
+from wsiseg.run.errors import DownloadError
 
 
 @given(st.text(max_size=300))

@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loopback import FAULTS, Server, Stored, made_file
-from wsiseg.cohort import Cohort
-from wsiseg.errors import DownloadError, OutputError, UsageError
-from wsiseg.fetch.config import FetchTcgaConfig
+from wsiseg.config.fetch import FetchTcgaConfig
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
 from wsiseg.fetch.patience import Patience
 from wsiseg.fetch.tcga import TcgaResult, fetch_tcga
+from wsiseg.run.errors import DownloadError, OutputError, UsageError
+from wsiseg.slides.cohort import Cohort
 
 QUICK = Patience(tries=4, first_wait_s=0.001, longest_wait_s=0.004, read_s=0.25, connect_s=2, slowest=1)
 _MOST_LOST_BYTES = 1 << 20

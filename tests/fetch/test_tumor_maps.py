@@ -8,14 +8,14 @@ from ome_zarr_models.v04 import Image as Image04
 from PIL import Image
 
 from loopback import Server
-from wsiseg.config import EvaluateConfig
-from wsiseg.errors import UsageError
-from wsiseg.evaluate import evaluate
-from wsiseg.fetch.config import FetchTumorMapsConfig
+from wsiseg.config.fetch import FetchTumorMapsConfig
+from wsiseg.config.settings import EvaluateConfig
+from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
 from wsiseg.fetch.patience import Patience
 from wsiseg.fetch.tumor_maps import TumorMapsResult, fetch_tumor_maps
-from wsiseg.heatmap import Heatmap
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.run.errors import UsageError
 
 QUICK = Patience(tries=3, first_wait_s=0.001, longest_wait_s=0.004, read_s=1)
 PLACE = "/96c84d41c04b9c696e998a5641589f10be57f15c/results/raw_probabilities"

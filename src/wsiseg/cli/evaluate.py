@@ -10,7 +10,7 @@ import typer
 from wsiseg.cli.options import Device
 from wsiseg.cli.shell import app, command
 from wsiseg.cli.streams import Streams
-from wsiseg.config import EvaluateConfig
+from wsiseg.config.settings import EvaluateConfig
 
 if TYPE_CHECKING:
     from wsiseg.evaluation.metrics_file import Report
@@ -73,7 +73,7 @@ def evaluate(
         wsiseg evaluate wsiseg-out --truth outlines --fail-under auc=0.80 --junit junit.xml
         wsiseg evaluate --pcam pcam --model mine.onnx --out evaluation
     """
-    from wsiseg.evaluate import evaluate as measure  # noqa: PLC0415  loads numerical libraries
+    from wsiseg.evaluation.evaluate import evaluate as measure  # noqa: PLC0415  loads numerical libraries
 
     config = EvaluateConfig.checked(
         predictions=predictions or (), truth=truth, cohort=cohort, out=out, split=split, threshold=threshold,

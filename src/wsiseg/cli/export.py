@@ -8,8 +8,8 @@ import typer
 from wsiseg.cli.options import Overwrite
 from wsiseg.cli.shell import app, command
 from wsiseg.cli.streams import Streams
-from wsiseg.errors import WsisegError
-from wsiseg.exporting.config import ExportConfig
+from wsiseg.config.export import ExportConfig
+from wsiseg.run.errors import WsisegError
 
 
 @command(app)
@@ -75,7 +75,7 @@ def export(
         wsiseg export --from-wsinfer breast-tumor-resnet34 --out breast.onnx
     """
     try:
-        from wsiseg.export import export as export_model  # noqa: PLC0415  loads torch
+        from wsiseg.exporting.export import export as export_model  # noqa: PLC0415  loads torch
     except ModuleNotFoundError as error:
         raise WsisegError(
             f"export needs {error.name}, which is not installed", "pip install 'wsiseg[train]'"

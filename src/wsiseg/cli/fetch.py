@@ -12,15 +12,15 @@ from wsiseg.cli.options import Overwrite
 from wsiseg.cli.shell import app, command
 from wsiseg.cli.streams import Streams
 from wsiseg.cli.transfers import Transfers, size_text, time_text
-from wsiseg.errors import UsageError
-from wsiseg.exporting.config import ExportConfig
-from wsiseg.fetch.config import (
+from wsiseg.config.export import ExportConfig
+from wsiseg.config.fetch import (
     FetchDemoConfig,
     FetchModelConfig,
     FetchPcamConfig,
     FetchTcgaConfig,
     FetchTumorMapsConfig,
 )
+from wsiseg.run.errors import UsageError
 
 if TYPE_CHECKING:
     from wsiseg.fetch.models import ZooModel
@@ -273,7 +273,7 @@ def _exporter(out: Path, *, overwrite: bool) -> Callable[..., object]:
     if out.exists() and not overwrite:
         raise UsageError(f"{out}: is there already", "give --overwrite or another --out")
     try:
-        export: Callable[..., object] = importlib.import_module("wsiseg.export").export
+        export: Callable[..., object] = importlib.import_module("wsiseg.exporting.export").export
     except ModuleNotFoundError as error:
         raise UsageError(f"making a model file needs PyTorch: {error}", "pip install 'wsiseg[train]'") from error
     return export

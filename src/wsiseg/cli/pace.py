@@ -2,7 +2,7 @@
 
 import time
 
-from wsiseg.run import SlideRecord, spoken
+from wsiseg.run.record import SlideRecord, spoken
 
 _LINE_EVERY_S = 60.0
 _NO_WORK = ("up_to_date", "skipped")

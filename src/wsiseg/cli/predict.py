@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from wsiseg.cli.memory import give_back_large_arrays
 from wsiseg.cli.options import Device, Inputs, MaxBadTiles, MinTissue, Overwrite, SlideMpp, Tissue
 from wsiseg.cli.shell import app, command
 from wsiseg.cli.streams import Streams, run_lines
-from wsiseg.config import PredictConfig
+from wsiseg.config.settings import PredictConfig
+from wsiseg.run.memory import give_back_large_arrays
 
 
 @command(app)
@@ -70,7 +70,7 @@ def predict(
         ls *.svs | wsiseg predict - --json
     """
     give_back_large_arrays()
-    from wsiseg.predict import predict_slides  # noqa: PLC0415  loads numerical libraries
+    from wsiseg.prediction.predict import predict_slides  # noqa: PLC0415  loads numerical libraries
 
     config = PredictConfig.checked(
         inputs=inputs, model=model, combine=combine, keep_members=keep_members, views=views, out=out,

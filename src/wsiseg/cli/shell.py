@@ -14,8 +14,8 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from wsiseg.cli.streams import Streams
-from wsiseg.config import Config, read_toml
-from wsiseg.errors import OutputError, UsageError, WsisegError
+from wsiseg.config.settings import Config, read_toml
+from wsiseg.run.errors import OutputError, UsageError, WsisegError
 
 C = TypeVar("C", bound=Config)
 INTERRUPTED, TERMINATED = 130, 143
@@ -41,7 +41,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
 ) -> None:
     if version:
-        from wsiseg import __version__  # noqa: PLC0415  only here
+        from wsiseg.run.version import __version__  # noqa: PLC0415  only here
 
         typer.echo(__version__)
         raise typer.Exit

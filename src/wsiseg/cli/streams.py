@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import typer
 
 from wsiseg.cli.pace import Pace
-from wsiseg.run import Run, SlideRecord
+from wsiseg.run.record import Run, SlideRecord
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

@@ -7,7 +7,7 @@ import typer
 from wsiseg.cli.options import Inputs, MaxBadTiles, MinTissue, Out, Overwrite, SlideMpp, Tissue
 from wsiseg.cli.shell import app, command
 from wsiseg.cli.streams import Streams, run_lines
-from wsiseg.config import TileConfig
+from wsiseg.config.settings import TileConfig
 
 
 @command(app)
@@ -37,7 +37,7 @@ def tile(
         wsiseg tile cohort.csv --out tiles --pixels --jobs 4
         wsiseg tile scan.tiff --slide-mpp 0.25 --out tiles
     """
-    from wsiseg.tile import tile as tile_slides  # noqa: PLC0415  loads numerical libraries
+    from wsiseg.tiles.tile import tile as tile_slides  # noqa: PLC0415  loads numerical libraries
 
     config = TileConfig.checked(
         inputs=inputs, out=out, tile=tile, mpp=mpp, stride=stride, slide_mpp=slide_mpp, tissue=tissue,

@@ -10,11 +10,11 @@ import typer
 from wsiseg.cli.options import Out, Overwrite
 from wsiseg.cli.shell import app, command
 from wsiseg.cli.streams import Streams
-from wsiseg.errors import WsisegError
-from wsiseg.training.config import TrainConfig
+from wsiseg.config.train import TrainConfig
+from wsiseg.run.errors import WsisegError
 
 if TYPE_CHECKING:
-    from wsiseg.train import Trained
+    from wsiseg.training.train import Trained
 
 _TUNING, _SPEED = "Fine-tuning", "Speed and saving"
 
@@ -100,7 +100,7 @@ def train(
     values = {name: value for name, value in locals().items() if name != "streams"}
     config = TrainConfig.checked(**values)
     try:
-        from wsiseg.train import train as run  # noqa: PLC0415  loads torch
+        from wsiseg.training.train import train as run  # noqa: PLC0415  loads torch
     except ModuleNotFoundError as error:
         raise WsisegError(f"train needs {error.name}, which is not installed", "pip install 'wsiseg[train]'") from error
     trained = run(config, streams)

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.annotations import AnnotationError, Reading, Truth, open_truth
-from wsiseg.cohort import CohortSlide
+from wsiseg.annotations.truth import AnnotationError, Reading, Truth, open_truth
 from wsiseg.evaluation.froc import Lesions, find_lesions
-from wsiseg.evaluation.predictions import open_prediction
-from wsiseg.heatmap import Heatmap
-from wsiseg.metrics import Floats, Pixels
-from wsiseg.slide import ASSUMED
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.heatmap.opening import open_prediction
+from wsiseg.mathematics.metrics import Floats, Pixels
+from wsiseg.slides.cohort import CohortSlide
+from wsiseg.slides.slide import ASSUMED
 
 _PICTURE_CELLS = 256  # the longer side of what a picture shows
 _SAME_SIZE = 0.01  # pixel sizes may differ by this share

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.heatmap import Heatmap
-from wsiseg.outlines.coverage import Mask, Polygons
+from wsiseg.annotations.coverage import Mask, Polygons
+from wsiseg.heatmap.heatmap import Heatmap
 
 REACH_UM = 75.0
 ISOLATED_UM = 275.0

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-from wsiseg.errors import UsageError
 from wsiseg.evaluation.metrics_file import Gate, Report, figure, measured, with_interval
+from wsiseg.run.errors import UsageError
 
 _MOST_ROWS = 200
 _MOST_SUMMARY_BYTES = 1_000_000  # under GitHub's 1 MiB

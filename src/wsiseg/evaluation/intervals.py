@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.metrics import ABOVE_ZERO, Curve, Pixels, bends
+from wsiseg.mathematics.metrics import ABOVE_ZERO, Curve, Pixels, bends
 
 Floats = NDArray[np.float64]
 _MOST_STEPS = 2048

@@ -6,11 +6,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from wsiseg import metrics
 from wsiseg.evaluation.comparison import Compared
 from wsiseg.evaluation.froc import FALSE_ALARMS, froc
 from wsiseg.evaluation.intervals import Resamples, interval
-from wsiseg.metrics import Curve, Floats, Pixels
+from wsiseg.mathematics import metrics
+from wsiseg.mathematics.metrics import Curve, Floats, Pixels
 
 MODES = ("without_background", "with_background")
 """Over the cells that the heatmap calls tissue, and over every pixel of the slide."""

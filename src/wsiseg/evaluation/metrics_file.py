@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from wsiseg.run import SlideRecord
+from wsiseg.run.record import SlideRecord
 
 Source = Literal["option", "validation", "model"]
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsiseg.errors import UsageError
-from wsiseg.outputs import write_text
+from wsiseg.pages.configurations import ALL, MEASURES, Configured, picture
 from wsiseg.pages.drawing import INK, Drawing, Text
-from wsiseg.training.configurations import ALL, MEASURES, Configured, picture
+from wsiseg.run.errors import UsageError
+from wsiseg.run.outputs import write_text
 
 _GAP, _ROW = 20, 20  # of the drawn table
 

@@ -16,13 +16,13 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.errors import UsageError, WsisegError
-from wsiseg.evaluation import pcam_files
-from wsiseg.outputs import written_whole
-from wsiseg.run import Progress
+from wsiseg.run.errors import UsageError, WsisegError
+from wsiseg.run.outputs import written_whole
+from wsiseg.run.record import Progress
+from wsiseg.tiles import pcam_files
 
 if TYPE_CHECKING:
-    from wsiseg.model_file import ModelFile
+    from wsiseg.model_file.model_file import ModelFile
 
 SIDE_PX = 96
 _PATCHES_AT_A_TIME = 64

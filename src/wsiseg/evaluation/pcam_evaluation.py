@@ -5,19 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from wsiseg import metrics
-from wsiseg.cohort import CohortSlide
-from wsiseg.config import EvaluateConfig
-from wsiseg.errors import UsageError
+from wsiseg.config.settings import EvaluateConfig
 from wsiseg.evaluation.comparison import Compared
 from wsiseg.evaluation.intervals import Resamples, single_curve
 from wsiseg.evaluation.measures import Estimate, number
 from wsiseg.evaluation.metrics_file import Report, Threshold
 from wsiseg.evaluation.pcam import PcamResult, run_protocol
-from wsiseg.evaluation.pcam_files import Split
-from wsiseg.metrics import Curve, Pixels
-from wsiseg.model_file import ModelFile
-from wsiseg.run import Progress
+from wsiseg.mathematics import metrics
+from wsiseg.mathematics.metrics import Curve, Pixels
+from wsiseg.model_file.model_file import ModelFile
+from wsiseg.run.errors import UsageError
+from wsiseg.run.record import Progress
+from wsiseg.slides.cohort import CohortSlide
+from wsiseg.tiles.pcam_files import Split
 
 _SPLITS: dict[str, Split] = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
 

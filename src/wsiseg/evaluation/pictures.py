@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from wsiseg.evaluation.comparison import Picture
 from wsiseg.pages.page import picture_address
-from wsiseg.report import colored
+from wsiseg.pages.pictures import colored
 
 COLORS = {"hit": (0, 114, 178), "miss": (230, 159, 0), "false alarm": (204, 51, 102), "rest": (222, 226, 230)}
 """Of the errors, told apart by people who see no red or no green too."""

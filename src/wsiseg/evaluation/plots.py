@@ -9,7 +9,7 @@ from wsiseg.evaluation.comparison import Compared
 from wsiseg.evaluation.froc import froc
 from wsiseg.evaluation.measures import MODES, pooled_curves
 from wsiseg.evaluation.metrics_file import Report
-from wsiseg.metrics import Curve
+from wsiseg.mathematics.metrics import Curve
 from wsiseg.pages.drawing import Drawing
 from wsiseg.pages.plots import Line, plot, thinned
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wsiseg.domain import Domain
-from wsiseg.errors import UsageError
+from wsiseg.network.domain import Domain
+from wsiseg.run.errors import UsageError
 
 
 class Doubt(NamedTuple):

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsiseg.errors import UsageError
 from wsiseg.exporting.onnx_graph import TileGraph
 from wsiseg.exporting.origin import Origin, of_classifier
 from wsiseg.exporting.wsinfer_folder import Prepare, read_wsinfer
-from wsiseg.network import IMAGENET_MEAN, IMAGENET_STD, TIMM, TileClassifier, build
-from wsiseg.weights import StateDict, read_state_dict
+from wsiseg.network.network import IMAGENET_MEAN, IMAGENET_STD, TIMM, TileClassifier, build
+from wsiseg.network.weights import StateDict, read_state_dict
+from wsiseg.run.errors import UsageError
 
 PAPER_MEAN, PAPER_STD = (0.6387467, 0.51136744, 0.6061169), (0.31200314, 0.3260718, 0.30386254)
 """What the paper's own code standardises tiles with."""

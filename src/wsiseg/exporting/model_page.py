@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wsiseg.model_card import ModelCard, Parity
+from wsiseg.model_file.model_card import ModelCard, Parity
 
 _INTERVAL = "ci95"
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from wsiseg.exporting.origin import batches
 from wsiseg.exporting.parity import Answers, Floats
-from wsiseg.onnx_session import run, start
+from wsiseg.model_file.onnx_session import run, start
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

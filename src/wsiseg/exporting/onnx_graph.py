@@ -18,11 +18,11 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsiseg.errors import UsageError
 from wsiseg.exporting.doubts import Distance, Doubts, Penalty
-from wsiseg.grid import tile_window
-from wsiseg.network import TileClassifier
-from wsiseg.texture import Stage, described, textures, tissue_weights, weighted
+from wsiseg.mathematics.grid import tile_window
+from wsiseg.network.network import TileClassifier
+from wsiseg.network.texture import Stage, described, textures, tissue_weights, weighted
+from wsiseg.run.errors import UsageError
 
 OPSET = 17
 _NEWEST_IR = 10  # what ONNX Runtime 1.20 reads

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsiseg.errors import UsageError
-from wsiseg.exporting.dilation import exportable, native_stride
 from wsiseg.exporting.doubts import Doubts
 from wsiseg.exporting.onnx_graph import DenseGraph, TileGraph
 from wsiseg.exporting.parity import Answers
-from wsiseg.network import TileClassifier
-from wsiseg.texture import STRIDE_PX, Stage, textures, tissue_weights
+from wsiseg.network.dilation import exportable, native_stride
+from wsiseg.network.network import TileClassifier
+from wsiseg.network.texture import STRIDE_PX, Stage, textures, tissue_weights
+from wsiseg.run.errors import UsageError
 
 _BATCH = 16
 _MULTIPLE_PX = 32

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.exporting.sample_tiles import Sample
-from wsiseg.metrics import Pixels, auc, curve
-from wsiseg.model_card import Parity
+from wsiseg.mathematics.metrics import Pixels, auc, curve
+from wsiseg.model_file.model_card import Parity
 
 Floats = NDArray[np.float32]
 

@@ -14,7 +14,7 @@ from wsiseg.exporting.onnx_graph import tidied
 from wsiseg.exporting.parity import FEWER_BITS, Answers, compared
 from wsiseg.exporting.quantization import Range, head_bias, layers, quantised, tensors
 from wsiseg.exporting.sample_tiles import Sample, Samples
-from wsiseg.model_card import Parity
+from wsiseg.model_file.model_card import Parity
 
 _GROUPS = 8
 _SEARCH_TILES = 64

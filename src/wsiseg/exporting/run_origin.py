@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from wsiseg.errors import UsageError, WsisegError
+from wsiseg.config.train import TrainConfig
 from wsiseg.exporting.doubts import Doubt, Doubts
 from wsiseg.exporting.origin import Origin, of_classifier
-from wsiseg.network import TIMM, Checkpoint, load_classifier
-from wsiseg.training.config import TrainConfig
-from wsiseg.weights import read_torch
+from wsiseg.network.network import TIMM, Checkpoint, load_classifier
+from wsiseg.network.weights import read_torch
+from wsiseg.run.errors import UsageError, WsisegError
 
 BEST, LAST, SETTINGS, GRID = "best.pt", "last.pt", "config.toml", "grid.csv"
 # Settings that name places of one machine, or that do not concern the outcome.

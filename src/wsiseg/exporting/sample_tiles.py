@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.cohort import Cohort, CohortSlide
-from wsiseg.errors import UsageError
-from wsiseg.self_test import seeded_pixels
-from wsiseg.tiles import TileStore, store_path
+from wsiseg.model_file.self_test import seeded_pixels
+from wsiseg.run.errors import UsageError
+from wsiseg.slides.cohort import Cohort, CohortSlide
+from wsiseg.tiles.store import TileStore, store_path
 
 UNKNOWN = -1
 _SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"])

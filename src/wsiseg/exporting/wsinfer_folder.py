@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from wsiseg.errors import UsageError
+from wsiseg.run.errors import UsageError
 
 _TORCHSCRIPT = ("torchscript_model.pt", "torchscript_model.pth")
 _SAFETENSORS = "*.safetensors"

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from wsiseg.errors import DownloadError
-from wsiseg.outputs import written_whole
+from wsiseg.run.errors import DownloadError
+from wsiseg.run.outputs import written_whole
 
 _CHUNK = 1 << 20
 

@@ -11,10 +11,10 @@ from typing import Literal, Protocol
 
 import httpx
 
-from wsiseg.errors import DownloadError, OutputError, WsisegError
 from wsiseg.fetch.connection import GoneError
 from wsiseg.fetch.http import Remote, download, is_complete
 from wsiseg.fetch.patience import Patience, StoppedError
+from wsiseg.run.errors import DownloadError, OutputError, WsisegError
 
 _SPARE_BYTES = 100 << 20  # what a disk should have left when all is there
 _MOST_IN_A_ROW = 8  # so many failures without a success between them, and the server or the network is down

@@ -12,11 +12,11 @@ from typing import Any
 
 import httpx
 
-from wsiseg import __version__
-from wsiseg.errors import DownloadError
 from wsiseg.fetch.hosts import redirected
 from wsiseg.fetch.names import shown_url
 from wsiseg.fetch.patience import Patience, TemporaryError, asked_s, patiently
+from wsiseg.run.errors import DownloadError
+from wsiseg.run.version import __version__
 
 _MOST_REDIRECTS = 5
 _MOST_ANSWER_BYTES = 64 << 20

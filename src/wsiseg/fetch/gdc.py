@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
-from wsiseg.errors import DownloadError
 from wsiseg.fetch.connection import read_json
 from wsiseg.fetch.gdc_answers import MEASURES, Files, FilesAnswer, GdcSlide, gdc_slide
 from wsiseg.fetch.manifest import Entry
 from wsiseg.fetch.names import shown_url
 from wsiseg.fetch.patience import Patience
+from wsiseg.run.errors import DownloadError
 
 SITE = "https://api.gdc.cancer.gov"
 S3 = "https://tcga-2-open.s3.amazonaws.com"

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from wsiseg import barcode
-from wsiseg.errors import DownloadError, UsageError
 from wsiseg.fetch.manifest import Entry
 from wsiseg.fetch.names import name_problem, shown
+from wsiseg.run.errors import DownloadError, UsageError
+from wsiseg.slides import barcode
 
 MEASURES = (
     "percent_tumor_cells",

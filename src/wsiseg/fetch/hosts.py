@@ -4,8 +4,8 @@ import ipaddress
 import socket
 from urllib.parse import urljoin, urlsplit
 
-from wsiseg.errors import DownloadError
 from wsiseg.fetch.names import shown_url
+from wsiseg.run.errors import DownloadError
 
 
 def redirected(url: str, location: str) -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import httpx
 
-from wsiseg.errors import DownloadError
 from wsiseg.fetch.connection import opened, refuse_offline, steadily
 from wsiseg.fetch.part import Checksum, Part, checksum_of, held
 from wsiseg.fetch.patience import Patience, StoppedError, TemporaryError, patiently
+from wsiseg.run.errors import DownloadError
 
 _SAMPLE_BYTES, _SAMPLE_S = 8 << 20, 5.0
 

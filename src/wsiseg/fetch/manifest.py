@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsiseg.errors import UsageError
 from wsiseg.fetch.names import name_problem, shown
-from wsiseg.outputs import write_text
+from wsiseg.run.errors import UsageError
+from wsiseg.run.outputs import write_text
 
 _COLUMNS = ("id", "filename", "md5", "size", "state")
 _SUFFIX = ".svs"

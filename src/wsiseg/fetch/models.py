@@ -12,15 +12,15 @@ from typing import Annotated
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from wsiseg.errors import DownloadError, UsageError
+from wsiseg.config.fetch import FetchModelConfig
 from wsiseg.fetch.batch import Batch, Silent, Wanted, Watcher
-from wsiseg.fetch.config import FetchModelConfig
 from wsiseg.fetch.connection import open_client, read_json
 from wsiseg.fetch.http import Remote
 from wsiseg.fetch.names import shown_url
 from wsiseg.fetch.part import Checksum
 from wsiseg.fetch.patience import Patience
-from wsiseg.outputs import write_json
+from wsiseg.run.errors import DownloadError, UsageError
+from wsiseg.run.outputs import write_json
 
 HUB = "https://huggingface.co"
 FILES = ("config.json", "torchscript_model.pt", "README.md")

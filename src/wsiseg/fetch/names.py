@@ -6,7 +6,7 @@ No name from outside is trusted: what is not plainly a file name is refused, nev
 import re
 from urllib.parse import urlsplit
 
-from wsiseg.errors import DownloadError
+from wsiseg.run.errors import DownloadError
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)

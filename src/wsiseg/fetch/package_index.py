@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
-from wsiseg.errors import DownloadError
 from wsiseg.fetch.connection import open_client, read_text
 from wsiseg.fetch.http import Remote, download
 from wsiseg.fetch.names import safe_name, shown_url
 from wsiseg.fetch.part import Checksum
 from wsiseg.fetch.patience import Patience
+from wsiseg.run.errors import DownloadError
 
 _DEFAULT_INDEX = "https://pypi.org/simple"
 _PIP_S = 120

@@ -5,9 +5,9 @@ without asking anyone. Four slides are the exception; all counts together are th
 2334, bronchus and lung 2168).
 """
 
-from wsiseg import barcode
 from wsiseg.fetch.http import Remote
 from wsiseg.fetch.part import Checksum
+from wsiseg.slides import barcode
 
 REPOSITORY = "https://raw.githubusercontent.com/MarvinLer/tcga_segmentation"
 _COMMIT = "b294c53c7d951314a65e25f911200813e314ecdb"

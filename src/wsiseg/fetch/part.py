@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
-from wsiseg.errors import DownloadError, OutputError
+from wsiseg.run.errors import DownloadError, OutputError
 
 _CHUNK = 1 << 20
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
-from wsiseg.errors import DownloadError
+from wsiseg.run.errors import DownloadError
 
 T = TypeVar("T")
 _REAL_PROGRESS = 1 << 20  # an attempt that brought this many bytes has not failed

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from wsiseg.evaluation.pcam_files import BASE, FILES, PcamFile
+from wsiseg.config.fetch import FetchPcamConfig
 from wsiseg.fetch.batch import Batch, Outcome, Silent, Wanted, Watcher
-from wsiseg.fetch.config import FetchPcamConfig
 from wsiseg.fetch.connection import open_client
 from wsiseg.fetch.http import Remote
 from wsiseg.fetch.part import Checksum
 from wsiseg.fetch.patience import Patience
+from wsiseg.tiles.pcam_files import BASE, FILES, PcamFile
 
 
 def fetch_pcam(

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from wsiseg import barcode
-from wsiseg.errors import DownloadError, UsageError, WsisegError
+from wsiseg.config.fetch import FetchTcgaConfig
 from wsiseg.fetch.batch import Batch, Outcome, Silent, Wanted, Watcher
-from wsiseg.fetch.config import FetchTcgaConfig
 from wsiseg.fetch.connection import open_client
 from wsiseg.fetch.gdc import S3, SITE, Gdc, s3_url
 from wsiseg.fetch.http import Remote, is_complete, measure_speed
@@ -19,6 +17,8 @@ from wsiseg.fetch.patience import Patience
 from wsiseg.fetch.tcga_choice import Choice, choose_from_manifest, choose_listed, paper_entries, resolve
 from wsiseg.fetch.tcga_record import Record
 from wsiseg.fetch.tcga_slides import TcgaSlide, disagreement
+from wsiseg.run.errors import DownloadError, UsageError, WsisegError
+from wsiseg.slides import barcode
 
 
 class TcgaResult(BaseModel):

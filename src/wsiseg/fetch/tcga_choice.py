@@ -7,15 +7,15 @@ from pathlib import Path
 
 import httpx
 
-from wsiseg.errors import DownloadError, UsageError, WsisegError
+from wsiseg.config.fetch import FetchTcgaConfig
 from wsiseg.fetch import paper
-from wsiseg.fetch.config import FetchTcgaConfig
 from wsiseg.fetch.gdc import Gdc, slide_filter
 from wsiseg.fetch.gdc_answers import GdcSlide
 from wsiseg.fetch.http import download
 from wsiseg.fetch.manifest import Entry, read_manifest
 from wsiseg.fetch.patience import Patience
 from wsiseg.fetch.tcga_slides import TcgaSlide, balanced, chosen, of_entry, sample_codes, site_name
+from wsiseg.run.errors import DownloadError, UsageError, WsisegError
 
 _CASE_LETTERS = len("TCGA-BH-A0B7")
 

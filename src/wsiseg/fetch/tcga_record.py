@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsiseg.cohort import Cohort, CohortSlide
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
 from wsiseg.fetch.tcga_slides import TcgaSlide
-from wsiseg.split import by_case
+from wsiseg.slides.cohort import Cohort, CohortSlide
+from wsiseg.slides.split import by_case
 
 COHORT, MANIFEST, MISSING = "cohort.csv", "manifest.tsv", "missing.tsv"
 

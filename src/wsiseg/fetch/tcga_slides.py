@@ -5,11 +5,11 @@ import itertools
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from wsiseg import barcode
-from wsiseg.errors import UsageError
 from wsiseg.fetch import paper
 from wsiseg.fetch.gdc_answers import GdcSlide
 from wsiseg.fetch.manifest import Entry
+from wsiseg.run.errors import UsageError
+from wsiseg.slides import barcode
 
 _DIGITS = 2
 _SITES = {"lung": "Bronchus and lung", "liver": "Liver and intrahepatic bile ducts"}

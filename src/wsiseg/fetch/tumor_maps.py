@@ -7,21 +7,21 @@ from pathlib import Path
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from wsiseg import __version__
-from wsiseg.errors import DownloadError, PixelSizeError, UsageError, WsisegError
-from wsiseg.evaluation.predictions import published_heatmap
+from wsiseg.config.fetch import FetchTumorMapsConfig
 from wsiseg.fetch import paper
 from wsiseg.fetch.batch import Batch, Outcome, Silent, Wanted, Watcher
-from wsiseg.fetch.config import FetchTumorMapsConfig
 from wsiseg.fetch.connection import GoneError, open_client
 from wsiseg.fetch.http import Remote
 from wsiseg.fetch.manifest import read_manifest
 from wsiseg.fetch.names import safe_name
 from wsiseg.fetch.patience import Patience
 from wsiseg.fetch.tcga_choice import paper_entries
-from wsiseg.heatmap import Heatmap
-from wsiseg.outputs import write_text
-from wsiseg.slide import ASSUMED
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.heatmap.opening import published_heatmap
+from wsiseg.run.errors import DownloadError, PixelSizeError, UsageError, WsisegError
+from wsiseg.run.outputs import write_text
+from wsiseg.run.version import __version__
+from wsiseg.slides.slide import ASSUMED
 
 LICENSE = "AGPL-3.0-only"
 _NOTE = """\

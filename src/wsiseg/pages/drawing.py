@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from wsiseg.outputs import write_text, written_whole
+from wsiseg.run.outputs import write_text, written_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image

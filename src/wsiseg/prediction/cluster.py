@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeVar
 
-from wsiseg.errors import UsageError, WsisegError
+from wsiseg.run.errors import UsageError, WsisegError
 
 if TYPE_CHECKING:
     from distributed import Client, Future

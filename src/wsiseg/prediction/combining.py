@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.config import Combination
-from wsiseg.heatmap import Heatmap
+from wsiseg.config.settings import Combination
+from wsiseg.heatmap.heatmap import Heatmap
 
 Values = NDArray[np.float32]
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from wsiseg.heatmap import Heatmap
-from wsiseg.model_card import ModelCard
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.model_file.model_card import ModelCard
 from wsiseg.prediction import unknown_tissue
-from wsiseg.slide import Slide
+from wsiseg.slides.slide import Slide
 
 _ALL_EQUAL = 0.995
 _COARSER = 1.5

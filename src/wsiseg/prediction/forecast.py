@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wsiseg.config import PredictConfig
-from wsiseg.model_file import MAP_MULTIPLE_PX, ModelFile
+from wsiseg.config.settings import PredictConfig
+from wsiseg.model_file.model_file import MAP_MULTIPLE_PX, ModelFile
 from wsiseg.prediction.inference import BATCH, Plan
 from wsiseg.prediction.mapping import Job
 from wsiseg.prediction.views import Asked, viewed
-from wsiseg.run import spoken
+from wsiseg.run.record import spoken
 
 _LONGEST_S = 0.1
 

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.errors import SlideError
-from wsiseg.grid import Grid, mean_of_tiles
-from wsiseg.model_file import ModelFile
+from wsiseg.mathematics.grid import Grid, mean_of_tiles
+from wsiseg.model_file.model_file import ModelFile
 from wsiseg.prediction.views import Asked
 from wsiseg.prediction.windows import Cells, windows_over
-from wsiseg.slide import Slide
-from wsiseg.tissue import TissueMask
+from wsiseg.run.errors import SlideError
+from wsiseg.slides.slide import Slide
+from wsiseg.tiles.tissue import TissueMask
 
 BATCH = 16
 """Tiles that are computed at once; windows go one by one."""

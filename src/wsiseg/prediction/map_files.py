@@ -14,16 +14,16 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg import report
-from wsiseg.errors import WsisegError
-from wsiseg.heatmap import Heatmap
-from wsiseg.ngff import NgffVersion
-from wsiseg.outputs import packed_name, write_packed, write_text, written_whole
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.heatmap.ngff import NgffVersion
+from wsiseg.pages import pictures as report
 from wsiseg.prediction.inference import Sums
 from wsiseg.prediction.map_pictures import slide_jpeg
 from wsiseg.prediction.map_viewer import Results
-from wsiseg.prediction.report import predict_page
-from wsiseg.run import Run
+from wsiseg.prediction.page import predict_page
+from wsiseg.run.errors import WsisegError
+from wsiseg.run.outputs import packed_name, write_packed, write_text, written_whole
+from wsiseg.run.record import Run
 
 
 @dataclass(frozen=True)

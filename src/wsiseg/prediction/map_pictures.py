@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.heatmap import Heatmap
+from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.pages.drawing import GRID, INK, Drawing, Polyline, Rectangle, Text
-from wsiseg.report import INK as OUTLINE
-from wsiseg.report import colored, rim
-from wsiseg.slide import SlideFacts
+from wsiseg.pages.pictures import INK as OUTLINE
+from wsiseg.pages.pictures import colored, rim
+from wsiseg.slides.slide import SlideFacts
 
 if TYPE_CHECKING:
     from PIL.Image import Image

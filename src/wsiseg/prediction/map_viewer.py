@@ -5,10 +5,10 @@ from html import escape
 
 import numpy as np
 
-from wsiseg.heatmap import Heatmap
+from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.pages.page import picture_address
+from wsiseg.pages.pictures import INK, colored
 from wsiseg.prediction.map_pictures import KEPT_PX, histogram, overlay, shown_px, smaller_jpeg
-from wsiseg.report import INK, colored
 
 _LEAST_PX = 96
 _BYTES_PER_PIXEL = 0.25  # of a typical picture with its map, as text

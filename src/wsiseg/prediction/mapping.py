@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.cohort import CohortSlide
-from wsiseg.config import PredictConfig
-from wsiseg.errors import SlideError
-from wsiseg.heatmap import Heatmap
-from wsiseg.model_file import ModelFile
+from wsiseg.config.settings import PredictConfig
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.model_file.model_file import ModelFile
+from wsiseg.pages.pictures import scaled
 from wsiseg.prediction import unknown_tissue
 from wsiseg.prediction.combining import combined
 from wsiseg.prediction.doubts import coarseness, doubts, foreignness, strangeness
@@ -21,10 +20,11 @@ from wsiseg.prediction.map_files import MapFiles, key_of
 from wsiseg.prediction.places import Places
 from wsiseg.prediction.settings import kind, settings_of, threshold_of, threshold_of_member
 from wsiseg.prediction.views import viewed
-from wsiseg.reading.pyramid import level_for
-from wsiseg.report import scaled
-from wsiseg.slide import Slide
-from wsiseg.tissue import TissueMask
+from wsiseg.run.errors import SlideError
+from wsiseg.slides.cohort import CohortSlide
+from wsiseg.slides.pyramid import level_for
+from wsiseg.slides.slide import Slide
+from wsiseg.tiles.tissue import TissueMask
 
 SAVE_EVERY_S = 30.0
 """How often what is known of an unfinished slide is kept."""
@@ -140,7 +140,7 @@ def _ask(
     advance: Callable[[int, float], None],
 ) -> Heatmap:
     """Ask one model, going on from what an interrupted run knew."""
-    from wsiseg import __version__  # noqa: PLC0415  the package imports this module
+    from wsiseg.run.version import __version__  # noqa: PLC0415  the package imports this module
 
     settings = settings_of([model], config, job.places)
     key = key_of({**settings, "slide": job.slide.facts.fingerprint, "mpp": job.slide.mpp, "windows": plan.mark})

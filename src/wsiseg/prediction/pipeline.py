@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.cohort import CohortSlide
-from wsiseg.config import PredictConfig
-from wsiseg.errors import NotASlideError, WsisegError
-from wsiseg.heatmap import Heatmap
-from wsiseg.model_file import ModelFile
+from wsiseg.config.settings import PredictConfig
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.model_file.model_file import ModelFile
 from wsiseg.prediction.doubts import doubts, strangeness
 from wsiseg.prediction.forecast import forecast
 from wsiseg.prediction.map_files import MapFiles
@@ -22,8 +20,10 @@ from wsiseg.prediction.mapping import Job, map_slide, picture_of, prepare, warni
 from wsiseg.prediction.places import Places
 from wsiseg.prediction.settings import member_names, settings_of, threshold_of, threshold_of_member
 from wsiseg.prediction.slide_locks import SlideLocks
-from wsiseg.run import Failure, Progress, SlideRecord, Status
-from wsiseg.slide import Slide
+from wsiseg.run.errors import NotASlideError, WsisegError
+from wsiseg.run.record import Failure, Progress, SlideRecord, Status
+from wsiseg.slides.cohort import CohortSlide
+from wsiseg.slides.slide import Slide
 
 if TYPE_CHECKING:
     from filelock import SoftFileLease

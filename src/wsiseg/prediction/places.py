@@ -8,12 +8,12 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.errors import SlideError
-from wsiseg.outlines.geojson import read_json
-from wsiseg.slide import Slide
-from wsiseg.tiling.drawn_masks import LEFT_OUT, content_of, drawn, is_outlines, named_after, read_mask, touches
-from wsiseg.tiling.tissue_choice import TissueChoice
-from wsiseg.tissue import MASK_MPP, TissueMask
+from wsiseg.annotations.geojson import read_json
+from wsiseg.run.errors import SlideError
+from wsiseg.slides.slide import Slide
+from wsiseg.tiles.drawn_masks import LEFT_OUT, content_of, drawn, is_outlines, named_after, read_mask, touches
+from wsiseg.tiles.tissue import MASK_MPP, TissueMask
+from wsiseg.tiles.tissue_choice import TissueChoice
 
 
 class Found(NamedTuple):

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from wsiseg.config import PredictConfig
-from wsiseg.model_file import ModelFile
+from wsiseg.config.settings import PredictConfig
+from wsiseg.model_file.model_file import ModelFile
 
 _MAJORITY = 0.5
 

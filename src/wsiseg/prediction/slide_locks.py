@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsiseg.outputs import cannot_be_written
+from wsiseg.run.outputs import cannot_be_written
 
 if TYPE_CHECKING:
     from filelock import SoftFileLease

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.errors import SlideError
-from wsiseg.grid import Grid
-from wsiseg.model_file import ModelFile
-from wsiseg.slide import Slide
-from wsiseg.tissue import TissueMask
+from wsiseg.mathematics.grid import Grid
+from wsiseg.model_file.model_file import ModelFile
+from wsiseg.run.errors import SlideError
+from wsiseg.slides.slide import Slide
+from wsiseg.tiles.tissue import TissueMask
 
 OUT_OF_DOMAIN = "out_of_domain"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wsiseg.metrics import Floats, reliability
+from wsiseg.mathematics.metrics import Floats, reliability
 from wsiseg.training.scoring import Scored, pixels_of
 from wsiseg.training.tile_truth import TileTruth
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from wsiseg.bags import LabelledSlide
-from wsiseg.training.config import TrainConfig
+from wsiseg.config.train import TrainConfig
+from wsiseg.training.bags import LabelledSlide
 
 _CPU = Path("/proc/cpuinfo")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wsiseg.bags import LabelledSlide
-from wsiseg.network import TileClassifier
-from wsiseg.training.config import TrainConfig
+from wsiseg.config.train import TrainConfig
+from wsiseg.network.network import TileClassifier
+from wsiseg.training.bags import LabelledSlide
 from wsiseg.training.pace import Pace
 from wsiseg.training.processes import Processes
 

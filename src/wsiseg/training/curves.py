@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wsiseg.errors import UsageError
+from wsiseg.run.errors import UsageError
 
 
 class Curves:

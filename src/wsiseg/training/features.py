@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsiseg.bags import Indices, LabelledSlide, Source, ahead
-from wsiseg.errors import WsisegError
-from wsiseg.network import TileClassifier
-from wsiseg.outputs import written_whole
+from wsiseg.network.network import TileClassifier
+from wsiseg.run.errors import WsisegError
+from wsiseg.run.outputs import written_whole
+from wsiseg.training.bags import Indices, LabelledSlide, Source, ahead
 
 _TILES_READ = 64
 _TILES_AT_ONCE = 16

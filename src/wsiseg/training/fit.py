@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from wsiseg import mil
-from wsiseg.bags import Visit, ahead, drawn, order_of, visits_of
-from wsiseg.errors import WsisegError
-from wsiseg.run import Progress
-from wsiseg.training.config import TrainConfig
+from wsiseg.config.train import TrainConfig
+from wsiseg.mathematics import mil
+from wsiseg.run.errors import WsisegError
+from wsiseg.run.record import Progress
+from wsiseg.training.bags import Visit, ahead, drawn, order_of, visits_of
 from wsiseg.training.curves import Curves
 from wsiseg.training.pace import Pace
 from wsiseg.training.processes import Processes

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from wsiseg.bags import Indices, LabelledSlide, TileSource
-from wsiseg.domain import Domain, Features
+from wsiseg.config.train import TrainConfig
+from wsiseg.network.domain import Domain, Features
 from wsiseg.training.augment import augmented
-from wsiseg.training.config import TrainConfig
+from wsiseg.training.bags import Indices, LabelledSlide, TileSource
 from wsiseg.training.features import Compute, FeatureBank
 from wsiseg.training.processes import Processes
 from wsiseg.training.task import Task

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from wsiseg.bags import LabelledSlide
-from wsiseg.errors import UsageError, WsisegError
-from wsiseg.outputs import write_text, written_whole
-from wsiseg.training.config import FREE, FREE_WITH_FREEZE, TrainConfig
-from wsiseg.weights import read_torch
+from wsiseg.config.train import FREE, FREE_WITH_FREEZE, TrainConfig
+from wsiseg.network.weights import read_torch
+from wsiseg.run.errors import UsageError, WsisegError
+from wsiseg.run.outputs import write_text, written_whole
+from wsiseg.training.bags import LabelledSlide
 
 _SCHEMA = "wsiseg.training/1"
 State = dict[str, Any]

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from wsiseg.bags import Indices, LabelledSlide, Source, ahead
-from wsiseg.metrics import Pixels, auc, best_threshold, confusion, curve, slide_score
-from wsiseg.mil import risk
+from wsiseg.mathematics.metrics import Pixels, auc, best_threshold, confusion, curve, slide_score
+from wsiseg.mathematics.mil import risk
+from wsiseg.training.bags import Indices, LabelledSlide, Source, ahead
 from wsiseg.training.tile_truth import TileTruth
 
 Measures = dict[str, float | None]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from wsiseg.bags import Bag
-from wsiseg.mil import LEFT_OUT, NORMAL, Loss, cross_entropy, proxy_labels
+from wsiseg.mathematics.mil import LEFT_OUT, NORMAL, Loss, cross_entropy, proxy_labels
+from wsiseg.training.bags import Bag
 from wsiseg.training.tuning import batch_norms
 
 

@@ -10,20 +10,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from wsiseg.bags import LabelledSlide, Source, TileSource
-from wsiseg.network import Checkpoint, TileClassifier, build
-from wsiseg.run import Progress
+from wsiseg.config.train import TrainConfig
+from wsiseg.network.network import Checkpoint, TileClassifier, build
+from wsiseg.network.views import MapView, PartView, SidesView
+from wsiseg.network.weights import Note
+from wsiseg.run.record import Progress
 from wsiseg.training import augment
+from wsiseg.training.bags import LabelledSlide, Source, TileSource
 from wsiseg.training.colors import Colors
-from wsiseg.training.config import TrainConfig
 from wsiseg.training.features import Compute, FeatureBank, fill, fingerprint, standard_of
 from wsiseg.training.pace import Pace
 from wsiseg.training.processes import Processes
 from wsiseg.training.scoring import Scored, scored
 from wsiseg.training.tile_truth import TileTruth
 from wsiseg.training.tuning import hold
-from wsiseg.training.views import MapView, PartView, SidesView
-from wsiseg.weights import Note
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Task:
 
 def version() -> str:
     """Give the version of wsiseg."""
-    from wsiseg import __version__  # noqa: PLC0415  the package may import verbs
+    from wsiseg.run.version import __version__  # noqa: PLC0415  the package may import verbs
 
     return __version__
 

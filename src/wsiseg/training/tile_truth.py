@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.annotations import Reading, open_truth, truth_files
-from wsiseg.bags import LabelledSlide
-from wsiseg.errors import UsageError
-from wsiseg.heatmap import Heatmap
-from wsiseg.metrics import Floats
+from wsiseg.annotations.truth import Reading, open_truth, truth_files
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.mathematics.metrics import Floats
+from wsiseg.run.errors import UsageError
+from wsiseg.training.bags import LabelledSlide
 
 _MOST = 0.5
 

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsiseg.bags import LabelledSlide, TileSource
-from wsiseg.domain import Domain, Features
-from wsiseg.texture import STRIDE_PX, Stage, texture_layer, textures, tissue_weights
+from wsiseg.config.train import TrainConfig
+from wsiseg.network.domain import Domain, Features
+from wsiseg.network.texture import STRIDE_PX, Stage, texture_layer, textures, tissue_weights
 from wsiseg.training.augment import augmented
-from wsiseg.training.config import TrainConfig
+from wsiseg.training.bags import LabelledSlide, TileSource
 from wsiseg.training.features import Compute
 from wsiseg.training.known_tissue import evenly, spread
 from wsiseg.training.processes import Processes

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import swa_utils
 
-from wsiseg.network import TileClassifier
-from wsiseg.training.config import TrainConfig
+from wsiseg.config.train import TrainConfig
+from wsiseg.network.network import TileClassifier
 
 
 def blocks(backbone: nn.Module) -> list[nn.Module]:

@@ -1,0 +1,150 @@
+"""The exact area of grid cells that polygons or the pixels of a mask cover.
+
+Nothing is rasterised. For a polygon, Green's theorem gives the area of its part in a cell as a sum over the pieces of
+its boundary: the boundary is cut at the lines of the grid, so that each piece lies in one cell; there it bounds an area
+of its own, and all of the cells to its left in the same row.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.annotations.dissolved import outlines
+
+Floats = NDArray[np.float64]
+_ROWS_AT_A_TIME = 1024  # of a mask, held as numbers
+
+
+def polygon_area(geometry: Any, x_edges: Floats, y_edges: Floats) -> Floats:  # noqa: ANN401  a shapely geometry
+    """Measure how much of every cell a polygon covers.
+
+    Args:
+        geometry: A valid shapely Polygon or MultiPolygon; it may reach beyond the grid.
+        x_edges: float64[columns + 1], ascending.
+        y_edges: float64[rows + 1], ascending.
+
+    Returns:
+        float64[rows, columns], the covered area in squared units of the edges, exact but for rounding.
+    """
+    import shapely  # noqa: PLC0415  heavy: only where outlines are measured
+
+    rows, columns = len(y_edges) - 1, len(x_edges) - 1
+    rings = shapely.get_rings(shapely.get_parts(shapely.orient_polygons(geometry)))
+    points, ring = shapely.get_coordinates(rings, return_index=True)
+    joined = ring[1:] == ring[:-1]
+    middle, height = _pieces(points[:-1][joined], points[1:][joined], x_edges, y_edges)
+    row = np.searchsorted(y_edges, middle[:, 1], side="right") - 1
+    column = np.searchsorted(x_edges, middle[:, 0], side="right") - 1
+    felt = (row >= 0) & (row < rows) & (column >= 0)  # what lies left of the grid bounds nothing in it
+    middle, height, row, column = middle[felt], height[felt], row[felt], column[felt]
+    left = np.append(x_edges[:-1], 0.0)[column]
+    cell = row * (columns + 1) + column
+    size, shape = rows * (columns + 1), (rows, columns + 1)
+    own = np.bincount(cell, (middle[:, 0] - left) * height, size).reshape(shape)[:, :-1]
+    crossed = np.bincount(cell, height, size).reshape(shape)
+    right_of = crossed[:, ::-1].cumsum(1)[:, ::-1][:, 1:]
+    cells = np.diff(y_edges)[:, None] * np.diff(x_edges)[None, :]
+    area: Floats = np.clip(own + right_of * np.diff(x_edges), 0, cells)
+    return area
+
+
+def _pieces(begin: Floats, end: Floats, x_edges: Floats, y_edges: Floats) -> tuple[Floats, Floats]:
+    """Cut segments at all grid lines; give the middles (float64[n, 2]) and signed heights (float64[n]) of pieces."""
+    count = len(begin)
+    cuts = [_crossings(begin[:, axis], end[:, axis], edges) for axis, edges in enumerate((x_edges, y_edges))]
+    segment = np.concatenate([np.arange(count), np.arange(count), *(of for of, _ in cuts)])
+    at = np.concatenate([np.zeros(count), np.ones(count), *(share for _, share in cuts)])
+    order = np.lexsort((at, segment))
+    segment, at = segment[order], np.clip(at[order], 0, 1)
+    same = segment[1:] == segment[:-1]
+    segment, first, last = segment[:-1][same], at[:-1][same], at[1:][same]
+    step = (end - begin)[segment]
+    middle = begin[segment] + step * ((first + last) / 2)[:, None]
+    return middle, step[:, 1] * (last - first)
+
+
+def _crossings(begin: Floats, end: Floats, lines: Floats) -> tuple[NDArray[np.intp], Floats]:
+    """Give for every crossing of a segment with a line: which segment, and at which share of its length."""
+    low, high = np.minimum(begin, end), np.maximum(begin, end)
+    first, after = np.searchsorted(lines, low, side="right"), np.searchsorted(lines, high, side="left")
+    counts = np.maximum(after - first, 0)
+    segment = np.repeat(np.arange(len(begin)), counts)
+    within = np.arange(len(segment)) - np.repeat(np.cumsum(counts) - counts, counts)
+    line = lines[first[segment] + within]
+    return segment, (line - begin[segment]) / (end - begin)[segment]
+
+
+@dataclass(frozen=True)
+class Polygons:
+    """An area bounded by polygons.
+
+    Attributes:
+        geometry: A valid shapely Polygon or MultiPolygon in level-0 pixels.
+    """
+
+    geometry: Any
+
+    @property
+    def total(self) -> float:
+        """The whole area in level-0 pixels."""
+        return float(self.geometry.area)
+
+    def covered(self, x_edges: Floats, y_edges: Floats) -> Floats:
+        """Measure how much of every cell lies in the area: float64[rows, columns], level-0 pixels."""
+        return polygon_area(self.geometry, x_edges, y_edges)
+
+    def parts(self) -> list[Any]:
+        """Give the connected parts as shapely polygons."""
+        import shapely  # noqa: PLC0415  heavy: only where outlines are measured
+
+        return list(shapely.get_parts(self.geometry))
+
+
+@dataclass(frozen=True)
+class Mask:
+    """An area given by the pixels of an image.
+
+    Attributes:
+        pixels: bool[rows, columns].
+        step_px: Width and height of a mask pixel in level-0 pixels.
+        offset_px: Level-0 x and y of the mask's corner.
+    """
+
+    pixels: NDArray[np.bool_]
+    step_px: tuple[float, float]
+    offset_px: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def total(self) -> float:
+        """The whole area in level-0 pixels."""
+        return float(np.count_nonzero(self.pixels)) * self.step_px[0] * self.step_px[1]
+
+    def covered(self, x_edges: Floats, y_edges: Floats) -> Floats:
+        """Measure how much of every cell lies in the area: float64[rows, columns], level-0 pixels."""
+        rows, columns = self.pixels.shape
+        across = _overlaps(x_edges, columns, self.step_px[0], self.offset_px[0])
+        down = _overlaps(y_edges, rows, self.step_px[1], self.offset_px[1])
+        area = np.zeros((len(y_edges) - 1, len(x_edges) - 1))
+        for row in range(0, rows, _ROWS_AT_A_TIME):
+            part = slice(row, row + _ROWS_AT_A_TIME)
+            area += down[:, part] @ (across @ self.pixels[part].T.astype(np.float64)).T
+        return area
+
+    def parts(self) -> list[Any]:
+        """Give the connected parts as shapely polygons, their corners on whole level-0 pixels."""
+        return outlines(self.pixels, self.step_px, self.offset_px)
+
+
+def _overlaps(edges: Floats, count: int, step: float, offset: float) -> Any:  # noqa: ANN401  a sparse array
+    """Give the length of every cell that lies in every mask pixel: float64[cells, count], sparse."""
+    from scipy.sparse import csr_array  # noqa: PLC0415  heavy: only where masks are measured
+
+    lines = offset + step * np.arange(count + 1)
+    cuts = np.unique(np.concatenate([edges, lines]))
+    middle, length = (cuts[1:] + cuts[:-1]) / 2, np.diff(cuts)
+    cell = np.searchsorted(edges, middle, side="right") - 1
+    pixel = np.searchsorted(lines, middle, side="right") - 1
+    inside = (cell >= 0) & (cell < len(edges) - 1) & (pixel >= 0) & (pixel < count)
+    return csr_array((length[inside], (cell[inside], pixel[inside])), shape=(len(edges) - 1, count))

@@ -1,0 +1,1 @@
+"""The settings of every command, frozen and checked as they are made: a module a verb."""

@@ -1,0 +1,139 @@
+"""The settings of `wsiseg train`."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from wsiseg.config.settings import Config
+
+Loss = Literal["cross-entropy", "focal", "dense"]
+Schedule = Literal["constant", "cosine"]
+Colors = Literal["auto", "cohort", "weights"]
+BatchNorm = Literal["train", "frozen"]
+Precision = Literal["float32", "bfloat16"]
+Optimizer = Literal["adam", "sgd"]
+
+
+class TrainConfig(Config):
+    """Settings of `wsiseg train`; the defaults are those of Lerousseau et al. 2020."""
+
+    cohort: Path
+    """The cohort CSV that `wsiseg tile` wrote beside its tile stores."""
+    out: Path
+    """Folder of the run."""
+    alpha: float = Field(default=0.2, gt=0, le=1)
+    """Least share of tumour assumed in the tissue of a tumour slide."""
+    beta: float = Field(default=0.2, ge=0, le=1)
+    """Least share of normal tissue assumed in the tissue of a tumour slide."""
+    grid: bool = False
+    """Train the 15 configurations of alpha and beta in steps of 0.2."""
+    supervised: bool = False
+    """Train on the tiles' true labels from `truth` too, as the upper bound of a grid; without one, instead."""
+    top: int = Field(default=0, ge=0, le=15)
+    """So many of a frozen grid's best configurations are fine-tuned, each from its own head."""
+    tune_lr: float = Field(default=1e-5, gt=0)
+    """Learning rate of the fine-tuning that `top` asks for."""
+    tune_epochs: int = Field(default=5, ge=1)
+    """Epochs of the fine-tuning that `top` asks for."""
+    truth: Path | None = None
+    """Folder of outlines or masks named after the slides, for pixelwise measures and the threshold."""
+    arch: str = "resnet50"
+    """A torchvision classifier, or `timm:NAME`."""
+    init: str = "imagenet"
+    """`imagenet`, `none`, or a file: a state dict, or a checkpoint of wsiseg, whose head is used too."""
+    freeze: bool = False
+    """Compute the features once and train the head alone."""
+    views: int = Field(default=1, ge=1, le=64)
+    """Copies of each training tile whose features are computed with `freeze`; all but the first are augmented."""
+    epochs: int = Field(default=20, ge=1)
+    """Times that every training slide is visited."""
+    bag: int = Field(default=150, ge=1)
+    """Tiles drawn from a slide at a time."""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Tiles held with their gradients at a time; all of a bag where it is not given."""
+    accumulate: int = Field(default=1, ge=1)
+    """Slides whose risks are averaged in one step, in each process."""
+    c0: float = Field(default=1.0, ge=0)
+    """Weight of slides without tumour in the risk."""
+    c1: float = Field(default=1.0, ge=0)
+    """Weight of slides with tumour in the risk."""
+    loss: Loss = "cross-entropy"
+    """What a tile costs: `cross-entropy`, `focal`, or `dense`, cross-entropy at every position of its map."""
+    optimizer: Optimizer = "adam"
+    """`adam` or plain `sgd`."""
+    lr: float = Field(default=1e-4, gt=0)
+    """Learning rate."""
+    schedule: Schedule = "constant"
+    """`constant`, or `cosine`: the learning rate falls to zero over all epochs."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Share by which weights shrink per step and learning rate, apart from the gradients."""
+    balance: bool = False
+    """Visit slides of the rarer class several times an epoch, so that both are seen equally often."""
+    guard: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of slides, those of the highest risk, left out for one epoch: a guard against wrong labels."""
+    colors: Colors = "auto"
+    """Mean and deviation that tiles are standardised with: measured on the training set (`cohort`), or those that the
+    starting weights were made with (`weights`); `auto` is `weights` with `freeze`, else `cohort`."""
+    stain_jitter: float = Field(default=0.0, ge=0, lt=1)
+    """Largest random change of the hematoxylin and eosin amounts of a training tile."""
+    context: int | None = Field(default=None, ge=32, le=4096)
+    """Side in pixels of the crops around tiles that the network sees; the logit is pooled over a tile-sized part."""
+    parts: int = Field(default=1, ge=1, le=64)
+    """Tile-sized parts of each crop of `context` that are learned from; each counts as a tile of the bag."""
+    train_last: int | None = Field(default=None, ge=0)
+    """Train only so many of the last blocks of the backbone, and the head; all where it is not given."""
+    batch_norm: BatchNorm = "train"
+    """`frozen` keeps the batch-norm statistics of the starting weights."""
+    average: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of the weights that is validated and kept in their place; 0 for none."""
+    test_views: int = Field(default=1, ge=1, le=8)
+    """Turned and flipped copies of a tile whose logits are averaged in validation."""
+    precision: Precision = "float32"
+    """`bfloat16` computes most of the network in half the bits."""
+    compile: bool = False
+    """Compile the network first: a slow start, faster steps."""
+    validation_tiles: int = Field(default=600, ge=1)
+    """Tiles of a validation slide that are looked at in every epoch at most."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of everything random."""
+    threads: int = Field(default=2, ge=1)
+    """Threads that read tiles."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, or any device that PyTorch names."""
+    save_minutes: float = Field(default=10.0, gt=0)
+    """Minutes between two savings of `last.pt` within an epoch."""
+    tensorboard: bool = False
+    """Write the curves for TensorBoard too."""
+    resume: bool = False
+    """Insist on going on from `last.pt`: other settings are an error. Without one the run begins."""
+    overwrite: bool = False
+    """Replace a run that is there."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.alpha + self.beta > 1 + 1e-9:
+            raise ValueError(f"alpha {self.alpha:g} and beta {self.beta:g} together exceed 1")
+        if self.supervised and self.truth is None:
+            raise ValueError("supervised needs the tiles' true labels: give truth")
+        if self.views > 1 and not self.freeze:
+            raise ValueError("views are for freeze; without it every visit changes tiles anew")
+        if self.top and not (self.grid and self.freeze):
+            raise ValueError("top fine-tunes the best of a frozen grid: give grid and freeze")
+        if self.parts > 1 and (self.context is None or self.freeze or self.supervised or self.micro_batch is not None):
+            raise ValueError(
+                "parts are of crops whose bag is learned from at once, by slide labels: give context, "
+                "and leave freeze, supervised and micro-batch out"
+            )
+        if self.loss == "dense" and (self.freeze or self.context is not None):
+            raise ValueError("loss dense takes whole maps of tiles: leave freeze and context out")
+        return self
+
+
+FREE = frozenset(
+    {"cohort", "out", "resume", "overwrite", "device", "threads", "epochs", "save_minutes", "tensorboard", "compile",
+     "top", "tune_lr", "tune_epochs"}
+)  # fmt: skip
+"""Settings that a run may change when it goes on."""
+FREE_WITH_FREEZE = frozenset({"train_last", "batch_norm", "test_views"})
+"""Settings besides that mean nothing to a head on frozen features, though much to its fine-tuning."""

@@ -1,0 +1,246 @@
+"""What an evaluation leaves in its folder: `metrics.json`, `slides.csv`, `report.html` and the plots."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from wsiseg.evaluation.comparison import Compared
+from wsiseg.evaluation.measures import MODES
+from wsiseg.evaluation.metrics_file import Report, figure, measured, with_interval
+from wsiseg.evaluation.pictures import COLORS, data_address, error_pixels, map_pixels, truth_pixels
+from wsiseg.evaluation.plots import NAMES, evaluation_plots, slider_counts
+from wsiseg.pages.page import cell, embedded, page, sortable_table, table
+from wsiseg.run.outputs import write_json, write_text
+from wsiseg.run.record import SlideRecord
+
+_MOST_PICTURES = 200
+_GROUPS = {"per_location": "By location", "per_site": "By site", "per_split": "By split"}
+_SHOWN = ("auc", "average_precision", "precision", "recall", "specificity", "f1", "iou")
+_SLIDER = """
+const counts = JSON.parse(document.getElementById("counts").textContent);
+const slider = document.getElementById("threshold");
+const share = (part, whole) => whole > 0 ? (part / whole).toFixed(4) : "-";
+const show = () => {
+  const at = Number(slider.value);
+  document.getElementById("threshold-value").textContent = counts.thresholds[at].toFixed(3);
+  for (const mode of ["without_background", "with_background"]) {
+    const {hits, false_alarms, positive} = counts[mode];
+    document.getElementById(mode + "-precision").textContent = share(hits[at], hits[at] + false_alarms[at]);
+    document.getElementById(mode + "-recall").textContent = share(hits[at], positive);
+    document.getElementById(mode + "-f1").textContent = share(2 * hits[at], hits[at] + false_alarms[at] + positive);
+  }
+};
+slider.addEventListener("input", show);
+show();
+"""
+
+
+def write_evaluation(out: Path, report: Report, slides: Sequence[Compared]) -> None:
+    """Write all files of an evaluation; each appears whole or not at all.
+
+    Args:
+        out: The folder.
+        report: What was found.
+        slides: The slides of the headline, with their pictures.
+    """
+    plots = evaluation_plots(report, slides)
+    for name, drawing in plots.items():
+        drawing.save(out / name)
+    write_text(out / "slides.csv", slides_csv(report.slides))
+    figures = "".join(f"<figure>{drawing.svg()}</figure>" for drawing in plots.values())
+    write_text(out / "report.html", _page(report, slides, figures))
+    write_json(out / "metrics.json", report.model_dump(mode="json", by_alias=True))
+
+
+def slides_csv(records: Iterable[SlideRecord]) -> str:
+    """Give one row a slide: what is known of it, its areas, its measures in both modes, and what went wrong."""
+    known = ("slide", "case", "label", "split", "site", "status", "truth_mm2", "tumor_mm2")
+    names = [f"{name}{ending}" for ending in ("", "_background") for name in _SHOWN]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*known, *names, "message"])
+    for record in records:
+        fields = record.model_dump()
+        measures = [(fields.get(mode) or {}).get(name) for mode in MODES for name in _SHOWN]
+        said = record.error.message if record.error else "; ".join(record.warnings)
+        writer.writerow([*(fields.get(name) for name in known), *measures, said])
+    return buffer.getvalue()
+
+
+def _page(report: Report, slides: Sequence[Compared], figures: str) -> str:
+    ranked = sorted(_headline(report), key=_goodness)
+    parts = [
+        f"<h1>Evaluation of {escape(report.run)}</h1>",
+        f"<p>{escape(_about(report))}</p>",
+        _gates(report),
+        "<h2>Measures</h2>",
+        _measures(report),
+        "<h2>Threshold</h2>",
+        _slider(slides, report.threshold.value),
+        f'<h2>Curves</h2><div class="row">{figures}</div>',
+        *(_group(title, getattr(report, name)) for name, title in _GROUPS.items()),
+        _runs(report),
+        "<h2>Slides, worst first</h2>",
+        _slides(ranked),
+        *_notes(report),
+        *_pictures(ranked, slides, report.threshold.value),
+    ]
+    return page(f"Evaluation of {report.run}", "\n".join(parts), _SLIDER)
+
+
+def _about(report: Report) -> str:
+    mode, drawn = report.without_background, report.settings
+    if report.unit == "patch":
+        counted = f"{mode['slides']} patches, which have no background."
+    else:
+        counted = (
+            f"{mode['slides']} slides of {mode['cases']} cases. Without background: the cells that the heatmap calls "
+            "tissue; with background: every pixel of the slide."
+        )
+    return (
+        f"Split: {report.split or 'all'}. {counted} Tumour from {report.threshold.value:.3f} "
+        f"({report.threshold.source}). 95 % intervals from {drawn['resamples']} resamples, each of whole "
+        f"{drawn['resampled']}s. For research, not for diagnosis."
+    )
+
+
+def _gates(report: Report) -> str:
+    if not report.gates:
+        return ""
+    rows = [
+        [escape(gate.measure), figure(gate.value), figure(gate.least), figure(gate.baseline), _verdict(gate.is_met)]
+        for gate in report.gates
+    ]
+    return "<h2>Gates</h2>" + table(["measure", "value", "least", "baseline", "met"], rows)
+
+
+def _verdict(is_met: bool) -> str:  # noqa: FBT001  the one thing it is about
+    return '<span class="good">yes</span>' if is_met else '<span class="bad">no</span>'
+
+
+def _measures(report: Report) -> str:
+    rows = [
+        [escape(name), with_interval(value), with_interval(report.with_background[name])]
+        for name, value in measured(report.without_background).items()
+    ]
+    if report.slide_auc:
+        rows.append(["AUC of whole slides", with_interval(report.slide_auc), ""])
+    if report.froc:
+        rows.append(["free-response ROC score", figure(report.froc["score"]), ""])
+    return table(["measure", *(NAMES[mode] for mode in MODES)], rows)
+
+
+def _slider(slides: Sequence[Compared], threshold: float) -> str:
+    counts = slider_counts(slides, threshold)
+    rows = [
+        [NAMES[mode], *(f'<span id="{mode}-{name}"></span>' for name in ("precision", "recall", "f1"))]
+        for mode in MODES
+    ]
+    return (
+        f'<p><label>Tumour from <output id="threshold-value"></output> <input type="range" id="threshold" min="0" '
+        f'max="{len(counts["thresholds"]) - 1}" value="{counts["begin"]}"></label></p>'
+        + table(["", "precision", "recall", "F1"], rows)
+        + embedded("counts", counts)
+    )
+
+
+def _group(title: str, groups: Mapping[str, Any]) -> str:
+    if not groups:
+        return ""
+    rows = [
+        [escape(name), *(with_interval(group[mode][measure]) for mode in MODES for measure in ("auc", "f1"))]
+        for name, group in groups.items()
+    ]
+    heads = [f"{measure}, {NAMES[mode]}" for mode in MODES for measure in ("AUC", "F1")]
+    return f"<h2>{title}</h2>" + table([title.removeprefix("By "), *heads], rows)
+
+
+def _runs(report: Report) -> str:
+    if not report.runs:
+        return ""
+    rows = [
+        [
+            escape(run.run),
+            *(
+                f"{figure(getattr(run, mode)['auc']['value'])} ({_signed(run.difference[mode]['auc'])})"
+                for mode in MODES
+            ),
+            str(run.slides),
+        ]
+        for run in report.runs
+    ]
+    heads = ["run", *(f"AUC {NAMES[mode]} (difference from the first)" for mode in MODES), "slides in common"]
+    return "<h2>Further runs</h2>" + table(heads, rows)
+
+
+def _slides(records: Sequence[SlideRecord]) -> str:
+    heads = ["slide", "site", "AUC", "F1", "precision", "recall", "specificity", "truth mm2", "called mm2", "status"]
+    rows = []
+    for number, record in enumerate(records):
+        fields = record.model_dump()
+        measures = fields.get("without_background") or {}
+        figures = [measures.get(name) for name in ("auc", "f1", "precision", "recall", "specificity")]
+        areas = [fields.get("truth_mm2"), fields.get("tumor_mm2")]
+        said = "; ".join(record.warnings) if record.error is None else record.error.message
+        status = f"{record.status}: {said}" if said else record.status
+        name = escape(record.slide)
+        link = f'<a href="#slide-{number}">{name}</a>' if measures else name
+        cells = [cell(link, record.slide, is_text=True), cell(escape(fields.get("site") or ""), is_text=True)]
+        cells += [cell(figure(one), one) for one in figures]
+        cells += [cell("" if one is None else f"{one:.2f}", one) for one in areas]
+        rows.append("".join([*cells, cell(escape(status), is_text=True)]))
+    return sortable_table(heads, rows)
+
+
+def _pictures(records: Sequence[SlideRecord], slides: Sequence[Compared], threshold: float) -> Iterator[str]:
+    """Show truth, map and error of the worst slides."""
+    by_slide = {one.row.slide: one.picture for one in slides}
+    keys = "".join(f'<span class="key" style="background: rgb{color}"></span>{name}' for name, color in COLORS.items())
+    yield f'<h2>Pictures</h2><p class="small">Errors:{keys}</p>'
+    for number, record in enumerate(records[:_MOST_PICTURES]):
+        picture = by_slide.get(record.slide)
+        if picture is None:
+            continue
+        shown = (
+            ("truth", truth_pixels(picture)),
+            ("map", map_pixels(picture)),
+            ("error", error_pixels(picture, threshold)),
+        )
+        figures = "".join(
+            f'<figure><img class="cells" src="{data_address(pixels)}" alt="{name} of {escape(record.slide)}">'
+            f"<figcaption>{name}</figcaption></figure>"
+            for name, pixels in shown
+        )
+        yield f'<h3 id="slide-{number}">{escape(record.slide)}</h3><div class="row">{figures}</div>'
+
+
+def _notes(report: Report) -> Iterator[str]:
+    if report.notes:
+        items = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
+        yield f"<h2>Notes</h2><ul>{items}</ul>"
+
+
+def _headline(report: Report) -> list[SlideRecord]:
+    """Give the slides of the headline, and those that could not be compared."""
+    return [
+        record
+        for record in report.slides
+        if record.error is not None or report.split is None or record.model_dump().get("split") == report.split
+    ]
+
+
+def _goodness(record: SlideRecord) -> float:
+    """Rank a slide: by its F1 where there is tumour, else by its specificity; what failed comes first."""
+    measures = record.model_dump().get("without_background") or {}
+    has_tumor = (record.model_dump().get("with_background") or {}).get("recall") is not None
+    values = (measures.get("f1") if has_tumor else None, measures.get("specificity"))
+    return next((value for value in values if value is not None), -1.0)
+
+
+def _signed(measure: Mapping[str, Any]) -> str:
+    value, low_high = measure["value"], measure["ci95"]
+    text = "-" if value is None else f"{value:+.4f}"
+    return text + (f", {low_high[0]:+.3f} to {low_high[1]:+.3f}" if low_high else "")

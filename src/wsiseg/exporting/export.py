@@ -1,0 +1,280 @@
+"""Write a model file: a trained network as a checked ONNX file that explains itself."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsiseg.config.export import ExportConfig
+from wsiseg.exporting.foreign_models import from_state_dict, from_wsinfer
+from wsiseg.exporting.model_page import parity_lines, written_page
+from wsiseg.exporting.onnx_answers import OnnxGraph
+from wsiseg.exporting.onnx_graph import to_onnx
+from wsiseg.exporting.origin import Origin
+from wsiseg.exporting.parity import FEWER_BITS, SAME_NUMBERS, compared
+from wsiseg.exporting.precision import speed, to_float16, to_int8
+from wsiseg.exporting.run_origin import from_run
+from wsiseg.exporting.sample_tiles import Samples, from_cohort, from_folder, textures
+from wsiseg.model_file.model_card import METADATA_KEY, ModelCard, Parity, signed
+from wsiseg.model_file.model_file import ModelFile
+from wsiseg.model_file.onnx_session import has_fast_int8
+from wsiseg.model_file.self_test import recorded
+from wsiseg.run.errors import GateError, ModelFileError, UsageError
+from wsiseg.run.outputs import write_text, written_whole
+from wsiseg.run.record import Progress, Silent
+from wsiseg.run.version import __version__
+
+if TYPE_CHECKING:
+    import onnx
+
+_COHORT = "cohort.csv"
+_CALIBRATION_TILES, _HELD_OUT_TILES = 128, 400
+_TORCH_TILES, _TEXTURES = 64, 32
+_MULTIPLE_PX, _MOST_SELF_TEST_PX = 32, 256
+_TOLERANCE = {"fp32": 0.001, "fp16": 0.02, "int8": 0.05}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        path: The model file.
+        page: The model card beside it.
+        status: `ok`, or `up_to_date` if the same was there already.
+        sha256: Of the model file.
+        card: What the file says of itself.
+    """
+
+    path: Path
+    page: Path
+    status: str
+    sha256: str
+    card: ModelCard
+
+    def as_json(self) -> dict[str, Any]:
+        """Give it as JSON."""
+        return {
+            "schema": "wsiseg.export/1",
+            "status": self.status,
+            "outputs": {"model": str(self.path), "card": str(self.page)},
+            "sha256": self.sha256,
+            "model": self.card.model_dump(mode="json", by_alias=True, exclude={"self_test"}),
+        }
+
+
+def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
+    """Write a model file and its card.
+
+    Args:
+        config: What to export, and how.
+        progress: Who watches.
+
+    Returns:
+        Where the files are and how closely the model follows the network.
+
+    Raises:
+        UsageError: The run or network cannot be exported.
+        GateError: The file would not follow the network closely enough; nothing was written.
+        WsisegError: A checkpoint or tile store cannot be read.
+    """
+    progress = progress or Silent()
+    mark = _mark(config)
+    earlier = _earlier(config, mark, progress)
+    if earlier is not None:
+        return earlier
+    origin = _origin(config)
+    samples = _samples(config, origin, progress)
+    graph, parity = _graph(config, origin, samples, progress)
+    if config.precision != "fp32":
+        graph, row = _reduced(config, graph, samples, progress)
+        parity = (*parity, row)
+    card = _card(config, origin, graph, parity, mark)
+    page = config.out.with_suffix(".md")
+    with written_whole(config.out) as partial:
+        partial.write_bytes(_with_card(graph.model, card))
+        with ModelFile.open(partial) as model:
+            sha256, card = model.sha256, model.card
+    write_text(page, written_page(card, config.out.name, sha256))
+    return Exported(config.out, page, "ok", sha256, card)
+
+
+def _origin(config: ExportConfig) -> Origin:
+    """Read what is exported."""
+    if config.run is not None:
+        return from_run(config.run, config.output_stride, config.unknown_penalty, config.texture_penalty)
+    if config.from_wsinfer is not None:
+        return from_wsinfer(config.from_wsinfer, config.positive_class, config.output_stride)
+    size = (config.tile or 224, config.mpp or 0.5)
+    return from_state_dict(config.source, config.arch or "", config.positive_class, size, config.output_stride)
+
+
+def _samples(config: ExportConfig, origin: Origin, progress: Progress) -> Samples:
+    """Find tiles to calibrate with and to compare on."""
+    counts = _CALIBRATION_TILES, _HELD_OUT_TILES
+    source, tile_px, mpp = config.calibration or origin.cohort, origin.tile_px, origin.facts["mpp"]
+    if source is not None and (source / _COHORT).is_file():
+        source /= _COHORT  # beside the tile stores; the pictures there are no tiles
+    if source is not None and source.is_dir():
+        return from_folder(source, tile_px, counts)
+    samples = from_cohort(source, tile_px, mpp, counts) if source is not None else None
+    if samples is not None:
+        return samples
+    if config.calibration is not None:
+        raise UsageError(f"{config.calibration}: no tile stores stand beside it", "run wsiseg tile")
+    if config.precision == "int8" and not config.allow_loss:
+        raise UsageError(
+            f"{config.source}: no real tiles to choose the ranges of int8 with",
+            "give --calibration with a folder of images or a cohort; or --allow-loss to use made-up textures",
+        )
+    progress.note("warning: no real tiles at hand; compared on made-up textures only: give --calibration")
+    return textures(tile_px, _TEXTURES)
+
+
+def _graph(
+    config: ExportConfig, origin: Origin, samples: Samples, progress: Progress
+) -> tuple[OnnxGraph, tuple[Parity, ...]]:
+    """Make the ONNX graph and compare it at every step."""
+    few = samples.held_out.first(_TORCH_TILES)
+    reference = origin.answers(few.tiles)
+    rows = []
+    if not origin.is_as_trained:
+        trained = origin.probabilities(few.tiles)
+        names = f"output stride {config.output_stride}", "as trained"
+        rows.append(compared(names, reference, trained, few, FEWER_BITS))
+    graph = OnnxGraph(to_onnx(origin.graph, origin.tile_px))
+    rows.append(compared(("fp32", "torch"), graph.answers(few.tiles), reference, few, SAME_NUMBERS))
+    _judge(config, rows, progress)
+    return graph, tuple(rows)
+
+
+def _reduced(config: ExportConfig, graph: OnnxGraph, samples: Samples, progress: Progress) -> tuple[OnnxGraph, Parity]:
+    """Give the graph with fewer bits, and how closely it follows."""
+    if config.precision == "fp16":
+        reduced = to_float16(graph, samples.held_out)
+    else:
+        reduced = to_int8(graph, samples, progress.note, any_loss=config.allow_loss)
+        if reduced.kept:
+            progress.note(f"{reduced.kept:.0%} of the layers stay in float32")
+        if has_fast_int8() is False:
+            progress.note("this CPU has no instructions for 8-bit products (VNNI): int8 is hardly faster on it")
+    _judge(config, [reduced.parity], progress)
+    before, after = (speed(one, samples.held_out.tiles) for one in (graph, reduced.graph))
+    progress.note(f"{config.precision}: {after:.1f} tiles/s here, fp32: {before:.1f}")
+    return reduced.graph, reduced.parity
+
+
+def _judge(config: ExportConfig, rows: Sequence[Parity], progress: Progress) -> None:
+    """Tell how comparisons came out.
+
+    Raises:
+        GateError: One failed and no loss is allowed.
+    """
+    for line in parity_lines(rows):
+        progress.note(line)
+    failed = parity_lines([row for row in rows if not row.passed])
+    if failed and not config.allow_loss:
+        sentences = "; ".join(failed)
+        raise GateError(f"{config.source}: does not survive the export: {sentences}", "--allow-loss writes it anyway")
+
+
+def _card(config: ExportConfig, origin: Origin, graph: OnnxGraph, parity: tuple[Parity, ...], mark: str) -> ModelCard:
+    """Fill the model card."""
+    facts = {"map": config.map, **origin.facts}
+    if config.name is not None:
+        facts["name"] = config.name
+    if config.threshold is not None:
+        facts["threshold"] = config.threshold
+    if config.data is not None:
+        facts["trained_on"] = {"data": config.data, **facts.get("trained_on", {})}
+    if config.figures is not None:
+        facts["figures"] = {**facts.get("figures", {}), "evaluation": _figures(config.figures)}
+    facts["limits"] = (*facts.get("limits", ()), *config.limit)
+    side = _self_test_side(origin.tile_px, origin.facts["output_stride"] if graph.has_map else None)
+    return ModelCard.model_validate(
+        {
+            **facts,
+            "version": config.model_version,
+            "precision": config.precision,
+            "parity": parity,
+            "licence": config.licence,
+            "made_with": {"wsiseg": __version__, **{name: version(name) for name in ("torch", "onnx", "onnxruntime")}},
+            "made_from": mark,
+            "self_test": recorded(graph.one, side, seed=0, tolerance=_TOLERANCE[config.precision]),
+        },
+    )
+
+
+def _self_test_side(tile_px: int, output_stride: int | None) -> int:
+    """Choose the side in pixels of the images of the self-test, so that opening a file takes well below a second.
+
+    Maps are small, but large enough that a cell in a corner has all weights of the pooling over a tile inside; models
+    without a map take nothing but tiles.
+    """
+    if output_stride is None:
+        return tile_px
+    cells = tile_px // output_stride // 2 + 1
+    side = -(-cells * output_stride // _MULTIPLE_PX) * _MULTIPLE_PX
+    return min(side, tile_px, _MOST_SELF_TEST_PX)
+
+
+def _figures(path: Path) -> dict[str, Any]:
+    """Read what an evaluation found, without its slides."""
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read as metrics.json: {error}") from error
+    if not isinstance(figures, dict) or not str(figures.get("schema", "")).startswith("wsiseg.metrics/"):
+        raise UsageError(f"{path}: not the metrics.json of wsiseg evaluate")
+    kept = (
+        "split",
+        "unit",
+        "without_background",
+        "with_background",
+        "per_site",
+        "slide_auc",
+        "threshold",
+        "reliability",
+    )
+    return {name: figures[name] for name in kept if figures.get(name) is not None}
+
+
+def _with_card(model: "onnx.ModelProto", card: ModelCard) -> bytes:
+    """Give the bytes of a model file."""
+    from onnx import helper  # noqa: PLC0415  heavy: only while exporting
+
+    helper.set_model_props(model, {METADATA_KEY: card.to_json()})
+    return signed(model.SerializeToString())
+
+
+def _mark(config: ExportConfig) -> str:
+    """Give a text that is the same where weights and settings are."""
+    source = config.source
+    files = [source] if source.is_file() else sorted(path for path in source.glob("*") if path.is_file())
+    # Exports may stand in the folder of the run, where they change nothing.
+    files = [path for path in files if path.suffix not in {".onnx", ".md"}]
+    files += [path for path in (config.figures, config.calibration) if path is not None and path.is_file()]
+    digest = hashlib.sha256(config.model_dump_json(exclude={"out", "overwrite"}).encode() + __version__.encode())
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _earlier(config: ExportConfig, mark: str, progress: Progress) -> Exported | None:
+    """Give what is there already, if it was made of the same."""
+    page = config.out.with_suffix(".md")
+    if config.overwrite or not config.out.exists():
+        return None
+    try:
+        with ModelFile.open(config.out) as model:
+            if model.card.made_from == mark and page.is_file():
+                return Exported(config.out, page, "up_to_date", model.sha256, model.card)
+    except ModelFileError as error:
+        raise UsageError(f"{config.out}: is there and is no valid model file", "give --overwrite") from error
+    progress.note(f"{config.out}: exported again, as the weights or settings changed")
+    return None

@@ -1,0 +1,219 @@
+"""Heatmaps: tumour probabilities on a grid of cells, in memory and as OME-NGFF on disk.
+
+In memory a cell that was not looked at is NaN. On disk it is 0 with label 0, as the NGFF viewers need it.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.annotations.qupath import Feature, Frame, collection_text, features
+from wsiseg.heatmap.ngff import NgffVersion, open_levels, write_levels
+from wsiseg.mathematics.grid import Grid, sizes_of_parts
+from wsiseg.run.errors import WsisegError
+from wsiseg.run.outputs import written_whole
+from wsiseg.slides.slide import ASSUMED, SlideFacts
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Tumour probabilities of one slide.
+
+    Attributes:
+        probabilities: float32[rows, columns] in 0..1, NaN where nobody looked.
+        cell_um: Side of a square cell in micrometers. Cell (0, 0) begins at the slide's level-0 corner.
+        slide: The slide it belongs to.
+        threshold: A cell at or above it is tumour.
+        model: What made it: name, sha256, mpp and more.
+        run: The settings that it was made with.
+        version: The version of wsiseg that made it.
+        disagreement: float32[rows, columns], the standard deviation between several models' probabilities, NaN where
+            nobody looked; None for a map of one model.
+    """
+
+    probabilities: NDArray[np.float32]
+    cell_um: float
+    slide: SlideFacts
+    threshold: float = 0.5
+    model: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    version: str = ""
+    disagreement: NDArray[np.float32] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        rows, columns = self.probabilities.shape
+        return rows, columns
+
+    @property
+    def tissue(self) -> NDArray[np.bool_]:
+        """bool[rows, columns]: the cells that were looked at."""
+        return ~np.isnan(self.probabilities)
+
+    @property
+    def tumor(self) -> NDArray[np.bool_]:
+        """bool[rows, columns]: the cells at or above the threshold."""
+        return np.nan_to_num(self.probabilities, nan=-1.0) >= self.threshold
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """uint8[rows, columns]: 0 background, 1 tissue, 2 tumour."""
+        return self.tissue.astype(np.uint8) + self.tumor.astype(np.uint8)
+
+    @property
+    def cell_level0(self) -> tuple[float, float]:
+        """Width and height of a cell in level-0 pixels."""
+        return self.cell_um / self.slide.mpp[0], self.cell_um / self.slide.mpp[1]
+
+    @property
+    def cell_mm2(self) -> float:
+        """Area of a cell in mm2."""
+        return (self.cell_um / 1000) ** 2
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the cells, one tile a cell."""
+        return Grid(self.slide.size_px, self.slide.mpp, 1, 1, self.cell_um)
+
+    @property
+    def largest_focus_mm2(self) -> float:
+        """Area of the largest connected part of the tumour in mm2; cells that touch only at a corner are apart."""
+        from scipy import ndimage  # noqa: PLC0415  heavy: only where a map is judged
+
+        parts, count = ndimage.label(self.tumor)
+        return float(sizes_of_parts(parts, count)[1:].max()) * self.cell_mm2 if count else 0.0
+
+    def edges(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Give the level-0 x of the columns' edges [columns + 1] and the y of the rows' edges [rows + 1].
+
+        The outermost edges are those of the slide, so cells that reach beyond it are cut.
+        """
+        rows, columns = self.shape
+        x = np.minimum(np.arange(columns + 1) * self.cell_level0[0], self.slide.size_px[0])
+        y = np.minimum(np.arange(rows + 1) * self.cell_level0[1], self.slide.size_px[1])
+        return x, y
+
+    def at(self, x: float, y: float) -> float:
+        """Give the probability at a level-0 point; NaN where nobody looked or outside the slide."""
+        row, column = self.grid.cell_at(x, y)
+        inside = 0 <= row < self.shape[0] and 0 <= column < self.shape[1]
+        return float(self.probabilities[row, column]) if inside else math.nan
+
+    def resample(self, cell_um: float) -> Self:
+        """Give the heatmap on cells of another size; each takes the value at its centre."""
+        grid = Grid(self.slide.size_px, self.slide.mpp, 1, 1, cell_um)
+        rows, columns = (
+            np.minimum(((np.arange(n) + 0.5) * cell_um / self.cell_um).astype(int), m - 1)
+            for n, m in zip(grid.shape, self.shape, strict=True)
+        )
+        chosen = np.ix_(rows, columns)
+        return replace(
+            self,
+            probabilities=self.probabilities[chosen],
+            disagreement=None if self.disagreement is None else self.disagreement[chosen],
+            cell_um=cell_um,
+        )
+
+    def with_threshold(self, threshold: float) -> Self:
+        """Give the same heatmap with another threshold."""
+        return replace(self, threshold=threshold)
+
+    def _channels(self) -> NDArray[np.float32]:
+        """Give float32[channels, rows, columns] without NaN: the probabilities and, of several models, their spread."""
+        channels = [self.probabilities, *([] if self.disagreement is None else [self.disagreement])]
+        return np.nan_to_num(np.stack(channels), nan=0.0)
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "schema": "wsiseg.heatmap/1",
+            "version": self.version,
+            "cell_um": self.cell_um,
+            "threshold": self.threshold,
+            "slide": asdict(self.slide),
+            "model": self.model,
+            "run": self.run,
+        }
+
+    def to_geojson(self, threshold: float | None = None, *, crop_to_bounds: bool = True) -> dict[str, Any]:
+        """Give dissolved tumour and tissue outlines as a GeoJSON FeatureCollection for QuPath.
+
+        Args:
+            threshold: In place of the heatmap's own.
+            crop_to_bounds: Count from the corner of the scan's bounds, as QuPath does by default, where the slide has
+                bounds; else from the slide's level-0 corner.
+
+        Returns:
+            One feature per tumour focus and one MultiPolygon of tissue, coordinates in level-0 pixels.
+        """
+        features = self._outlined(threshold, crop_to_bounds=crop_to_bounds)
+        return {"type": "FeatureCollection", "features": [feature.as_dict() for feature in features]}
+
+    def geojson_text(self) -> Iterator[str]:
+        """Give what `to_geojson` gives as text, piece by piece."""
+        return collection_text(self._outlined())
+
+    def _outlined(self, threshold: float | None = None, *, crop_to_bounds: bool = True) -> Iterator[Feature]:
+        bounds = self.slide.bounds_px if crop_to_bounds else None
+        threshold = self.threshold if threshold is None else threshold
+        metadata = {
+            "wsiseg": self.version,
+            "model": str(self.model.get("name", "")),
+            "model_sha256": str(self.model.get("sha256", "")),
+            "threshold": f"{threshold:g}",
+        }
+        frame = Frame(self.cell_level0, (-bounds[0], -bounds[1]) if bounds else (0, 0), self.slide.mpp)
+        return features(self.probabilities, threshold, frame, metadata)
+
+    def save(self, path: Path | str, ngff: NgffVersion = "0.4") -> None:
+        """Write the heatmap as OME-NGFF, whole or not at all.
+
+        Args:
+            path: The folder to write, named `<slide>.ome.zarr`.
+            ngff: 0.4 (zarr 2; what QuPath and napari open) or 0.5 (zarr 3).
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        with written_whole(Path(path)) as partial:
+            write_levels(
+                partial,
+                self._channels(),
+                self.labels,
+                cell_um=self.cell_um,
+                mpp=self.slide.mpp,
+                name=f"{self.slide.file} tumour probability",
+                own=self._provenance(),
+                ngff=ngff,
+                is_scaled=self.slide.mpp_source != ASSUMED,
+            )
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """Read a heatmap that `save` wrote.
+
+        Raises:
+            WsisegError: There is no heatmap of wsiseg at `path`.
+        """
+        try:
+            values, labels, own = open_levels(Path(path))
+            channels = np.where(labels > 0, values, np.nan).astype(np.float32)
+            return cls(
+                probabilities=channels[0],
+                disagreement=channels[1] if len(channels) > 1 else None,
+                cell_um=float(own["cell_um"]),
+                slide=SlideFacts.from_json(own["slide"]),
+                threshold=float(own["threshold"]),
+                model=own["model"],
+                run=own["run"],
+                version=own["version"],
+            )
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise WsisegError(
+                f"{path}: not a heatmap of wsiseg: {error}", "give a folder that predict wrote"
+            ) from error

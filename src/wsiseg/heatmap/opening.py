@@ -1,0 +1,100 @@
+"""Predictions to be judged: heatmaps of wsiseg, or the paper's published maps."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from wsiseg.annotations.classes import ZeroedMapError
+from wsiseg.annotations.published_maps import STEP_PX, THRESHOLD, is_published_map, is_zeroed, probabilities
+from wsiseg.annotations.raster import whole_slide_step
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.run.errors import UsageError, WsisegError
+from wsiseg.slides.slide import ASSUMED, Slide, SlideFacts
+
+_HEATMAP, _PUBLISHED = ".ome.zarr", ".png"
+
+
+def prediction_files(place: Path) -> dict[str, Path]:
+    """List the predictions of a folder by slide.
+
+    Args:
+        place: A folder of heatmaps or, where it holds none, of published maps; or a single heatmap.
+
+    Raises:
+        UsageError: There is nothing of the kind.
+    """
+    for suffix in (_HEATMAP, _PUBLISHED):
+        paths = [place] if place.name.endswith(suffix) else sorted(place.glob("*" + suffix))
+        if paths and place.exists():
+            return {path.name.removesuffix(suffix).removesuffix(".svs"): path for path in paths}
+    raise UsageError(f"{place}: no heatmaps there", "give the folder that wsiseg predict wrote")
+
+
+def open_prediction(path: Path, slide: Path | None = None, mpp: float | None = None) -> Heatmap:
+    """Open a heatmap or a published map.
+
+    Args:
+        path: The prediction.
+        slide: The slide, if it is at hand, from which a published map takes its scale.
+        mpp: Micrometers per level-0 pixel of that slide, in place of what the file says.
+
+    Raises:
+        ZeroedMapError: It is the published map of a normal slide.
+        WsisegError: It cannot be read.
+    """
+    heatmap = published_heatmap(path, slide, mpp) if path.name.endswith(_PUBLISHED) else Heatmap.open(path)
+    if heatmap.model.get("zeroed_by_hand"):
+        raise ZeroedMapError(f"{path.name}: a map of normal tissue that was set to zero by hand measures nothing")
+    return heatmap
+
+
+def published_heatmap(path: Path, slide: Path | None = None, mpp: float | None = None) -> Heatmap:
+    """Read a published map; its scale comes from the slide, or is the 448 pixels that it is known to have.
+
+    Args:
+        path: The PNG file, named after the slide's file.
+        slide: The slide, if it is at hand.
+        mpp: Micrometers per level-0 pixel of that slide, in place of what the file says.
+
+    Returns:
+        The map; its `model` says `zeroed_by_hand` where it is that of a normal slide.
+
+    Raises:
+        WsisegError: It is no such map, or that of another slide.
+    """
+    from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise WsisegError(f"{path.name}: cannot be read: {error}", "get the map again") from error
+    if not is_published_map(pixels):
+        raise WsisegError(f"{path.name}: neither a heatmap nor a published map", "give what wsiseg predict wrote")
+    values = probabilities(pixels)
+    facts = _facts(path, pixels.shape[:2], slide, mpp)
+    step, other = whole_slide_step(path.name, facts, (pixels.shape[1], pixels.shape[0]))
+    if step != other:
+        raise WsisegError(f"{path.name}: is the map of another slide than {facts.file}", "check the names")
+    return Heatmap(
+        values,
+        step * facts.mpp[0],
+        facts,
+        threshold=THRESHOLD,
+        model={
+            "name": "Lerousseau et al. 2020",
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "zeroed_by_hand": is_zeroed(path.name, values),
+        },
+    )
+
+
+def _facts(path: Path, shape: tuple[int, ...], slide: Path | None, mpp: float | None) -> SlideFacts:
+    """Describe the slide of a published map, by itself or by what its map says of it."""
+    if slide is not None and slide.is_file():
+        with Slide(slide, mpp=mpp) as opened:
+            return opened.facts
+    size = (shape[1] * STEP_PX, shape[0] * STEP_PX)
+    file = path.name.removesuffix(_PUBLISHED)
+    return SlideFacts(file, "", size, (0.5, 0.5), ASSUMED, {}, None, "aperio", icc_present=False)

@@ -1,0 +1,148 @@
+"""Learning tiles from slide labels: proxy labels and the risk (Lerousseau et al., MICCAI 2020, section 2).
+
+A bag is the tiles drawn from one slide. A slide without tumour labels all of them 0. A slide with tumour labels the
+floor(alpha n) most probable ones 1 and the floor(beta n) least probable ones 0, and leaves the others out.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from wsiseg.run.errors import UsageError
+
+TUMOR, NORMAL, LEFT_OUT = 1, 0, -1
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Logits [n, ...] and targets float [n] -> one loss per tile [n]."""
+# 0.29 * 100 is 28.999999999999996 in floating point, and means 29.
+_FLOAT_NOISE = 1e-9
+
+
+def check_shares(alpha: float, beta: float) -> None:
+    """Refuse shares outside F = {alpha > 0, beta >= 0, alpha + beta <= 1}.
+
+    Raises:
+        UsageError: They lie outside; beyond a sum of 1 the same tile would be called tumour and normal.
+    """
+    if not (alpha > 0 and beta >= 0 and alpha + beta <= 1 + _FLOAT_NOISE):
+        advice = "alpha is above 0, beta at least 0, and their sum at most 1"
+        raise UsageError(f"alpha {alpha:g} and beta {beta:g} are no possible shares", advice)
+
+
+def counts(tiles: int, alpha: float, beta: float) -> tuple[int, int]:
+    """Count the tiles of a tumour slide that are called tumour and normal.
+
+    floor(alpha n) and floor(beta n), but at least one where the share is above zero: a small bag would otherwise have
+    no label at all. Where one tile is left for both, it is called tumour.
+
+    Raises:
+        UsageError: The shares lie outside F.
+    """
+    check_shares(alpha, beta)
+    tumor = _count(tiles, alpha)
+    return tumor, min(_count(tiles, beta), tiles - tumor)
+
+
+def _count(tiles: int, share: float) -> int:
+    return min(tiles, max(1, math.floor(share * tiles + _FLOAT_NOISE))) if share > 0 else 0
+
+
+def proxy_labels(logits: Tensor, label: int, alpha: float, beta: float) -> Tensor:
+    """Label the tiles of a bag by the label of their slide and their own ranks.
+
+    With f the classifier and x_(1), ..., x_(n) the tiles by falling f:
+
+        label 0:  every tile is 0
+        label 1:  x_(1) ... x_(floor(alpha n)) are 1,  x_(n - floor(beta n) + 1) ... x_(n) are 0,  the rest is left out
+
+    Args:
+        logits: float[n], a logit or probability per tile; only their order counts.
+        label: 1 if the slide holds tumour, else 0.
+        alpha: Least share of tumour in a tumour slide.
+        beta: Least share of normal tissue in a tumour slide.
+
+    Returns:
+        int8[n]: `TUMOR`, `NORMAL` or `LEFT_OUT`.
+
+    Raises:
+        UsageError: The shares lie outside F.
+    """
+    tumor, normal = counts(len(logits), alpha, beta)
+    if label == NORMAL:
+        return torch.full_like(logits, NORMAL, dtype=torch.int8)
+    order = torch.argsort(logits.detach(), descending=True, stable=True)
+    labels = torch.full_like(logits, LEFT_OUT, dtype=torch.int8)
+    labels[order[:tumor]] = TUMOR
+    labels[order[len(logits) - normal :]] = NORMAL
+    return labels
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Give the binary cross-entropy [n] of logits [n, ...]; where a tile has many, the mean over them."""
+    losses = functional.binary_cross_entropy_with_logits(logits, _alike(targets, logits), reduction="none")
+    return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+
+
+def focal(logits: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
+    """Give the focal loss [n] of logits [n, ...]: cross-entropy times (1 - p of the target) ** gamma.
+
+    Source: Lin et al., Focal loss for dense object detection, ICCV 2017, equation 4.
+    """
+    entropy = functional.binary_cross_entropy_with_logits(logits, _alike(targets, logits), reduction="none")
+    losses = (1 - torch.exp(-entropy)) ** gamma * entropy
+    return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+
+
+def _alike(targets: Tensor, logits: Tensor) -> Tensor:
+    """Give each position of a tile's logit map the tile's target."""
+    return targets.reshape(-1, *[1] * (logits.dim() - 1)).expand_as(logits)
+
+
+def mean_risk(logits: Tensor, labels: Tensor, loss: Loss = cross_entropy) -> Tensor:
+    """Average a loss over the tiles that are not left out; 0 where all are.
+
+    Args:
+        logits: float[n], or float[n, rows, columns] for a loss on dense maps.
+        labels: int8[n], as `proxy_labels` gives them.
+        loss: What a tile costs.
+
+    Returns:
+        A scalar with gradients.
+    """
+    kept = labels != LEFT_OUT
+    losses = loss(logits[kept], labels[kept].to(logits.dtype))
+    return losses.sum() / max(1, len(losses))
+
+
+def risk(
+    logits: Tensor,
+    label: int,
+    alpha: float,
+    beta: float,
+    *,
+    weights: tuple[float, float] = (1.0, 1.0),
+    loss: Loss = cross_entropy,
+) -> Tensor:
+    """Give the risk of one bag; summed over slides it is what training minimises.
+
+        c0 * sum over slides without tumour [ mean over tiles L(f(x), 0) ]
+      + c1 * sum over slides with tumour    [ mean over top alpha tiles L(f(x), 1) and bottom beta tiles L(f(x), 0) ]
+
+    Args:
+        logits: float[n], or float[n, rows, columns], whose tiles are ranked by their mean.
+        label: 1 if the slide holds tumour, else 0.
+        alpha: Least share of tumour in a tumour slide.
+        beta: Least share of normal tissue in a tumour slide.
+        weights: c0 and c1.
+        loss: L, what a tile costs.
+
+    Returns:
+        A scalar with gradients.
+
+    Raises:
+        UsageError: The shares lie outside F.
+    """
+    ranks = logits.flatten(1).mean(1) if logits.dim() > 1 else logits
+    return weights[label] * mean_risk(logits, proxy_labels(ranks, label, alpha, beta), loss)

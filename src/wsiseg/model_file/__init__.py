@@ -1,0 +1,1 @@
+"""The model file: one ONNX file that explains and checks itself."""

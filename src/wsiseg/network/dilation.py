@@ -1,0 +1,178 @@
+"""Change a backbone for export: fixed padding in place of computed padding, and a finer output stride.
+
+An output stride of 16 is had without training anew: where the map is halved for the last time it is not, and every
+layer behind that looks twice as far apart (Chen et al., arXiv:1412.7062). At every second position the map is then
+what it was before; networks that weigh channels by global averages differ a little.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wsiseg.network.network import TileClassifier
+from wsiseg.run.errors import UsageError
+
+_PROBE_PX = 224
+_SIDES = 2
+
+
+class PaddedConvolution(nn.Module):
+    """A convolution after zero padding on the left, right, top and bottom."""
+
+    def __init__(self, convolution: nn.Conv2d, before: Sequence[int], after: Sequence[int]) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.padding = (before[1], after[1], before[0], after[0])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Pad [n, c, h, w] and convolve it."""
+        convolved: Tensor = self.convolution(functional.pad(image, self.padding))
+        return convolved
+
+
+class EdgePooling(nn.Module):
+    """A pooling of stride 1 that repeats the last row and column, so that the size stays."""
+
+    def __init__(self, pooling: nn.AvgPool2d | nn.MaxPool2d) -> None:
+        super().__init__()
+        self.is_average = isinstance(pooling, nn.AvgPool2d)
+        self.side = pooling.kernel_size if isinstance(pooling.kernel_size, int) else pooling.kernel_size[0]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Pool [n, c, h, w] to the same size."""
+        padded = functional.pad(image, (0, self.side - 1) * _SIDES, mode="replicate")
+        pool = functional.avg_pool2d if self.is_average else functional.max_pool2d
+        return pool(padded, self.side, 1)
+
+
+def exportable(classifier: TileClassifier, output_stride: int) -> TileClassifier:
+    """Give a copy of a classifier for export.
+
+    Args:
+        classifier: In eval mode; it is not changed.
+        output_stride: Input pixels per cell of its feature map.
+
+    Returns:
+        A classifier with fixed padding, right for images whose sides are multiples of 32 pixels.
+
+    Raises:
+        UsageError: The network has another output stride and cannot be given this one.
+    """
+    copied = copy.deepcopy(classifier)
+    _fix_padding(copied.backbone)
+    found = native_stride(copied)
+    if found == 2 * output_stride:
+        _dilate(copied)
+        found = native_stride(copied)
+    if found != output_stride:
+        shown = "none" if found is None else f"{found:g}"
+        raise UsageError(
+            f"this network cannot give an output stride of {output_stride}; its own is {shown}",
+            "leave out --output-stride" if found is not None else "choose another network",
+        )
+    return copied
+
+
+@torch.no_grad()
+def native_stride(classifier: TileClassifier) -> int | None:
+    """Give the input pixels per cell of a network's map, or None if they are no whole number or differ by size."""
+    strides = set()
+    for side in (_PROBE_PX, 2 * _PROBE_PX):
+        rows = classifier.feature_map(torch.zeros(1, 3, side, side)).shape[2]
+        strides.add(side // rows if side % rows == 0 else None)
+    return strides.pop() if len(strides) == 1 else None
+
+
+def _fix_padding(network: nn.Module) -> None:
+    """Replace convolutions that compute their padding from the image by ones that know it.
+
+    For sides that are multiples of the stride, `same` padding of TensorFlow is max(reach - stride, 0) in all, the
+    smaller half of it in front.
+    """
+    for parent, name, layer in _layers(network):
+        if isinstance(layer, nn.Conv2d) and type(layer) is not nn.Conv2d:
+            if type(layer).__name__ != "Conv2dSame":
+                raise UsageError(f"layers of type {type(layer).__name__} cannot be exported", "choose another network")
+            reach = [(kernel - 1) * gap + 1 for kernel, gap in zip(layer.kernel_size, layer.dilation, strict=True)]
+            total = [max(size - stride, 0) for size, stride in zip(reach, layer.stride, strict=True)]
+            before = [size // 2 for size in total]
+            after = [size - first for size, first in zip(total, before, strict=True)]
+            setattr(parent, name, PaddedConvolution(_plain(layer), before, after))
+
+
+def _plain(layer: nn.Conv2d) -> nn.Conv2d:
+    """Give a convolution of PyTorch's own with the weights of `layer` and no padding."""
+    settings: dict[str, Any] = {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups}
+    channels = layer.in_channels, layer.out_channels
+    plain = nn.Conv2d(*channels, layer.kernel_size, bias=layer.bias is not None, **settings)  # type: ignore[arg-type]  # torch types kernel_size wider than it takes it
+    plain.load_state_dict(layer.state_dict())
+    return plain.eval()
+
+
+def _layers(network: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """List all layers with their parents and names, before any is replaced."""
+    return [(parent, name, layer) for parent in network.modules() for name, layer in parent.named_children()]
+
+
+def _dilate(classifier: TileClassifier) -> None:
+    """Keep the last halving of the map from happening and look twice as far apart behind it."""
+    sizes = _sizes(classifier)
+    last = min(before for before, after in sizes.values() if after < before)
+    smallest = min(after for _, after in sizes.values())
+    for parent, name, layer in _layers(classifier.backbone):
+        before, after = sizes.get(layer, (0, 0))
+        if before == last and after == smallest:
+            setattr(parent, name, _unstrided(layer))
+        elif before == smallest:
+            _look_further(layer)
+
+
+@torch.no_grad()
+def _sizes(classifier: TileClassifier) -> dict[nn.Module, tuple[int, int]]:
+    """Give the rows before and behind every layer that may change them."""
+    sizes: dict[nn.Module, tuple[int, int]] = {}
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        sizes[layer] = inputs[0].shape[2], output.shape[2]
+
+    kinds = (nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d, PaddedConvolution)
+    inner = {layer.convolution for layer in classifier.modules() if isinstance(layer, PaddedConvolution)}
+    layers = [layer for layer in classifier.modules() if isinstance(layer, kinds) and layer not in inner]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    classifier.feature_map(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX))
+    for hook in hooks:
+        hook.remove()
+    return {layer: size for layer, size in sizes.items() if min(size) > 1}
+
+
+def _unstrided(layer: nn.Module) -> nn.Module:
+    """Give a layer of stride 1 that computes the same at every second position."""
+    if isinstance(layer, PaddedConvolution):
+        left, right, top, bottom = layer.padding
+        layer.padding = (left, right + 1, top, bottom + 1)
+        layer.convolution.stride = (1, 1)
+        return layer
+    if isinstance(layer, nn.Conv2d) and not isinstance(layer.padding, str):
+        before = layer.padding
+        after = [kernel - 1 - pad for kernel, pad in zip(layer.kernel_size, before, strict=True)]
+        layer.stride = (1, 1)
+        return layer if list(before) == after else PaddedConvolution(_plain(layer), before, after)
+    if isinstance(layer, (nn.AvgPool2d, nn.MaxPool2d)) and layer.padding in {0, (0, 0)}:
+        return EdgePooling(layer)
+    raise UsageError(f"a network that ends in {type(layer).__name__} cannot be given a finer output stride")
+
+
+def _look_further(layer: nn.Module) -> None:
+    if isinstance(layer, PaddedConvolution):
+        layer.padding = tuple(2 * size for size in layer.padding)  # type: ignore[assignment]  # still four numbers
+        layer = layer.convolution
+    elif isinstance(layer, nn.Conv2d) and not isinstance(layer.padding, str):
+        layer.padding = tuple(2 * size for size in layer.padding)
+    elif isinstance(layer, (nn.AvgPool2d, nn.MaxPool2d)):
+        raise UsageError("a network that pools behind its last halving cannot be given a finer output stride")
+    if isinstance(layer, nn.Conv2d):
+        layer.dilation = tuple(2 * gap for gap in layer.dilation)

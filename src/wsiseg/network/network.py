@@ -1,0 +1,266 @@
+"""The tile classifier and its dense head: build it, save it, load it.
+
+A backbone turns tiles into a map of features; one linear layer gives a logit. Applied to the average of the map it is
+the tile's logit, applied at every position it is the dense map, and the average of that map is the tile's logit again.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsiseg.network.domain import Domain
+from wsiseg.network.weights import OFFLINE, Note, StateDict, downloaded, is_offline, put, read_state_dict, read_torch
+from wsiseg.run.errors import DownloadError, UsageError, WsisegError
+from wsiseg.run.outputs import written_whole
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TIMM = "timm:"
+_SCHEMA = "wsiseg.checkpoint/1"
+# What a torchvision classifier does after its last feature map.
+_AFTER_FEATURES = ("avgpool", "dropout", "flatten", "fc", "classifier", "head", "heads", "AuxLogits", "aux1", "aux2")
+_PROBE_PX = 224
+_DOMAINS = ("domain", "tumor_texture")
+# Fields of a checkpoint that earlier versions did not write.
+_LATER = {"temperature", "offset", *_DOMAINS, "texture_layer"}
+# These two warn unless they are told how to begin.
+_QUIET = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
+
+
+class TileClassifier(nn.Module):
+    """A tumour logit for tiles, and for every position of their feature map.
+
+    Args:
+        backbone: Normalised float images [n, 3, height, width] -> features [n, channels, rows, columns].
+        channels: How many features there are.
+        mean: Of red, green and blue, in 0..1.
+        std: Of red, green and blue, in 0..1.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        channels: int,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(channels, 1)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Turn uint8 [n, height, width, 3] into float32 [n, 3, height, width] of mean 0 and deviation 1."""
+        # As a view: the values stay channels-last in memory, which convolutions are fastest with.
+        scaled = (images.to(torch.float32) / 255.0 - self.mean) / self.std
+        return scaled.permute(0, 3, 1, 2)
+
+    def feature_map(self, normalised: Tensor) -> Tensor:
+        """Give features [n, channels, rows, columns] of normalised images [n, 3, height, width]."""
+        features: Tensor = self.backbone(normalised)
+        return features
+
+    def features(self, images: Tensor) -> Tensor:
+        """Give the globally averaged features [n, channels] of uint8 images [n, height, width, 3]."""
+        return self.feature_map(self.normalised(images)).mean((2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give the logits [n] of uint8 images [n, height, width, 3]."""
+        logits: Tensor = self.head(self.features(images))
+        return logits.squeeze(1)
+
+    def logit_map(self, images: Tensor) -> Tensor:
+        """Give the logits [n, rows, columns] at every position of the feature map; their mean is the tile's logit."""
+        features = self.feature_map(self.normalised(images))
+        logits: Tensor = self.head(features.permute(0, 2, 3, 1))
+        return logits.squeeze(3)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained tile classifier and everything that a model file says about it.
+
+    Attributes:
+        state_dict: Of the `TileClassifier`.
+        arch: What `build` was called with.
+        tile_px: Side of a tile in pixels of `mpp`.
+        mpp: Micrometers per tile pixel.
+        alpha: Least share of tumour that was assumed in tumour slides; None where the tiles' true labels were used.
+        beta: Least share of normal tissue that was assumed in tumour slides; None likewise.
+        threshold: Probability from which a tile is tumour.
+        trained_on: Cohort, slides and tiles per split, and how the training was set up.
+        figures: What came out, by split and measure.
+        sites: Organs that it has seen.
+        version: The version of wsiseg that trained it.
+        temperature: Logits are divided by it before they become probabilities; `threshold` is one of these.
+        offset: Then it is added to them.
+        domain: The tissue that it knows; None where that was not measured.
+        tumor_texture: The textures of tumour in its training slides; None where they were not measured.
+        texture_layer: The layer whose means and deviations these are.
+    """
+
+    state_dict: StateDict
+    arch: str
+    tile_px: int
+    mpp: float
+    alpha: float | None
+    beta: float | None
+    threshold: float = 0.5
+    trained_on: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+    sites: tuple[str, ...] = ()
+    version: str = ""
+    temperature: float = 1.0
+    offset: float = 0.0
+    domain: Domain | None = None
+    tumor_texture: Domain | None = None
+    texture_layer: str = ""
+
+    def save(self, path: Path) -> None:
+        """Write it, whole or not at all.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        content = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        with written_whole(path) as partial:
+            for name in _DOMAINS:
+                known = content[name]
+                content[name] = known and {field: _stored(value) for field, value in vars(known).items()}
+            torch.save({"schema": _SCHEMA, **content, "sites": list(self.sites)}, partial)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            WsisegError: The file is missing, damaged, or no checkpoint of wsiseg.
+        """
+        content = read_torch(path)
+        names = {item.name for item in fields(cls)} - (_LATER - set(content if isinstance(content, dict) else ()))
+        if not isinstance(content, dict) or content.get("schema") != _SCHEMA or not names <= set(content):
+            raise WsisegError(f"{path}: not a checkpoint of wsiseg train")
+        for known in set(_DOMAINS) & set(content):
+            stored = content[known]
+            content[known] = stored and Domain(**{name: _used(value) for name, value in stored.items()})
+        return cls(**{name: content[name] for name in names - {"sites"}}, sites=tuple(content["sites"]))
+
+
+def _stored(value: Any) -> Any:  # noqa: ANN401  an array or a number
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def _used(value: Any) -> Any:  # noqa: ANN401  a tensor or a number
+    return value.numpy() if isinstance(value, Tensor) else value
+
+
+def load_classifier(checkpoint: Checkpoint) -> TileClassifier:
+    """Give the network of a checkpoint, ready to predict.
+
+    Raises:
+        WsisegError: Its tensors do not fit its architecture.
+    """
+    classifier = build(checkpoint.arch, "none")
+    try:
+        classifier.load_state_dict(checkpoint.state_dict)
+    except RuntimeError as error:
+        raise WsisegError(f"checkpoint: its tensors do not fit {checkpoint.arch}: {error}") from error
+    return classifier.eval()
+
+
+def build(arch: str, init: str, note: Note = lambda _: None) -> TileClassifier:
+    """Make a tile classifier.
+
+    Args:
+        arch: A torchvision classifier, or `timm:NAME`.
+        init: `imagenet`, `none`, or a file: a state dict, or a checkpoint of wsiseg, which is used whole.
+        note: Is told about tensors of the file that do not fit.
+
+    Raises:
+        UsageError: There is no such classifier, it has no feature map, or the file does not fit it.
+        DownloadError: The ImageNet weights are not here and cannot be downloaded.
+        WsisegError: The file cannot be read.
+    """
+    checkpoint = _starting_checkpoint(init)
+    if checkpoint is not None:
+        if checkpoint.arch != arch:
+            raise UsageError(f"{init}: is a checkpoint of {checkpoint.arch}, not of {arch}", "check --arch")
+        return load_classifier(checkpoint).train()
+    make = _from_timm if arch.startswith(TIMM) else _from_torchvision
+    trunk, mean, std = make(arch.removeprefix(TIMM), init, note)
+    return TileClassifier(trunk, _channels(trunk, arch), mean, std)
+
+
+def _starting_checkpoint(init: str) -> Checkpoint | None:
+    """Give the checkpoint that training is to start from, where it is one and not just tensors."""
+    if init in ("imagenet", "none") or init.endswith(".safetensors"):
+        return None
+    content = read_torch(Path(init))
+    return Checkpoint.load(Path(init)) if isinstance(content, dict) and content.get("schema") == _SCHEMA else None
+
+
+_Trunk = tuple[nn.Module, tuple[float, ...], tuple[float, ...]]
+
+
+def _from_torchvision(name: str, init: str, note: Note) -> _Trunk:
+    from torchvision import models  # noqa: PLC0415  heavy: only where this family is built
+
+    if name not in models.list_models(module=models):
+        raise UsageError(f"{name}: no such classifier", "name one of torchvision.models, or timm:NAME")
+    network = models.get_model(name, weights=None, **_QUIET.get(name, {}))
+    if init == "imagenet":
+        weights = next(iter(models.get_model_weights(name)))  # the oldest, which is IMAGENET1K_V1 but for few
+        path = downloaded(weights.url, Path(torch.hub.get_dir()) / "checkpoints")
+        put(read_state_dict(path), network, str(path), note)
+    elif init != "none":
+        put(read_state_dict(Path(init)), network, init, note)
+    children = OrderedDict((key, child) for key, child in network.named_children() if key not in _AFTER_FEATURES)
+    if name.startswith("densenet"):
+        children["relu"] = nn.ReLU(inplace=True)
+    return nn.Sequential(children), IMAGENET_MEAN, IMAGENET_STD
+
+
+def _from_timm(name: str, init: str, note: Note) -> _Trunk:
+    import timm  # noqa: PLC0415  heavy: only where this family is built
+
+    if not timm.is_model(name):
+        raise UsageError(f"{TIMM}{name}: no such classifier", "see timm.list_models()")
+    network: Any = _pretrained(name) if init == "imagenet" else timm.create_model(name)
+    if init not in ("imagenet", "none"):
+        put(read_state_dict(Path(init)), network, init, note)
+    network.reset_classifier(0, "")
+    return network, tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
+
+
+def _pretrained(name: str) -> nn.Module:
+    import timm  # noqa: PLC0415  heavy: only where this family is built
+
+    advice = f"give a file of its weights with --init FILE; https://huggingface.co/timm/{name} has them"
+    if is_offline():
+        raise DownloadError(f"{TIMM}{name}: {OFFLINE} forbids the download of its weights", advice)
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=True)
+    except (OSError, RuntimeError) as error:
+        raise DownloadError(f"{TIMM}{name}: its weights cannot be downloaded: {error}", advice) from error
+    return network
+
+
+@torch.no_grad()
+def _channels(trunk: nn.Module, arch: str) -> int:
+    """Count the features of a trunk, and thereby check that it gives a map of them."""
+    try:
+        probe = trunk.eval()(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX))
+    except (RuntimeError, TypeError, NotImplementedError, AssertionError) as error:
+        raise UsageError(f"{arch}: has no feature map of its tiles", "choose a ResNet or the like") from error
+    trunk.train()
+    if not isinstance(probe, Tensor) or probe.dim() != 4 or probe.shape[2] != probe.shape[3]:  # noqa: PLR2004  n, c, h, w
+        raise UsageError(f"{arch}: gives no map of features", "choose a ResNet or the like")
+    return probe.shape[1]

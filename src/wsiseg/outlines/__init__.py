@@ -1,1 +1,0 @@
-"""What annotations are made of: outline files, masks, exact coverage of grid cells."""

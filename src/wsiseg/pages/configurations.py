@@ -1,0 +1,94 @@
+"""The paper's benchmark: configurations of alpha and beta, what came out of each, and the picture of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsiseg.pages.drawing import INK, Drawing, Rectangle, Text
+
+STEPS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+ALPHAS, BETAS = STEPS[1:], STEPS[:-1]
+MEASURES = ("auc", "auc_background", "precision", "recall", "f1", "slide_auc")
+_NAMES = {"auc": "pixel AUC", "auc_background": "pixel AUC with background", "f1": "F1", "slide_auc": "AUC of slides"}
+_CELL_W, _CELL_H, _LEFT, _TOP = 58, 34, 50, 66
+_COLUMNS = 3
+# From dark violet over green to yellow, told apart without red and green too.
+_STOPS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+_DARK = 0.55
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Configured:
+    """What came out of one configuration.
+
+    Attributes:
+        alpha: None for the supervised one.
+        beta: None for the supervised one.
+        out: Its folder.
+        threshold: Probability from which a tile is tumour.
+        figures: Measures by split and site.
+    """
+
+    alpha: float | None
+    beta: float | None
+    out: Path
+    threshold: float
+    figures: Mapping[str, Mapping[str, Mapping[str, float | None]]]
+
+    def measure(self, name: str, split: str) -> float | None:
+        """Give a measure over all sites of a split."""
+        return self.figures.get(split, {}).get(ALL, {}).get(name)
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Rank by the validation slides: pixel AUC where there is truth, then the AUC of slides."""
+        return (self.measure("auc", "val") or 0.0, self.measure("slide_auc", "val") or 0.0)
+
+
+def picture(configured: Sequence[Configured], split: str) -> Drawing:
+    """Draw a matrix for each measure that is known, alpha down and beta across, as the paper does."""
+    shown = [name for name in MEASURES if any(one.measure(name, split) is not None for one in configured)]
+    columns = min(_COLUMNS, max(1, len(shown)))
+    width, height = _LEFT + _CELL_W * len(BETAS) + 24, _TOP + _CELL_H * len(ALPHAS) + 40
+    drawing = Drawing(columns * width, -(-len(shown) // columns) * height, f"Configurations on the {split} split")
+    for place, name in enumerate(shown):
+        drawing.shapes += _matrix(configured, name, split, place % columns * width, place // columns * height)
+    return drawing
+
+
+def _matrix(
+    configured: Sequence[Configured], name: str, split: str, left: float, top: float
+) -> Iterator[Rectangle | Text]:
+    values = {(one.alpha, one.beta): one.measure(name, split) for one in configured}
+    known = [value for value in values.values() if value is not None]
+    low, high = min(known), max(known)
+    yield Text(left + 10, top + 18, f"{_NAMES.get(name, name)}, {split} split", 14)
+    yield Text(left + _LEFT + _CELL_W * len(BETAS) / 2, top + 38, "beta", 12, "middle")
+    yield Text(left + 10, top + _TOP + _CELL_H * len(ALPHAS) / 2, "alpha", 12, "middle", is_upright=True)
+    for column, beta in enumerate(BETAS):
+        yield Text(left + _LEFT + _CELL_W * (column + 0.5), top + _TOP - 12, f"{beta:g}", 11, "middle")
+    for row, alpha in enumerate(ALPHAS):
+        yield Text(left + _LEFT - 8, top + _TOP + _CELL_H * (row + 0.5), f"{alpha:g}", 11, "end")
+        for column, beta in enumerate(BETAS):
+            value = values.get((alpha, beta))
+            if value is not None:
+                x, y = left + _LEFT + _CELL_W * column, top + _TOP + _CELL_H * row
+                yield from _cell(x, y, value, (value - low) / (high - low) if high > low else 1.0)
+    best = values.get((None, None))
+    if best is not None:
+        below = top + _TOP + _CELL_H * len(ALPHAS) + 18
+        yield Text(left + _LEFT, below, f"true labels of tiles: {best:.3f}", 12)
+
+
+def _cell(x: float, y: float, value: float, share: float) -> Iterator[Rectangle | Text]:
+    yield Rectangle(x + 1, y + 1, _CELL_W - 2, _CELL_H - 2, _color(share))
+    color = INK if share > _DARK else "#ffffff"
+    yield Text(x + _CELL_W / 2, y + _CELL_H / 2, f"{value:.3f}", 12, "middle", color=color)
+
+
+def _color(share: float) -> str:
+    place = min(max(share, 0.0), 1.0) * (len(_STOPS) - 1)
+    low = min(int(place), len(_STOPS) - 2)
+    mixed = [round(a + (b - a) * (place - low)) for a, b in zip(_STOPS[low], _STOPS[low + 1], strict=True)]
+    return "#" + "".join(f"{part:02x}" for part in mixed)

@@ -1,0 +1,185 @@
+"""Pictures of what was found on a slide, for people."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.run.outputs import written_whole
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_LEAST_PX, _MOST_PX = 700, 2000  # the longer side of a picture
+_OUTLINE = (0, 158, 115)
+INK, _PAPER = (34, 34, 34), (255, 255, 255)
+_STOPS = (
+    (0.0, (49, 54, 149)),
+    (0.35, (116, 173, 209)),
+    (0.5, (255, 245, 190)),
+    (0.7, (244, 125, 60)),
+    (1.0, (165, 0, 38)),
+)
+_OPACITY = 0.55
+
+
+def colored(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Give probabilities (any shape, no NaN) as colours from blue (0) over pale yellow (0.5) to red (1)."""
+    return _palette()[_shades(probabilities)]
+
+
+def _palette() -> NDArray[np.uint8]:
+    """Give uint8[256, 3], the colours of probabilities in steps of 1/255."""
+    places, colors = [stop for stop, _ in _STOPS], np.asarray([color for _, color in _STOPS], float)
+    steps = np.linspace(0, 1, 256)
+    return np.stack([np.interp(steps, places, colors[:, channel]) for channel in range(3)], -1).round().astype(np.uint8)
+
+
+def _shades(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Give the place of each probability in the palette; NaN is 0."""
+    values = np.nan_to_num(probabilities, nan=0.0)
+    values *= np.float32(255)
+    return np.rint(values, out=values).astype(np.uint8)
+
+
+def tissue_picture(path: Path, thumbnail: NDArray[np.uint8], mask: NDArray[np.bool_], title: str) -> None:
+    """Write a PNG of a slide with its tissue outlined and everything else dimmed.
+
+    Args:
+        path: Where to write.
+        thumbnail: uint8[rows, columns, 3], the whole slide.
+        mask: bool[rows, columns] of any size, over the whole slide.
+        title: A line above the picture.
+    """
+    from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
+
+    canvas = scaled(thumbnail)
+    kept = np.asarray(Image.fromarray(mask).resize(canvas.size, Image.Resampling.NEAREST))
+    pixels = np.array(canvas)
+    pixels[~kept] = pixels[~kept] // 2 + 90
+    pixels[rim(kept, _line(canvas))] = _OUTLINE
+    _save(path, _framed(Image.fromarray(pixels), title, []))
+
+
+def heatmap_picture(
+    path: Path,
+    thumbnail: NDArray[np.uint8],
+    probabilities: NDArray[np.float32],
+    extent: tuple[float, float],
+    *,
+    threshold: float,
+    title: str,
+    notes: list[str],
+) -> None:
+    """Write a PNG of a slide beside the same slide with its tumour map over it.
+
+    Args:
+        path: Where to write.
+        thumbnail: uint8[rows, columns, 3], the whole slide.
+        probabilities: float32[rows, columns], NaN where nobody looked.
+        extent: How many heatmap columns and rows span the slide, as the last ones may reach beyond it.
+        threshold: The tumour's outline is drawn here.
+        title: A line above the picture.
+        notes: Lines below it.
+    """
+    from PIL import Image, ImageDraw  # noqa: PLC0415  heavy: only where pictures are made
+
+    plain = scaled(thumbnail)
+    mapped = _mapped(plain, probabilities, extent, threshold)
+    gap = 12
+    pair = Image.new("RGB", (plain.width * 2 + gap, plain.height), _PAPER)
+    pair.paste(plain, (0, 0))
+    pair.paste(mapped, (plain.width + gap, 0))
+    del plain, mapped  # these pictures are large
+    framed = _framed(pair, title, [*notes, ""])
+    _legend(ImageDraw.Draw(framed), framed, threshold)
+    _save(path, framed)
+
+
+def _mapped(
+    plain: "Image", probabilities: NDArray[np.float32], extent: tuple[float, float], threshold: float
+) -> "Image":
+    """Lay the tumour map over a picture of the slide."""
+    from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
+
+    shades = _enlarged(_shades(probabilities), plain.size, extent)
+    shades.putpalette(_palette().tobytes())
+    over = Image.blend(plain, shades.convert("RGB"), _OPACITY)
+    looked = _enlarged(~np.isnan(probabilities), plain.size, extent)
+    pixels = np.array(Image.composite(over, plain, looked))
+    tumor = np.asarray(_enlarged(probabilities >= threshold, plain.size, extent))
+    pixels[rim(tumor, _line(plain))] = INK
+    return Image.fromarray(pixels)
+
+
+def _enlarged(
+    cells: NDArray[np.uint8] | NDArray[np.bool_], size: tuple[int, int], extent: tuple[float, float]
+) -> "Image":
+    """Give a picture of so many columns and rows with the value of the cell at every pixel."""
+    from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
+
+    box = (0.0, 0.0, min(extent[0], cells.shape[1]), min(extent[1], cells.shape[0]))
+    return Image.fromarray(cells).resize(size, Image.Resampling.NEAREST, box=box)
+
+
+def scaled(thumbnail: NDArray[np.uint8], least: int = _LEAST_PX) -> "Image":
+    """Bring the longer side of a picture (uint8[rows, columns, 3]) to at most 2000 pixels and at least so many.
+
+    Small slides are magnified so that cells can be seen.
+    """
+    from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
+
+    picture, longer = Image.fromarray(thumbnail), max(thumbnail.shape[:2])
+    factor = np.clip(longer, least, _MOST_PX) / longer
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    return picture.resize(size, Image.Resampling.BILINEAR)
+
+
+def _line(picture: "Image") -> int:
+    """Give the width of outlines that stay visible when a whole picture is looked at."""
+    return max(1, round(max(picture.size) / 600))
+
+
+def rim(mask: NDArray[np.bool_], width: int = 1) -> NDArray[np.bool_]:
+    """Give the set pixels that are no further than `width` from one that is not, or from the edge."""
+    inner = mask
+    for _ in range(width):
+        padded = np.pad(inner, 1)
+        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    outer: NDArray[np.bool_] = mask & ~inner
+    return outer
+
+
+def _framed(picture: "Image", title: str, notes: list[str]) -> "Image":
+    """Set a picture on white with a title above and notes below."""
+    from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415  heavy: only where pictures are made
+
+    line, margin = 22, 12
+    large, small = ImageFont.load_default(16), ImageFont.load_default(13)
+    width = max([picture.width, int(large.getlength(title)), *(int(small.getlength(note)) for note in notes)])
+    height = picture.height + line * (len(notes) + 1) + 3 * margin
+    framed = Image.new("RGB", (width + 2 * margin, height), _PAPER)
+    draw = ImageDraw.Draw(framed)
+    draw.text((margin, margin), title, fill=INK, font=large)
+    framed.paste(picture, (margin, margin + line + 4))
+    for number, note in enumerate(notes):
+        draw.text((margin, margin + line + 8 + picture.height + number * line), note, fill=INK, font=small)
+    return framed
+
+
+def _legend(draw: Any, framed: "Image", threshold: float) -> None:  # noqa: ANN401  a Pillow drawing
+    """Draw the colour scale in the lower left corner."""
+    from PIL import Image, ImageFont  # noqa: PLC0415  heavy: only where pictures are made
+
+    width, height, left, top = 200, 12, 12, framed.height - 28
+    bar = colored(np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1)))
+    framed.paste(Image.fromarray(bar), (left + 110, top))
+    font = ImageFont.load_default(13)
+    draw.text((left, top - 2), "p(tumour)   0", fill=INK, font=font)
+    draw.text((left + 110 + width + 6, top - 2), f"1      outlined: {threshold:.2f} and above", fill=INK, font=font)
+
+
+def _save(path: Path, picture: "Image") -> None:
+    with written_whole(path) as partial:
+        picture.save(partial, "PNG", compress_level=1)  # a tenth larger than by default, in half the time

@@ -1,0 +1,150 @@
+"""Map tumour on slides."""
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from wsiseg.config.settings import PredictConfig
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.model_file.model_file import ModelFile, default_model_path
+from wsiseg.prediction import pipeline
+from wsiseg.prediction.cluster import on_cluster
+from wsiseg.prediction.map_files import write_page
+from wsiseg.prediction.mapping import map_slide, prepare
+from wsiseg.prediction.places import Places
+from wsiseg.run.errors import UsageError
+from wsiseg.run.record import Progress, Run, RunFile, Silent, SlideRecord, now
+from wsiseg.slides.cohort import Cohort, CohortSlide
+from wsiseg.slides.slide import Slide
+
+
+def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -> Heatmap:  # noqa: ANN401  the fields of PredictConfig
+    """Map tumour on one slide.
+
+    Args:
+        slide: The slide.
+        model: A model file; `default` is the bundled one.
+        **settings: Further fields of `PredictConfig`, as `slide_mpp` or `map`.
+
+    Returns:
+        The tumour map. Nothing is written.
+
+    Raises:
+        SlideError: The slide cannot be read.
+        StalledError: The slide's disk or network does not answer.
+        ModelFileError: The model file is invalid.
+        UsageError: A setting does not fit.
+    """
+    config = PredictConfig.checked(inputs=(str(slide),), model=(str(model),), **settings)
+    with _models(config) as models, _slide(slide, config) as opened:
+        row = CohortSlide(Path(slide).stem, Path(slide))
+        places = Places.of(config.tissue, config.roi, config.exclude, [row.slide])
+        heatmap, _ = map_slide(prepare(row, opened, models, config, places), models, config)
+        return heatmap
+
+
+def _slide(path: Path | str, config: PredictConfig) -> Slide:
+    return Slide(path, mpp=config.slide_mpp, longest_read_s=config.read_timeout)
+
+
+def predict_slides(config: PredictConfig, progress: Progress | None = None) -> Run:
+    """Write a tumour map, outlines and a picture for every slide.
+
+    Args:
+        config: What to do.
+        progress: Who watches.
+
+    Returns:
+        What became of every slide. One that fails does not stop the others.
+
+    Raises:
+        UsageError: The inputs name nothing, or a model or the cohort is wrong.
+        ModelFileError: A model file is invalid.
+        DeviceError: The device is not available.
+        OutputError: Nothing can be written to `config.out`.
+    """
+    progress = progress or Silent()
+    cohort = Cohort.from_inputs(config.inputs, sys.stdin if "-" in config.inputs else ())
+    rows = [row for row in cohort.slides if _is_in_shard(row.slide, config.shard)]
+    names = [row.slide for row in cohort.slides if not row.skipped]
+    places = Places.of(config.tissue, config.roi, config.exclude, names)
+    with _models(config) as models:
+        for line in _introduction(models):
+            progress.note(line)
+        progress.begin(len(rows))
+        with RunFile(config.out / _run_name(config), _run(config, models)) as file:
+            if config.dask is None:
+                records = pipeline.records(rows, places, models, config, progress)
+            else:
+                records = on_cluster(config.dask, partial(_on_worker, places=places, config=config), rows)
+            try:
+                for record in records:
+                    file.add(record)
+                    progress.done(record)
+                return file.finish()
+            finally:
+                write_page(config.out, _run_name(config))
+
+
+def _on_worker(row: CohortSlide, places: Places, config: PredictConfig) -> SlideRecord:
+    """Map one slide in a process of a cluster."""
+    models = _models_of_worker(config)
+    (record,) = pipeline.records([row], places, models, config, Silent())
+    return record
+
+
+@cache
+def _models_of_worker(config: PredictConfig) -> list[ModelFile]:
+    """Open the model files once in a process; they stay open until it ends."""
+    return _open_models(config, ExitStack())
+
+
+def _is_in_shard(slide: str, shard: str | None) -> bool:
+    """Tell whether a slide belongs to a shard `I/N`; the slide's name alone decides."""
+    if shard is None:
+        return True
+    number, count = (int(part) for part in shard.split("/"))
+    return int(hashlib.sha256(slide.encode()).hexdigest(), 16) % count == number - 1
+
+
+def _run_name(config: PredictConfig) -> str:
+    return "run.json" if config.shard is None else f"run.{config.shard.replace('/', '-of-')}.json"
+
+
+def _introduction(models: list[ModelFile]) -> Iterator[str]:
+    for model in models:
+        yield f"model {model.card.name} {model.card.version} on {model.provider}: {model.card.intended_use}"
+        yield from (f"warning: {warning}" for warning in model.warnings)
+
+
+def _run(config: PredictConfig, models: list[ModelFile]) -> Run:
+    from wsiseg.run.version import __version__  # noqa: PLC0415  the package imports this module
+
+    return Run(
+        command="predict",
+        version=__version__,
+        started=now(),
+        model=models[0].provenance if len(models) == 1 else {"models": [model.provenance for model in models]},
+        device={"requested": config.device, "provider": models[0].provider},
+        settings=config.model_dump(mode="json", exclude={"inputs", "out", "overwrite"}),
+    )
+
+
+@contextmanager
+def _models(config: PredictConfig) -> Iterator[list[ModelFile]]:
+    """Open the model files, so that a bad one stops the run before any slide is touched."""
+    with ExitStack() as stack:
+        yield _open_models(config, stack)
+
+
+def _open_models(config: PredictConfig, stack: ExitStack) -> list[ModelFile]:
+    paths = [default_model_path() if name == "default" else Path(name) for name in config.model]
+    models = [stack.enter_context(ModelFile.open(path, config.device)) for path in paths]
+    for model in models:
+        if config.map == "dense" and model.card.output_stride is None:
+            raise UsageError(f"{model.path}: this model gives no dense map", "use --map tile")
+    return models

@@ -1,1 +1,0 @@
-"""What a slide is read with: formats, pixel size, levels, blocks."""

@@ -1,0 +1,1 @@
+"""What every run shares: its record, its outputs, its memory, its errors."""

@@ -1,0 +1,36 @@
+"""How the C library of Linux hands out memory: by default in ways that waste time in training and room in prediction.
+
+It takes large blocks from the kernel and gives them back one by one, and raises the bound of what is large by itself.
+"""
+
+import ctypes
+import sys
+
+# Names of <malloc.h>.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def give_back_large_arrays() -> None:
+    """Let memory of arrays of 8 MB and more return to the system when they are freed.
+
+    The C library would raise that bound by itself, to 32 MB, once a large array was freed, and then keep the holes
+    between small ones: of a slide of 65536 x 65536 pixels some 170 MB that nobody uses.
+    """
+    _set({_M_MMAP_THRESHOLD: 8 * 2**20})
+
+
+def keep_freed_memory() -> None:
+    """Keep the memory of freed tensors for the next ones.
+
+    By default every block above 32 MB returns to the kernel, which fills the pages of the next one with zeros: on a
+    processor that takes more time than the convolutions (measured: 19 against 61 tiles a second for 64 tiles at a
+    time, EfficientNet-Lite0).
+    """
+    _set({_M_MMAP_THRESHOLD: 2**30, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**28})
+
+
+def _set(parameters: dict[int, int]) -> None:
+    """Set parameters of the C library's allocator; not every system and C library has them."""
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        for parameter, value in parameters.items():
+            library.mallopt(parameter, value)

@@ -1,0 +1,181 @@
+"""Outputs that appear whole or not at all: written beside their place, then renamed."""
+
+import glob
+import gzip
+import itertools
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from wsiseg.run.errors import OutputError
+
+PACKED_FROM = 10_000_000
+"""Bytes from which a text that may grow long is packed."""
+
+_HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
+
+
+def _beside(path: Path, what: str = "partial") -> Path:
+    return path.with_name(f".{path.name}.{what}-{_HOST}-{os.getpid()}")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes of this machine that were killed have left beside `path`."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*-{_HOST}-*"):
+        process = left.name.rpartition("-")[2]
+        if process.isdigit() and not _is_alive(int(process)):
+            _remove(left)
+
+
+def _is_alive(process: int) -> bool:
+    if sys.platform == "win32":  # there a signal 0 would end the process; what is in use cannot be removed anyway
+        return process == os.getpid()
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder; where that fails, what failed before it is what the user must hear of."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _replace(partial: Path, path: Path) -> None:
+    """Put `partial` in the place of `path`; a folder that stood there is moved away first."""
+    if not path.is_dir():
+        partial.replace(path)
+        return
+    old = _beside(path, "old")
+    path.replace(old)
+    partial.replace(path)
+    _remove(old)
+
+
+def cannot_be_written(path: Path, error: OSError) -> OutputError:
+    """Give the error that says why a file cannot be written."""
+    reason = error.strerror or str(error)
+    return OutputError(f"{path}: cannot be written: {reason}", "free some room or choose another --out")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock that is a file at `path`, while other processes on the folder wait for it.
+
+    Raises:
+        OutputError: The folder is read-only, the disk is full, or the like.
+    """
+    from filelock import SoftFileLease  # noqa: PLC0415  only where something is written
+
+    lock = SoftFileLease(path)  # a lease, so that a process of another machine that died just here stops nobody
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise cannot_be_written(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write a file or a folder to, and rename it to `path` when the block ends well.
+
+    Args:
+        path: The final place. Its folder is made where it is missing.
+
+    Yields:
+        A path in the same folder that does not exist yet.
+
+    Raises:
+        OutputError: The folder is read-only, the disk is full, or the like; what stood at `path` is untouched.
+    """
+    partial = _beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(partial)
+        _remove_leftovers(path)
+        yield partial
+        _replace(partial, path)
+    except OSError as error:
+        _remove(partial)
+        if isinstance(error, FileNotFoundError) and error.filename and str(partial) not in str(error.filename):
+            raise
+        raise cannot_be_written(path, error) from error
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as UTF-8, whole or not at all; bytes of file names that are no UTF-8 are escaped as in JSON."""
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def packed_name(path: Path) -> Path:
+    """Give the name of a text file that is packed with gzip."""
+    return path.with_name(f"{path.name}.gz")
+
+
+def write_packed(path: Path, parts: Iterable[str], most_bytes: int = PACKED_FROM) -> Path:
+    """Write a text as UTF-8 while it comes, packed under `packed_name` where it is long; whole or not at all.
+
+    The file of the other kind that an earlier run has left is removed.
+
+    Args:
+        path: The place of the plain file.
+        parts: The text, piece by piece; it is never held as a whole.
+        most_bytes: From so many bytes on the text is packed.
+
+    Returns:
+        Where the text lies.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    coming = iter(parts)
+    head, is_long = _head(coming, most_bytes)
+    place, other = (packed_name(path), path) if is_long else (path, packed_name(path))
+    with written_whole(place) as partial:
+        with partial.open("wb") as file, _packing(file) if is_long else nullcontext(file) as target:
+            for part in itertools.chain(head, coming):
+                target.write(part.encode())
+        other.unlink(missing_ok=True)
+    return place
+
+
+def _head(parts: Iterator[str], most_bytes: int) -> tuple[list[str], bool]:
+    """Take pieces until they are longer than so many bytes: the pieces, and whether they are."""
+    head, length = [], 0
+    for part in parts:
+        head.append(part)
+        length += len(part.encode())
+        if length > most_bytes:
+            return head, True
+    return head, False
+
+
+def _packing(file: BinaryIO) -> gzip.GzipFile:
+    """Pack with gzip, without the time and name that would make equal results differ."""
+    return gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=6, mtime=0)
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  any JSON value
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

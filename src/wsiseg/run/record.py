@@ -1,0 +1,218 @@
+"""The record of a run: what became of every slide, kept in `run.json` as the run goes on."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from wsiseg.run.errors import WsisegError
+from wsiseg.run.outputs import locked, write_json
+
+Status = Literal["ok", "no_tissue", "skipped", "up_to_date", "suspect", "failed"]
+
+
+class Failure(BaseModel):
+    """Why a slide failed or was skipped."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    message: str
+    hint: str = ""
+
+    @classmethod
+    def of(cls, error: WsisegError) -> Self:
+        """Describe an error."""
+        return cls(type=type(error).__name__, message=error.message, hint=error.hint)
+
+
+class SlideRecord(BaseModel):
+    """What became of one slide; areas in mm2, `mpp` in um per level-0 pixel along x and y, time in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    slide: str
+    path: str
+    status: Status
+    error: Failure | None = None
+    outputs: dict[str, str] = Field(default_factory=dict)
+    mpp: tuple[float, float] | None = None
+    mpp_source: str | None = None
+    tissue_mm2: float | None = None
+    tumor_mm2: float | None = None
+    tumor_share: float | None = None
+    tiles: int = 0
+    bad_tiles: int = 0
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+class Run(BaseModel):
+    """What became of a run; the content of `run.json`."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    schema_: str = Field(default="wsiseg.run/1", alias="schema")
+    status: Literal["complete", "partial", "failed"] = "partial"
+    version: str = ""
+    command: str
+    started: str
+    finished: str | None = None
+    model: dict[str, Any] | None = None
+    device: dict[str, Any] | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    slides: tuple[SlideRecord, ...] = ()
+    totals: dict[str, int] = Field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a run file; file names that are no UTF-8 come back as they were.
+
+        Raises:
+            OSError: There is none.
+            ValueError: It is no run file.
+        """
+        return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+
+    @property
+    def failed(self) -> tuple[SlideRecord, ...]:
+        """The slides that failed."""
+        return tuple(record for record in self.slides if record.status == "failed")
+
+    @property
+    def exit_code(self) -> int:
+        """0 where nothing failed, else 1."""
+        return 1 if self.failed else 0
+
+
+class Progress(Protocol):
+    """What a long run tells whoever watches it; every call must return quickly."""
+
+    def begin(self, slides: int) -> None:
+        """Tell how many slides there are."""
+        ...
+
+    def slide(self, slide: str, tiles: int) -> None:
+        """Tell that work on a slide of so many tiles begins."""
+        ...
+
+    def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:
+        """Tell that so many more tiles of a slide are done, and how long was waited for them to be read."""
+        ...
+
+    def done(self, record: SlideRecord) -> None:
+        """Tell what became of a slide."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Tell something a person should know."""
+        ...
+
+
+class Silent:
+    """Watch nothing."""
+
+    def begin(self, slides: int) -> None:
+        """Do nothing."""
+
+    def slide(self, slide: str, tiles: int) -> None:
+        """Do nothing."""
+
+    def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:
+        """Do nothing."""
+
+    def done(self, record: SlideRecord) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
+        """Do nothing."""
+
+
+class RunFile:
+    """`run.json` while the run goes on: whole at every moment, finished also when the run is interrupted.
+
+    The slides of an earlier run of the same command in the same folder stay in it, unless this run does them again; so
+    several processes may share a folder.
+
+    Args:
+        path: Where to write; None keeps the record in memory.
+        run: The run as it begins.
+    """
+
+    def __init__(self, path: Path | None, run: Run) -> None:
+        self.path = path
+        self.run = run
+        self._save()
+
+    def add(self, record: SlideRecord) -> None:
+        """Add what became of a slide."""
+        self.run = self.run.model_copy(update={"slides": (*self.run.slides, record)})
+        self.run = self.run.model_copy(update={"totals": totals(self.run.slides)})
+        self._save()
+
+    def finish(self) -> Run:
+        """Write the end of the run."""
+        status = "complete" if not self.run.failed else "partial"
+        if self.run.slides and len(self.run.failed) == len(self.run.slides):
+            status = "failed"
+        self.run = self.run.model_copy(update={"status": status, "finished": now()})
+        self._save()
+        return self.run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.run = self.run.model_copy(update={"finished": now()})
+            self._save()
+
+    def _save(self) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.path.with_name(f".{self.path.name}.lock")):
+            merged = _with_earlier(self.path, self.run)
+            write_json(self.path, merged.model_dump(mode="json", by_alias=True))
+
+
+def _with_earlier(path: Path, run: Run) -> Run:
+    """Put the slides that other runs have written to the same file before those of this run."""
+    try:
+        earlier = Run.read(path)
+    except (OSError, ValueError):
+        return run
+    if earlier.command != run.command:
+        return run
+    mine = {record.slide for record in run.slides}
+    slides = (*(record for record in earlier.slides if record.slide not in mine), *run.slides)
+    return run.model_copy(update={"slides": slides, "totals": totals(slides)})
+
+
+def totals(slides: Sequence[SlideRecord]) -> dict[str, int]:
+    """Count the slides of each status; `ok` and `failed` always stand in the result."""
+    counts = {"ok": 0, "failed": 0}
+    for record in slides:
+        counts[record.status] = counts.get(record.status, 0) + 1
+    return counts
+
+
+def spoken(seconds: float) -> str:
+    """Give a length of time as a person would say it, as `40 s`, `12 min` or `3.5 h`."""
+    if seconds < 100:  # noqa: PLR2004  nobody reads more digits
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004  the same
+
+
+def now() -> str:
+    """Give the time in UTC, as `2026-01-31T12:00:00Z`."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

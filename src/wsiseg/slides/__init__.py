@@ -1,0 +1,1 @@
+"""Slides and cohorts of them: the only place that knows OpenSlide."""

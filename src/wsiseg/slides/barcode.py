@@ -1,0 +1,112 @@
+"""TCGA barcodes: what the name of a slide says of its case, its sample and its label.
+
+A slide is called `TCGA-TSS-PART-SSV-PP-TSn[.uuid.svs]`: source site, participant, sample type and vial, portion, and
+TS, BS or MS (top, bottom, middle; flash-frozen) or DX (diagnostic, formalin-fixed) with a number or letter.
+Source: the GDC's table of sample type codes.
+"""
+
+import re
+
+from wsiseg.run.errors import UsageError
+
+_SLIDE = re.compile(
+    r"(?P<case>TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})-(?P<code>[0-9]{2})(?P<vial>[A-Z])-(?P<portion>[0-9]{2})"
+    r"-(?P<section>(?:TS|BS|MS|DX)[A-Z0-9]+)(?![A-Za-z0-9-])",
+)
+_TUMOR = {
+    "01": "primary solid tumor",
+    "02": "recurrent solid tumor",
+    "03": "primary blood derived cancer, peripheral blood",
+    "04": "recurrent blood derived cancer, bone marrow",
+    "05": "additional new primary",
+    "06": "metastatic",
+    "07": "additional metastatic",
+    "08": "human tumor original cells",
+    "09": "primary blood derived cancer, bone marrow",
+}
+_NORMAL = {
+    "10": "blood derived normal",
+    "11": "solid tissue normal",
+    "12": "buccal cell normal",
+    "13": "EBV immortalized normal",
+    "14": "bone marrow normal",
+}
+_REFUSED = {
+    "15": "reserved",
+    "16": "reserved",
+    "20": "control analyte",
+    "40": "recurrent blood derived cancer, peripheral blood",
+    "50": "cell line",
+    "60": "primary xenograft",
+    "61": "cell line derived xenograft",
+    "99": "reserved",
+}
+
+
+def case(name: str) -> str:
+    """Give the case (patient) of a slide, as `TCGA-BH-A0B7`.
+
+    Raises:
+        UsageError: The name does not begin with the barcode of a slide.
+    """
+    return _parsed(name)["case"]
+
+
+def sample(name: str) -> str:
+    """Give the sample of a slide, as `TCGA-BH-A0B7-11A`.
+
+    Raises:
+        UsageError: The name does not begin with the barcode of a slide.
+    """
+    parts = _parsed(name)
+    return f"{parts['case']}-{parts['code']}{parts['vial']}"
+
+
+def slide(name: str) -> str:
+    """Give the barcode alone, as `TCGA-BH-A0B7-11A-03-TSC`.
+
+    Raises:
+        UsageError: The name does not begin with the barcode of a slide.
+    """
+    return _parsed(name)[0]
+
+
+def sample_code(name: str) -> str:
+    """Give the two digits of the sample type, as `11`.
+
+    Raises:
+        UsageError: The name does not begin with the barcode of a slide.
+    """
+    return _parsed(name)["code"]
+
+
+def is_diagnostic(name: str) -> bool:
+    """Say whether a slide is formalin-fixed (DX) rather than flash-frozen.
+
+    Raises:
+        UsageError: The name does not begin with the barcode of a slide.
+    """
+    return _parsed(name)["section"].startswith("DX")
+
+
+def label(name: str) -> int:
+    """Give the label of a slide by its sample type: 1 for 01-09 (tumour), 0 for 10-14 (normal).
+
+    Raises:
+        UsageError: The name does not begin with the barcode of a slide, or its sample is neither: a control, a cell
+            line, a xenograft or a reserved code is no evidence of normal tissue.
+    """
+    code = sample_code(name)
+    if code in _TUMOR:
+        return 1
+    if code in _NORMAL:
+        return 0
+    kind = _REFUSED.get(code, "unknown")
+    raise UsageError(f"{name}: sample type {code} ({kind}) is neither tumour nor normal tissue", "leave it out")
+
+
+def _parsed(name: str) -> re.Match[str]:
+    match = _SLIDE.match(name)
+    if match is None:
+        raise UsageError(f"{name}: does not begin with the barcode of a TCGA slide", "as in TCGA-BH-A0B7-11A-03-TSC")
+    return match

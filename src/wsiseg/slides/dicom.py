@@ -1,0 +1,179 @@
+"""DICOM slides: which files of a folder belong together, and which are no slides.
+
+A slide is a series of VL Whole Slide Microscopy instances, one file for each resolution (or part of one), beside which
+lie labels, overviews, thumbnails, segmentations and annotations. Only the beginning of each file is read here; pixels
+are OpenSlide's. Source: DICOM PS3.5 (encoding), PS3.3 C.8.12.4 (image type of whole-slide images), PS3.10 (files).
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from wsiseg.run.errors import NotASlideError, SlideError
+
+_WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+_KINDS = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
+    "1.2.840.10008.5.1.4.1.1.66.7": "label map segmentation",
+    "1.2.840.10008.5.1.4.1.1.91.1": "set of annotations",
+    "1.2.840.10008.1.3.10": "directory of DICOM files",
+}
+_IMPLICIT = "1.2.840.10008.1.2"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_NO_SLIDES = ("LABEL", "OVERVIEW", "THUMBNAIL")
+
+_CLASS, _TRANSFER_SYNTAX = (0x0002, 0x0002), (0x0002, 0x0010)
+_IMAGE_TYPE, _INSTANCE, _SERIES = (0x0008, 0x0008), (0x0008, 0x0018), (0x0020, 0x000E)
+_LONG_FORMS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
+_MOST_TEXT_BYTES = 1024
+_MOST_ELEMENTS = 100_000
+_MOST_NESTED = 32
+
+_Tag = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class DicomFile:
+    """One DICOM file.
+
+    Attributes:
+        path: Where it lies.
+        series: SeriesInstanceUID, empty where it is not known.
+        instance: SOPInstanceUID, the same in two copies of one image.
+        kind: What it is where it is no slide, as `thumbnail`; empty for an image of a slide.
+        transfer_syntax: UID of how its pixels are encoded.
+    """
+
+    path: Path
+    series: str
+    instance: str
+    kind: str
+    transfer_syntax: str = ""
+
+    def refusal(self) -> NotASlideError:
+        """Say why the file is no slide."""
+        return NotASlideError(f"{self.path.name}: not a slide but a DICOM {self.kind}")
+
+
+def dicom_file(path: Path) -> DicomFile | None:
+    """Read what a DICOM file says of itself; None if it is not one.
+
+    Args:
+        path: Any file.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(132)[128:] != b"DICM":
+                return None
+            values = _values(file)
+    except (OSError, struct.error, ValueError):
+        values = {}
+    return DicomFile(
+        path, values.get(_SERIES, ""), values.get(_INSTANCE, ""), _kind(values), values.get(_TRANSFER_SYNTAX, "")
+    )
+
+
+def _kind(values: dict[_Tag, str]) -> str:
+    """Name what is no slide; a file too broken to say what it is passes for one: it shall fail, not be skipped."""
+    found = values.get(_CLASS, "")
+    if found in {_WHOLE_SLIDE, ""}:
+        types = values.get(_IMAGE_TYPE, "").split("\\")
+        return next((word.lower() for word in _NO_SLIDES if word in types), "")
+    return _KINDS.get(found, f"object of class {found}")
+
+
+def by_series(files: Iterable[DicomFile]) -> list[list[DicomFile]]:
+    """Gather the images of slides by their series, in the order in which each series first occurs."""
+    found: dict[tuple[Path, str], list[DicomFile]] = {}
+    for file in files:
+        if not file.kind:
+            # OpenSlide looks for a series in one folder only.
+            found.setdefault((file.path.parent, file.series or file.path.name), []).append(file)
+    return list(found.values())
+
+
+def series_file(folder: Path) -> Path:
+    """Give a file of the only slide in a folder.
+
+    Raises:
+        SlideError: The folder holds no DICOM slide, or several.
+    """
+    files = [file for path in sorted(folder.iterdir()) if path.is_file() and (file := dicom_file(path)) is not None]
+    series = by_series(files)
+    if not series:
+        raise SlideError(f"{folder}: a folder without a DICOM slide", "name a slide")
+    if len(series) > 1:
+        raise SlideError(f"{folder}: holds {len(series)} DICOM slides", "name a file of one of them")
+    return series[0][0].path
+
+
+def _values(file: BinaryIO) -> dict[_Tag, str]:
+    """Read the texts that tell files apart, from behind the preamble to the series."""
+    wanted = {_CLASS, _TRANSFER_SYNTAX, _IMAGE_TYPE, _INSTANCE, _SERIES}
+    values: dict[_Tag, str] = {}
+    for tag, length in _elements(file, values):
+        if tag in wanted and length <= _MOST_TEXT_BYTES:
+            values[tag] = file.read(length).decode("ascii", "replace").strip(" \0")
+        elif length == _UNDEFINED:
+            _skip_sequence(file, is_implicit=values.get(_TRANSFER_SYNTAX) == _IMPLICIT)
+        else:
+            file.seek(length, 1)
+        if tag >= _SERIES:
+            break
+    return values
+
+
+def _elements(file: BinaryIO, values: dict[_Tag, str]) -> Iterator[tuple[_Tag, int]]:
+    """Give tag and length of the elements on the outermost level; `values` tells how they are encoded."""
+    for _ in range(_MOST_ELEMENTS):
+        group = file.read(2)
+        if len(group) < 2:  # noqa: PLR2004  the end of the file
+            return
+        file.seek(-2, 1)
+        in_data_set = group != b"\x02\x00"
+        if in_data_set and values.get(_TRANSFER_SYNTAX) == _DEFLATED:
+            return
+        yield _element(file, is_implicit=in_data_set and values.get(_TRANSFER_SYNTAX) == _IMPLICIT)
+
+
+def _element(file: BinaryIO, *, is_implicit: bool) -> tuple[_Tag, int]:
+    """Read the head of an element: its tag and the length of its value.
+
+    Raises:
+        struct.error: The file ends within it.
+    """
+    group, element = struct.unpack("<HH", file.read(4))
+    if is_implicit or group == _ITEM[0]:
+        return (group, element), struct.unpack("<I", file.read(4))[0]
+    form = file.read(2)
+    if form in _LONG_FORMS:
+        return (group, element), struct.unpack("<2xI", file.read(6))[0]
+    return (group, element), struct.unpack("<H", file.read(2))[0]
+
+
+def _skip_sequence(file: BinaryIO, *, is_implicit: bool) -> None:
+    """Pass over a sequence of undefined length and all that is nested in it.
+
+    Raises:
+        ValueError: It is longer or deeper than any that is meant.
+        struct.error: The file ends within it.
+    """
+    depth = 1
+    for _ in range(_MOST_ELEMENTS):
+        tag, length = _element(file, is_implicit=is_implicit)
+        if tag in {_ITEM_END, _SEQUENCE_END}:
+            depth -= 1
+        elif length == _UNDEFINED:
+            depth += 1
+        else:
+            # What an item of known length holds need not be told apart.
+            file.seek(length, 1)
+        if depth == 0:
+            return
+        if depth > _MOST_NESTED:
+            break
+    raise ValueError("a sequence without an end")

@@ -1,0 +1,289 @@
+"""A whole-slide image, read at any resolution.
+
+All coordinates are level-0 pixels of OpenSlide's own frame (for MRXS and its like that includes the empty surround;
+`SlideFacts.bounds_px` says where the scan lies in it).
+"""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.run.errors import NotASlideError, PixelSizeError, SlideError
+from wsiseg.slides import pyramid
+from wsiseg.slides.blocks import MOST_UNREADABLE, Block, Picture, filled
+from wsiseg.slides.pixel_size import PixelSize, pixel_size
+from wsiseg.slides.slide_facts import SlideFacts
+from wsiseg.slides.slide_file import LONGEST_READ_S, SLIDE_SUFFIXES, SlideFile
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_BLOCK_PX = 2048  # side of what is read of a level at once
+_SMALLEST_BLOCK_PX = 128  # an unreadable block is divided down to this
+_LARGE_RATIO = 8  # from here on pixels are averaged in blocks as they are read
+_WHOLE = 1e-3  # numbers this close to whole ones are whole
+
+ASSUMED = "assumed"
+"""The `mpp_source` of a map whose slide is not at hand: its pixels count, its micrometers mean nothing."""
+
+
+class Slide:
+    """A whole-slide image, open for reading; close it or use it in a `with` block.
+
+    Reading is thread-safe. An OpenSlide handle is dead after its first error, so a failed read opens the file anew and
+    tries once more before it raises.
+
+    Args:
+        path: A slide, a folder that holds one DICOM series or any file of it, or a plain PNG, JPEG or TIFF image.
+        mpp: Micrometers per level-0 pixel, in place of what the file says.
+        longest_read_s: Seconds after which reading is given up; every method that reads then raises `StalledError`.
+
+    Raises:
+        NotASlideError: The file is no slide.
+        PixelSizeError: No pixel size is known, or the one found cannot be true.
+        SlideError: The file is broken.
+        StalledError: Its disk or network does not answer.
+    """
+
+    def __init__(self, path: Path | str, *, mpp: float | None = None, longest_read_s: float = LONGEST_READ_S) -> None:
+        self._file = SlideFile(Path(path), longest_read_s)
+        self.path = self._file.path
+        self.properties = self._file.properties
+        self.size_px: tuple[int, int] = self._file.level_sizes_px[0]
+        try:
+            self.levels = pyramid.levels_of(self._file.level_sizes_px, self._file.level_downsamples)
+            self.pixel_size: PixelSize = self._pixel_size(mpp)
+        except BaseException:
+            self.close()
+            raise
+
+    def _pixel_size(self, user: float | None) -> PixelSize:
+        try:
+            return pixel_size(self.path.name, self.properties, self.size_px, user=user)
+        except PixelSizeError:
+            # A file that was cut off often lacks its metadata too; then that is what the user must hear.
+            for number, level in enumerate(self.levels):
+                last = [round((size - 1) * level.reader_downsample) for size in level.size_px]
+                self._file.read((last[0], last[1]), number, (1, 1))
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the file."""
+        self._file.close()
+
+    @property
+    def mpp(self) -> tuple[float, float]:
+        """Micrometers per level-0 pixel along x and y."""
+        return self.pixel_size.mpp
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is odd about the slide's pixel size."""
+        return self.pixel_size.warnings
+
+    @property
+    def level_sizes_px(self) -> tuple[tuple[int, int], ...]:
+        """Width and height of every level, finest first."""
+        return tuple(level.size_px for level in self.levels)
+
+    @property
+    def bounds_px(self) -> tuple[int, int, int, int] | None:
+        """x, y, width, height of the scan within level 0, where the file says so."""
+        names = [f"openslide.bounds-{name}" for name in ("x", "y", "width", "height")]
+        if not all(name in self.properties for name in names):
+            return None
+        x, y, width, height = (int(self.properties[name]) for name in names)
+        return x, y, width, height
+
+    @property
+    def facts(self) -> SlideFacts:
+        """What a result says of this slide."""
+        return SlideFacts(
+            file=self.path.name,
+            fingerprint=self.fingerprint,
+            size_px=self.size_px,
+            mpp=self.mpp,
+            mpp_source=self.pixel_size.source,
+            mpp_raw=self.pixel_size.raw,
+            bounds_px=self.bounds_px,
+            vendor=self.properties.get("openslide.vendor", "image"),
+            icc_present="openslide.icc-size" in self.properties,
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """OpenSlide's quick hash, or for plain images the hash of the whole file, and the size of the file in bytes.
+
+        The quick hash covers the coarsest level and the metadata, so it alone does not notice a file that was cut off.
+        """
+        known = self.properties.get("openslide.quickhash-1")
+        if known is None:
+            with self.path.open("rb") as file:
+                known = hashlib.file_digest(file, "sha256").hexdigest()
+        return f"{known}-{self.path.stat().st_size}"
+
+    def upsampling(self, mpp: float) -> float:
+        """How many times coarser level 0 is than `mpp`; 1 or less where the slide is fine enough."""
+        return max(self.mpp) / mpp
+
+    def read(self, x: float, y: float, size: tuple[int, int], mpp: float) -> NDArray[np.uint8]:
+        """Read a region at a resolution, from the coarsest level that is no coarser.
+
+        A level within 1 % of `mpp` is used as it is, from the whole pixel nearest to x, y. Otherwise pixels are
+        averaged by area (exactly for whole factors, else with a Hamming window of an output pixel's width), or
+        interpolated linearly where the slide is coarser than `mpp`. Beyond the slide everything is background.
+
+        Args:
+            x: Left edge in level-0 pixels.
+            y: Upper edge in level-0 pixels.
+            size: Width and height of the result in pixels.
+            mpp: Micrometers per pixel of the result.
+
+        Returns:
+            uint8[height, width, 3], RGB.
+
+        Raises:
+            SlideError: The region cannot be decoded.
+        """
+        return self._read((x, y), size, (mpp / self.mpp[0], mpp / self.mpp[1]), sees_beyond=True)
+
+    def _read(
+        self, at: tuple[float, float], size: tuple[int, int], scale: tuple[float, float], *, sees_beyond: bool
+    ) -> NDArray[np.uint8]:
+        """Read a region whose pixels are `scale` level-0 pixels wide and high."""
+        number = pyramid.level_for(self.levels, scale)
+        level = self.levels[number]
+        ratio = pyramid.ratio_to(level, scale)
+        if pyramid.is_same(ratio):
+            return np.asarray(self._file.read(level.corner(*at), number, size))
+        window = pyramid.window(level, at, size, ratio, sees_beyond=sees_beyond)
+        return self._resampled(number, window, size, ratio)
+
+    def _resampled(
+        self, number: int, window: pyramid.Window, size: tuple[int, int], ratio: tuple[float, float]
+    ) -> NDArray[np.uint8]:
+        factor = 1 if min(ratio) < _LARGE_RATIO else int(min(ratio) / 2)
+        if factor == 1:
+            region = self._file.read(window.corner, number, window.size_px)
+        else:
+            region = self._reduced(number, window, factor)
+        left, top, right, below = (edge / factor for edge in window.box)
+        return np.asarray(region.resize(size, _filter(ratio, window.box), box=(left, top, right, below)))
+
+    def _reduced(self, number: int, window: pyramid.Window, factor: int) -> "Image":
+        """Average squares of `factor` x `factor` pixels, a block at a time."""
+        from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
+
+        down = self.levels[number].reader_downsample
+
+        def read(block: Block) -> NDArray[np.uint8]:
+            begin = (block.left * factor, block.top * factor)
+            end = ((block.left + block.width) * factor, (block.top + block.height) * factor)
+            size = [min(stop, most) - start for start, stop, most in zip(begin, end, window.size_px, strict=True)]
+            corner = [at + round(start * down) for at, start in zip(window.corner, begin, strict=True)]
+            region = self._file.read((corner[0], corner[1]), number, (size[0], size[1]))
+            return np.asarray(region.reduce(factor))
+
+        width, height = (-(-size // factor) for size in window.size_px)
+        side = max(1, _BLOCK_PX // factor)
+        return Image.fromarray(filled((width, height), read, (side, side)).image)
+
+    def read_level(self, number: int, pixel: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Read pixels as a level holds them.
+
+        Args:
+            number: The level, 0 for the finest.
+            pixel: x, y of the corner in pixels of the level.
+            size: Width and height.
+
+        Returns:
+            uint8[height, width, 3], RGB.
+
+        Raises:
+            SlideError: They cannot be decoded.
+        """
+        down = self.levels[number].reader_downsample
+        return np.asarray(self._file.read((round(pixel[0] * down), round(pixel[1] * down)), number, size))
+
+    def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
+        """Read the whole slide at a low resolution.
+
+        Args:
+            mpp: Micrometers per pixel of the result.
+
+        Returns:
+            uint8[rows, columns, 3], RGB; its sides are those of the slide, rounded to whole pixels.
+
+        Raises:
+            SlideError: Any of it cannot be read.
+        """
+        return self.overview(mpp, most_unreadable=0.0).image
+
+    def overview(self, mpp: float, *, threads: int = 1, most_unreadable: float = MOST_UNREADABLE) -> Picture:
+        """Read the whole slide at a low resolution, in blocks: memory does not depend on the levels that exist.
+
+        Args:
+            mpp: Micrometers per pixel of the result.
+            threads: How many read at the same time.
+            most_unreadable: Largest share of the slide that may be unreadable.
+
+        Returns:
+            The slide, its sides rounded to whole pixels or those of a level within 1 % of `mpp`, and where it could not
+            be read.
+
+        Raises:
+            SlideError: More than that share cannot be read.
+        """
+        wanted = (mpp / self.mpp[0], mpp / self.mpp[1])
+        level = self.levels[pyramid.level_for(self.levels, wanted)]
+        size = (max(1, round(self.size_px[0] / wanted[0])), max(1, round(self.size_px[1] / wanted[1])))
+        if pyramid.is_same(pyramid.ratio_to(level, wanted)):
+            size = level.size_px
+        scale = (self.size_px[0] / size[0], self.size_px[1] / size[1])
+        ratio = max(pyramid.ratio_to(level, scale))
+        sides = max(1, int(_BLOCK_PX / ratio)), max(1, int(_SMALLEST_BLOCK_PX / ratio))
+
+        def read(block: Block) -> NDArray[np.uint8]:
+            # A sound block must not touch an unreadable neighbour, so it is read without a margin.
+            corner = (block.left * scale[0], block.top * scale[1])
+            return self._read(corner, (block.width, block.height), scale, sees_beyond=False)
+
+        return filled(size, read, sides, threads=threads, most_unreadable=most_unreadable)
+
+
+def _filter(ratio: tuple[float, float], box: tuple[float, float, float, float]) -> Any:  # noqa: ANN401  Pillow's enumeration
+    """Choose how to resample: exact averages of whole pixels, else a smooth area filter, or linear upwards."""
+    from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
+
+    if min(ratio) < 1:
+        return Image.Resampling.BILINEAR
+    is_whole = all(abs(value - round(value)) <= _WHOLE for value in (*ratio, *box))
+    return Image.Resampling.BOX if is_whole else Image.Resampling.HAMMING
+
+
+__all__ = [
+    "ASSUMED",
+    "LONGEST_READ_S",
+    "SLIDE_SUFFIXES",
+    "NotASlideError",
+    "PixelSizeError",
+    "Slide",
+    "SlideError",
+    "SlideFacts",
+]

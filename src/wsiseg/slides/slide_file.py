@@ -1,0 +1,232 @@
+"""Opening slides and reading regions of them: the only module that knows OpenSlide."""
+
+import os
+import struct
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from wsiseg.run.errors import NotASlideError, SlideError
+from wsiseg.slides.dicom import dicom_file, series_file
+from wsiseg.slides.tiff_tiles import impossible_tile
+from wsiseg.slides.time_limit import TimeLimit
+
+if TYPE_CHECKING:
+    from openslide import AbstractSlide
+    from PIL.Image import Image
+
+_OPENSLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".svslide", ".bif", ".czi")
+SLIDE_SUFFIXES = frozenset([*_OPENSLIDE_SUFFIXES, ".dcm", ".dicom", ".png", ".jpg", ".jpeg"])
+"""Names that promise a slide: a file with one of these that cannot be read has failed, any other is skipped."""
+
+_EIGHT_BITS = frozenset(["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])
+LONGEST_READ_S = 300.0
+"""Seconds after which reading is given up, where nothing else is said."""
+
+_MOST_PLAIN_PIXELS = 400_000_000  # a plain image is held in memory: 1.2 GB
+_CACHE_BYTES = 64 * 2**20
+_NO_TIFF_TILES = frozenset(["dicom", "hamamatsu", "mirax", "zeiss"])  # what OpenSlide reads of these lies elsewhere
+_OPAQUE = 255
+_CONVERT = "convert it to a pyramidal TIFF with JPEG tiles, as vips, bfconvert and QuPath write it"
+_GET_AGAIN = "the file is broken or incomplete: get it again"
+_UNKNOWN_CODING = ("nsupported", "Attribute ")
+_PROCESS = threading.Lock()
+
+
+def slide_path(path: Path) -> Path:
+    """Give the file to open for a path that may be the folder of one DICOM series.
+
+    Raises:
+        NotASlideError: It is a DICOM file that holds no slide.
+        SlideError: There is nothing, or a folder that holds no series or several.
+    """
+    if path.is_dir():
+        return series_file(path)
+    if not path.exists():
+        raise SlideError(f"{path}: no such file", "check the path")
+    found = dicom_file(path)
+    if found is not None and found.kind:
+        raise found.refusal()
+    return path
+
+
+class SlideFile:
+    """An open file of a slide. Reading is thread-safe.
+
+    An OpenSlide handle is dead after its first error, for all threads that share it. So a read that fails is tried
+    once more with a handle of its own, which then takes the place of the dead one.
+
+    Args:
+        path: The file, or the folder of one DICOM series.
+        longest_s: Seconds that opening, and every reading, may take.
+
+    Raises:
+        NotASlideError: It is no slide, and its name does not say that it is one.
+        SlideError: It should be one but cannot be opened.
+        StalledError: Its disk or network does not answer.
+    """
+
+    def __init__(self, path: Path, longest_s: float = LONGEST_READ_S) -> None:
+        self._mending = threading.Lock()
+        self._limit = TimeLimit(path.name, longest_s)
+        try:
+            self.path = self._limit.call(lambda: slide_path(path))
+            self._handle = self._limit.call(lambda: _open(self.path))
+        except BaseException:
+            self._limit.close()  # a folder of files that cannot be opened leaves no threads
+            raise
+        self.properties: dict[str, str] = {}
+        for name in self._handle.properties:
+            # OpenSlide does not find names again that are no text in a damaged file.
+            with suppress(KeyError):
+                self.properties[name] = self._handle.properties[name]
+        self.level_sizes_px: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
+        self.level_downsamples: tuple[float, ...] = tuple(self._handle.level_downsamples)
+
+    def close(self) -> None:
+        """Free the file, unless a thread that hangs is still in it."""
+        if not self._limit.is_stalled:
+            self._handle.close()
+        self._limit.close()
+
+    def read(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> "Image":
+        """Read a region in RGB; parts that were not scanned get the slide's background colour.
+
+        Args:
+            corner: Level-0 x, y.
+            level: Number of the level.
+            size: Width and height in pixels of the level.
+
+        Raises:
+            SlideError: The region cannot be decoded, not even by a handle that is not dead.
+            StalledError: The disk or network that the file lies on does not answer.
+        """
+        handle = self._handle
+        try:
+            return self._limit.call(lambda: _read(handle, self.path.name, corner, level, size))
+        except SlideError:
+            return self._read_afresh(handle, corner, level, size)
+
+    def _read_afresh(
+        self, dead: "AbstractSlide", corner: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> "Image":
+        with self._mending:
+            fresh = self._limit.call(lambda: _open(self.path))
+            try:
+                region = self._limit.call(lambda: _read(fresh, self.path.name, corner, level, size))
+            except SlideError:
+                fresh.close()
+                raise
+            if self._handle is dead:
+                # Other threads may still be within the old one: it is left to them and never closed here.
+                self._handle = fresh
+            else:
+                fresh.close()
+            return region
+
+
+def _open(path: Path) -> "AbstractSlide":
+    """Open a file with OpenSlide, or as a plain image where OpenSlide knows nothing of it."""
+    import openslide  # noqa: PLC0415  heavy: only where a slide is read
+
+    try:
+        slide = openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError:
+        return _open_image(path)
+    except openslide.OpenSlideError as error:
+        reason = str(error).replace(f"Reading {path}: ", "")
+        raise SlideError(f"{path.name}: cannot be opened: {reason}", _advice(reason)) from error
+    if slide.properties.get("openslide.vendor") not in _NO_TIFF_TILES:
+        with _PROCESS:
+            impossible = impossible_tile(path)
+        if impossible:
+            slide.close()
+            raise SlideError(f"{path.name}: cannot be opened: {impossible}", _GET_AGAIN)
+    slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
+    return slide
+
+
+def _read(handle: "AbstractSlide", name: str, corner: tuple[int, int], level: int, size: tuple[int, int]) -> "Image":
+    from openslide import OpenSlideError  # noqa: PLC0415  heavy: only where a slide is read
+    from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
+
+    try:
+        region = handle.read_region(corner, level, size)
+    except (OpenSlideError, OSError, SyntaxError) as error:
+        text = f"{name}: the {size[0]}x{size[1]} pixels at {corner} of level {level} cannot be read: {error}"
+        raise SlideError(text, _advice(str(error))) from error
+    if region.getchannel("A").getextrema()[0] == _OPAQUE:
+        return region.convert("RGB")
+    flat = Image.new("RGB", region.size, "#" + handle.properties.get("openslide.background-color", "FFFFFF"))
+    flat.paste(region, mask=region)
+    return flat
+
+
+def _advice(reason: str) -> str:
+    """Tell a sound file in a coding that cannot be read from a broken one."""
+    return _CONVERT if any(word in reason for word in _UNKNOWN_CODING) else _GET_AGAIN
+
+
+def _open_image(path: Path) -> "AbstractSlide":
+    """Open a plain image, held in memory."""
+    import openslide  # noqa: PLC0415  heavy: only where a slide is read
+
+    with _decoders_kept_quiet() as said, _plain_image(path) as image:
+        if image.width * image.height > _MOST_PLAIN_PIXELS:
+            text = f"{path.name}: {image.width}x{image.height} pixels are too many for a plain image"
+            raise SlideError(text, _CONVERT)
+        if image.mode not in _EIGHT_BITS:
+            raise SlideError(f"{path.name}: a plain image in mode {image.mode}, not of 8 bits per color", _CONVERT)
+        try:
+            image.load()
+            return openslide.ImageSlide(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+        except Exception as error:  # Pillow raises almost anything at a broken file
+            said.seek(0)
+            reason = " ".join([str(error), *said.read().split()])
+            text = f"{path.name}: unknown to OpenSlide, and as a plain image it cannot be decoded: {reason}"
+            raise SlideError(text, _CONVERT) from error
+
+
+def _plain_image(path: Path) -> "Image":
+    """Open a PNG, JPEG or TIFF without decoding it."""
+    from PIL.JpegImagePlugin import JpegImageFile  # noqa: PLC0415  heavy: only where pixels are touched
+    from PIL.PngImagePlugin import PngImageFile  # noqa: PLC0415  heavy: only where pixels are touched
+    from PIL.TiffImagePlugin import TiffImageFile  # noqa: PLC0415  heavy: only where pixels are touched
+
+    # Not by Image.open, which warns of and refuses large images; they have a limit of their own here.
+    for kind in (JpegImageFile, PngImageFile, TiffImageFile):
+        try:
+            return kind(path)
+        except PermissionError as error:
+            raise SlideError(f"{path.name}: may not be read", "check the permissions of the file") from error
+        except (OSError, SyntaxError, ValueError, TypeError, KeyError, OverflowError, struct.error):
+            continue
+    if path.suffix.lower() in SLIDE_SUFFIXES:
+        text = f"{path.name}: no slide, whatever its name says: nothing in it that can be read"
+        raise SlideError(text, f"get the file again, or {_CONVERT}")
+    raise NotASlideError(f"{path.name}: not a slide")
+
+
+@contextmanager
+def _decoders_kept_quiet() -> Iterator[IO[str]]:
+    """Catch what libtiff and libjpeg write to standard error, as it may be the reason of an error; drop warnings.
+
+    Both belong to the whole process, so one thread at a time does this.
+    """
+    with _PROCESS, warnings.catch_warnings(), tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
+        warnings.simplefilter("ignore")
+        try:
+            kept = os.dup(2)
+        except OSError:  # nobody reads standard error
+            yield file
+            return
+        os.dup2(file.fileno(), 2)
+        try:
+            yield file
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

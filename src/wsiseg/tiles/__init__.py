@@ -1,0 +1,1 @@
+"""Tissue and the tiles that cover it: found, placed, stored, and `tile`, the verb that does so."""

@@ -1,0 +1,203 @@
+"""Tiles of one slide: where they lie, how much tissue each holds, and where asked for their pixels.
+
+A store `<slide>.tiles.zarr` is a zarr group: `corners` int32[n, 2] (level-0 x, y), `tissue_share` and `inside_share`
+float32[n] (shares of the tile that are tissue and that lie on the slide), where asked for the tiles themselves as
+`packed` describes, and under the key `wsiseg` what slide they are of and how they were made.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.mathematics.grid import Grid
+from wsiseg.run.errors import WsisegError
+from wsiseg.slides.slide import Slide, SlideFacts
+from wsiseg.tiles.packed import PackedTiles
+
+Indices = Sequence[int] | NDArray[np.integer]
+_SUFFIX = ".tiles.zarr"
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The tiles of one slide.
+
+    Attributes:
+        slide: The slide they lie on.
+        corners: int32[n, 2], level-0 x, y of the upper left corners, row by row.
+        tissue_share: float32[n], share of tissue in the part of each tile that lies on the slide.
+        inside_share: float32[n], share of each tile that lies on the slide; the rest is background.
+        tile_px: Side in pixels of `mpp`.
+        stride_px: Distance of neighbours in pixels of `mpp`.
+        mpp: Micrometers per tile pixel.
+        tissue_mm2: Area of the slide's tissue.
+        bad_tiles: Tiles left out because they cannot be read; only where pixels were asked for is that known.
+        warnings: What a person should know of them.
+        settings: What else they were made with.
+    """
+
+    slide: SlideFacts
+    corners: NDArray[np.int32]
+    tissue_share: NDArray[np.float32]
+    inside_share: NDArray[np.float32]
+    tile_px: int
+    stride_px: int
+    mpp: float
+    tissue_mm2: float
+    bad_tiles: int = 0
+    warnings: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.corners)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that the tiles are cells of."""
+        return Grid(self.slide.size_px, self.slide.mpp, self.tile_px, self.stride_px, self.mpp)
+
+    def only(self, readable: NDArray[np.bool_]) -> Self:
+        """Leave out the tiles that cannot be read.
+
+        Args:
+            readable: bool[n], True for those that stay.
+        """
+        bad = int((~readable).sum())
+        kept = {name: getattr(self, name)[readable] for name in ("corners", "tissue_share", "inside_share")}
+        note = (f"{bad} of {len(self)} tissue tiles cannot be read and are left out",) if bad else ()
+        return replace(self, **kept, bad_tiles=bad, warnings=(*self.warnings, *note))
+
+    def save(self, group: Any) -> None:  # noqa: ANN401  a zarr group
+        """Write everything but the pixels to an empty zarr group."""
+        for name in ("corners", "tissue_share", "inside_share"):
+            group.create_array(name, data=getattr(self, name))
+        group.attrs["wsiseg"] = {
+            "schema": "wsiseg.tiles/1",
+            "slide": asdict(self.slide),
+            "tile_px": self.tile_px,
+            "stride_px": self.stride_px,
+            "mpp": self.mpp,
+            "tissue_mm2": self.tissue_mm2,
+            "bad_tiles": self.bad_tiles,
+            "warnings": list(self.warnings),
+            "settings": self.settings,
+        }
+
+
+def store_path(folder: Path, slide: str) -> Path:
+    """Give the place of a slide's store in a folder."""
+    return folder / f"{slide}{_SUFFIX}"
+
+
+class TileStore:
+    """A tile store, open for reading; thread-safe.
+
+    Args:
+        path: The folder `<slide>.tiles.zarr`.
+        slide: Path of the slide, to read the pixels from where the store has none.
+
+    Raises:
+        WsisegError: There is no tile store at `path`.
+    """
+
+    def __init__(self, path: Path, slide: Path | None = None) -> None:
+        import zarr  # noqa: PLC0415  heavy: only where a store is read
+
+        self.path, self._slide = path, slide
+        try:
+            # Without the format zarr looks for files of the older one too, in the background.
+            group = zarr.open_group(str(path), mode="r", zarr_format=3)
+            self.tiles = _tiles(group)
+            self._packed = PackedTiles(path, group, self.tiles.tile_px) if "offsets" in group else None
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise WsisegError(f"{path}: not a tile store: {error}", "make it again with wsiseg tile") from error
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    @property
+    def has_pixels(self) -> bool:
+        """True if the tiles themselves are stored."""
+        return self._packed is not None
+
+    @cached_property
+    def _open_slide(self) -> Slide:
+        if self._slide is None:
+            raise WsisegError(f"{self.path}: holds no pixels", "run wsiseg tile --pixels or keep the slide in place")
+        facts = self.tiles.slide
+        user = facts.mpp[0] if facts.mpp_source == "user" else None
+        return Slide(self._slide, mpp=user)
+
+    def read(self, indices: Indices, threads: int = 1) -> NDArray[np.uint8]:
+        """Read tiles, from the store where it has pixels, else from the slide.
+
+        Args:
+            indices: Which tiles; any order, repeats allowed.
+            threads: How many read at the same time.
+
+        Returns:
+            uint8[n, tile, tile, 3], RGB, in the order of `indices`.
+
+        Raises:
+            WsisegError: A tile cannot be read.
+        """
+        if self._packed is not None:
+            return self._packed.read(indices, threads)
+        return self.read_around(indices, self.tiles.tile_px, threads)
+
+    def read_around(self, indices: Indices, side: int, threads: int = 1) -> NDArray[np.uint8]:
+        """Read crops of `side` pixels with tiles in their middle, from the slide: uint8[n, side, side, 3].
+
+        Raises:
+            WsisegError: The slide is not there or cannot be read.
+        """
+        margin = (side - self.tiles.tile_px) / 2 * self.tiles.mpp
+        step_x, step_y = (margin / mpp for mpp in self.tiles.slide.mpp)
+        slide = self._open_slide
+        out = np.empty((len(indices), side, side, 3), np.uint8)
+
+        def fill(place: int) -> None:
+            x, y = (int(value) for value in self.tiles.corners[indices[place]])
+            out[place] = slide.read(x - step_x, y - step_y, (side, side), self.tiles.mpp)
+
+        if threads <= 1:
+            for place in range(len(indices)):
+                fill(place)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(fill, range(len(indices))))
+        return out
+
+    def close(self) -> None:
+        """Free the slide, if it was opened."""
+        if "_open_slide" in self.__dict__:
+            self._open_slide.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _tiles(group: Any) -> Tiles:  # noqa: ANN401  a zarr group
+    own = group.attrs["wsiseg"]
+    return Tiles(
+        slide=SlideFacts.from_json(own["slide"]),
+        corners=np.asarray(group["corners"][:], np.int32),
+        tissue_share=np.asarray(group["tissue_share"][:], np.float32),
+        inside_share=np.asarray(group["inside_share"][:], np.float32),
+        tile_px=int(own["tile_px"]),
+        stride_px=int(own["stride_px"]),
+        mpp=float(own["mpp"]),
+        tissue_mm2=float(own["tissue_mm2"]),
+        bad_tiles=int(own["bad_tiles"]),
+        warnings=tuple(own["warnings"]),
+        settings=own["settings"],
+    )

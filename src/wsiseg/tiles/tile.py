@@ -1,0 +1,250 @@
+"""Find the tissue of slides and the tiles that cover it."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.config.settings import TileConfig
+from wsiseg.mathematics.grid import Grid
+from wsiseg.pages import pictures as report
+from wsiseg.run.errors import NotASlideError, SlideError, UsageError, WsisegError
+from wsiseg.run.outputs import written_whole
+from wsiseg.run.record import Failure, Progress, Run, RunFile, Silent, SlideRecord, Status, now
+from wsiseg.slides.cohort import Cohort, CohortSlide
+from wsiseg.slides.slide import Slide
+from wsiseg.tiles.packed import encoded, save_packed
+from wsiseg.tiles.placement import placed
+from wsiseg.tiles.store import Tiles, TileStore, store_path
+from wsiseg.tiles.tissue_choice import TissueChoice
+
+COHORT = "cohort.csv"
+_TILES_AT_ONCE = 64  # read before they are written
+
+
+def tile(config: TileConfig, progress: Progress | None = None) -> Run:
+    """Write a tile store and a picture for every slide, and the cohort that training reads.
+
+    Args:
+        config: What to do.
+        progress: Who watches.
+
+    Returns:
+        What became of every slide. One that fails does not stop the others.
+
+    Raises:
+        UsageError: The inputs name nothing, the cohort is wrong, or a tissue mask belongs to no slide.
+        OutputError: Nothing can be written to `config.out`.
+    """
+    progress = progress or Silent()
+    cohort = Cohort.from_inputs(config.inputs, sys.stdin if "-" in config.inputs else ())
+    tissue = TissueChoice.of(config.tissue, [slide.slide for slide in cohort.slides if not slide.skipped])
+    progress.begin(len(cohort.slides))
+    settings = config.model_dump(mode="json", exclude={"inputs", "out", "jobs", "overwrite"})
+    run = Run(command="tile", version=_version(), started=now(), settings=settings)
+    with RunFile(config.out / "run.json", run) as file:
+        for record in _records(cohort, tissue, config, progress):
+            file.add(record)
+            progress.done(record)
+        _write_cohort(cohort, file.run, config)
+        return file.finish()
+
+
+def _version() -> str:
+    from wsiseg.run.version import __version__  # noqa: PLC0415  the package imports this module
+
+    return __version__
+
+
+def _write_cohort(cohort: Cohort, run: Run, config: TileConfig) -> None:
+    """Write the slides that have tiles, as the table that training and prediction read."""
+    usable = {record.slide for record in run.slides if record.status in {"ok", "up_to_date"} and record.tiles}
+    slides = [replace(one, mpp=one.mpp or config.slide_mpp) for one in cohort.slides if one.slide in usable]
+    if slides:
+        path = config.out / COHORT
+        Cohort(tuple(slides)).with_splits(_known_splits(path)).write(path)
+
+
+def _known_splits(path: Path) -> dict[str, str]:
+    """Give the splits of cases that an earlier run chose, so that they stay when slides are added."""
+    try:
+        return {slide.case: slide.split for slide in Cohort.read(path).slides if slide.split}
+    except UsageError:
+        return {}
+
+
+class _StoppedError(Exception):
+    """The run was interrupted while a thread worked on a slide."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A slide and what to do with it.
+
+    Attributes:
+        row: Its row of the cohort.
+        tissue: How its tissue is found.
+        config: The settings.
+        progress: Who watches.
+        threads: How many read it at the same time.
+        stop: Set when the run is interrupted.
+    """
+
+    row: CohortSlide
+    tissue: TissueChoice
+    config: TileConfig
+    progress: Progress
+    threads: int
+    stop: threading.Event
+
+    @property
+    def store(self) -> Path:
+        """Where its tiles go."""
+        return store_path(self.config.out, self.row.slide)
+
+    @property
+    def picture(self) -> Path:
+        """Where the picture of what was kept goes."""
+        return self.config.out / f"{self.row.slide}.png"
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What a store depends on besides the slide; the same settings give the same store."""
+        names = {"tile", "mpp", "stride", "min_tissue", "pixels", "max_bad_tiles"}
+        return {**self.config.model_dump(mode="json", include=names), "tissue": self.tissue.settings(self.row.slide)}
+
+
+def _records(cohort: Cohort, tissue: TissueChoice, config: TileConfig, progress: Progress) -> Iterator[SlideRecord]:
+    """Tile `jobs` slides at a time; where there are fewer slides than jobs, more threads read each of them."""
+    slides = min(config.jobs, len(cohort.slides))
+    stop = threading.Event()
+    tasks = [_Task(row, tissue, config, progress, config.jobs // slides, stop) for row in cohort.slides]
+    with ThreadPoolExecutor(slides, "slide") as pool:
+        futures: list[Future[SlideRecord]] = [pool.submit(_tile_or_say_why, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _tile_or_say_why(task: _Task) -> SlideRecord:
+    began = time.monotonic()
+    try:
+        record = _tile_slide(task)
+    except WsisegError as error:
+        status: Status = "skipped" if isinstance(error, NotASlideError) else "failed"
+        path = str(task.row.path)
+        record = SlideRecord(slide=task.row.slide, path=path, status=status, error=Failure.of(error))
+    return record.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
+
+
+def _tile_slide(task: _Task) -> SlideRecord:
+    config = task.config
+    with task.row.open(config.slide_mpp) as slide:
+        known = None if config.overwrite else _known(task.store)
+        if known is not None:
+            changed = _what_changed(known, slide, task)
+            if changed is None:
+                return _record(task, known, "up_to_date" if len(known) else "no_tissue")
+            task.progress.note(f"{task.row.slide}: done again, {changed}")
+        tissue, thumbnail = task.tissue.find(
+            task.row.slide, slide, threads=task.threads, most_unreadable=config.max_bad_tiles
+        )
+        tiles = placed(slide, tissue, _grid(slide, config), config.min_tissue, task.settings)
+        task.progress.slide(task.row.slide, len(tiles))
+        with written_whole(task.store) as partial:
+            tiles = _write(partial, slide, tiles, task)
+        title = f"{slide.path.name}: {tissue.area_mm2:.2f} mm2 of tissue, {len(tiles)} tiles"
+        report.tissue_picture(task.picture, thumbnail, tissue.mask, title)
+        return _record(task, tiles, "ok" if len(tiles) else "no_tissue")
+
+
+def _grid(slide: Slide, config: TileConfig) -> Grid:
+    return Grid(slide.size_px, slide.mpp, config.tile, config.stride or config.tile, config.mpp)
+
+
+def _known(store: Path) -> Tiles | None:
+    """Give the tiles of an earlier run."""
+    if not store.is_dir():
+        return None
+    try:
+        return TileStore(store).tiles
+    except WsisegError:
+        return None
+
+
+def _what_changed(known: Tiles, slide: Slide, task: _Task) -> str | None:
+    """Name what differs from what the tiles of an earlier run were made of; None where nothing does."""
+    if known.slide.fingerprint != slide.fingerprint:
+        return "the slide changed"
+    if known.slide != slide.facts:
+        return f"its pixel size changed from {known.slide.mpp[0]:g} to {slide.mpp[0]:g} um"
+    changed = [name.replace("_", "-") for name, value in task.settings.items() if known.settings.get(name) != value]
+    if changed:
+        return f"{' and '.join(changed)} changed"
+    return None if task.picture.exists() else "its picture is gone"
+
+
+def _record(task: _Task, tiles: Tiles, status: Status) -> SlideRecord:
+    return SlideRecord(
+        slide=task.row.slide,
+        path=str(task.row.path),
+        status=status,
+        outputs={"tiles": str(task.store), "picture": str(task.picture)},
+        mpp=tiles.slide.mpp,
+        mpp_source=tiles.slide.mpp_source,
+        mpp_raw=tiles.slide.mpp_raw,
+        tissue_mm2=round(tiles.tissue_mm2, 6),
+        tiles=len(tiles),
+        bad_tiles=tiles.bad_tiles,
+        warnings=(*task.row.doubts, *tiles.warnings),
+    )
+
+
+def _write(partial: Path, slide: Slide, tiles: Tiles, task: _Task) -> Tiles:
+    """Write a store; with pixels, the tiles that cannot be read are left out."""
+    import zarr  # noqa: PLC0415  heavy: only where a store is written
+
+    group = zarr.create_group(str(partial))
+    if task.config.pixels:
+        readable = np.ones(len(tiles), np.bool_)
+        save_packed(group, _encoded_tiles(slide, tiles, readable, task))
+        tiles = tiles.only(readable)
+    tiles.save(group)
+    return tiles
+
+
+def _encoded_tiles(slide: Slide, tiles: Tiles, readable: NDArray[np.bool_], task: _Task) -> Iterator[bytes]:
+    """Read and compress the tiles in order, a few at a time, and mark those that cannot be read.
+
+    Raises:
+        SlideError: Too many of them cannot be read.
+    """
+
+    def one(corner: NDArray[np.int32]) -> bytes | None:
+        if task.stop.is_set():
+            raise _StoppedError
+        try:
+            return encoded(slide.read(int(corner[0]), int(corner[1]), (tiles.tile_px, tiles.tile_px), tiles.mpp))
+        except SlideError:
+            return None
+
+    most = task.config.max_bad_tiles * len(tiles)
+    with ThreadPoolExecutor(task.threads, "reader") as pool:
+        for begin in range(0, len(tiles), _TILES_AT_ONCE):
+            files = list(pool.map(one, tiles.corners[begin : begin + _TILES_AT_ONCE]))
+            readable[begin : begin + len(files)] = [file is not None for file in files]
+            bad = int((~readable).sum())
+            if bad > most:
+                text = f"{slide.path.name}: at least {bad} of {len(tiles)} tissue tiles cannot be read"
+                raise SlideError(text, "get the slide again or raise --max-bad-tiles")
+            yield from (file for file in files if file is not None)
+            task.progress.advance(task.row.slide, len(files))

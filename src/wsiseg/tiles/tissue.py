@@ -1,0 +1,133 @@
+"""Where a slide holds tissue: a mask at 8 um per pixel, found by colour, without weights."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.mathematics.grid import Grid, share_of_cells, sizes_of_parts
+from wsiseg.slides.blocks import MOST_UNREADABLE, Picture
+from wsiseg.slides.slide import Slide
+from wsiseg.tiles.stain import is_stained
+
+MASK_MPP = 8.0
+"""Micrometers per pixel of the mask."""
+
+_SMALLEST_UM2, _SMALLEST_HOLE_UM2 = 1e4, 4e4
+_LITTLE_MM2, _ALL = 0.5, 0.98
+_ROWS_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class TissueMask:
+    """Where a slide holds tissue.
+
+    Attributes:
+        mask: bool[rows, columns] over the whole slide.
+        mpp: Micrometers per mask pixel along x and y.
+        pixel_level0: Width and height of a mask pixel in level-0 pixels.
+        source: `auto`, `none` or the file that it came from.
+        unreadable_share: Share of the slide whose overview could not be read; it counts as no tissue.
+    """
+
+    mask: NDArray[np.bool_]
+    mpp: tuple[float, float]
+    pixel_level0: tuple[float, float]
+    source: str
+    unreadable_share: float = 0.0
+
+    @property
+    def area_mm2(self) -> float:
+        """Area of the tissue."""
+        return float(self.mask.sum()) * self.mpp[0] * self.mpp[1] / 1e6
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know before trusting it."""
+        found = []
+        if self.unreadable_share:
+            found.append(f"{self.unreadable_share:.2%} of the slide cannot be read and is left out")
+        if self.source != "none" and self.mask.any():
+            if self.area_mm2 < _LITTLE_MM2:
+                found.append(f"only {self.area_mm2:.2f} mm2 of tissue")
+            if self.mask.mean() > _ALL:
+                found.append(f"{self.mask.mean():.0%} of the frame is taken for tissue")
+        return tuple(found)
+
+    def share(self, grid: Grid) -> NDArray[np.float32]:
+        """Give the share of tissue in every tile of a grid, float32[rows, columns]."""
+        return share_of_cells(self.mask, self.pixel_level0, grid)
+
+
+def find_tissue(
+    slide: Slide, *, threads: int = 1, most_unreadable: float = MOST_UNREADABLE
+) -> tuple[TissueMask, NDArray[np.uint8]]:
+    """Find the tissue of a slide by its colour, within the bounds of the scan.
+
+    Args:
+        slide: The slide.
+        threads: How many read at the same time.
+        most_unreadable: Largest share of the slide that may be unreadable.
+
+    Returns:
+        The mask, and the thumbnail (uint8[rows, columns, 3]) that it was found in.
+
+    Raises:
+        SlideError: More than that share cannot be read.
+    """
+    overview = slide.overview(MASK_MPP, threads=threads, most_unreadable=most_unreadable)
+    return mask_over(slide, _detect(slide, overview), "auto", overview), overview.image
+
+
+def mask_over(slide: Slide, mask: NDArray[np.bool_], source: str, overview: Picture) -> TissueMask:
+    """Lay a mask of any size over a whole slide; what of it could not be read is no tissue."""
+    from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
+
+    if overview.unreadable.any():
+        size = (mask.shape[1], mask.shape[0])
+        mask = mask & ~np.asarray(Image.fromarray(overview.unreadable).resize(size, Image.Resampling.NEAREST))
+    pixel = (slide.size_px[0] / mask.shape[1], slide.size_px[1] / mask.shape[0])
+    mpp = (pixel[0] * slide.mpp[0], pixel[1] * slide.mpp[1])
+    return TissueMask(mask, mpp, pixel, source, float(overview.unreadable.mean()))
+
+
+def _detect(slide: Slide, overview: Picture) -> NDArray[np.bool_]:
+    """Find the tissue of an overview; beyond the bounds there is none."""
+    mask = np.zeros_like(overview.unreadable)
+    part = _scanned(slide, overview.image.shape)
+    mask[part] = detect(overview.image[part])
+    return mask
+
+
+def _scanned(slide: Slide, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Give the rows and columns of an overview that lie within the bounds of the scan."""
+    x, y, width, height = slide.bounds_px or (0, 0, *slide.size_px)
+    rows, columns = shape[0] / slide.size_px[1], shape[1] / slide.size_px[0]
+    top, left = max(0, int(y * rows)), max(0, int(x * columns))
+    return np.s_[top : max(top + 1, round((y + height) * rows)), left : max(left + 1, round((x + width) * columns))]
+
+
+def detect(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Find the tissue of an image (uint8[rows, columns, 3] at `MASK_MPP`) as bool[rows, columns].
+
+    Specks of less than 0.01 mm2 are removed and enclosed holes of less than 0.04 mm2 filled.
+    """
+    kept = _without_small(is_stained(image), _SMALLEST_UM2 / MASK_MPP**2)
+    return ~_without_small(~kept, _SMALLEST_HOLE_UM2 / MASK_MPP**2, keeps_rim=True)
+
+
+def _without_small(mask: NDArray[np.bool_], least: float, *, keeps_rim: bool = False) -> NDArray[np.bool_]:
+    """Remove connected parts of fewer pixels than `least`, where wanted save those that touch the image's rim."""
+    from scipy import ndimage  # noqa: PLC0415  heavy: only where tissue is sought
+
+    parts, count = ndimage.label(mask)
+    kept: NDArray[np.bool_] = sizes_of_parts(parts, count) >= least
+    if keeps_rim:
+        rim = (parts[0], parts[-1], parts[:, 0], parts[:, -1])
+        kept[np.concatenate(rim)] = True
+    kept[0] = False
+    found = np.empty_like(mask)
+    for row in range(0, len(parts), _ROWS_AT_ONCE):  # to look up, NumPy makes numbers of 8 bytes
+        band = np.s_[row : row + _ROWS_AT_ONCE]
+        found[band] = kept[parts[band]]
+    return found

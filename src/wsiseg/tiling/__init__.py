@@ -1,1 +1,0 @@
-"""What `wsiseg tile` is made of: stain, choice of tissue, placement, packed pixels."""

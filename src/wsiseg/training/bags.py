@@ -1,0 +1,290 @@
+"""Bags: the tiles drawn from one slide, and the order in which slides are visited."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wsiseg.run.errors import UsageError
+from wsiseg.slides.cohort import Cohort, CohortSlide
+from wsiseg.tiles.store import TileStore, store_path
+
+T = TypeVar("T")
+Indices = NDArray[np.integer]
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class LabelledSlide:
+    """A slide with tiles and a known label.
+
+    Attributes:
+        slide: Its id.
+        label: 1 if it holds tumour, else 0.
+        split: train, val or test.
+        site: The organ, or empty.
+        store: Its tile store.
+        path: The slide itself.
+        tiles: How many tiles it has.
+        tile_px: Side of a tile in pixels of `mpp`.
+        mpp: Micrometers per tile pixel.
+        fingerprint: Changes whenever its pixels or the places of its tiles do.
+    """
+
+    slide: str
+    label: int
+    split: str
+    site: str
+    store: Path
+    path: Path
+    tiles: int
+    tile_px: int
+    mpp: float
+    fingerprint: str
+
+    def open(self) -> TileStore:
+        """Open its tile store."""
+        return TileStore(self.store, self.path)
+
+
+def labelled_slides(cohort: Path, note: Callable[[str], None] = lambda _: None) -> tuple[LabelledSlide, ...]:
+    """Find the slides of a cohort that have a label and tiles; where no slide has a split, all are for training.
+
+    Args:
+        cohort: The CSV that `wsiseg tile` wrote beside its tile stores.
+        note: Is told which slides are left out.
+
+    Raises:
+        UsageError: Stores are missing or differ in tile size, or the training slides are all of one class.
+    """
+    rows = Cohort.read(cohort).slides
+    has_splits = any(row.split for row in rows)
+    slides, missing = [], []
+    for row in rows:
+        split = row.split if has_splits else "train"
+        store = store_path(cohort.parent, row.slide)
+        if row.label is None or split is None:
+            continue
+        if not store.is_dir():
+            missing.append(row.slide)
+            continue
+        slides.append(_labelled(row, row.label, split, store))
+    if missing:
+        advice = f"run wsiseg tile again, or take the slides out of {cohort.name}"
+        raise UsageError(f"{cohort}: no tile store beside it for {_some(missing)}", advice)
+    empty = [slide.slide for slide in slides if not slide.tiles]
+    if empty:
+        note(f"left out, having no tiles: {_some(empty)}")
+    usable = tuple(slide for slide in slides if slide.tiles)
+    _check(cohort, usable)
+    return usable
+
+
+def _labelled(row: CohortSlide, label: int, split: str, store: Path) -> LabelledSlide:
+    tiles = TileStore(store).tiles
+    digest = hashlib.sha256(tiles.slide.fingerprint.encode() + tiles.corners.tobytes())
+    digest.update(f"{tiles.tile_px} {tiles.mpp} {tiles.slide.mpp}".encode())
+    return LabelledSlide(
+        slide=row.slide,
+        label=label,
+        split=split,
+        site=row.site,
+        store=store,
+        path=row.path,
+        tiles=len(tiles),
+        tile_px=tiles.tile_px,
+        mpp=tiles.mpp,
+        fingerprint=digest.hexdigest()[:16],
+    )
+
+
+def _check(cohort: Path, slides: Sequence[LabelledSlide]) -> None:
+    labels = Counter(slide.label for slide in slides if slide.split == "train")
+    if set(labels) != {0, 1}:
+        seen = (
+            f"its {labels.total()} training slides with tiles are all of one class" if labels else "no training slide"
+        )
+        raise UsageError(f"{cohort}: {seen}", "train needs slides with label 1 and slides with label 0")
+    sizes = {(slide.tile_px, slide.mpp) for slide in slides}
+    if len(sizes) > 1:
+        kinds = " and ".join(f"{side} px of {mpp:g} um" for side, mpp in sorted(sizes))
+        raise UsageError(f"{cohort}: its tile stores differ: {kinds}", "run wsiseg tile again with --overwrite")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+class Source(Protocol):
+    """Where a slide's tiles come from: as pixels, or as features computed before."""
+
+    def draw(self, slide: LabelledSlide, indices: Indices, random: np.random.Generator) -> Tensor:
+        """Give tiles as training sees them, changed at random: [n, ...]."""
+        ...
+
+    def read(self, slide: LabelledSlide, indices: Indices) -> Tensor:
+        """Give tiles as they are: [n, ...]."""
+        ...
+
+
+@dataclass(frozen=True)
+class TileSource:
+    """Tiles as pixels, uint8[n, side, side, 3].
+
+    Attributes:
+        augment: Changes one tile at random.
+        threads: How many read at the same time.
+        context_px: Side of the crops around the tiles that are read in place of them; None for the tiles.
+    """
+
+    augment: Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
+    threads: int = 2
+    context_px: int | None = None
+
+    def draw(self, slide: LabelledSlide, indices: Indices, random: np.random.Generator) -> Tensor:
+        """Read tiles and change each at random."""
+        tiles = self._tiles(slide, indices)
+        for tile in tiles:
+            tile[:] = self.augment(tile, random)
+        return torch.from_numpy(tiles)
+
+    def read(self, slide: LabelledSlide, indices: Indices) -> Tensor:
+        """Read tiles."""
+        return torch.from_numpy(self._tiles(slide, indices))
+
+    def _tiles(self, slide: LabelledSlide, indices: Indices) -> NDArray[np.uint8]:
+        with slide.open() as store:
+            if self.context_px is None:
+                return store.read(indices, self.threads)
+            return store.read_around(indices, self.context_px, self.threads)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A slide's turn in an epoch.
+
+    Attributes:
+        slide: Which slide.
+        seed: All that is random in its bag follows from it.
+        weight: What its risk counts in its step; 0 for one that only keeps processes in step.
+        ends_step: The weights move after it.
+    """
+
+    slide: LabelledSlide
+    seed: tuple[int, ...]
+    weight: float = 1.0
+    ends_step: bool = True
+
+
+@dataclass(frozen=True)
+class Bag:
+    """The tiles drawn from one slide.
+
+    Attributes:
+        slide: Where they come from.
+        tiles: [n, ...], what the network takes.
+        weight: What its risk counts in its step.
+        labels: int8[n], the tiles' true labels, where training is supervised.
+    """
+
+    slide: LabelledSlide
+    tiles: Tensor
+    weight: float = 1.0
+    labels: Tensor | None = None
+
+
+def drawn(visit: Visit, source: Source, bag: int, labels: Mapping[str, NDArray[np.int8]] | None = None) -> Bag:
+    """Draw the bag of a visit: `bag` tiles without repeats, all where there are fewer."""
+    random = np.random.default_rng(visit.seed)
+    slide = visit.slide
+    indices = np.sort(random.choice(slide.tiles, min(bag, slide.tiles), replace=False))
+    known = None if labels is None else torch.from_numpy(labels[slide.slide][indices])
+    return Bag(slide, source.draw(slide, indices, random), visit.weight, known)
+
+
+def order_of(
+    slides: Sequence[LabelledSlide],
+    seed: tuple[int, ...],
+    *,
+    balance: bool = False,
+    left_out: Collection[str] = (),
+) -> list[LabelledSlide]:
+    """Shuffle slides for an epoch.
+
+    Args:
+        slides: All training slides.
+        seed: The order follows from it.
+        balance: Repeat slides of the rarer class until both classes are equally often there.
+        left_out: Ids of slides that stay away.
+    """
+    random = np.random.default_rng(seed)
+    present = [slide for slide in slides if slide.slide not in left_out]
+    if balance:
+        classes = [[slide for slide in present if slide.label == label] for label in (0, 1)]
+        fewer, more = sorted(classes, key=len)
+        present += [fewer[k] for k in random.choice(len(fewer), len(more) - len(fewer))] if fewer else []
+    return [present[k] for k in random.permutation(len(present))]
+
+
+def visits_of(
+    order: Sequence[LabelledSlide],
+    seed: tuple[int, ...],
+    accumulate: int = 1,
+    rank: int = 0,
+    processes: int = 1,
+) -> list[Visit]:
+    """Share the slides of an epoch out to processes, in steps that are the same for any number of them.
+
+    A step averages the risk of `accumulate` x `processes` slides, the last one of those that are left. Gradients are
+    averaged over processes, so that a slide's weight is the number of processes over the number of slides in its step.
+
+    Args:
+        order: The slides of the epoch.
+        seed: The seeds of the visits begin with it.
+        accumulate: Slides of a step in each process.
+        rank: Whose visits to give.
+        processes: How many processes there are.
+
+    Returns:
+        The visits of process `rank`; equally many for each.
+    """
+    visits = []
+    size = accumulate * processes
+    for begin in range(0, len(order), size):
+        step = list(range(begin, min(begin + size, len(order))))
+        rounds = -(-len(step) // processes)
+        for number in range(rounds):
+            place = number * processes + rank
+            is_real = place < len(step)
+            at = step[place] if is_real else step[0]
+            weight = processes / len(step) if is_real else 0.0
+            visits.append(Visit(order[at], (*seed, at), weight, ends_step=number == rounds - 1))
+    return visits
+
+
+def ahead(tasks: Sequence[Callable[[], T]], waiting: int = 2) -> Generator[T]:
+    """Do tasks in order in the background, a few ahead of whoever takes the results.
+
+    Args:
+        tasks: What to do; an error is raised where its result would have been taken.
+        waiting: How many results wait at most.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        futures = [pool.submit(task) for task in tasks[:waiting]]
+        try:
+            for place in range(len(tasks)):
+                result = futures.pop(0).result()
+                if place + waiting < len(tasks):
+                    futures.append(pool.submit(tasks[place + waiting]))
+                yield result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

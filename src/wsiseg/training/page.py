@@ -1,0 +1,128 @@
+"""The page of a training run: curves, measures, and the tiles that it finds most and least like tumour."""
+
+import base64
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from wsiseg.pages.page import page
+from wsiseg.pages.plots import Line, plot
+from wsiseg.tiles.packed import encoded
+from wsiseg.training.scoring import Scored
+
+_TILES, _PER_SLIDE = 12, 2
+_CURVES = (
+    ("Risk", {"risk": "training", "val_risk": "validation"}),
+    ("AUC on the validation split", {"val_slide_auc": "slides", "val_pixel_auc": "pixels"}),
+)
+_SHOWN = {"auc": "pixel AUC", "auc_background": "with background", "precision": "precision", "recall": "recall",
+          "f1": "F1", "slide_auc": "AUC of slides"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ShownTile:
+    """A tile of the page: its slide, its probability, and a JPEG of it."""
+
+    slide: str
+    probability: float
+    jpeg: bytes
+
+
+def striking_tiles(scores: Sequence[Scored], *, highest: bool) -> list[ShownTile]:
+    """Read the tiles of highest or lowest probability, few of each slide."""
+    sign = -1 if highest else 1
+    found = []
+    for one in scores:
+        chosen = np.argsort(sign * one.logits, kind="stable")[:_PER_SLIDE]
+        found += [(sign * float(one.logits[k]), float(one.probabilities[k]), one, int(one.indices[k])) for k in chosen]
+    found = sorted(found, key=lambda item: item[0])[:_TILES]
+    shown = []
+    for _, probability, one, index in found:
+        with one.slide.open() as store:
+            shown.append(ShownTile(one.slide.slide, probability, encoded(store.read([index])[0])))
+    return shown
+
+
+def training_page(
+    title: str,
+    facts: Mapping[str, str],
+    figures: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+    history: Sequence[Mapping[str, Any]],
+    scores: Sequence[Scored],
+) -> str:
+    """Give the page of one configuration.
+
+    Args:
+        title: What was trained.
+        facts: What a person should know, by name.
+        figures: Measures by split and site.
+        history: The rows of `metrics.csv`.
+        scores: The tiles of the validation slides.
+    """
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        facts_table(facts),
+        "<h2>Measures</h2>",
+        measures_table(figures),
+        f'<h2>Curves</h2><div class="row">{"".join(_curves(history))}</div>',
+    ]
+    if scores:
+        for highest, name in ((True, "Most"), (False, "Least")):
+            tiles = "".join(map(_figure, striking_tiles(scores, highest=highest)))
+            parts.append(f'<h2>{name} tumour-like tiles of validation slides</h2><div class="row">{tiles}</div>')
+    return page(title, "\n".join(parts))
+
+
+def facts_table(facts: Mapping[str, str]) -> str:
+    """Give names and values as a table."""
+    rows = "".join(
+        f'<tr><td class="text">{escape(name)}</td><td class="text">{escape(value)}</td></tr>'
+        for name, value in facts.items()
+    )
+    return f'<div class="wide"><table>{rows}</table></div>'
+
+
+def measures_table(figures: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> str:
+    """Give measures by split and site as a table."""
+    head = "".join(f"<th>{name}</th>" for name in ("split", "site", *_SHOWN.values()))
+    rows = "".join(
+        f"<tr><td>{escape(split)}</td><td>{escape(site)}</td>"
+        + "".join(f"<td>{_number(measures.get(name))}</td>" for name in _SHOWN)
+        + "</tr>"
+        for split, sites in figures.items()
+        for site, measures in sites.items()
+    )
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _curves(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    epochs = np.array([float(row["epoch"]) for row in history])
+    # The axis has five steps, of whole epochs.
+    widest = 5.0 * math.ceil(len(history) / 5)
+    for title, names in _CURVES:
+        lines = []
+        for name, label in names.items():
+            values = [row.get(name) for row in history]
+            if values and all(value is not None for value in values):
+                lines.append(Line(label, epochs, np.array(values, float)))
+        if lines:
+            highest = max(1.0, *(float(line.y.max()) for line in lines))
+            drawing = plot(title, ("epoch", ""), lines, widest=widest, highest=highest, falls="risk" in names)
+            yield f"<figure>{drawing.svg()}</figure>"
+
+
+def _figure(tile: ShownTile) -> str:
+    address = "data:image/jpeg;base64," + base64.b64encode(tile.jpeg).decode()
+    name = escape(tile.slide)
+    return (
+        f'<figure><img src="{address}" width="150" height="150" alt="tile of {name}">'
+        f"<figcaption>{name}<br>{tile.probability:.3f}</figcaption></figure>"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
