@@ -17,7 +17,7 @@ import pytest
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
-from made_cohort import write_cohort
+from making.cohorts import write_cohort
 
 # Threads that wait for others keep their core busy, which the tests of another process need.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

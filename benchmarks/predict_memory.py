@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def _color_filter(path: Path) -> Path:
-    from model_files import write_color_filter_model  # noqa: PLC0415  of the tests, found once the path is set
+    from making.models import write_color_filter_model  # noqa: PLC0415  of the tests, found once the path is set
 
     return write_color_filter_model(path)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from made_slides import write_slide
+from making.slides import write_slide
 
 MakeSlide = Callable[..., Path]
 

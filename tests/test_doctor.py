@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tifffile
 
-from model_files import write_color_filter_model
+from making.models import write_color_filter_model
 from wsiseg.doctor import DoctorConfig, doctor
 from wsiseg.model_file.onnx_session import has_fast_int8
 from wsiseg.run.errors import ModelFileError, NotASlideError, SlideError

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from made_cohort import write_cohort
-from model_files import write_color_filter_model
+from making.cohorts import write_cohort
+from making.models import write_color_filter_model
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loopback import Server, serving
+from making.servers import Server, serving
 
 
 @pytest.fixture(scope="session")

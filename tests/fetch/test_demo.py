@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loopback import Server
+from making.servers import Server
 from wsiseg.config.fetch import FetchDemoConfig
 from wsiseg.fetch.demo import NAME, fetch_demo
 from wsiseg.fetch.package_index import index_urls

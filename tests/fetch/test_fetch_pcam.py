@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from loopback import Server, made_file
+from making.servers import Server, made_file
 from wsiseg.config.fetch import FetchPcamConfig
 from wsiseg.fetch.patience import Patience
 from wsiseg.fetch.pcam import fetch_pcam

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loopback import FAULTS, Server, made_file, serving
+from making.servers import FAULTS, Server, made_file, serving
 from wsiseg.fetch.connection import GoneError, open_client, read_json
 from wsiseg.fetch.http import Remote, download, is_complete, measure_speed
 from wsiseg.fetch.part import Checksum

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loopback import Server, made_file
+from making.servers import Server, made_file
 from wsiseg.config.fetch import FetchModelConfig
 from wsiseg.fetch.models import ZOO, fetch_model, zoo_model
 from wsiseg.fetch.patience import Patience

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loopback import FAULTS, Server, Stored, made_file
+from making.servers import FAULTS, Server, Stored, made_file
 from wsiseg.config.fetch import FetchTcgaConfig
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
 from wsiseg.fetch.patience import Patience

@@ -7,7 +7,7 @@ import zarr
 from ome_zarr_models.v04 import Image as Image04
 from PIL import Image
 
-from loopback import Server
+from making.servers import Server
 from wsiseg.config.fetch import FetchTumorMapsConfig
 from wsiseg.config.settings import EvaluateConfig
 from wsiseg.evaluation.evaluate import evaluate

@@ -1,0 +1,43 @@
+"""The documentation names everything that a user can do."""
+
+from pathlib import Path
+
+import pytest
+import typer
+
+from wsiseg.cli import app
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "reference" / "cli.md"
+
+
+def commands() -> dict[str, typer.core.TyperCommand]:
+    """Give every command by the words that a user types."""
+    found = {}
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():  # type: ignore[attr-defined]  # it is a group
+        inner = getattr(command, "commands", None)
+        found.update({f"{name} {key}": value for key, value in inner.items()} if inner else {name: command})
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_the_reference_names_every_option(name: str) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    part = page.partition(f"## wsiseg {name}\n")[2].partition("\n## ")[0]
+    assert part, f"{name} is missing: run scripts/write_cli_reference.py"
+    for parameter in commands()[name].params:
+        for option in parameter.opts:
+            if option.startswith("--"):
+                assert option in part, f"{name} {option} is missing: run scripts/write_cli_reference.py"
+
+
+def test_every_command_gives_examples() -> None:
+    for name, command in commands().items():
+        assert "Examples:" in (command.help or ""), f"{name} --help has no examples"
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    first = [line for line in lines if line.startswith(("make ", "pip ", "wsiseg "))][:2]
+    assert [line.split("#")[0].strip() for line in first] == ["make demo", "make test"]

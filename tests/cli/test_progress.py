@@ -1,0 +1,113 @@
+"""What a person is told while slides are mapped."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from making.models import write_color_filter_model
+from wsiseg.cli import pace
+from wsiseg.cli.pace import Pace
+from wsiseg.cli.streams import Streams
+from wsiseg.config.settings import PredictConfig
+from wsiseg.prediction.predict import predict_slides
+from wsiseg.run.record import Run, SlideRecord, spoken
+
+MakeSlide = Callable[..., Path]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_color_filter_model(tmp_path / "colors.onnx")
+
+
+def run(tmp_path: Path, model: Path, streams: Streams, **settings: object) -> Run:
+    config = {"inputs": [str(tmp_path / "slides")], "model": [str(model)], "out": tmp_path / "out", **settings}
+    return predict_slides(PredictConfig.checked(**config), streams)
+
+
+@pytest.mark.parametrize("kind", ["dense", "tile"])
+def test_an_estimate_comes_before_the_first_slide_and_a_line_a_minute_after_it(
+    tmp_path: Path,
+    make_slide: MakeSlide,
+    model: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in "abc":
+        make_slide(f"slides/{name}.tiff", size=(1500, 1200))
+    monkeypatch.setattr(pace, "_LINE_EVERY_S", 0.0)
+    run(tmp_path, model, Streams(), map=kind, tissue="none")
+    said = capsys.readouterr().err.splitlines()
+    estimate = next(number for number, text in enumerate(said) if text.startswith("a has "))
+    assert not [text for text in said[:estimate] if "left" in text or text.startswith("[")]
+    sentence = r"a has (\d+) tiles; at [\d.e+]+ tiles/s, as measured on made ones, 3 slides like it take about \d+ s"
+    (tiles,) = re.findall(sentence, said[estimate])
+    assert 32 <= int(tiles) <= 60  # 1500 x 1200 pixels are 36 tiles, and windows overlap
+    line = re.compile(r"[0-2]/3 slides, \d+ tiles, [\d.]+ tiles/s, \d+% waiting for reading, about \d+ s left")
+    assert [text for text in said if line.fullmatch(text)]
+    assert [text[:5] for text in said if text.startswith("[")] == ["[1/3]", "[2/3]", "[3/3]"]
+
+
+def test_no_estimate_is_made_for_what_is_done(
+    tmp_path: Path, make_slide: MakeSlide, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_slide("slides/a.tiff")
+    for _ in range(2):
+        capsys.readouterr()
+        run(tmp_path, model, Streams())
+    assert "tiles/s" not in capsys.readouterr().err
+
+
+def test_the_record_says_how_much_of_the_time_was_spent_waiting_for_reading(
+    tmp_path: Path, make_slide: MakeSlide, model: Path
+) -> None:
+    # 64 pixels are read for one that a colour filter sees, and that takes no time to speak of.
+    make_slide("slides/a.tiff", size=(3500, 3500), mpp=0.0625, compression="jpeg")
+    (record,) = run(tmp_path, model, Streams(quiet=True), tissue="none").slides
+    assert record.model_extra is not None
+    assert 0.3 < record.model_extra["waiting_share"] <= 1
+
+
+def test_the_time_left_counts_begun_slides_and_not_those_that_were_done_before() -> None:
+    counted = Pace(12)
+    for name in "abcdefgh":
+        counted.done(SlideRecord(slide=name, path=name, status="up_to_date"))
+    counted.slide("i", 100)
+    counted.advance("i", 50, 6.0)
+    counted._began -= 30  # half a slide in 30 s: three and a half are left
+    assert counted.line() == "8/12 slides, 50 tiles, 1.7 tiles/s, 20% waiting for reading, about 4 min left"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(4.2, "4 s"), (700, "12 min"), (7300, "2.0 h")])
+def test_a_time_is_said_as_a_person_would(seconds: float, text: str) -> None:
+    assert spoken(seconds) == text
+
+
+def test_a_terminal_shows_tiles_speed_waiting_and_time_left(tmp_path: Path, make_slide: MakeSlide, model: Path) -> None:
+    make_slide("slides/a.tiff", size=(3000, 3000), compression="jpeg")
+    command = [sys.executable, "-m", "wsiseg", "predict", str(tmp_path / "slides"), "--model", str(model)]
+    own, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "30"}
+    with subprocess.Popen(
+        [*command, "--tissue", "none", "--out", str(tmp_path / "out")],
+        stdout=subprocess.DEVNULL, stderr=terminal, env=environment,
+    ) as process:  # fmt: skip
+        os.close(terminal)
+        shown = b""
+        try:
+            while part := os.read(own, 4096):
+                shown += part
+        except OSError:  # the terminal is closed when nobody holds its other end
+            pass
+    os.close(own)
+    assert process.returncode == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert re.search(r"slides .*0/1 +[\d.]+ tiles/s, \d+% waiting for reading, about \d+ s left", text), text
+    assert re.search(r"a .*\d+/\d+", text)

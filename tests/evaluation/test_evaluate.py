@@ -1,0 +1,290 @@
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from making.maps import box, polygon, write_map, write_outlines, write_run
+from wsiseg.config.settings import EvaluateConfig
+from wsiseg.evaluation.evaluate import evaluate
+from wsiseg.evaluation.metrics_file import Report
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.run.errors import UsageError, WsisegError
+
+MODES = ("without_background", "with_background")
+
+
+def run(folder: Path, **how: Any) -> Report:
+    cohort = folder / "cohort.csv"
+    config: dict[str, Any] = {"predictions": (folder / "maps",), "truth": folder / "truth", "resamples": 50}
+    return evaluate(EvaluateConfig(**(config | {"cohort": cohort if cohort.exists() else None} | how)))
+
+
+def pixels_of(heatmap: Heatmap) -> NDArray[np.float32]:
+    """Give the probability of every level-0 pixel, NaN where nobody looked; cells end on whole pixels."""
+    x, y = (np.rint(edges).astype(int) for edges in heatmap.edges())
+    return np.repeat(np.repeat(heatmap.probabilities, np.diff(y), 0), np.diff(x), 1)
+
+
+def by_sklearn(
+    scores: NDArray[Any], positive: NDArray[Any], negative: NDArray[Any], threshold: float
+) -> dict[str, float]:
+    """Measure pixels one by one; a pixel that the outline cuts counts in both classes by its shares."""
+    truth = np.r_[np.ones(scores.size), np.zeros(scores.size)]
+    both, weights = np.r_[scores.ravel(), scores.ravel()], np.r_[positive.ravel(), negative.ravel()]
+    called = both >= np.float32(threshold)
+    return {
+        "auc": roc_auc_score(truth, both, sample_weight=weights),
+        "average_precision": average_precision_score(truth, both, sample_weight=weights),
+        "f1": f1_score(truth, called, sample_weight=weights),
+    }
+
+
+@st.composite
+def made_cases(draw: st.DrawFn) -> tuple[NDArray[np.float32], list[list[tuple[float, float]]], bool]:
+    """Give a map with ties and gaps, outlines of any shape, and whether they follow the pixels."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shape = (draw(st.integers(2, 7)), draw(st.integers(2, 7)))
+    values = (rng.integers(0, 9, shape) / 8).astype(np.float32)
+    values[rng.random(shape) < 0.3] = np.nan
+    follows_pixels = draw(st.booleans())
+    number = st.integers(0, 80) if follows_pixels else st.floats(-5, 85)
+    corners = st.lists(st.tuples(number, number), min_size=3, max_size=8, unique=True)
+    return values, draw(st.lists(corners, min_size=1, max_size=3)), follows_pixels
+
+
+@given(made_cases())
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_measures_equal_those_of_every_level_0_pixel_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory,
+    case: tuple[NDArray[np.float32], list[list[tuple[float, float]]], bool],
+) -> None:
+    values, rings, follows_pixels = case
+    folder = tmp_path_factory.mktemp("case")
+    heatmap = write_map(folder / "maps" / "a.ome.zarr", values)
+    width, height = heatmap.slide.size_px
+    if follows_pixels:  # boxes between corners: outlines that no pixel is cut by
+        rings = [list(shapely.box(*ring[0], *ring[1]).exterior.coords[:-1]) for ring in rings]
+    shape = shapely.union_all([shapely.make_valid(shapely.Polygon(ring), method="structure") for ring in rings])
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
+    positive = shapely.area(shapely.intersection(shapely.box(columns, rows, columns + 1, rows + 1), shape))
+    if follows_pixels:
+        np.testing.assert_allclose(positive, shapely.contains_xy(shape, columns + 0.5, rows + 0.5), atol=1e-9)
+    scores = pixels_of(heatmap)
+    looked = ~np.isnan(scores)
+    if min(positive[looked].sum(), (1 - positive)[looked].sum()) < 1e-3:
+        return
+    write_outlines(folder / "truth" / "a.geojson", *(polygon(ring) for ring in rings))
+    report = run(folder, resamples=0)
+    background = np.nan_to_num(scores)
+    expected = {
+        "without_background": by_sklearn(scores[looked], positive[looked], (1 - positive)[looked], 0.5),
+        "with_background": by_sklearn(background, positive, 1 - positive, 0.5),
+    }
+    for mode in MODES:
+        for name, value in expected[mode].items():
+            assert getattr(report, mode)[name]["value"] == pytest.approx(value, abs=1e-6), (mode, name)
+
+
+def test_split_site_and_location_are_measured_apart(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    report = run(tmp_path)
+    assert (report.split, report.without_background["slides"], report.exit_code) == ("test", 8, 0)
+    assert report.threshold.source == "validation"
+    assert {name: one["without_background"]["slides"] for name, one in report.per_site.items()} == {
+        "breast": 4,
+        "colon": 4,
+    }
+    assert {name: one["with_background"]["slides"] for name, one in report.per_split.items()} == {
+        "test": 8,
+        "train": 2,
+        "val": 2,
+    }
+    locations = {name: one["without_background"]["auc"] for name, one in report.per_location.items()}
+    sites = {name: one["without_background"]["auc"] for name, one in report.per_site.items()}
+    assert locations == {"in_distribution": sites["breast"], "out_of_location": sites["colon"]}
+    other = run(tmp_path, split="val")
+    assert other.without_background["auc"] == report.per_split["val"]["without_background"]["auc"]
+    with pytest.raises(
+        UsageError, match="no slide of split nightly could be evaluated; the splits are: test, train, val"
+    ):
+        run(tmp_path, split="nightly")
+
+
+def test_the_threshold_is_the_users_else_the_best_on_validation_else_the_models(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    best = run(tmp_path)
+    at = best.per_split["val"]["without_background"]["at"]
+    assert best.threshold.value == at["best"]["threshold"] == at["validation"]["threshold"]
+    assert best.without_background["f1"]["value"] == best.without_background["at"]["validation"]["f1"]
+    own = run(tmp_path, threshold=0.6)
+    assert (own.threshold.value, own.threshold.source) == (0.6, "option")
+    (tmp_path / "cohort.csv").unlink()
+    assert run(tmp_path).threshold.model_dump() == {"value": 0.5, "source": "model"}
+    heatmap = Heatmap.open(tmp_path / "maps" / "slide-0.ome.zarr").with_threshold(0.4)
+    heatmap.save(tmp_path / "maps" / "slide-0.ome.zarr")
+    with pytest.raises(UsageError, match=r"several thresholds: 0\.4, 0\.5; give --threshold"):
+        run(tmp_path)
+
+
+def test_intervals_hold_the_value_and_differ_by_case_not_by_pixel(tmp_path: Path) -> None:
+    write_run(tmp_path, skill=0.2)
+    report = run(tmp_path, resamples=400, threshold=0.5)
+    for name in ("auc", "average_precision", "precision", "recall", "f1", "brier"):
+        found = report.without_background[name]
+        assert found["ci95"][0] < found["value"] < found["ci95"][1], name
+    text = (tmp_path / "cohort.csv").read_text()
+    (tmp_path / "cohort.csv").write_text(text.replace("case-10", "case-11").replace("case-8", "case-9"))
+    merged = run(tmp_path, resamples=400, threshold=0.5)
+    assert merged.without_background["cases"] == 6
+    assert merged.without_background["auc"]["value"] == report.without_background["auc"]["value"]
+    assert merged.without_background["auc"]["ci95"] != report.without_background["auc"]["ci95"]
+
+
+def test_what_is_missing_or_odd_is_named_and_the_rest_evaluated(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    truth = tmp_path / "truth"
+    (truth / "slide-4.geojson").unlink()
+    (truth / "slide-5.geojson").write_text("{")
+    write_outlines(truth / "slide-7.geojson", box(900_000, 0, 900_010, 10))
+    write_outlines(truth / "slide-8.geojson")
+    write_outlines(truth / "slide-10.geojson", box(300, 100, 400, 150))
+    write_outlines(truth / "slide-99.geojson")
+    cohort = (tmp_path / "cohort.csv").read_text().splitlines()
+    sizes = ["mpp", *("0.25" if line.startswith("slide-9,") else "" for line in cohort[1:])]
+    lines = [f"{line},{size}" for line, size in zip(cohort, sizes, strict=True) if not line.startswith("slide-0,")]
+    (tmp_path / "cohort.csv").write_text("\n".join(lines))
+    Image.new("L", (10, 10)).save(truth / "slide-11.png")
+    report = run(tmp_path)
+    failed = {record.slide: record.error.message for record in report.failed if record.error}
+    assert report.exit_code == 1
+    assert failed["slide-4"] == "slide-4: no truth for this slide"
+    assert failed["slide-5"].startswith("slide-5.geojson: cannot be read as JSON")
+    assert failed["slide-7"] == "slide-7.geojson: all of its tumour lies outside the slide"
+    assert failed["slide-11"].startswith("slide-11: has more than one truth: slide-11.geojson, slide-11.png")
+    assert len(failed) == 4
+    warned = {record.slide: record.warnings for record in report.slides if record.warnings}
+    assert warned["slide-8"] == ("slide-8.geojson: holds no tumour, but the cohort calls slide-8 a tumour slide",)
+    assert "of its tumour lies outside the slide" in warned["slide-10"][0]
+    assert warned["slide-9"] == ("slide-9: was mapped at 0.5 um/px, the cohort says 0.25 um/px",)
+    assert report.notes == ("slide-0: stands not in the cohort", "slide-99.geojson: truth without a prediction")
+    assert report.without_background["slides"] == 4
+
+
+def test_nothing_to_evaluate_is_an_error(tmp_path: Path) -> None:
+    write_run(tmp_path, slides=2)
+    with pytest.raises(UsageError, match="no such folder"):
+        run(tmp_path, truth=tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="no heatmaps there"):
+        run(tmp_path, predictions=(tmp_path / "truth",))
+    for path in (tmp_path / "truth").iterdir():
+        path.unlink()
+    with pytest.raises(WsisegError, match="nothing could be evaluated: slide-0: no truth for this slide"):
+        run(tmp_path)
+
+
+def test_runs_are_compared_on_the_slides_that_both_have(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", skill=0.2)
+    write_run(tmp_path / "b", skill=0.5)
+    for gone in ("slide-6", "slide-7"):
+        (tmp_path / "b" / "maps" / f"{gone}.ome.zarr").rename(tmp_path / gone)
+    maps = (tmp_path / "a" / "maps", tmp_path / "b" / "maps")
+    report = run(tmp_path / "a", predictions=maps, resamples=300)
+    (other,) = report.runs
+    assert (other.slides, other.run) == (6, str(maps[1]))
+    difference = other.difference["without_background"]["auc"]
+    same = run(tmp_path / "a", predictions=(maps[0], maps[0])).runs[0].difference["with_background"]
+    assert difference["ci95"][0] < difference["value"] < difference["ci95"][1]
+    assert difference["value"] > 0.1
+    assert all(one["value"] == 0 and one["ci95"] == [0, 0] for one in same.values())
+
+
+def test_slide_auc_and_area_error(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    report = run(tmp_path, threshold=0.5)
+    assert report.slide_auc is not None
+    assert report.tumor_area is not None
+    assert (report.slide_auc["value"], report.slide_auc["slides"]) == (1.0, 8)
+    um2 = 0.5 * 0.5 / 1e6
+    assert report.tumor_area["truth_mm2"] == pytest.approx(6 * 120 * 80 * um2)
+    assert report.tumor_area["mean_error_mm2"]["value"] == pytest.approx(
+        (report.tumor_area["called_mm2"] - report.tumor_area["truth_mm2"]) / 8,
+    )
+
+
+def test_the_report_of_predict_is_not_overwritten(tmp_path: Path) -> None:
+    write_run(tmp_path, slides=2)
+    with pytest.raises(UsageError, match=r"its report\.html is that of predict"):
+        run(tmp_path, out=tmp_path / "maps")
+
+
+def test_a_slide_without_tissue_is_measured_with_background_only(tmp_path: Path) -> None:
+    write_map(tmp_path / "maps" / "a.ome.zarr", np.full((5, 6), np.nan))
+    write_outlines(tmp_path / "truth" / "a.geojson", box(0, 0, 20, 20))
+    report = run(tmp_path, out=tmp_path / "out", froc=True)
+    assert report.without_background["recall"]["value"] is None
+    assert (report.with_background["recall"]["value"], report.with_background["auc"]["value"]) == (0.0, 0.5)
+    assert report.slide_auc is not None
+    assert report.slide_auc["value"] is None
+
+
+def test_files_are_written_and_the_table_has_a_row_for_every_slide(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    (tmp_path / "truth" / "slide-4.geojson").unlink()
+    report = run(tmp_path, out=tmp_path / "out", junit=tmp_path / "junit.xml")
+    names = {"metrics.json", "slides.csv", "report.html", "roc.png", "roc.svg", "reliability.png", "reliability.svg"}
+    assert names | {"precision_recall.png", "precision_recall.svg"} == {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    stored = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert stored == json.loads(json.dumps(report.model_dump(mode="json", by_alias=True)))
+    assert stored["schema"] == "wsiseg.metrics/1"
+    rows = list(csv.DictReader((tmp_path / "out" / "slides.csv").read_text().splitlines()))
+    assert [row["slide"] for row in rows] == [record.slide for record in report.slides]
+    by_slide = {row["slide"]: row for row in rows}
+    assert (by_slide["slide-4"]["status"], by_slide["slide-4"]["message"]) == (
+        "failed",
+        "slide-4: no truth for this slide",
+    )
+    assert float(by_slide["slide-5"]["auc_background"]) > 0.5
+    assert by_slide["slide-3"]["auc"] == ""
+
+
+def test_two_evaluations_give_the_same_files(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    for name in ("one", "two"):
+        run(tmp_path, out=tmp_path / name)
+    for path in (tmp_path / "one").iterdir():
+        stored = [(tmp_path / name / path.name).read_bytes() for name in ("one", "two")]
+        if path.suffix == ".json":  # which holds how long each slide took
+            stored = [json.dumps({**json.loads(text), "slides": 0}).encode() for text in stored]
+        assert stored[0] == stored[1], path.name
+
+
+def test_a_heatmap_is_truth_for_another(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    report = run(tmp_path, truth=tmp_path / "maps", threshold=0.5)
+    assert report.without_background["auc"]["value"] == 1.0
+    assert report.with_background["f1"]["value"] == pytest.approx(1.0)
+
+
+def test_single_lesions_found_and_missed_are_counted(tmp_path: Path) -> None:
+    values = np.full((60, 80), 0.01)
+    values[10, 10], values[40:44, 60:64], values[50, 10], values[30, 30] = 0.9, 0.8, 0.7, 0.6
+    write_map(tmp_path / "maps" / "a.ome.zarr", values, cell_px=100)
+    found, missed, tiny = box(500, 500, 1500, 1500), box(6000, 200, 7000, 1200), box(980, 4980, 1080, 5080)
+    split = [box(5900, 3900, 6200, 4500), box(6240, 3900, 6600, 4500)]  # 20 um apart: one lesion
+    write_outlines(tmp_path / "truth" / "a.geojson", found, missed, tiny, *split)
+    froc = run(tmp_path, froc=True).froc
+    assert froc is not None
+    assert froc["lesions"] == 3
+    assert froc["sensitivity_at"]["1"] == pytest.approx(2 / 3)
+    assert run(tmp_path).froc is None

@@ -1,0 +1,576 @@
+import json
+import subprocess
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+
+from making.models import with_changed_card
+from making.tiled import TILE_PX, write_tiled_cohort
+from making.trained import settled, tiles_of, write_run
+from wsiseg.config.export import ExportConfig
+from wsiseg.config.settings import PredictConfig
+from wsiseg.exporting.export import Exported, _self_test_side, export
+from wsiseg.exporting.onnx_graph import DenseGraph, padded_by_convolutions
+from wsiseg.model_file.model_file import ModelFile
+from wsiseg.model_file.onnx_session import has_fast_int8
+from wsiseg.network.dilation import exportable
+from wsiseg.network.network import Checkpoint, TileClassifier, build
+from wsiseg.network.texture import Stage, textures, tissue_weights
+from wsiseg.prediction.predict import predict_slides
+from wsiseg.run.errors import GateError, ModelFileError, UsageError, WsisegError
+from wsiseg.run.record import Silent
+from wsiseg.slides.cohort import Cohort
+
+Images = NDArray[np.uint8]
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiled_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="module")
+def tiles(cohort: Path) -> Images:
+    return tiles_of(cohort)
+
+
+@pytest.fixture(scope="module")
+def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TileClassifier]:
+    run = tmp_path_factory.mktemp("run")
+    return run, write_run(run, cohort)
+
+
+@pytest.fixture(scope="module")
+def exported(trained: tuple[Path, TileClassifier], tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    out = tmp_path_factory.mktemp("model") / "model.onnx"
+    return export(ExportConfig(run=trained[0], out=out, licence="CC0-1.0", data="Squares on pink."))
+
+
+@torch.no_grad()
+def by_torch(classifier: TileClassifier, images: Images) -> NDArray[np.float32]:
+    return torch.sigmoid(classifier(torch.from_numpy(images))).numpy()
+
+
+def test_the_file_gives_the_probabilities_of_the_network(
+    trained: tuple[Path, TileClassifier], exported: Exported, tiles: Images
+) -> None:
+    expected = by_torch(trained[1], tiles)
+    assert expected.std() > 0.1
+    with ModelFile.open(exported.path) as model:
+        np.testing.assert_allclose(model.probabilities(tiles), expected, atol=1e-5)
+        np.testing.assert_allclose(model.probabilities(tiles[:1]), expected[:1], atol=1e-5)
+
+
+def test_the_file_tells_how_far_tiles_are_from_those_of_training(
+    trained: tuple[Path, TileClassifier], exported: Exported, tiles: Images
+) -> None:
+    domain = Checkpoint.load(trained[0] / "best.pt").domain
+    assert domain is not None
+    strange = np.random.default_rng(0).integers(0, 255, tiles[:8].shape, np.uint8)
+    with torch.no_grad(), ModelFile.open(exported.path) as model:
+        for some in (tiles, strange):
+            expected = domain.distances(trained[1].features(torch.from_numpy(some)).numpy())
+            np.testing.assert_allclose(model.distances(some), expected, rtol=1e-3)
+        known = model.card.known_tissue
+        assert known is not None
+        assert known.limit == pytest.approx(domain.limit)
+        assert np.median(model.distances(tiles)) < known.limit < np.median(model.distances(strange))
+        assert model.card.calibration is not None
+        assert model.card.calibration.temperature == pytest.approx(1.25)
+
+
+def test_tiles_unlike_those_of_training_lose_logits(
+    trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path
+) -> None:
+    domain = Checkpoint.load(trained[0] / "best.pt").domain
+    assert domain is not None
+    config = ExportConfig(run=trained[0], out=tmp_path / "m.onnx", unknown_penalty=3, threshold=0.3)
+    card = export(config).card
+    assert card.threshold == pytest.approx(0.3)
+    assert card.known_tissue is not None
+    assert card.known_tissue.penalty == pytest.approx(3)
+    assert card.known_tissue.tile_limit == pytest.approx(domain.tile_limit)
+    random = np.random.default_rng(0)
+    mixed = np.clip(tiles[:12] + random.normal(size=tiles[:12].shape) * 3, 0, 255).astype(np.uint8)
+    seen = np.concatenate([tiles[:32], mixed])
+    with torch.no_grad(), ModelFile.open(config.out) as model:
+        features = trained[1].features(torch.from_numpy(seen)).numpy()
+        beyond = np.maximum(domain.distances(features) / domain.tile_limit - 1, 0)
+        assert (beyond == 0).sum() > 6
+        assert (beyond > 0).sum() > 6
+        plain = trained[1](torch.from_numpy(seen)).numpy()
+        np.testing.assert_allclose(model.probabilities(seen), _sigmoid(plain - 3 * beyond), atol=1e-4)
+        window = np.concatenate([np.concatenate([seen[3], seen[35]], 1), np.concatenate([seen[40], seen[9]], 1)])[None]
+        maps = trained[1].feature_map(trained[1].normalised(torch.from_numpy(window)))
+        cells = np.stack([_over_tiles(channel.numpy().astype(float)) for channel in maps[0]], -1)
+        weights, bias = trained[1].head.weight[0].numpy(), float(trained[1].head.bias)
+        # Distances are of the three cells around, logits of one and half its neighbours.
+        around = functional.avg_pool2d(maps, 3, 1, 1, count_include_pad=False)[0].permute(1, 2, 0).numpy()
+        lost = 3 * np.maximum(domain.distances(around.reshape(-1, len(weights))) / domain.tile_limit - 1, 0)
+        expected = _sigmoid(cells @ weights + bias - lost.reshape(cells.shape[:2]))
+        assert lost.any()
+        np.testing.assert_allclose(model.probability_map(window)[0], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("output_stride", [32, 16])
+def test_tiles_without_the_texture_of_tumour_lose_logits(
+    trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path, output_stride: int
+) -> None:
+    texture = Checkpoint.load(trained[0] / "best.pt").tumor_texture
+    assert texture is not None
+    config = ExportConfig.checked(
+        run=trained[0], out=tmp_path / "m.onnx", texture_penalty=2, output_stride=output_stride
+    )
+    found = export(config).card.tumor_texture
+    assert found is not None
+    assert (found.layer, found.penalty, found.slides) == ("layer3", 2, texture.slides)
+    assert found.tile_limit == pytest.approx(texture.tile_limit)
+    random = np.random.default_rng(0)
+    strange = np.clip(tiles[:12] + random.normal(size=tiles[:12].shape) * 9, 0, 255).astype(np.uint8)
+    seen = np.concatenate([tiles, strange])
+    with torch.no_grad(), Stage(trained[1].backbone, "layer3") as stage, ModelFile.open(config.out) as model:
+        plain = trained[1](torch.from_numpy(seen)).numpy()
+        seen_textures = textures(stage.map, tissue_weights(torch.from_numpy(seen))).numpy()
+        beyond = np.maximum(texture.distances(seen_textures) / texture.tile_limit - 1, 0)
+        assert (beyond == 0).sum() > 6
+        assert (beyond > 0).sum() > 6
+        np.testing.assert_allclose(model.probabilities(seen), _sigmoid(plain - 2 * beyond), atol=1e-4)
+        if output_stride == 16:
+            return
+        window = np.concatenate([np.concatenate([seen[3], seen[-1]], 1), np.concatenate([seen[-2], seen[9]], 1)])[None]
+        cells = _over_tiles(trained[1].logit_map(torch.from_numpy(window)).numpy()[0].astype(float))
+        # Textures are of the three cells around, six of the stage.
+        weights, lost = tissue_weights(torch.from_numpy(window)), np.zeros(cells.shape)
+        for row, column in np.ndindex(*cells.shape):
+            top, left = max(0, 2 * row - 2), max(0, 2 * column - 2)
+            place = np.s_[:, :, top : 2 * row + 4, left : 2 * column + 4]
+            distance = float(texture.distances(textures(stage.map[place], weights[place]).numpy())[0])
+            lost[row, column] = 2 * max(0.0, distance / texture.tile_limit - 1)
+        assert lost.any()
+        np.testing.assert_allclose(model.probability_map(window)[0], _sigmoid(cells - lost), atol=1e-3)
+
+
+def test_a_texture_penalty_needs_textures(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    checkpoint = Checkpoint.load(trained[0] / "best.pt")
+    replace(checkpoint, tumor_texture=None).save(tmp_path / "best.pt")
+    with pytest.raises(UsageError, match="textures of tumour were not measured"):
+        export(ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx", texture_penalty=1))
+
+
+def test_distances_are_part_of_the_self_test(exported: Exported, tmp_path: Path) -> None:
+    """Where a penalty makes all seeded images none of tumour, probabilities tell nothing of the weights."""
+    file = exported.path.read_bytes()
+    test = exported.card.self_test.model_dump(mode="json")
+    assert all(image["distance"] > 0 for image in test["images"])
+    for factor, is_good in ((1.005, True), (1.05, False)):
+        images = [{**image, "distance": factor * image["distance"]} for image in test["images"]]
+        path = tmp_path / f"{factor}.onnx"
+        path.write_bytes(with_changed_card(file, self_test={**test, "images": images}))
+        with nullcontext() if is_good else pytest.raises(ModelFileError, match="fails its self-test"):
+            ModelFile.open(path).close()
+
+
+def test_a_penalty_needs_known_tissue(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    checkpoint = Checkpoint.load(trained[0] / "best.pt")
+    replace(checkpoint, domain=None).save(tmp_path / "best.pt")
+    with pytest.raises(UsageError, match="not measured which tiles"):
+        export(ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx", unknown_penalty=1))
+
+
+@pytest.mark.parametrize("name", ["unknown_penalty", "texture_penalty"])
+def test_a_penalty_that_would_do_nothing_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name.replace('_', '-')} is for runs"):
+        ExportConfig(from_torch=tmp_path / "a.pt", arch="resnet18", out=tmp_path / "m.onnx", **{name: 1})
+
+
+def _sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-logits)), np.float64)
+
+
+def test_a_slide_of_unknown_tissue_is_told(exported: Exported, cohort: Path, tmp_path: Path) -> None:
+    slides = Cohort.read(cohort).slides
+    strange = tmp_path / "strange.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8)).save(strange)
+    names = (str(slides[0].path), str(strange))
+    config = PredictConfig(
+        inputs=names, model=(str(exported.path),), out=tmp_path / "out", slide_mpp=0.5, map="tile", tissue="none"
+    )
+    for _ in range(2):  # the second time the results are there already
+        run = predict_slides(config)
+        told = {record.slide: any("out_of_domain: " in text for text in record.warnings) for record in run.slides}
+        assert told == {slides[0].slide: False, "strange": True}
+
+
+def test_a_cell_of_the_map_is_the_tile_around_it(
+    trained: tuple[Path, TileClassifier], exported: Exported, tiles: Images
+) -> None:
+    image = np.block([[[tiles[0]], [tiles[9]], [tiles[3]]], [[tiles[17]], [tiles[25]], [tiles[40]]]])[None]
+    assert image.shape == (1, 2 * TILE_PX, 3 * TILE_PX, 3)
+    with torch.no_grad():
+        cells = trained[1].logit_map(torch.from_numpy(image)).numpy()[0].astype(float)
+        whole = float(trained[1](torch.from_numpy(image)))
+    assert cells.mean() == pytest.approx(whole, abs=1e-4)
+    expected = _sigmoid(_over_tiles(cells))
+    assert exported.card.map_cells == "tiles"
+    with ModelFile.open(exported.path) as model:
+        np.testing.assert_allclose(model.probability_map(image)[0], expected, atol=1e-4)
+
+
+def _over_tiles(cells: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Average each cell and half of its neighbours, as far as there are any: tiles are two cells wide."""
+    window = np.outer([0.5, 1, 0.5], [0.5, 1, 0.5])
+    averaged = np.empty(cells.shape)
+    for row, column in np.ndindex(*cells.shape):
+        places = [(row + i, column + j, window[i + 1, j + 1]) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        inside = [(cells[i, j], w) for i, j, w in places if 0 <= i < cells.shape[0] and 0 <= j < cells.shape[1]]
+        averaged[row, column] = sum(value * w for value, w in inside) / sum(w for _, w in inside)
+    return averaged
+
+
+def test_the_card_says_what_the_run_knows(exported: Exported) -> None:
+    card = exported.card
+    assert (card.mpp, card.tile_px, card.output_stride, card.map) == (0.5, TILE_PX, 32, "tile")
+    assert (card.alpha, card.beta, card.threshold, card.licence) == (0.2, 0.4, 0.6, "CC0-1.0")
+    assert card.trained_on["data"] == "Squares on pink."
+    assert card.trained_on["settings"] == {"lr": 1e-4}, "places on the machine stay out of it"
+    assert card.figures["validation"] == {"val_slide_auc": 0.75, "val_risk": None}
+    assert [(row.graph, row.reference, row.passed) for row in card.parity] == [("fp32", "torch", True)]
+    assert "val" in card.parity[0].source
+    assert any("colon only" in limit for limit in card.limits)
+    page = exported.page.read_text()
+    for fact in (
+        exported.sha256,
+        "CC0-1.0",
+        "0.2 and 0.4",
+        "val slide auc: 0.75",
+        "colon only",
+        "fp32 | torch",
+        "Cite",
+    ):
+        assert fact in page
+
+
+def test_figures_of_an_evaluation_come_with_their_intervals(
+    trained: tuple[Path, TileClassifier], tmp_path: Path
+) -> None:
+    measures = {"auc": {"value": 0.8, "ci95": [0.7, 0.9]}, "precision": 0.5, "recall": None, "f1": 0.6}
+    metrics = {"schema": "wsiseg.metrics/1", "split": "test", "without_background": measures}
+    metrics["per_site"] = {"colon": {"without_background": measures}}
+    metrics["reliability"] = {"mean_score": [0.1, None], "tumor_share": [0.25, None], "pixels": [10.0, 0.0]}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    known = ("It calls muscle tumour.",)
+    config = ExportConfig(run=trained[0], out=tmp_path / "m.onnx", figures=tmp_path / "metrics.json", limit=known)
+    exported = export(config)
+    assert exported.card.limits[-1:] == known
+    assert len(exported.card.limits) > 1
+    assert "| colon | 0.800 (0.700 to 0.900) | 0.500 |  | 0.600 |" in exported.page.read_text()
+    assert "| 0.10 | 0.25 | 100.0% |" in exported.page.read_text()
+    (tmp_path / "metrics.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"metrics\.json"):
+        export(config)
+
+
+def test_an_export_is_done_once(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    config = ExportConfig(run=trained[0], out=tmp_path / "m.onnx")
+    first = export(config)
+    assert export(config) == replace(first, status="up_to_date")
+    notes = Notes()
+    again = export(config.model_copy(update={"name": "other"}), notes)
+    assert (again.status, again.card.name) == ("ok", "other")
+    assert any("exported again" in line for line in notes.lines)
+    config.out.write_bytes(b"something else")
+    with pytest.raises(UsageError, match="--overwrite"):
+        export(config)
+    assert export(config.model_copy(update={"overwrite": True})).sha256 == first.sha256, "the same bytes every time"
+
+
+def test_exports_in_the_folder_of_the_run_change_nothing(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    for name in ("best.pt", "last.pt", "config.toml"):
+        (tmp_path / name).write_bytes((trained[0] / name).read_bytes())
+    config = ExportConfig(run=tmp_path, out=tmp_path / "a.onnx")
+    export(config)
+    export(config.model_copy(update={"out": tmp_path / "b.onnx", "name": "other"}))
+    assert export(config).status == "up_to_date"
+
+
+def test_stride_16_refines_the_map_and_keeps_the_probability(
+    trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path
+) -> None:
+    found = export(ExportConfig(run=trained[0], out=tmp_path / "m.onnx", output_stride=16))
+    assert [row.graph for row in found.card.parity] == ["output stride 16", "fp32"]
+    with ModelFile.open(found.path) as model:
+        np.testing.assert_allclose(model.probabilities(tiles), by_torch(trained[1], tiles), atol=1e-5)
+        assert model.probability_map(tiles[:2]).shape == (2, TILE_PX // 16, TILE_PX // 16)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    ["resnet18", pytest.param("densenet121", marks=pytest.mark.slow), "timm:tf_efficientnet_lite0", "convnext_tiny"],
+)
+@torch.no_grad()
+def test_every_second_cell_of_stride_16_is_that_of_stride_32(arch: str) -> None:
+    images = torch.randint(0, 256, (2, 96, 128, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    classifier = settled(arch, images)
+    expected = classifier.logit_map(images)
+    torch.testing.assert_close(exportable(classifier, 32).logit_map(images), expected)
+    torch.testing.assert_close(
+        exportable(classifier, 16).logit_map(images)[:, ::2, ::2], expected, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_networks_without_a_regular_map_give_tiles_only(cohort: Path, tmp_path: Path, tiles: Images) -> None:
+    run = tmp_path / "run"
+    classifier = write_run(run, cohort, "squeezenet1_1")
+    found = export(ExportConfig(run=run, out=tmp_path / "m.onnx"))
+    assert (found.card.output_stride, found.card.map) == (None, "tile")
+    with ModelFile.open(found.path) as model:
+        np.testing.assert_allclose(model.probabilities(tiles), by_torch(classifier, tiles), atol=1e-5)
+    with pytest.raises(UsageError, match="no map of output stride 16"):
+        export(ExportConfig(run=run, out=tmp_path / "n.onnx", output_stride=16))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_fewer_bits_follow_closely(
+    trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path, precision: str, exported: Exported
+) -> None:
+    notes = Notes()
+    config = ExportConfig.checked(run=trained[0], out=tmp_path / "m.onnx", precision=precision)
+    found = export(config, notes)
+    row = found.card.parity[-1]
+    assert (row.graph, row.reference, row.passed) == (precision, "fp32", True)
+    assert any("tiles/s" in line for line in notes.lines)
+    is_slow = precision == "int8" and has_fast_int8() is False
+    assert any("no instructions for 8-bit products" in line for line in notes.lines) == is_slow
+    share = {"fp16": 0.55, "int8": 0.8}[precision]
+    assert found.path.stat().st_size < share * exported.path.stat().st_size
+    with ModelFile.open(found.path) as model:
+        assert np.abs(model.probabilities(tiles) - by_torch(trained[1], tiles)).mean() <= 0.02
+        assert model.probability_map(tiles[:1]).dtype == np.float32
+
+
+@pytest.mark.slow
+def test_int8_needs_real_tiles(trained: tuple[Path, TileClassifier], tmp_path: Path, tiles: Images) -> None:
+    from PIL import Image  # noqa: PLC0415  only here
+
+    run = tmp_path / "moved"
+    run.mkdir()
+    (run / "best.pt").write_bytes((trained[0] / "best.pt").read_bytes())
+    config = ExportConfig(run=run / "best.pt", out=tmp_path / "m.onnx", precision="int8")
+    with pytest.raises(UsageError, match="--calibration"):
+        export(config)
+    notes = Notes()
+    found = export(config.model_copy(update={"allow_loss": True}), notes)
+    assert found.card.parity[-1].source == "seeded textures"
+    assert any("made-up" in line for line in notes.lines)
+    (tmp_path / "images").mkdir()
+    for number, tile in enumerate(tiles):
+        Image.fromarray(tile).save(tmp_path / "images" / f"{number}.png")
+    found = export(config.model_copy(update={"calibration": tmp_path / "images"}))
+    assert found.card.parity[-1].source == "images of images"
+    assert found.card.parity[-1].passed
+
+
+def test_tiles_of_another_size_are_refused(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    checkpoint = Checkpoint.load(trained[0] / "best.pt")
+    replace(checkpoint, tile_px=96).save(tmp_path / "best.pt")
+    cohort = ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx", calibration=_cohort_of(trained[0]))
+    with pytest.raises(UsageError, match="the model takes 96 px"):
+        export(cohort)
+    with pytest.raises(UsageError, match="at least 64x64"):
+        export(ExportConfig(run=trained[0], out=tmp_path / "m.onnx", calibration=tmp_path))
+
+
+def _cohort_of(run: Path) -> Path:
+    return Path(next(line for line in (run / "config.toml").read_text().splitlines() if "cohort" in line).split('"')[1])
+
+
+def test_a_network_that_went_wrong_is_refused(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    checkpoint = Checkpoint.load(trained[0] / "best.pt")
+    broken = {**checkpoint.state_dict, "head.bias": torch.full((1,), torch.nan)}
+    replace(checkpoint, state_dict=broken).save(tmp_path / "best.pt")
+    config = ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx", calibration=_cohort_of(trained[0]))
+    with pytest.raises(GateError, match="too different"):
+        export(config)
+    assert not config.out.exists()
+
+
+def test_runs_that_cannot_be_exported(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    def refusal(run: Path) -> str:
+        with pytest.raises(WsisegError) as caught:
+            export(ExportConfig(run=run, out=tmp_path / "m.onnx"))
+        assert str(run) in str(caught.value)
+        return str(caught.value)
+
+    assert "no such run" in refusal(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    assert "not a training run" in refusal(tmp_path / "empty")
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("best.pt", "config.toml"):
+        (run / name).write_bytes((trained[0] / name).read_bytes())
+    assert "interrupted" in refusal(run)
+    torch.save({"schema": "wsiseg.training/1", "epoch": 1}, run / "last.pt")
+    assert "--resume" in refusal(run)
+    torch.save({"schema": "wsiseg.training/1", "epoch": 2}, run / "last.pt")
+    (run / "best.pt").unlink()
+    assert "no best checkpoint" in refusal(run)
+    (run / "best.pt").write_bytes(b"no checkpoint")
+    assert "best.pt" in refusal(run)
+    checkpoint = Checkpoint.load(trained[0] / "best.pt")
+    classes = {**checkpoint.state_dict, "head.weight": torch.zeros(3, 512), "head.bias": torch.zeros(3)}
+    replace(checkpoint, state_dict=classes).save(run / "best.pt")
+    assert "one output" in refusal(run)
+    replace(checkpoint, trained_on={"classes": ["cat", "dog"]}).save(run / "best.pt")
+    assert "unknown classes" in refusal(run)
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid" / "grid.csv").write_text("alpha,beta\n")
+    assert "several configurations" in refusal(tmp_path / "grid")
+
+
+@pytest.mark.parametrize(
+    ("tile_px", "stride", "side"), [(224, 32, 128), (224, 16, 128), (64, 32, 64), (2048, 32, 256), (350, None, 350)]
+)
+def test_the_images_of_the_self_test_are_small(tile_px: int, stride: int | None, side: int) -> None:
+    assert _self_test_side(tile_px, stride) == side
+
+
+def test_a_folder_of_tile_stores_is_a_cohort(
+    trained: tuple[Path, TileClassifier], cohort: Path, tmp_path: Path
+) -> None:
+    assert list(cohort.parent.glob("*.png")), "pictures that are no tiles"
+    found = export(ExportConfig(run=trained[0], out=tmp_path / "m.onnx", calibration=cohort.parent))
+    assert found.card.parity[0].source.startswith("tiles of")
+
+
+def test_the_model_card_does_not_replace_the_model(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="model card"):
+        ExportConfig.checked(run="a", out=tmp_path / "model.md")
+
+
+def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
+    out = tmp_path / "m.onnx"
+    for settings in ({}, {"run": "a", "from_torch": "b"}, {"from_torch": "b"}, {"run": "a", "arch": "resnet18"}):
+        with pytest.raises(UsageError, match="from-torch"):
+            ExportConfig.checked(out=out, **settings)
+
+
+def test_command_line(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "wsiseg", "export", str(trained[0]), "--out", str(tmp_path / "m.onnx")]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True, timeout=120)
+    result = json.loads(done.stdout)
+    assert result["outputs"] == {"model": str(tmp_path / "m.onnx"), "card": str(tmp_path / "m.md")}
+    assert result["model"]["parity"][0]["passed"] is True
+    assert done.stderr.strip().endswith("passed"), "no warnings of others"
+    done = subprocess.run([*command, "--precision", "int4"], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, "precision" in done.stderr) == (2, True)
+
+
+def test_without_torch_the_way_to_get_it_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv = ['wsiseg', 'export', 'run', '--out', sys.argv[1]];"
+        "from wsiseg.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "m.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "pip install 'wsiseg[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_run_of_a_cohort_that_is_gone_is_exported_with_a_warning(
+    trained: tuple[Path, TileClassifier], tmp_path: Path
+) -> None:
+    (tmp_path / "best.pt").write_bytes((trained[0] / "best.pt").read_bytes())
+    notes = Notes()
+    found = export(ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx"), notes)
+    assert found.card.parity[0].source == "seeded textures"
+    assert any("made-up" in line for line in notes.lines)
+
+
+def test_the_splits_of_a_cohort_are_kept_apart(cohort: Path) -> None:
+    from wsiseg.exporting.sample_tiles import from_cohort  # noqa: PLC0415  only here
+
+    samples = from_cohort(cohort, TILE_PX, 0.5, (64, 64))
+    assert samples is not None
+    assert "train" in samples.calibration.source
+    assert "test and val" in samples.held_out.source
+    splits = {slide.split for slide in Cohort.read(cohort).slides}
+    assert splits == {"train", "val", "test"}
+    assert set(samples.held_out.labels) == {0, 1}
+
+
+def test_a_graph_with_one_changed_weight_is_caught(trained: tuple[Path, TileClassifier], tiles: Images) -> None:
+    from wsiseg.exporting.onnx_answers import OnnxGraph  # noqa: PLC0415  only here
+    from wsiseg.exporting.onnx_graph import to_onnx  # noqa: PLC0415  only here
+    from wsiseg.exporting.parity import SAME_NUMBERS, Answers, compared  # noqa: PLC0415  only here
+    from wsiseg.exporting.sample_tiles import Sample  # noqa: PLC0415  only here
+
+    classifier = build("resnet18", "none").eval()
+    classifier.load_state_dict(trained[1].state_dict())
+    nn.init.constant_(classifier.head.bias, classifier.head.bias.item() + 0.01)
+    graph = OnnxGraph(to_onnx(DenseGraph(exportable(classifier, 32), TILE_PX // 32), TILE_PX))
+    sample = Sample(tiles, np.full(len(tiles), -1, np.int8), "tiles")
+    expected = Answers(by_torch(trained[1], tiles), None)
+    assert not compared(("fp32", "torch"), graph.answers(tiles), expected, sample, SAME_NUMBERS).passed
+
+
+@pytest.mark.parametrize("own", [0, 1])
+def test_convolutions_pad_themselves(own: int) -> None:
+    random = np.random.default_rng(0)
+    weights = numpy_helper.from_array(random.normal(size=(4, 3, 3, 3)).astype(np.float32), "weights")
+    sides = numpy_helper.from_array(np.array([0, 0, 0, 1, 0, 0, 2, 1], np.int64), "sides")
+    image, out = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("image", "out"))
+    pad = helper.make_node("Pad", ["image", "sides"], ["padded"])
+    conv = helper.make_node("Conv", ["padded", "weights"], ["out"], strides=[2, 2], pads=[own] * 4)
+    graph = helper.make_graph([pad, conv], "padding", [image], [out], [weights, sides])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    pixels = random.normal(size=(1, 3, 11, 8)).astype(np.float32)
+    before = _computed(model, pixels)
+    fused = padded_by_convolutions(model)
+    assert [node.op_type for node in fused.graph.node] == ["Conv"]
+    assert [tensor.name for tensor in fused.graph.initializer] == ["weights"]
+    np.testing.assert_allclose(_computed(fused, pixels), before, atol=1e-5)
+
+
+def _computed(model: onnx.ModelProto, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    found: list[NDArray[np.float32]] = ReferenceEvaluator(model).run(None, {"image": pixels})  # type: ignore[assignment]
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "sides"),
+    [("reflect", 0.0, [0, 0, 0, 1, 0, 0, 2, 1]), ("constant", 1.0, [0, 0, 0, 1, 0, 0, 2, 1]),
+     ("constant", 0.0, [0, 1, 0, 0, 0, 0, 0, 0]), ("constant", 0.0, [0, 0, -1, 0, 0, 0, 0, 0])],
+)  # fmt: skip
+def test_other_padding_stays(mode: str, value: float, sides: list[int]) -> None:
+    constants = [
+        numpy_helper.from_array(np.array(sides, np.int64), "sides"),
+        numpy_helper.from_array(np.array(value, np.float32), "value"),
+        numpy_helper.from_array(np.ones((1, 3, 1, 1), np.float32), "weights"),
+    ]
+    image, out = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("image", "out"))
+    pad = helper.make_node("Pad", ["image", "sides", "value"], ["padded"], mode=mode)
+    conv = helper.make_node("Conv", ["padded", "weights"], ["out"])
+    graph = helper.make_graph([pad, conv], "padding", [image], [out], constants)
+    fused = padded_by_convolutions(helper.make_model(graph))
+    assert [node.op_type for node in fused.graph.node] == ["Pad", "Conv"]

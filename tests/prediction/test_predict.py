@@ -1,0 +1,169 @@
+"""Predict: what is drawn on a slide comes out at its place, and every slide gets its record."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+from numpy.typing import NDArray
+from shapely.geometry import shape
+
+import wsiseg
+from making.models import write_color_filter_model
+from wsiseg.config.settings import PredictConfig
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.prediction.predict import predict_slides
+from wsiseg.run.errors import UsageError
+from wsiseg.run.record import Run
+
+MakeSlide = Callable[..., Path]
+PINK, PURPLE = np.array((222, 172, 204), np.uint8), np.array((96, 44, 124), np.uint8)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_color_filter_model(tmp_path_factory.mktemp("model") / "colors.onnx")
+
+
+def disc(width: int, height: int, center: tuple[float, float], radius: float) -> NDArray[np.uint8]:
+    """Draw a dark disc on pale tissue."""
+    y, x = np.ogrid[:height, :width]
+    is_dark = (x + 0.5 - center[0]) ** 2 + (y + 0.5 - center[1]) ** 2 < radius**2
+    return np.where(is_dark[..., None], PURPLE, PINK)
+
+
+def run(model: Path, out: Path, *inputs: Path | str, **settings: Any) -> Run:
+    config = {"inputs": [str(path) for path in inputs], "model": [str(model)], "out": out, **settings}
+    return predict_slides(PredictConfig.checked(**config))
+
+
+def tumor_outline(path: Path) -> Any:
+    features = json.loads(path.read_text())["features"]
+    return shapely.union_all([shape(f["geometry"]) for f in features if f["properties"]["name"] != "tissue"])
+
+
+@pytest.mark.parametrize("kind", ["dense", "tile"])
+@pytest.mark.parametrize(("mpp", "down"), [(0.25, 4.00017), (0.2525, 2.0005), (0.499, None), (0.62, 4.00017)])
+def test_the_peak_lies_on_the_disc_at_any_downsample(
+    tmp_path: Path, make_slide: MakeSlide, model: Path, kind: str, mpp: float, down: float | None
+) -> None:
+    center, radius = (2711.3, 1403.9), 170 / mpp
+    picture = disc(3600, 2900, center, radius)
+    levels = [] if down is None else [(round(3600 / down), round(2900 / down))]
+    path = make_slide("disc.tiff", picture, levels=levels, mpp=mpp)
+    run(model, tmp_path / "out", path, map=kind, tissue="none")
+    heatmap = Heatmap.open(tmp_path / "out" / "disc.ome.zarr")
+    step = heatmap.cell_level0[0]
+    weight = np.nan_to_num(heatmap.probabilities)
+    rows, columns = np.indices(heatmap.shape)
+    found = [((axis + 0.5) * weight).sum() / weight.sum() * step for axis in (columns, rows)]
+    assert np.hypot(found[0] - center[0], found[1] - center[1]) < step / 2
+    peak = np.unravel_index(np.nanargmax(heatmap.probabilities), heatmap.shape)
+    assert heatmap.at(*center) >= heatmap.probabilities[peak] - 0.05
+
+
+@pytest.mark.parametrize(("mpp", "down"), [(0.25, 4.00017), (0.2525, 2.0005), (0.499, None)])
+def test_the_outline_follows_the_drawing(
+    tmp_path: Path, make_slide: MakeSlide, model: Path, mpp: float, down: float | None
+) -> None:
+    side = round(1900 / mpp)
+    center, radius = (side * 0.47, side * 0.53), side * 0.42
+    levels = [] if down is None else [(round(side / down), round(side / down))]
+    path = make_slide("disc.tiff", disc(side, side, center, radius), levels=levels, mpp=mpp, compression="jpeg")
+    run(model, tmp_path / "out", path, tissue="none", map="dense")
+    drawn = shapely.Point(center).buffer(radius, 256)
+    found = tumor_outline(tmp_path / "out" / "disc.geojson")
+    assert found.is_valid
+    assert found.intersection(drawn).area / found.union(drawn).area >= 0.98
+
+
+def test_outlines_of_a_slide_with_bounds_count_from_the_bounds(
+    tmp_path: Path, make_slide: MakeSlide, model: Path
+) -> None:
+    picture = disc(2000, 1600, (1100, 800), 600)
+    path = make_slide("a.scn", picture, mpp=0.5, frame=(700, 300, 4000, 3000))
+    run(model, tmp_path / "out", path, map="dense", tissue="none")
+    drawn = shapely.Point((1100, 800)).buffer(600, 256)
+    found = tumor_outline(tmp_path / "out" / "a.geojson")
+    assert found.intersection(drawn).area / found.union(drawn).area > 0.95
+    heatmap = Heatmap.open(tmp_path / "out" / "a.ome.zarr")
+    assert heatmap.slide.bounds_px == (700, 300, 2000, 1600)
+    assert heatmap.at(700 + 1100, 300 + 800) > 0.95
+
+
+def test_no_border_of_a_window_shows(tmp_path: Path, make_slide: MakeSlide, model: Path) -> None:
+    ramp = np.linspace(0, 1, 3200)
+    share = np.random.default_rng(0).random((600, 3200)) < ramp[None]
+    picture = np.where(share[..., None], PURPLE, PINK)
+    run(model, tmp_path / "out", make_slide("ramp.tiff", picture), map="dense", tissue="none")
+    values = Heatmap.open(tmp_path / "out" / "ramp.ome.zarr").probabilities[5:-5].mean(0)
+    expected = (np.arange(values.size) + 0.5) * 32 / 3200
+    np.testing.assert_allclose(values[4:-4], expected[4:-4], atol=0.01)
+
+
+def test_several_models_are_averaged(tmp_path: Path, make_slide: MakeSlide, model: Path) -> None:
+    other = write_color_filter_model(tmp_path / "other.onnx", threshold=0.9)
+    path = make_slide("a.tiff", disc(1200, 1200, (600, 600), 300))
+    both = predict_slides(PredictConfig.checked(inputs=[str(path)], model=[str(model), str(other)], out=tmp_path / "o"))
+    assert both.exit_code == 0
+    heatmap = Heatmap.open(tmp_path / "o" / "a.ome.zarr")
+    assert heatmap.threshold == pytest.approx(0.7)
+    np.testing.assert_allclose(heatmap.probabilities, wsiseg.predict(path, model).probabilities)
+
+
+def test_the_python_call_gives_the_map_and_writes_nothing(tmp_path: Path, make_slide: MakeSlide, model: Path) -> None:
+    path = make_slide("a.tiff")
+    before = sorted(tmp_path.rglob("*"))
+    heatmap = wsiseg.predict(path, model, map="tile")
+    assert heatmap.tissue.any()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_one_bad_slide_does_not_stop_the_others(tmp_path: Path, make_slide: MakeSlide, model: Path) -> None:
+    make_slide("slides/good.tiff")
+    (tmp_path / "slides" / "broken.svs").write_bytes(b"II*\0" + bytes(300))
+    (tmp_path / "slides" / "notes.txt").write_text("no slide")
+    make_slide("slides/unknown.tiff", mpp=None)
+    result = run(model, tmp_path / "out", tmp_path / "slides")
+    records = {record.slide: record for record in result.slides}
+    assert {name: record.status for name, record in records.items()} == {
+        "good": "ok", "broken": "failed", "notes.txt": "skipped", "unknown": "failed",
+    }  # fmt: skip
+    assert result.exit_code == 1
+    assert "--slide-mpp" in records["unknown"].error.hint  # type: ignore[union-attr]  # a failed slide has an error
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["totals"] == {"ok": 1, "failed": 2, "skipped": 1}
+
+
+def test_a_slide_is_done_once_and_again_when_anything_changes(
+    tmp_path: Path, make_slide: MakeSlide, model: Path
+) -> None:
+    path = make_slide("a.tiff")
+    statuses = [run(model, tmp_path / "out", path).slides[0].status for _ in range(2)]
+    assert statuses == ["ok", "up_to_date"]
+    assert run(model, tmp_path / "out", path, min_tissue=0.7).slides[0].status == "ok"
+    make_slide("a.tiff", size=(900, 900))
+    assert run(model, tmp_path / "out", path, min_tissue=0.7).slides[0].status == "ok"
+    assert Heatmap.open(tmp_path / "out" / "a.ome.zarr").slide.size_px == (900, 900)
+
+
+def test_a_uniform_map_is_suspect(tmp_path: Path, make_slide: MakeSlide, model: Path) -> None:
+    path = make_slide("a.tiff", np.full((896, 896, 3), PURPLE, np.uint8))
+    (record,) = run(model, tmp_path / "out", path, tissue="none", map="tile").slides
+    assert record.status == "suspect"
+    assert "one value" in record.warnings[-1]
+
+
+def test_glass_alone_is_no_tissue_and_no_failure(tmp_path: Path, make_slide: MakeSlide, model: Path) -> None:
+    path = make_slide("a.tiff", np.full((900, 900, 3), 243, np.uint8))
+    result = run(model, tmp_path / "out", path)
+    assert (result.slides[0].status, result.exit_code) == ("no_tissue", 0)
+    assert Heatmap.open(tmp_path / "out" / "a.ome.zarr").tissue.sum() == 0
+
+
+def test_nothing_is_started_for_a_model_that_is_not_there(tmp_path: Path, make_slide: MakeSlide) -> None:
+    with pytest.raises(UsageError, match=r"nowhere\.onnx"):
+        run(tmp_path / "nowhere.onnx", tmp_path / "out", make_slide("a.tiff"))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,208 @@
+"""Bags, the order of slides, and what is refused."""
+
+import csv
+import shutil
+import time
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from making.tiled import TILE_PX, write_tiled_cohort
+from wsiseg.run.errors import UsageError
+from wsiseg.training.augment import augmented, jittered, restained
+from wsiseg.training.bags import LabelledSlide, TileSource, Visit, ahead, drawn, labelled_slides, order_of, visits_of
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiled_cohort(tmp_path_factory.mktemp("bags"))
+
+
+@pytest.fixture
+def copied(cohort: Path, tmp_path: Path) -> Path:
+    """Give a copy of the tile stores that a test may damage; its slides stay where they are."""
+    shutil.copytree(cohort.parent, tmp_path / "tiles")
+    rewrite(tmp_path / "tiles" / "cohort.csv", path=lambda row: str((cohort.parent / row["path"]).resolve()))
+    return tmp_path / "tiles" / "cohort.csv"
+
+
+def rewrite(cohort: Path, **columns: object) -> None:
+    with cohort.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row.update({name: change(row) for name, change in columns.items()})  # type: ignore[operator]  # functions
+    with cohort.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def plain(tile: NDArray[np.uint8], _random: np.random.Generator) -> NDArray[np.uint8]:
+    return tile
+
+
+def slides(count: int) -> list[LabelledSlide]:
+    there = Path()
+    return [LabelledSlide(str(k), int(k % 3 == 0), "train", "", there, there, 10, 64, 0.5, "") for k in range(count)]
+
+
+def test_slides_carry_labels_splits_and_tiles(cohort: Path) -> None:
+    found = labelled_slides(cohort)
+    assert Counter((slide.split, slide.label) for slide in found) == {
+        ("train", 0): 2, ("train", 1): 2, ("val", 0): 1, ("val", 1): 1, ("test", 0): 1, ("test", 1): 1,
+    }  # fmt: skip
+    assert {(slide.tile_px, slide.mpp) for slide in found} == {(TILE_PX, 0.5)}
+    assert len({slide.fingerprint for slide in found}) == len(found)
+
+
+def test_slides_without_label_stay_out_and_without_any_split_all_train(copied: Path) -> None:
+    rewrite(copied, split=lambda _: "", label=lambda row: "" if row["slide"] == "slide-3" else row["label"])
+    found = labelled_slides(copied)
+    assert {slide.split for slide in found} == {"train"}
+    assert "slide-3" not in {slide.slide for slide in found}
+
+
+def test_one_class_is_refused(copied: Path) -> None:
+    rewrite(copied, label=lambda _: "1")
+    with pytest.raises(UsageError, match="all of one class"):
+        labelled_slides(copied)
+
+
+def test_missing_stores_are_named(copied: Path) -> None:
+    shutil.rmtree(copied.parent / "slide-2.tiles.zarr")
+    with pytest.raises(UsageError, match="no tile store beside it for slide-2; run wsiseg tile again"):
+        labelled_slides(copied)
+
+
+def test_stores_of_different_tiles_are_refused(copied: Path) -> None:
+    group = zarr.open_group(str(copied.parent / "slide-1.tiles.zarr"), mode="r+")
+    own: Any = group.attrs["wsiseg"]
+    group.attrs["wsiseg"] = {**own, "mpp": 1.0}
+    with pytest.raises(UsageError, match=r"its tile stores differ: 64 px of 0.5 um and 64 px of 1 um"):
+        labelled_slides(copied)
+
+
+def test_a_slide_without_tiles_is_left_out_and_named(copied: Path) -> None:
+    store = copied.parent / "slide-1.tiles.zarr"
+    group = zarr.open_group(str(store), mode="r+")
+    del group["corners"]
+    group.create_array("corners", data=np.empty((0, 2), np.int32))
+    said: list[str] = []
+    found = labelled_slides(copied, said.append)
+    assert "slide-1" not in {slide.slide for slide in found}
+    assert said == ["left out, having no tiles: slide-1"]
+
+
+def test_a_bag_holds_distinct_tiles_and_all_where_there_are_fewer(cohort: Path) -> None:
+    slide = labelled_slides(cohort)[1]
+    truth = {slide.slide: np.arange(slide.tiles).astype(np.int8)}
+    bag = drawn(Visit(slide, (0, 1)), TileSource(plain), 20, truth)
+    assert bag.tiles.shape == (20, TILE_PX, TILE_PX, 3)
+    assert bag.labels is not None
+    assert len(set(bag.labels.tolist())) == 20
+    assert len(drawn(Visit(slide, (0, 1)), TileSource(plain), 10_000).tiles) == slide.tiles
+
+
+def test_a_bag_follows_from_its_seed(cohort: Path) -> None:
+    slide = labelled_slides(cohort)[1]
+    first, again, other = (drawn(Visit(slide, seed), TileSource(augmented), 8) for seed in ((0, 1), (0, 1), (0, 2)))
+    assert first.tiles.equal(again.tiles)
+    assert not first.tiles.equal(other.tiles)
+
+
+def test_a_crop_has_its_tile_in_the_middle(cohort: Path) -> None:
+    slide = labelled_slides(cohort)[1]
+    indices = np.arange(0, slide.tiles, 7)
+    tiles = TileSource(plain).read(slide, indices).numpy()
+    crops = TileSource(plain, context_px=2 * TILE_PX).read(slide, indices).numpy()
+    middle = crops[:, TILE_PX // 2 : -TILE_PX // 2, TILE_PX // 2 : -TILE_PX // 2]
+    # The store's tiles are JPEG, the crops come from the slide.
+    assert np.abs(middle.astype(int) - tiles.astype(int)).mean() < 3
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 4))
+def test_every_slide_is_visited_once_by_any_number_of_processes(count: int, accumulate: int, processes: int) -> None:
+    shares = [visits_of(slides(count), (0,), accumulate, rank, processes) for rank in range(processes)]
+    assert len({len(share) for share in shares}) == 1
+    real = [visit.slide.slide for share in shares for visit in share if visit.weight > 0]
+    assert sorted(real, key=int) == [str(k) for k in range(count)]
+    step = [[visit.ends_step for visit in share] for share in shares]
+    assert all(ends == step[0] for ends in step)
+    assert step[0][-1]
+    total = sum(visit.weight for share in shares for visit in share)
+    assert total == pytest.approx(processes * sum(step[0]))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 4))
+def test_steps_of_processes_are_those_of_accumulation(count: int, processes: int) -> None:
+    alone = visits_of(slides(count), (0,), processes, 0, 1)
+    shares = [visits_of(slides(count), (0,), 1, rank, processes) for rank in range(processes)]
+    together = [visit for step in zip(*shares, strict=True) for visit in step if visit.weight > 0]
+    assert [(visit.slide, visit.seed) for visit in together] == [(visit.slide, visit.seed) for visit in alone]
+    weights = zip(together, alone, strict=True)
+    assert all(one.weight == pytest.approx(other.weight * processes) for one, other in weights)
+
+
+def test_balance_repeats_the_rarer_class() -> None:
+    order = order_of(slides(20), (0, 0), balance=True)
+    assert Counter(slide.label for slide in order) == {0: 13, 1: 13}
+    assert {slide.slide for slide in order} == {str(k) for k in range(20)}
+
+
+def test_an_epoch_is_shuffled_by_its_seed_and_leaves_out_whom_it_is_told() -> None:
+    first, again, other = (order_of(slides(20), (0, epoch), left_out={"3"}) for epoch in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert {slide.slide for slide in first} == {str(k) for k in range(20)} - {"3"}
+
+
+def test_work_ahead_keeps_order_and_raises_where_it_failed() -> None:
+    def work(k: int) -> int:
+        if k == 3:
+            raise UsageError("three")
+        time.sleep(0.01 * (4 - k))
+        return k
+
+    results = ahead([partial(work, k) for k in range(6)])
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(UsageError, match="three"):
+        next(results)
+
+
+def test_augmenting_turns_flips_and_jitters_a_little() -> None:
+    tile = np.random.default_rng(0).integers(60, 200, (16, 16, 3)).astype(np.uint8)
+    ways = {augmented(tile, np.random.default_rng(seed)).tobytes() for seed in range(50)}
+    assert len(ways) == 50
+    still = jittered(tile, np.random.default_rng(0), (0, 0, 0, 0))
+    assert np.abs(still.astype(int) - tile).max() <= 1
+    assert np.abs(restained(tile, np.random.default_rng(0), 1e-9).astype(int) - tile).max() <= 1
+    differences = [
+        np.abs(jittered(tile, np.random.default_rng(s), (0.1, 0.1, 0.1, 0.01)) - 1.0 * tile) for s in range(9)
+    ]
+    assert 2 < np.mean(differences) < 25
+
+
+def test_gray_stays_gray_under_saturation_and_hue() -> None:
+    gray = np.full((4, 4, 3), 120, np.uint8)
+    assert (jittered(gray, np.random.default_rng(3), (0, 0, 0.5, 0.2)) == gray).all()
+
+
+def test_a_slide_that_changed_has_another_fingerprint(cohort: Path, copied: Path) -> None:
+    before = {slide.slide: slide.fingerprint for slide in labelled_slides(cohort)}
+    group = zarr.open_group(str(copied.parent / "slide-0.tiles.zarr"), mode="r+")
+    own: Any = group.attrs["wsiseg"]
+    group.attrs["wsiseg"] = {**own, "slide": {**own["slide"], "fingerprint": "other"}}
+    changed = {slide.slide for slide in labelled_slides(copied) if slide.fingerprint != before[slide.slide]}
+    assert changed == {"slide-0"}
+    assert replace(labelled_slides(cohort)[0]) == labelled_slides(cohort)[0]

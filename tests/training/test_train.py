@@ -1,0 +1,524 @@
+"""Training from bags to checkpoint, on a small cohort."""
+
+import csv
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from making.tiled import TILE_PX, write_tiled_cohort
+from wsiseg.config.train import TrainConfig
+from wsiseg.network.network import Checkpoint, build, load_classifier
+from wsiseg.network.weights import read_torch
+from wsiseg.run.errors import DeviceError, UsageError, WsisegError
+from wsiseg.run.record import Silent
+from wsiseg.training.augment import augmented
+from wsiseg.training.bags import Bag, TileSource, labelled_slides
+from wsiseg.training.fit import better, guarded
+from wsiseg.training.processes import Processes, interleaved
+from wsiseg.training.step import Stepper
+from wsiseg.training.tile_truth import tile_truths
+from wsiseg.training.train import Trained, train
+from wsiseg.training.tuning import batch_norms, blocks, hold, set_learning_rate, set_training
+
+SMALL = "timm:test_resnet"
+
+
+class Listening(Silent):
+    """Remembers what a person would have read."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiled_cohort(tmp_path_factory.mktemp("train"))
+
+
+@pytest.fixture(scope="module")
+def truth(cohort: Path) -> Path:
+    return cohort.parents[2] / "cohort" / "truth"
+
+
+def config(cohort: Path, out: Path, **values: Any) -> TrainConfig:
+    small = {"arch": SMALL, "init": "none", "epochs": 2, "bag": 12}
+    return TrainConfig(**{"cohort": cohort, "out": out, **small, **values})
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = read_torch(path)["network"]
+    return tensors
+
+
+def test_a_run_leaves_checkpoint_state_settings_and_measures(cohort: Path, truth: Path, tmp_path: Path) -> None:
+    out, listening = tmp_path / "run", Listening()
+    trained = train(config(cohort, out, truth=truth), listening)
+    assert isinstance(trained, Trained)
+    assert {path.name for path in out.iterdir()} == {
+        "best.pt", "last.pt", "config.toml", "metrics.csv", "report.html",
+    }  # fmt: skip
+    assert [row["epoch"] for row in rows(out / "metrics.csv")] == ["1", "2"]
+    assert all(0 < float(row["risk"]) < 5 and 0 <= float(row["waiting"]) <= 1 for row in rows(out / "metrics.csv"))
+    checkpoint = Checkpoint.load(out / "best.pt")
+    assert (checkpoint.arch, checkpoint.tile_px, checkpoint.mpp) == (SMALL, TILE_PX, 0.5)
+    assert (checkpoint.alpha, checkpoint.beta, checkpoint.sites) == (0.2, 0.2, ("colon",))
+    assert 0 <= checkpoint.threshold <= 1
+    assert checkpoint.trained_on["train"]["slides"] == 4
+    measures = trained.best.figures["test"]["all"]
+    assert set(measures) == {"auc", "auc_background", "precision", "recall", "f1", "slide_auc"}
+    assert trained.best.figures["test"]["colon"] == measures
+    assert TrainConfig.from_toml(out / "config.toml") == config(cohort, out, truth=truth)
+    assert re.search(r"epoch 2/2: risk \d", listening.said[-1])
+
+
+def test_colors_are_those_of_the_training_tiles(cohort: Path, tmp_path: Path) -> None:
+    train(config(cohort, tmp_path, epochs=1))
+    tensors = Checkpoint.load(tmp_path / "best.pt").state_dict
+    source = TileSource(augmented)
+    tiles = [source.read(slide, np.arange(slide.tiles)) for slide in labelled_slides(cohort) if slide.split == "train"]
+    colors = torch.cat(tiles).reshape(-1, 3).double() / 255
+    torch.testing.assert_close(tensors["mean"].double(), colors.mean(0), atol=0.02, rtol=0)
+    torch.testing.assert_close(tensors["std"].double(), colors.std(0), atol=0.02, rtol=0)
+
+
+def test_the_report_stands_alone(cohort: Path, truth: Path, tmp_path: Path) -> None:
+    train(config(cohort, tmp_path, truth=truth, epochs=1))
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("<img") == text.count("data:image/jpeg;base64,") == 8
+    assert "AUC on the validation split" in text
+    assert "epoch 1 of 1" in text
+    assert not re.search(r"(src|href)=.?(http|//|file)", text)
+
+
+def test_a_frozen_backbone_gives_a_plain_classifier(cohort: Path, truth: Path, tmp_path: Path) -> None:
+    """The head of the checkpoint takes the raw features that the head in training saw standardised."""
+    train(config(cohort, tmp_path, truth=truth, freeze=True, views=2))
+    slides = [slide for slide in labelled_slides(cohort) if slide.split == "val"]
+    classifier = load_classifier(Checkpoint.load(tmp_path / "best.pt"))
+    probabilities = []
+    for slide in slides:
+        with torch.inference_mode():
+            logits = classifier(TileSource(augmented).read(slide, np.arange(slide.tiles)))
+        probabilities.append(logits.sigmoid().numpy())
+    truths = tile_truths(truth, slides, lambda _: None)
+    scores = np.concatenate(probabilities)
+    tumor, rest = (np.concatenate([getattr(truths[one.slide], name) for one in slides]) for name in ("tumor", "rest"))
+    assert float(rows(tmp_path / "metrics.csv")[-1]["val_pixel_auc"]) == pytest.approx(
+        _auc(scores, tumor, rest), abs=0.01
+    )
+
+
+def _auc(scores: np.ndarray[Any, Any], positive: np.ndarray[Any, Any], negative: np.ndarray[Any, Any]) -> float:
+    """All pairs, by brute force."""
+    wins = (scores[:, None] > scores[None, :]) + 0.5 * (scores[:, None] == scores[None, :])
+    return float(positive @ wins @ negative / positive.sum() / negative.sum())
+
+
+def test_features_are_computed_once(cohort: Path, tmp_path: Path) -> None:
+    train(config(cohort, tmp_path, freeze=True, epochs=1))
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.npy")}
+    assert len(files) == 8
+    train(config(cohort, tmp_path, freeze=True, epochs=1, alpha=0.4))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.npy")} == files
+
+
+def test_the_same_again_is_up_to_date_and_other_settings_are_redone(cohort: Path, tmp_path: Path) -> None:
+    train(config(cohort, tmp_path))
+    before = (tmp_path / "best.pt").stat().st_mtime_ns
+    assert train(config(cohort, tmp_path)).status == "up_to_date"
+    assert (tmp_path / "best.pt").stat().st_mtime_ns == before
+    listening = Listening()
+    assert train(config(cohort, tmp_path, lr=1e-3), listening).status == "ok"
+    assert listening.said.count(f"{tmp_path}: trained again, as these changed: lr") == 1
+    with pytest.raises(UsageError, match="was made with other settings: beta"):
+        train(config(cohort, tmp_path, lr=1e-3, beta=0.4, resume=True))
+
+
+def test_a_run_of_a_version_with_fewer_settings_goes_on(cohort: Path, tmp_path: Path) -> None:
+    train(config(cohort, tmp_path))
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    del state["settings"]["parts"]
+    torch.save(state, tmp_path / "last.pt")
+    assert train(config(cohort, tmp_path, resume=True)).status == "up_to_date"
+    with pytest.raises(UsageError, match="was made with other settings: context, parts"):
+        train(config(cohort, tmp_path, resume=True, context=64, parts=2))
+
+
+def test_more_epochs_go_on_where_fewer_ended(cohort: Path, tmp_path: Path) -> None:
+    train(config(cohort, tmp_path / "long", epochs=3))
+    train(config(cohort, tmp_path / "short", epochs=1))
+    train(config(cohort, tmp_path / "short", epochs=3, resume=True))
+    _assert_same(weights(tmp_path / "short" / "last.pt"), weights(tmp_path / "long" / "last.pt"))
+
+
+def _assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_state_that_is_none_is_refused(cohort: Path, tmp_path: Path) -> None:
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "last.pt")
+    with pytest.raises(WsisegError, match="not the state of a training run"):
+        train(config(cohort, tmp_path))
+
+
+def test_a_risk_that_is_no_number_stops_and_keeps_the_last_good_state(cohort: Path, tmp_path: Path) -> None:
+    train(config(cohort, tmp_path, epochs=1, optimizer="sgd"))
+    with pytest.raises(WsisegError, match=r"slide-\d: the (risk is|weights are) .* in epoch \d; lower --lr"):
+        train(config(cohort, tmp_path, lr=1e18, epochs=30, save_minutes=1e-9, optimizer="sgd"))
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "last.pt").values())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"loss": "dense"},
+        {"loss": "focal", "micro_batch": 5},
+        {"context": 96, "train_last": 1, "stain_jitter": 0.1},
+        {"batch_norm": "frozen", "average": 0.9, "schedule": "cosine", "accumulate": 3},
+        {"precision": "bfloat16", "micro_batch": 5, "test_views": 8},
+        {"balance": True, "guard": 0.3, "weight_decay": 0.01, "c0": 0.5, "c1": 2.0},
+        {"freeze": True, "context": 96, "views": 2},
+    ],
+    ids="-".join,
+)
+def test_every_way_to_train_ends_with_a_checkpoint(cohort: Path, tmp_path: Path, values: dict[str, Any]) -> None:
+    assert train(config(cohort, tmp_path, **values)).status == "ok"
+    load_classifier(Checkpoint.load(tmp_path / "best.pt"))
+
+
+def test_a_run_without_validation_slides_keeps_the_last_epoch(cohort: Path, tmp_path: Path) -> None:
+    text = cohort.read_text().replace(",val,", ",train,")
+    alone = cohort.with_name("no-val.csv")
+    alone.write_text(text)
+    listening = Listening()
+    train(config(alone, tmp_path), listening)
+    assert "no validation slides: the last epoch is kept" in listening.said
+    assert Checkpoint.load(tmp_path / "best.pt").figures["epoch"]["epoch"] == 2
+
+
+def test_crops_smaller_than_the_tiles_are_refused(cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="context 48 is smaller than the tiles of 64 pixels"):
+        train(config(cohort, tmp_path, context=48))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_that_is_not_there_is_named(cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="device nonsense"):
+        train(config(cohort, tmp_path, device="nonsense"))
+
+
+def test_tensorboard_gets_the_measures(cohort: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    train(config(cohort, tmp_path, epochs=1, tensorboard=True))
+    assert b"val_slide_auc" in next((tmp_path / "tensorboard").iterdir()).read_bytes()
+
+
+def test_without_tensorboard_its_extra_is_named(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UsageError, match=re.escape("pip install 'wsiseg[tensorboard]'")):
+        train(config(cohort, tmp_path, tensorboard=True))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"alpha": 0.6, "beta": 0.6}, "together exceed 1"),
+        ({"alpha": 0.0}, "alpha: Input should be greater than 0"),
+        ({"supervised": True}, "supervised needs the tiles' true labels"),
+        ({"views": 3}, "views are for freeze"),
+        ({"top": 2}, "top fine-tunes the best of a frozen grid"),
+        ({"loss": "hinge"}, "loss: "),
+        ({"loss": "dense", "freeze": True}, "leave freeze and context out"),
+        ({"loss": "dense", "context": 448}, "leave freeze and context out"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_at_once(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(reason)):
+        TrainConfig.checked(cohort="c.csv", out="r", **values)
+
+
+def test_a_grid_trains_every_configuration_on_shared_features(cohort: Path, truth: Path, tmp_path: Path) -> None:
+    settings = config(cohort, tmp_path, truth=truth, freeze=True, grid=True, supervised=True, top=1, tune_epochs=1)
+    trained = train(settings)
+    assert len(trained.configurations) == 16
+    table = rows(tmp_path / "grid.csv")
+    assert list(table[0])[:4] == ["alpha", "beta", "split", "site"]
+    assert len(table) == 16 * 2 * 2
+    pairs = {(row["alpha"], row["beta"]) for row in table}
+    assert len(pairs) == 16
+    assert all(float(alpha) + float(beta) <= 1 + 1e-9 for alpha, beta in pairs if alpha)
+    assert table[-1]["alpha"] == table[-1]["beta"] == ""
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.width > 800
+    assert len(list((tmp_path / "features").rglob("*.npy"))) == 8
+    assert {row["alpha"] for row in rows(tmp_path / "top.csv")} == {str(trained.best.alpha)}
+    assert "alpha-0.2-beta-0.8" in (tmp_path / "report.html").read_text()
+    states = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/last.pt")}
+    assert train(settings.model_copy(update={"top": 0})).status == "up_to_date"
+    others = {"tune_lr": 2e-5, "train_last": 1, "batch_norm": "frozen"}
+    again = train(settings.model_copy(update=others))
+    tuned = tmp_path / f"{again.best.out.name}-tuned" / "last.pt"
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/last.pt")}
+    assert {path for path in after if after[path] != states[path]} == {tuned}
+
+
+def test_a_grid_that_was_stopped_before_its_table_writes_it(cohort: Path, tmp_path: Path) -> None:
+    settings = config(cohort, tmp_path, freeze=True, grid=True, epochs=1)
+    train(settings)
+    table = (tmp_path / "grid.csv").read_text()
+    for name in ("grid.csv", "grid.png", "report.html"):
+        (tmp_path / name).unlink()
+    (tmp_path / "alpha-0.2-beta-0" / "last.pt").unlink()
+    listening = Listening()
+    assert train(settings, listening).status == "ok"
+    assert [text for text in listening.said if text.startswith("alpha")] == ["alpha-0.2-beta-0:"]
+    assert (tmp_path / "grid.csv").read_text() == table
+    (tmp_path / "report.html").unlink()
+    assert train(settings).status == "up_to_date"
+    assert "alpha-1-beta-0" in (tmp_path / "report.html").read_text()
+
+
+def test_true_labels_are_an_upper_bound(cohort: Path, truth: Path, tmp_path: Path) -> None:
+    trained = train(config(cohort, tmp_path, truth=truth, freeze=True, supervised=True, epochs=20, lr=1e-2))
+    assert trained.best.alpha is None
+    assert (trained.best.measure("auc", "test") or 0) > 0.95
+
+
+def test_micro_batches_have_the_gradients_of_the_whole_bag(cohort: Path) -> None:
+    slide = next(one for one in labelled_slides(cohort) if one.label == 1)
+    tiles = TileSource(augmented).read(slide, np.arange(20))
+    gradients = []
+    for micro_batch in (None, 6):
+        torch.manual_seed(0)
+        classifier = build(SMALL, "none").double().eval()
+        risk = Stepper(0.4, 0.4, torch.device("cpu"), micro_batch=micro_batch).backward(
+            _Double(classifier), Bag(slide, tiles)
+        )
+        gradients.append((risk, classifier.backbone.get_parameter("conv1.0.weight").grad))
+    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
+    torch.testing.assert_close(gradients[0][1], gradients[1][1], rtol=1e-4, atol=1e-7)
+
+
+class _Double(torch.nn.Module):
+    """A classifier in float64, whose sums do not depend on how they are split."""
+
+    def __init__(self, classifier: torch.nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        normalised = self.classifier.normalised(images).double()  # type: ignore[operator]  # a method
+        logits: torch.Tensor = self.classifier.head(self.classifier.feature_map(normalised).mean((2, 3)))  # type: ignore[operator]  # the same
+        return logits.squeeze(1)
+
+
+def test_batch_norm_statistics_move_once_a_visit(cohort: Path) -> None:
+    slide = next(one for one in labelled_slides(cohort) if one.label == 1)
+    bag = Bag(slide, TileSource(augmented).read(slide, np.arange(12)))
+    classifier = build(SMALL, "none").train()
+    momenta = [layer.momentum for layer in batch_norms(classifier)]
+    Stepper(0.4, 0.4, torch.device("cpu"), micro_batch=12).backward(classifier, bag)
+    once = next(batch_norms(classifier)).num_batches_tracked
+    assert once is not None
+    assert int(once) == 1
+    before = next(batch_norms(classifier)).running_mean
+    Stepper(0.4, 0.4, torch.device("cpu"), micro_batch=6).backward(classifier, bag)
+    assert before is not None
+    assert [layer.momentum for layer in batch_norms(classifier)] == momenta
+
+
+def test_what_is_held_does_not_move() -> None:
+    classifier = build("resnet18", "none")
+    settings = TrainConfig(cohort=Path("c"), out=Path("o"), train_last=2, batch_norm="frozen")
+    hold(classifier, 2)
+    set_training(classifier, classifier, settings)
+    every = blocks(classifier.backbone)
+    assert len(every) == 10
+    assert not any(weight.requires_grad for block in every[:-2] for weight in block.parameters())
+    assert all(weight.requires_grad for block in every[-2:] for weight in block.parameters())
+    assert not any(layer.training for layer in batch_norms(classifier))
+    assert every[-1].training
+    assert not every[0].training
+
+
+def test_the_learning_rate_falls_as_a_cosine() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    settings = TrainConfig(cohort=Path("c"), out=Path("o"), lr=0.4, schedule="cosine")
+    rates = []
+    for done in (0.0, 0.5, 1.0):
+        set_learning_rate(optimizer, settings, done)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.4, 0.2, 0.0])
+
+
+def test_the_guard_leaves_out_the_highest_risks() -> None:
+    settings = TrainConfig(cohort=Path("c"), out=Path("o"), guard=0.4)
+    assert guarded(settings, {"last_risks": {"a": 0.1, "b": 3.0, "c": 0.2, "d": 2.0, "e": 0.0}}) == {"b", "d"}
+    assert guarded(settings, {"last_risks": {}}) == set()
+
+
+def test_epochs_are_ranked_by_slides_then_by_risk() -> None:
+    def row(area: float | None, risk: float | None) -> dict[str, Any]:
+        return {"val_slide_auc": area, "val_risk": risk}
+
+    assert better(row(0.8, 0.5), row(0.7, 0.1))
+    assert better(row(0.8, 0.4), row(0.8, 0.5))
+    assert not better(row(0.8, 0.5), row(0.8, 0.5))
+    assert better(row(None, None), row(None, None))
+
+
+def test_truth_counts_every_pixel_of_a_slide_once(cohort: Path, truth: Path) -> None:
+    slides = labelled_slides(cohort)
+    truths = tile_truths(truth, slides, lambda _: None)
+    for slide in slides:
+        one = truths[slide.slide]
+        total = one.tumor.sum() + one.rest.sum() + sum(one.background)
+        assert total == pytest.approx(672 * 672)
+        tumor = one.tumor.sum() + one.background[0]
+        assert tumor == pytest.approx(336 * 336 if slide.label else 0)
+        assert one.labels.any() == bool(slide.label)
+
+
+def test_truth_for_nobody_is_refused(cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no truth for any slide"):
+        tile_truths(tmp_path, labelled_slides(cohort), lambda _: None)
+
+
+def test_missing_truths_are_counted(cohort: Path, truth: Path) -> None:
+    slides = labelled_slides(cohort)
+    said: list[str] = []
+    nameless = [replace(slide, slide="other", path=Path("other")) for slide in slides[:3]]
+    tile_truths(truth, [*nameless, *slides[3:]], said.append)
+    assert "no truth for 3 of 8 slides" in said[0]
+
+
+# What follows starts processes, stops them and compares what they leave.
+
+
+def arguments(cohort: Path, out: Path, *more: str) -> list[str]:
+    fixed = ["--arch", SMALL, "--init", "none", "--bag", "12", "--micro-batch", "5"]
+    return ["train", str(cohort), "--out", str(out), *fixed, *more]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+
+
+def started(cohort: Path, out: Path, *more: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "wsiseg", *arguments(cohort, out, *more)]
+    with (out.parent / f"{out.name}.log").open("ab") as log:
+        return subprocess.Popen(command, env=environment(), stdout=log, stderr=log)
+
+
+def wait_until_saved(path: Path, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until a running process writes its state for the first time."""
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    while process.poll() is None and not (path.exists() and path.stat().st_mtime_ns > before):
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+def test_killed_runs_go_on_bit_for_bit(cohort: Path, tmp_path: Path) -> None:
+    more = ("--epochs", "40", "--save-minutes", "0.0001", "--average", "0.9", "--guard", "0.2")
+    assert started(cohort, tmp_path / "whole", *more).wait() == 0
+    draw, kills = random.Random(0), 0
+    last = tmp_path / "killed" / "last.pt"
+    while kills < 5:
+        process = started(cohort, tmp_path / "killed", *more, "--resume")
+        wait_until_saved(last, process)
+        time.sleep(draw.uniform(0, 0.8))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+        kills += 1
+    assert 0 < read_torch(last)["epoch"] < 40
+    assert started(cohort, tmp_path / "killed", *more, "--resume").wait() == 0
+    _assert_same(weights(last), weights(tmp_path / "whole" / "last.pt"))
+    best = [Checkpoint.load(tmp_path / name / "best.pt").state_dict for name in ("killed", "whole")]
+    _assert_same(*best)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_saves_and_goes_on(cohort: Path, tmp_path: Path, sent: int, code: int) -> None:
+    more = ("--epochs", "20", "--save-minutes", "1000")
+    assert started(cohort, tmp_path / "whole", *more).wait() == 0
+    process = started(cohort, tmp_path / "stopped", *more)
+    wait_until_saved(tmp_path / "stopped" / "last.pt", process)
+    process.send_signal(sent)
+    assert process.wait() == code
+    assert not read_torch(tmp_path / "stopped" / "last.pt")["finished"]
+    assert started(cohort, tmp_path / "stopped", *more).wait() == 0
+    _assert_same(weights(tmp_path / "stopped" / "last.pt"), weights(tmp_path / "whole" / "last.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["measuring the colours of 4 training slides", "features: "])
+def test_a_run_stopped_before_its_first_step_ends_cleanly(cohort: Path, tmp_path: Path, phase: str) -> None:
+    more = ("--freeze", "--views", "30", "--colors", "cohort", "--epochs", "1")
+    process = started(cohort, tmp_path / "run", *more)
+    log, features = tmp_path / "run.log", tmp_path / "run" / "features"
+    while process.poll() is None and not (phase in log.read_text() or (phase == "features: " and features.exists())):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143
+    assert "Traceback" not in log.read_text()
+    assert not (tmp_path / "run" / "last.pt").exists()
+    assert not list((tmp_path / "run").rglob("*.partial*"))
+    assert started(cohort, tmp_path / "run", *more).wait() == 0
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_that_accumulates(cohort: Path, tmp_path: Path) -> None:
+    more = ("--optimizer", "sgd", "--lr", "0.01", "--epochs", "1", "--colors", "weights")
+    assert started(cohort, tmp_path / "one", *more, "--accumulate", "2").wait() == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wsiseg"]
+    command = [*torchrun, *arguments(cohort, tmp_path / "two", *more)]
+    done = subprocess.run(command, env=environment(), check=True, capture_output=True, text=True)
+    assert done.stdout.count("best.pt") == 1
+    assert done.stderr.count("epoch 1/1") == 1
+    assert "FutureWarning" not in done.stderr
+    one, two = (weights(tmp_path / name / "last.pt") for name in ("one", "two"))
+    begin = build(SMALL, "none").state_dict()
+    parameters = [key for key in one if "running" not in key and "num_batches" not in key]
+    assert len(parameters) > 20
+    for key in parameters:
+        torch.testing.assert_close(one[key], two[key], rtol=0, atol=1e-5)
+    assert any((one[key] - begin[key]).abs().max() > 1e-3 for key in parameters)
+    _assert_a_stopped_epoch_is_finished(command, tmp_path / "two" / "last.pt", two)
+
+
+def _assert_a_stopped_epoch_is_finished(command: list[str], last: Path, trained: dict[str, torch.Tensor]) -> None:
+    """Go on from the moment after an epoch's last step: the first process knows risks, the others have forgotten."""
+    state = read_torch(last)
+    risks = [["slide-0", 0.7, 12], ["slide-1", 0.7, 12]]
+    torch.save({**state, "epoch": 0, "place": 2, "risks": risks, "history": [], "finished": False}, last)
+    subprocess.run([*command, "--resume"], env=environment(), check=True, capture_output=True)
+    assert read_torch(last)["finished"]
+    _assert_same(weights(last), trained)
+
+
+def test_shares_of_processes_come_back_in_order() -> None:
+    items = list(range(7))
+    assert interleaved([Processes(rank, 3).share(items) for rank in range(3)]) == items
+    assert interleaved([[1, 2, 3], [], [4]]) == [1, 4, 2, 3]
