@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from wsiseg.cli.streams import Streams
-from wsiseg.config.settings import PredictConfig
+from wsiseg.config.predict import PredictConfig
 from wsiseg.model_file.model_file import ModelFile, default_model_path
 from wsiseg.prediction.inference import BATCH
 from wsiseg.prediction.predict import predict_slides

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from wsiseg.config.settings import TileConfig
+from wsiseg.config.tile import TileConfig
 from wsiseg.tiles.store import TileStore, store_path
 from wsiseg.tiles.tile import tile
 

@@ -9,7 +9,8 @@ import pytest
 import tifffile
 
 from making.models import write_color_filter_model
-from wsiseg.doctor import DoctorConfig, doctor
+from wsiseg.config.doctor import DoctorConfig
+from wsiseg.doctor import doctor
 from wsiseg.model_file.onnx_session import has_fast_int8
 from wsiseg.run.errors import ModelFileError, NotASlideError, SlideError
 from wsiseg.slides.codec import codec
@@ -37,7 +38,8 @@ def test_what_is_missing_for_training_is_named() -> None:
     code = (
         "import importlib.util as u, sys; find = u.find_spec\n"
         "u.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
-        "from wsiseg.doctor import DoctorConfig, doctor\n"
+        "from wsiseg.config.doctor import DoctorConfig\n"
+        "from wsiseg.doctor import doctor\n"
         "print(doctor(DoctorConfig()).facts['installation']['training'])\n"
         "assert 'torch' not in sys.modules"
     )

@@ -11,7 +11,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from wsiseg.config.settings import Config
+from wsiseg.config.doctor import DoctorConfig
 from wsiseg.model_file.model_file import ModelFile, default_model_path
 from wsiseg.model_file.onnx_session import has_fast_int8
 from wsiseg.run.errors import PixelSizeError, SlideError
@@ -26,21 +26,6 @@ _TILE_PX = 256  # where a slide does not tell the size of its own
 _MOST_NAMED = 20
 
 _Tile = tuple[int, int, int, int, int]  # level, left, upper edge, width, height in pixels of the level
-
-
-class DoctorConfig(Config):
-    """Settings of `wsiseg doctor`."""
-
-    slide: Path | None = None
-    """The slide to examine."""
-    model: str | None = None
-    """The model file to examine; `default` is the bundled one."""
-    slide_mpp: float | None = None
-    """Micrometers per level-0 pixel, in place of what the file says."""
-    deep: bool = False
-    """Read every tile of the slide."""
-    threads: int = 2
-    """How many read at the same time."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from making.models import write_color_filter_model
 from wsiseg.cli import pace
 from wsiseg.cli.pace import Pace
 from wsiseg.cli.streams import Streams
-from wsiseg.config.settings import PredictConfig
+from wsiseg.config.predict import PredictConfig
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.record import Run, SlideRecord, spoken
 

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from making.maps import box, polygon, write_map, write_outlines, write_run
-from wsiseg.config.settings import EvaluateConfig
+from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
 from wsiseg.heatmap.heatmap import Heatmap

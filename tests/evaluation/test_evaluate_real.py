@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from sklearn.metrics import roc_auc_score
 
 from making.maps import box, slide_facts, write_outlines
-from wsiseg.config.settings import EvaluateConfig
+from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
 from wsiseg.heatmap.heatmap import Heatmap

@@ -11,7 +11,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 
 from making.browser import opened
 from making.maps import write_run
-from wsiseg.config.settings import EvaluateConfig
+from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.comparison import Picture
 from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report

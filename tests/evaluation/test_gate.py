@@ -9,7 +9,7 @@ import pytest
 from defusedxml import ElementTree
 
 from making.maps import write_run
-from wsiseg.config.settings import EvaluateConfig
+from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation import gate
 from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report, Threshold

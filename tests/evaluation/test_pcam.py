@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from making.models import DARK_GREEN, write_color_filter_model
-from wsiseg.config.settings import EvaluateConfig
+from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation import pcam
 from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report

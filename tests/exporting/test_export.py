@@ -20,7 +20,7 @@ from making.models import with_changed_card
 from making.tiled import TILE_PX, write_tiled_cohort
 from making.trained import settled, tiles_of, write_run
 from wsiseg.config.export import ExportConfig
-from wsiseg.config.settings import PredictConfig
+from wsiseg.config.predict import PredictConfig
 from wsiseg.exporting.export import Exported, _self_test_side, export
 from wsiseg.exporting.onnx_graph import DenseGraph, padded_by_convolutions
 from wsiseg.model_file.model_file import ModelFile

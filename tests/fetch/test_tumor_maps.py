@@ -8,8 +8,8 @@ from ome_zarr_models.v04 import Image as Image04
 from PIL import Image
 
 from making.servers import Server
+from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.config.fetch import FetchTumorMapsConfig
-from wsiseg.config.settings import EvaluateConfig
 from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
 from wsiseg.fetch.patience import Patience

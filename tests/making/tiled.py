@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from making.cohorts import write_cohort
-from wsiseg.config.settings import TileConfig
+from wsiseg.config.tile import TileConfig
 from wsiseg.tiles.tile import tile
 
 TILE_PX = 64

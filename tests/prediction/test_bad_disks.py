@@ -14,7 +14,7 @@ import pytest
 from making.models import write_color_filter_model
 from making.predictions import command, digest, write_slides
 from making.slides import stained_picture
-from wsiseg.config.settings import PredictConfig
+from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.record import Progress, Run, Silent, SlideRecord

@@ -12,7 +12,7 @@ import pytest
 
 from making.models import write_color_filter_model
 from making.predictions import command, digest, write_slides
-from wsiseg.config.settings import PredictConfig
+from wsiseg.config.predict import PredictConfig
 from wsiseg.prediction.predict import predict_slides
 
 SLIDES = 10

@@ -17,7 +17,7 @@ from ome_zarr_models.v05 import Image as Image05
 
 from making.maps import slide_facts
 from making.models import write_color_filter_model, write_lopsided_model
-from wsiseg.config.settings import PredictConfig
+from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.combining import combined
 from wsiseg.prediction.predict import predict_slides

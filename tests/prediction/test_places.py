@@ -10,7 +10,7 @@ from PIL import Image
 
 from making.maps import box, write_outlines
 from making.models import write_color_filter_model
-from wsiseg.config.settings import PredictConfig
+from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.errors import UsageError

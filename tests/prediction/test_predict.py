@@ -13,7 +13,7 @@ from shapely.geometry import shape
 
 import wsiseg
 from making.models import write_color_filter_model
-from wsiseg.config.settings import PredictConfig
+from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.errors import UsageError

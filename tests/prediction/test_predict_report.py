@@ -19,7 +19,7 @@ from making.browser import Opened, opened
 from making.maps import slide_facts
 from making.models import write_color_filter_model
 from making.slides import stained_picture, write_slide
-from wsiseg.config.settings import PredictConfig
+from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.map_pictures import KEPT_PX, overlay, shown_px, slide_jpeg, smaller_jpeg
 from wsiseg.prediction.map_viewer import Results

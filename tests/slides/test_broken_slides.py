@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from making.slides import write_slide
-from wsiseg.config.settings import TileConfig
+from wsiseg.config.tile import TileConfig
 from wsiseg.run.errors import WsisegError
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.tile import tile

@@ -13,7 +13,7 @@ import pytest
 
 from making.models import write_color_filter_model
 from making.slides import stained_picture
-from wsiseg.config.settings import PredictConfig
+from wsiseg.config.predict import PredictConfig
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.errors import StalledError
 from wsiseg.run.record import Silent

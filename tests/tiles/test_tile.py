@@ -15,7 +15,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsiseg.config.settings import TileConfig
+from wsiseg.config.tile import TileConfig
 from wsiseg.run.errors import UsageError
 from wsiseg.run.record import Run, SlideRecord
 from wsiseg.slides.cohort import Cohort

@@ -1,44 +1,30 @@
 """`wsiseg doctor`: the installation, a slide or a model file."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from wsiseg.cli.options import SlideMpp
 from wsiseg.cli.shell import app, command
 from wsiseg.cli.streams import Streams
+from wsiseg.config.doctor import DoctorConfig
 
 if TYPE_CHECKING:
     from wsiseg.doctor import Findings
 
 
-@command(app)
-def doctor(
-    streams: Streams,
-    slide: Annotated[Path | None, typer.Argument(help="The slide to examine.", show_default=False)] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model file to examine; default is the bundled one.", show_default=False)
-    ] = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Read every tile of the slide and name the bad ones.")] = False,
-    slide_mpp: SlideMpp = None,
-) -> int:
+@command(app, DoctorConfig)
+def doctor(streams: Streams, config: DoctorConfig) -> int:
     """Examine the installation, a slide or a model file, and print what was found.
 
     Exits with 1 where tiles of the slide cannot be read.
 
     Examples:
-    wsiseg doctor
-
-    wsiseg doctor slide.svs --deep
-
-    wsiseg doctor --model mine.onnx --json
+        wsiseg doctor
+        wsiseg doctor slide.svs --deep
+        wsiseg doctor --model mine.onnx --json
     """
-    from wsiseg.doctor import DoctorConfig  # noqa: PLC0415  loads numerical libraries
-    from wsiseg.doctor import doctor as examine  # noqa: PLC0415  the same
+    from wsiseg.doctor import doctor as examine  # noqa: PLC0415  loads numerical libraries
 
-    findings = examine(DoctorConfig.checked(slide=slide, model=model, deep=deep, slide_mpp=slide_mpp), streams)
+    findings = examine(config, streams)
     streams.result({**findings.facts, "problems": list(findings.problems)}, _lines(findings))
     return findings.exit_code
 

@@ -1,31 +1,136 @@
-"""Options that several commands share, so that each help text exists once."""
+"""The options of a command, made from its settings, so that each name, default and help text exists once."""
 
+import inspect
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic.fields import FieldInfo
 
-Inputs = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="INPUT...",
-        help="Slides, folders, globs, a cohort CSV, or - for one path per line on standard input.",
-        show_default=False,
-    ),
-]
-SlideMpp = Annotated[
-    float | None,
-    typer.Option("--slide-mpp", help="Micrometers per level-0 pixel, in place of what the files say.", min=0),
-]
-Tissue = Annotated[
-    str,
-    typer.Option(help="auto, none (all is tissue), a mask image, a GeoJSON file, or a folder of either by slide name."),
-]
-MinTissue = Annotated[float, typer.Option(help="Least share of tissue in a tile that is kept.", min=0, max=1)]
-MaxBadTiles = Annotated[
-    float,
-    typer.Option(help="Largest share of tissue tiles that may be unreadable.", min=0, max=1),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Redo or replace what is already there.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder for the results.", show_default=False)]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, coreml, directml or openvino.")]
+from wsiseg.config.settings import Config, Shown
+from wsiseg.run.errors import UsageError
+
+_METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH", str: "TEXT"}
+
+
+def parameters(settings: type[Config]) -> list[inspect.Parameter]:
+    """Return a parameter for each setting that has a place on the command line, as Typer reads them.
+
+    Every value is taken as text: the settings alone decide what fits, in one sentence for command line and file.
+    What is given in the file alone, and what earlier versions had, is a hidden option that is refused with advice.
+    """
+    fields = settings.model_fields.items()
+    shown = [_parameter(name, field) for name, field in fields if _shown(field).place != "file"]
+    in_file = [
+        _refused(name, f"give {name} = ... in the TOML file of --config: it is not an option", is_flag=_is_flag(field))
+        for name, field in fields
+        if _shown(field).place == "file"
+    ]
+    gone = [
+        _refused(name, f"it is no longer an option: {one.advice}", is_flag=one.is_flag)
+        for name, one in settings.gone.items()
+    ]
+    return [*shown, *in_file, *gone]
+
+
+def given(settings: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the command line gave of some settings, as the values that a TOML file would hold."""
+    fields = settings.model_fields
+    return {
+        name: [_value(one, fields[name]) for one in value] if isinstance(value, list) else _value(value, fields[name])
+        for name, value in values.items()
+        if name in fields and value not in (None, [])
+    }
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    shown, is_flag = _shown(field), _is_flag(field)
+    many = any(get_origin(kind) is tuple for kind in _kinds(field.annotation))
+    kind: Any = bool if is_flag else list[str] if many else str
+    help_text = _escaped(" ".join((field.description or "").replace("`", "").split()) + _default(field))
+    metavar = shown.metavar or _metavar(field)
+    if shown.place == "argument":
+        metavar = metavar if shown.metavar else name.upper() + "..." * many
+        info = typer.Argument(metavar=metavar, help=help_text, show_default=False)
+    else:
+        option = shown.name or f"--{name.replace('_', '-')}"
+        more: dict[str, Any] = {} if is_flag else {"metavar": metavar}
+        info = typer.Option(option, help=help_text, show_default=False, envvar=list(shown.variables) or None, **more)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
+    )
+
+
+def _refused(name: str, sentence: str, *, is_flag: bool) -> inspect.Parameter:
+    option = f"--{name.replace('_', '-')}"
+
+    def refuse(value: Any) -> None:  # noqa: ANN401  any value
+        if value is not None:
+            raise UsageError(f"{option}: {sentence}")
+
+    info = typer.Option(option, hidden=True, callback=refuse)
+    kind: Any = bool if is_flag else str
+    return _optional(f"refused_{name.replace('-', '_')}", kind, info)
+
+
+def _optional(name: str, kind: Any, info: Any) -> inspect.Parameter:  # noqa: ANN401  a type, and what Typer makes of it
+    annotation = Annotated[kind | None, info]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _shown(field: FieldInfo) -> Shown:
+    return next((one for one in field.metadata if isinstance(one, Shown)), Shown())
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:  # noqa: ANN401  any type
+    """Yield the types that an annotation admits, but None."""
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        parts = get_args(annotation)
+        for part in parts[:1] if get_origin(annotation) is Annotated else parts:
+            yield from _kinds(part)
+    elif annotation is not NoneType:
+        yield annotation
+
+
+def _scalar(field: FieldInfo) -> Any:  # noqa: ANN401  any type
+    kind = next(_kinds(field.annotation))
+    return next(_kinds(get_args(kind)[0])) if get_origin(kind) is tuple else kind
+
+
+def _is_flag(field: FieldInfo) -> bool:
+    return _scalar(field) is bool
+
+
+def _metavar(field: FieldInfo) -> str:
+    kind = _scalar(field)
+    return "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else _METAVARS.get(kind, "TEXT")
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return " \\[required]"
+    if field.default is None or field.default is False or field.default == ():
+        return ""
+    values = field.default if isinstance(field.default, tuple) else (field.default,)
+    return f" \\[default: {', '.join(map(str, values))}]"
+
+
+def _escaped(text: str) -> str:
+    """Keep brackets of a help text from being taken for markup."""
+    return text.replace("\\[", "[").replace("[", "\\[")
+
+
+def _value(value: Any, field: FieldInfo) -> Any:  # noqa: ANN401  what Typer gives
+    """Turn text into the number that a TOML file would hold, where the setting is one."""
+    kind = _scalar(field)
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    if not isinstance(value, str) or not (kind in (int, float) or any(isinstance(one, int) for one in choices)):
+        return value
+    for number in (int, float):
+        try:
+            return number(value)
+        except ValueError:
+            continue
+    return value

@@ -1,6 +1,5 @@
 """What all commands share: the options `--config --json --quiet --verbose --no-progress`, errors and exit codes."""
 
-import functools
 import inspect
 import io
 import os
@@ -13,6 +12,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from wsiseg.cli.options import given, parameters
 from wsiseg.cli.streams import Streams
 from wsiseg.config.settings import Config, read_toml
 from wsiseg.run.errors import OutputError, UsageError, WsisegError
@@ -47,79 +47,65 @@ def _root(
         raise typer.Exit
 
 
-def _use_config(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Let a TOML file give the defaults of a command; its names are those of the options."""
-    if path is None:
-        return None
-    names = {parameter.name for parameter in ctx.command.params}
-    settings = {key.replace("-", "_"): value for key, value in read_toml(path).items()}
-    unknown = sorted(set(settings) - names)
-    if unknown:
-        raise UsageError(f"{path}: no such setting: {', '.join(unknown)}", f"see wsiseg {ctx.info_name} --help")
-    ctx.default_map = {**(ctx.default_map or {}), **settings}
-    return path
-
-
-def _option(name: str, kind: Any, option: Any, default: Any) -> inspect.Parameter:  # noqa: ANN401  any type, any value
-    annotation = Annotated[kind, option]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
 def _flag(name: str, *declarations: str, text: str) -> inspect.Parameter:
-    return _option(name, bool, typer.Option(*declarations, help=text), default=False)
+    annotation = Annotated[bool, typer.Option(*declarations, help=text)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
 
 
 _SHARED = [
-    _option(
+    inspect.Parameter(
         "config",
-        Path | None,
-        typer.Option(help="TOML file with any of these options.", is_eager=True, callback=_use_config),
+        inspect.Parameter.KEYWORD_ONLY,
         default=None,
+        annotation=Annotated[Path | None, typer.Option(metavar="PATH", help="TOML file with any of the settings.")],
     ),
     _flag("json", "--json", text="Print the result as JSON and nothing else."),
     _flag("quiet", "--quiet", "-q", text="Say nothing but errors."),
     _flag("verbose", "--verbose", "-v", text="Say more."),
     _flag("no_progress", "--no-progress", text="Draw no progress bars."),
 ]
+_FLAGS = tuple(parameter.name for parameter in _SHARED[1:])
 
 
-def command(group: typer.Typer, name: str | None = None) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
-    """Register a command that takes a `Streams` first and gives its exit code, or None for 0.
+def command(
+    group: typer.Typer, settings: type[C], name: str | None = None
+) -> Callable[[Callable[[Streams, C], int | None]], Callable[..., None]]:
+    """Register a command that takes `Streams` and its settings and returns its exit code, or None for 0.
 
-    The options that every command has are added to its own.
+    Its options are made from the settings; those that every command has are added.
 
     Args:
         group: The Typer application to add it to.
+        settings: What the command takes.
         name: What the user types; the function's name where it is not given.
     """
 
-    def register(function: Callable[..., int | None]) -> Callable[..., None]:
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-
-        @functools.wraps(function)
+    def register(function: Callable[[Streams, C], int | None]) -> Callable[..., None]:
         def run(**values: Any) -> None:  # noqa: ANN401  whatever the options take
-            values.pop("config")
-            streams = Streams(
-                json=values.pop("json"),
-                quiet=values.pop("quiet"),
-                verbose=values.pop("verbose"),
-                bars=not values.pop("no_progress"),
-            )
+            in_file = read_toml(values["config"]) if values["config"] else {}
+            streams = Streams(**{flag: in_file.pop(flag, False) or values[flag] for flag in _FLAGS})
             try:
+                config = _checked(settings, given(settings, values), values["config"], in_file)
                 with streams:
-                    code = function(streams, **values)
+                    code = function(streams, config)
             except KeyboardInterrupt as error:
                 # Typer would leave without a word.
                 raise _StoppedError("interrupted", INTERRUPTED) from error
             raise typer.Exit(code or 0)
 
-        keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-        run.__signature__ = inspect.Signature([*keywords, *_SHARED])  # type: ignore[attr-defined]  # what Typer reads
-        del run.__wrapped__
+        run.__signature__ = inspect.Signature([*parameters(settings), *_SHARED])  # type: ignore[attr-defined]  # what Typer reads
         group.command(name or function.__name__, help=_help(function))(run)
         return run
 
     return register
+
+
+def _checked(settings: type[C], typed: dict[str, Any], file: Path | None, in_file: dict[str, Any]) -> C:
+    """Make settings of what was typed and, for the rest, of what stands in the file."""
+    try:
+        return settings.checked(**{**in_file, **typed})
+    except UsageError as error:
+        raise UsageError(error.message, f"see --help and {file}" if file else "see --help") from error
 
 
 def _help(function: Callable[..., object]) -> str:

@@ -26,12 +26,14 @@ class Streams:
         json: Standard output carries JSON and nothing else.
         quiet: Say nothing but errors.
         verbose: Say more.
-        bars: Draw bars where standard error is a terminal.
+        no_progress: Draw no bars, also where standard error is a terminal.
     """
 
-    def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False, bars: bool = True) -> None:
+    def __init__(
+        self, *, json: bool = False, quiet: bool = False, verbose: bool = False, no_progress: bool = False
+    ) -> None:
         self.json, self.quiet, self.verbose = json, quiet, verbose
-        self._bars = bars and not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._bars = not no_progress and not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._rich: RichProgress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._pace = Pace(0)
@@ -60,6 +62,14 @@ class Streams:
         else:
             for line in lines:
                 typer.echo(line)
+
+    def run(self, run: Run) -> int:
+        """Print what a run wrote, one path a line or its record as JSON, and return its exit code."""
+        self.result(
+            run.model_dump(mode="json", by_alias=True),
+            (path for record in run.slides for path in record.outputs.values()),
+        )
+        return run.exit_code
 
     def note(self, text: str) -> None:
         """Say something on standard error."""
@@ -127,11 +137,6 @@ def _outcome(record: SlideRecord) -> str:
     if record.tiles:
         parts.append(f"{record.tiles} tiles")
     return ", ".join([*parts, f"{record.seconds:.1f} s"])
-
-
-def run_lines(run: Run) -> list[str]:
-    """Give the paths that a run wrote, one a line."""
-    return [path for record in run.slides for path in record.outputs.values()]
 
 
 def _bars() -> "RichProgress":

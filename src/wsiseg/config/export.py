@@ -1,11 +1,11 @@
 """The settings of `wsiseg export`."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wsiseg.config.settings import Config
+from wsiseg.config.settings import ARGUMENT, IN_FILE, Config
 
 Precision = Literal["fp32", "fp16", "int8"]
 MapOfModel = Literal["dense", "tile"]
@@ -16,7 +16,7 @@ class ExportConfig(Config):
 
     out: Path
     """The model file to write; its model card is written beside it, with the ending `.md`."""
-    run: Path | None = None
+    run: Annotated[Path | None, ARGUMENT] = None
     """Folder of a training run, or one of its checkpoints."""
     from_torch: Path | None = None
     """In place of `run`: a state dict, as `torch.save` or safetensors write it."""
@@ -36,9 +36,9 @@ class ExportConfig(Config):
     """Input pixels per cell of the dense map; the network's own, nearly always 32, where it is not given."""
     unknown_penalty: float = Field(default=0.0, ge=0, le=100)
     """Logits that tiles lose for being unlike the training tiles; 0 leaves them."""
-    texture_penalty: float = Field(default=0.0, ge=0, le=100)
+    texture_penalty: Annotated[float, IN_FILE] = Field(default=0.0, ge=0, le=100)
     """Logits that tiles lose for textures unlike those of the tumour of training; 0 leaves them."""
-    threshold: float | None = Field(default=None, gt=0, lt=1)
+    threshold: Annotated[float | None, IN_FILE] = Field(default=None, gt=0, lt=1)
     """Probability from which a cell is tumour; that of the training where it is not given."""
     map: MapOfModel = "tile"
     """The kind of map that predict makes with this model unless it is told otherwise."""

@@ -1,11 +1,11 @@
 """The settings of the `wsiseg fetch` commands."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wsiseg.config.settings import Config
+from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Shown
 
 Source = Literal["gdc", "s3", "auto"]
 Strategy = Literal["tissue", "diagnostic"]
@@ -17,26 +17,33 @@ class FetchConfig(Config):
 
     out: Path = Path()
     """Folder for what is fetched."""
-    mirror: str | None = None
-    """Address of a mirror, in place of the source's own."""
     jobs: int = Field(default=4, ge=1, le=32)
     """Files that are fetched at the same time."""
 
 
-class FetchDemoConfig(FetchConfig):
+class FetchDemoConfig(Config):
     """Settings of `wsiseg fetch demo`."""
+
+    out: Path = Path()
+    """Folder for the slide."""
+    mirror: Annotated[str | None, Shown(variables=("WSISEG_MIRROR_DEMO",))] = None
+    """Address of a mirror, in place of the OpenSlide site."""
 
 
 class FetchTcgaConfig(FetchConfig):
     """Settings of `wsiseg fetch tcga`."""
 
+    out: Path = Path("tcga")
+    """Folder for the slides and their tables."""
+    mirror: Annotated[str | None, Shown(variables=("WSISEG_MIRROR_GDC",))] = None
+    """Address of a mirror, in place of the GDC."""
     site: tuple[str, ...] = ()
     """Primary sites, as `Breast`, `Kidney` or `Bronchus and lung`; all where none is given."""
     project: tuple[str, ...] = ()
     """Projects, as `TCGA-BRCA`; all where none is given."""
     strategy: Strategy = "tissue"
     """`tissue` is flash-frozen, `diagnostic` is formalin-fixed and has no normal slides."""
-    sample_type: tuple[str, ...] = ()
+    sample_type: Annotated[tuple[str, ...], IN_FILE] = ()
     """`tumor`, `normal`, or two-digit codes of sample types; all that have a label where none is given."""
     barcode: tuple[str, ...] = ()
     """Cases, samples or slides by their barcodes or the beginning of them; all where none is given."""
@@ -46,17 +53,17 @@ class FetchTcgaConfig(FetchConfig):
     """Fetch the cohort of Lerousseau et al. 2020."""
     limit: int | None = Field(default=None, ge=1)
     """Slides to choose, balanced over sites and labels."""
-    seed: int = Field(default=0, ge=0)
+    seed: Annotated[int, IN_FILE] = Field(default=0, ge=0)
     """Seed of that choice and of the split."""
     source: Source = "gdc"
     """`gdc`, `s3` (the public copy at Amazon), or `auto`: the GDC first."""
-    s3_mirror: str | None = None
+    s3_mirror: Annotated[str | None, Shown("file", variables=("WSISEG_MIRROR_S3",))] = None
     """Address of a mirror of the public copy at Amazon."""
-    paper_mirror: str | None = None
+    paper_mirror: Annotated[str | None, Shown("file", variables=("WSISEG_MIRROR_PAPER",))] = None
     """Address of a mirror of the paper's repository, for `paper`."""
-    take_replaced: bool = False
+    take_replaced: Annotated[bool, IN_FILE] = False
     """Take slides whose content the GDC has replaced since the manifest was made."""
-    verify: bool = False
+    verify: Annotated[bool, IN_FILE] = False
     """Hash the files that are there already rather than believe their size."""
     dry_run: bool = False
     """Only say what would be fetched."""
@@ -73,6 +80,10 @@ class FetchTcgaConfig(FetchConfig):
 class FetchPcamConfig(FetchConfig):
     """Settings of `wsiseg fetch pcam`."""
 
+    out: Path = Path("pcam")
+    """Folder for the files."""
+    mirror: Annotated[str | None, Shown(variables=("WSISEG_MIRROR_PCAM",))] = None
+    """Address of a mirror, in place of Zenodo."""
     split: PcamSplit = "test"
     """`train`, `valid`, `test` or `all`."""
 
@@ -80,6 +91,10 @@ class FetchPcamConfig(FetchConfig):
 class FetchTumorMapsConfig(FetchConfig):
     """Settings of `wsiseg fetch tumor-maps`."""
 
+    out: Path = Path("tumor-maps")
+    """Folder for the maps."""
+    mirror: Annotated[str | None, Shown(variables=("WSISEG_MIRROR_PAPER",))] = None
+    """Address of a mirror, in place of the paper's repository."""
     maps: Path | None = None
     """Folder of the published PNG files, in place of fetching them."""
     manifest: Path | None = None
@@ -97,11 +112,19 @@ class FetchTumorMapsConfig(FetchConfig):
 class FetchModelConfig(Config):
     """Settings of `wsiseg fetch model`."""
 
-    name: str
-    """Name of the model in the WSInfer zoo."""
-    cache: Path
-    """Folder that keeps what was fetched."""
-    mirror: str | None = None
+    name: Annotated[str | None, ARGUMENT] = None
+    """Name of a model in the WSInfer zoo."""
+    out: Path | None = None
+    """Model file to write; without it only the cache is filled."""
+    show_list: Annotated[bool, Shown(name="--list")] = False
+    """Show names, tissues and licences."""
+    cache: Path | None = None
+    """Folder that keeps what was fetched; the user's cache where it is not given."""
+    positive_class: str | None = None
+    """Class whose probability is given, where none is called tumor."""
+    overwrite: bool = False
+    """Replace a model file that is there."""
+    mirror: Annotated[str | None, Shown(variables=("WSISEG_MIRROR_MODELS", "HF_ENDPOINT"))] = None
     """Address of a mirror of Hugging Face."""
-    jobs: int = Field(default=4, ge=1, le=32)
+    jobs: Annotated[int, IN_FILE] = Field(default=4, ge=1, le=32)
     """Files that are fetched at the same time."""

@@ -1,11 +1,11 @@
 """The settings of `wsiseg train`."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wsiseg.config.settings import Config
+from wsiseg.config.settings import ARGUMENT, IN_FILE, Config
 
 Loss = Literal["cross-entropy", "focal", "dense"]
 Schedule = Literal["constant", "cosine"]
@@ -18,7 +18,7 @@ Optimizer = Literal["adam", "sgd"]
 class TrainConfig(Config):
     """Settings of `wsiseg train`; the defaults are those of Lerousseau et al. 2020."""
 
-    cohort: Path
+    cohort: Annotated[Path, ARGUMENT]
     """The cohort CSV that `wsiseg tile` wrote beside its tile stores."""
     out: Path
     """Folder of the run."""
@@ -44,7 +44,7 @@ class TrainConfig(Config):
     """`imagenet`, `none`, or a file: a state dict, or a checkpoint of wsiseg, whose head is used too."""
     freeze: bool = False
     """Compute the features once and train the head alone."""
-    views: int = Field(default=1, ge=1, le=64)
+    views: Annotated[int, IN_FILE] = Field(default=1, ge=1, le=64)
     """Copies of each training tile whose features are computed with `freeze`; all but the first are augmented."""
     epochs: int = Field(default=20, ge=1)
     """Times that every training slide is visited."""
@@ -52,58 +52,58 @@ class TrainConfig(Config):
     """Tiles drawn from a slide at a time."""
     micro_batch: int | None = Field(default=None, ge=1)
     """Tiles held with their gradients at a time; all of a bag where it is not given."""
-    accumulate: int = Field(default=1, ge=1)
+    accumulate: Annotated[int, IN_FILE] = Field(default=1, ge=1)
     """Slides whose risks are averaged in one step, in each process."""
-    c0: float = Field(default=1.0, ge=0)
+    c0: Annotated[float, IN_FILE] = Field(default=1.0, ge=0)
     """Weight of slides without tumour in the risk."""
-    c1: float = Field(default=1.0, ge=0)
+    c1: Annotated[float, IN_FILE] = Field(default=1.0, ge=0)
     """Weight of slides with tumour in the risk."""
-    loss: Loss = "cross-entropy"
+    loss: Annotated[Loss, IN_FILE] = "cross-entropy"
     """What a tile costs: `cross-entropy`, `focal`, or `dense`, cross-entropy at every position of its map."""
     optimizer: Optimizer = "adam"
     """`adam` or plain `sgd`."""
     lr: float = Field(default=1e-4, gt=0)
     """Learning rate."""
-    schedule: Schedule = "constant"
+    schedule: Annotated[Schedule, IN_FILE] = "constant"
     """`constant`, or `cosine`: the learning rate falls to zero over all epochs."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: Annotated[float, IN_FILE] = Field(default=0.0, ge=0)
     """Share by which weights shrink per step and learning rate, apart from the gradients."""
-    balance: bool = False
+    balance: Annotated[bool, IN_FILE] = False
     """Visit slides of the rarer class several times an epoch, so that both are seen equally often."""
     guard: float = Field(default=0.0, ge=0, lt=0.5)
     """Share of slides, those of the highest risk, left out for one epoch: a guard against wrong labels."""
-    colors: Colors = "auto"
+    colors: Annotated[Colors, IN_FILE] = "auto"
     """Mean and deviation that tiles are standardised with: measured on the training set (`cohort`), or those that the
     starting weights were made with (`weights`); `auto` is `weights` with `freeze`, else `cohort`."""
-    stain_jitter: float = Field(default=0.0, ge=0, lt=1)
+    stain_jitter: Annotated[float, IN_FILE] = Field(default=0.0, ge=0, lt=1)
     """Largest random change of the hematoxylin and eosin amounts of a training tile."""
-    context: int | None = Field(default=None, ge=32, le=4096)
+    context: Annotated[int | None, IN_FILE] = Field(default=None, ge=32, le=4096)
     """Side in pixels of the crops around tiles that the network sees; the logit is pooled over a tile-sized part."""
     parts: int = Field(default=1, ge=1, le=64)
     """Tile-sized parts of each crop of `context` that are learned from; each counts as a tile of the bag."""
-    train_last: int | None = Field(default=None, ge=0)
+    train_last: Annotated[int | None, IN_FILE] = Field(default=None, ge=0)
     """Train only so many of the last blocks of the backbone, and the head; all where it is not given."""
-    batch_norm: BatchNorm = "train"
+    batch_norm: Annotated[BatchNorm, IN_FILE] = "train"
     """`frozen` keeps the batch-norm statistics of the starting weights."""
-    average: float = Field(default=0.0, ge=0, lt=1)
+    average: Annotated[float, IN_FILE] = Field(default=0.0, ge=0, lt=1)
     """Decay of an exponential moving average of the weights that is validated and kept in their place; 0 for none."""
     test_views: int = Field(default=1, ge=1, le=8)
     """Turned and flipped copies of a tile whose logits are averaged in validation."""
-    precision: Precision = "float32"
+    precision: Annotated[Precision, IN_FILE] = "float32"
     """`bfloat16` computes most of the network in half the bits."""
-    compile: bool = False
+    compile: Annotated[bool, IN_FILE] = False
     """Compile the network first: a slow start, faster steps."""
-    validation_tiles: int = Field(default=600, ge=1)
+    validation_tiles: Annotated[int, IN_FILE] = Field(default=600, ge=1)
     """Tiles of a validation slide that are looked at in every epoch at most."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
-    threads: int = Field(default=2, ge=1)
+    threads: Annotated[int, IN_FILE] = Field(default=2, ge=1)
     """Threads that read tiles."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, or any device that PyTorch names."""
-    save_minutes: float = Field(default=10.0, gt=0)
+    save_minutes: Annotated[float, IN_FILE] = Field(default=10.0, gt=0)
     """Minutes between two savings of `last.pt` within an epoch."""
-    tensorboard: bool = False
+    tensorboard: Annotated[bool, IN_FILE] = False
     """Write the curves for TensorBoard too."""
     resume: bool = False
     """Insist on going on from `last.pt`: other settings are an error. Without one the run begins."""

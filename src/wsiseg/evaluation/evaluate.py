@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wsiseg.annotations.truth import Classes, Reading, ZeroedMapError, truth_files
-from wsiseg.config.settings import EvaluateConfig
+from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation import measures
 from wsiseg.evaluation.comparison import Compared, compare
 from wsiseg.evaluation.gate import gates, junit, parsed, read_baseline

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from wsiseg.config.settings import EvaluateConfig
+from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.comparison import Compared
 from wsiseg.evaluation.intervals import Resamples, single_curve
 from wsiseg.evaluation.measures import Estimate, number

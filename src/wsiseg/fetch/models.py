@@ -134,8 +134,10 @@ def fetch_model(config: FetchModelConfig, watcher: Watcher | None = None, patien
         UsageError: There is no such model.
         DownloadError: It cannot be had.
     """
-    model, watcher, patience = zoo_model(config.name), watcher or Silent(), patience or Patience()
-    folder = config.cache / model.name / model.revision
+    from platformdirs import user_cache_path  # noqa: PLC0415  only where models are fetched
+
+    model, watcher, patience = zoo_model(config.name or ""), watcher or Silent(), patience or Patience()
+    folder = (config.cache or user_cache_path("wsiseg") / "zoo") / model.name / model.revision
     if (folder / _ORIGIN).exists():
         return folder
     hub = (config.mirror or HUB).rstrip("/")

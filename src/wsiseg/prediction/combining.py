@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.config.settings import Combination
+from wsiseg.config.predict import Combination
 from wsiseg.heatmap.heatmap import Heatmap
 
 Values = NDArray[np.float32]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wsiseg.config.settings import PredictConfig
+from wsiseg.config.predict import PredictConfig
 from wsiseg.model_file.model_file import MAP_MULTIPLE_PX, ModelFile
 from wsiseg.prediction.inference import BATCH, Plan
 from wsiseg.prediction.mapping import Job

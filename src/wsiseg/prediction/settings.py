@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from wsiseg.config.settings import PredictConfig
+from wsiseg.config.predict import PredictConfig
 from wsiseg.model_file.model_file import ModelFile
 
 _MAJORITY = 0.5

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.config.settings import TileConfig
+from wsiseg.config.tile import TileConfig
 from wsiseg.mathematics.grid import Grid
 from wsiseg.pages import pictures as report
 from wsiseg.run.errors import NotASlideError, SlideError, UsageError, WsisegError

@@ -1,0 +1,65 @@
+"""The settings of `wsiseg predict`."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from wsiseg.config.settings import IN_FILE, Config, Device, MapKind, Share, Shown
+
+Combination = Literal["mean", "max", "min", "vote"]
+
+
+class PredictConfig(Config):
+    """Settings of `wsiseg predict`."""
+
+    inputs: Annotated[tuple[str, ...], Shown("argument", "INPUT...")]
+    """Slides, folders, globs, a cohort CSV, or `-` for one path per line on standard input."""
+    model: tuple[str, ...] = ("default",)
+    """Model files; several are combined. `default` is the bundled one."""
+    combine: Combination = "mean"
+    """How several models are combined; `vote` is the share of them at or above their own thresholds."""
+    keep_members: bool = False
+    """Write each of several models' own map too."""
+    views: Annotated[int, IN_FILE] = Field(default=1, ge=1, le=8)
+    """Views of each image, turned and mirrored, whose probabilities are averaged."""
+    out: Path = Path("wsiseg-out")
+    """Folder for the maps."""
+    slide_mpp: float | None = Field(default=None, gt=0)
+    """Micrometers per level-0 pixel of the slides, in place of what the files say."""
+    device: Device = "auto"
+    """What computes."""
+    tissue: str = "auto"
+    """`auto`, `none` (everything is tissue), a mask image, a GeoJSON file, or a folder of either."""
+    min_tissue: Annotated[Share, IN_FILE] = 0.5
+    """Least share of tissue in a cell that is looked at."""
+    roi: str | None = None
+    """Outlines (GeoJSON) or a mask of the only parts to look at, or a folder of them named after the slides."""
+    exclude: str | None = None
+    """Outlines or a mask of parts not to look at, or a folder of them named after the slides."""
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    """Probability from which a cell is tumour; the model's own where it is not given."""
+    map: MapKind = "auto"
+    """`dense` (one value per output cell), `tile` (one per tile), or the model's better one."""
+    stride: int | None = Field(default=None, ge=1)
+    """Distance of tiles in the model's pixels, for `tile` maps of overlapping tiles; a tile's side if not given."""
+    shard: str | None = Field(default=None, pattern=r"^[1-9]\d*/[1-9]\d*$")
+    """`I/N`: only the slides of part I of N, counted from 1."""
+    dask: str | None = None
+    """Address of a Dask scheduler, or `local:N` for N processes here."""
+    csv: bool = False
+    """Write the cells as CSV too."""
+    ngff: Literal["0.4", "0.5"] = "0.4"
+    """Version of the heatmap's format."""
+    max_bad_tiles: Annotated[Share, IN_FILE] = 0.01
+    """Largest share of tissue cells that may be unreadable."""
+    read_timeout: Annotated[float, IN_FILE] = Field(default=300.0, gt=0)
+    """Seconds after which a slide is given up because reading from it hangs."""
+    overwrite: bool = False
+    """Redo what is already there."""
+
+    @model_validator(mode="after")
+    def _shard_exists(self) -> Self:
+        if self.shard is not None and int(self.shard.split("/")[0]) > int(self.shard.split("/")[1]):
+            raise ValueError(f"there is no shard {self.shard}")
+        return self
