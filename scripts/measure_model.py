@@ -5,7 +5,7 @@
 - `stain`: on the tiles of a cohort's split, what random changes of the stains do to the AUC of tiles;
 - `um_per_px`: how far maps of the same tissue at other pixel sizes differ;
 - `no_tissue`: the highest probability on images of glass, pen and blank background;
-- `domain`: whether slides are told to be unlike the tissue of training.
+- `unknown`: whether slides are told to be unlike the tissue of training.
 
 Intervals are over resampled tiles, or over resampled slides.
 
@@ -29,8 +29,7 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.mathematics.metrics import Pixels, auc, curve
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.prediction import predict
-from wsiseg.prediction.unknown_tissue import OUT_OF_DOMAIN
-from wsiseg.prediction.unknown_tissue import warnings as domain_warnings
+from wsiseg.prediction.unknown_tissue import warnings as unknown_warnings
 from wsiseg.slides.slide import Slide
 from wsiseg.training.augment import restained
 from wsiseg.training.bags import LabelledSlide, labelled_slides
@@ -65,7 +64,7 @@ def main() -> None:
             found["um_per_px"] = of_pixel_sizes(given.model, [slide for slide in slides if slide.label][:6])
     sizes = dict(text.rsplit("=", 1) for text in given.slide_mpp)
     slides = [*given.slides, *([slide.path for slide in slides] if given.cohort else [])]
-    found["domain"] = {path.name: of_domain(path, given.model, sizes.get(path.name)) for path in slides}
+    found["unknown"] = {path.name: of_unknown(path, given.model, sizes.get(path.name)) for path in slides}
     print(json.dumps(found))
 
 
@@ -123,12 +122,14 @@ def of_pixel_sizes(model: Path, slides: list[LabelledSlide]) -> dict[str, Any]:
     return found
 
 
-def of_domain(path: Path, model: Path, mpp: str | None) -> dict[str, Any]:
+def of_unknown(path: Path, model: Path, mpp: str | None) -> dict[str, Any]:
     """Tell whether a slide is warned of."""
     heatmap = predict(path, model, slide_mpp=float(mpp) if mpp else None)
     known = heatmap.run.get("known_tissue", ())
-    is_warned = any(text.startswith(OUT_OF_DOMAIN) for text in domain_warnings(known))
-    return {"out_of_domain": is_warned, **({key: known[0][key] for key in ("distance", "limit")} if known else {})}
+    return {
+        "unknown": bool(unknown_warnings(heatmap)),
+        **({key: known[0][key] for key in ("distance", "limit")} if known else {}),
+    }
 
 
 def no_tissue(model: ModelFile) -> dict[str, float]:

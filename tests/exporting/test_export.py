@@ -84,17 +84,17 @@ def test_the_file_gives_the_probabilities_of_the_network(
 def test_the_file_tells_how_far_tiles_are_from_those_of_training(
     trained: tuple[Path, TileClassifier], exported: Exported, tiles: Images
 ) -> None:
-    domain = Checkpoint.load(trained[0] / "best.pt").domain
-    assert domain is not None
+    known = Checkpoint.load(trained[0] / "best.pt").known_tissue
+    assert known is not None
     strange = np.random.default_rng(0).integers(0, 255, tiles[:8].shape, np.uint8)
     with torch.no_grad(), ModelFile.open(exported.path) as model:
         for some in (tiles, strange):
-            expected = domain.distances(trained[1].features(torch.from_numpy(some)).numpy())
+            expected = known.distances(trained[1].features(torch.from_numpy(some)).numpy())
             np.testing.assert_allclose(model.distances(some), expected, rtol=1e-3)
-        known = model.card.known_tissue
-        assert known is not None
-        assert known.limit == pytest.approx(domain.limit)
-        assert np.median(model.distances(tiles)) < known.limit < np.median(model.distances(strange))
+        limits = model.card.known_tissue
+        assert limits is not None
+        assert limits.limit == pytest.approx(known.limit)
+        assert np.median(model.distances(tiles)) < limits.limit < np.median(model.distances(strange))
         assert model.card.calibration is not None
         assert model.card.calibration.temperature == pytest.approx(1.25)
 
@@ -102,20 +102,20 @@ def test_the_file_tells_how_far_tiles_are_from_those_of_training(
 def test_tiles_unlike_those_of_training_lose_logits(
     trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path
 ) -> None:
-    domain = Checkpoint.load(trained[0] / "best.pt").domain
-    assert domain is not None
+    known = Checkpoint.load(trained[0] / "best.pt").known_tissue
+    assert known is not None
     config = ExportConfig(run=trained[0], out=tmp_path / "m.onnx", unknown_penalty=3, threshold=0.3)
     card = export(config).card
     assert card.threshold == pytest.approx(0.3)
     assert card.known_tissue is not None
     assert card.known_tissue.penalty == pytest.approx(3)
-    assert card.known_tissue.tile_limit == pytest.approx(domain.tile_limit)
+    assert card.known_tissue.tile_limit == pytest.approx(known.tile_limit)
     random = np.random.default_rng(0)
     mixed = np.clip(tiles[:12] + random.normal(size=tiles[:12].shape) * 3, 0, 255).astype(np.uint8)
     seen = np.concatenate([tiles[:32], mixed])
     with torch.no_grad(), ModelFile.open(config.out) as model:
         features = trained[1].features(torch.from_numpy(seen)).numpy()
-        beyond = np.maximum(domain.distances(features) / domain.tile_limit - 1, 0)
+        beyond = np.maximum(known.distances(features) / known.tile_limit - 1, 0)
         assert (beyond == 0).sum() > 6
         assert (beyond > 0).sum() > 6
         plain = trained[1](torch.from_numpy(seen)).numpy()
@@ -126,7 +126,7 @@ def test_tiles_unlike_those_of_training_lose_logits(
         weights, bias = trained[1].head.weight[0].numpy(), float(trained[1].head.bias)
         # Distances are of the three cells around, logits of one and half its neighbours.
         around = functional.avg_pool2d(maps, 3, 1, 1, count_include_pad=False)[0].permute(1, 2, 0).numpy()
-        lost = 3 * np.maximum(domain.distances(around.reshape(-1, len(weights))) / domain.tile_limit - 1, 0)
+        lost = 3 * np.maximum(known.distances(around.reshape(-1, len(weights))) / known.tile_limit - 1, 0)
         expected = _sigmoid(cells @ weights + bias - lost.reshape(cells.shape[:2]))
         assert lost.any()
         np.testing.assert_allclose(model.probability_map(window)[0], expected, atol=1e-3)
@@ -192,7 +192,7 @@ def test_distances_are_part_of_the_self_test(exported: Exported, tmp_path: Path)
 
 def test_a_penalty_needs_known_tissue(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
     checkpoint = Checkpoint.load(trained[0] / "best.pt")
-    replace(checkpoint, domain=None).save(tmp_path / "best.pt")
+    replace(checkpoint, known_tissue=None).save(tmp_path / "best.pt")
     with pytest.raises(UsageError, match="not measured which tiles"):
         export(ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx", unknown_penalty=1))
 
@@ -217,7 +217,7 @@ def test_a_slide_of_unknown_tissue_is_told(exported: Exported, cohort: Path, tmp
     )
     for _ in range(2):  # the second time the results are there already
         run = predict_slides(config)
-        told = {record.slide: any("out_of_domain: " in text for text in record.warnings) for record in run.slides}
+        told = {record.slide: any(text.startswith("unknown: ") for text in record.warnings) for record in run.slides}
         assert told == {slides[0].slide: False, "strange": True}
 
 

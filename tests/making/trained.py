@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.network.domain import Domain
+from wsiseg.network.known_tissue import KnownTissue
 from wsiseg.network.network import Checkpoint, TileClassifier, build
 from wsiseg.network.texture import Stage, textures, tissue_weights
 from wsiseg.slides.cohort import Cohort
@@ -40,19 +40,19 @@ def tiles_of(cohort: Path, count: int = 8) -> np.ndarray[tuple[int, ...], np.dty
 
 
 @torch.no_grad()
-def known_to(classifier: TileClassifier, cohort: Path) -> Domain | None:
+def known_to(classifier: TileClassifier, cohort: Path) -> KnownTissue | None:
     """Give the tissue of a cohort as a network sees it."""
     parts = torch.from_numpy(tiles_of(cohort, 16)).split(32)
-    return Domain.of([classifier.features(part).numpy() for part in parts])
+    return KnownTissue.of([classifier.features(part).numpy() for part in parts])
 
 
 @torch.no_grad()
-def tumor_textures_to(classifier: TileClassifier, cohort: Path, layer: str) -> Domain | None:
+def tumor_textures_to(classifier: TileClassifier, cohort: Path, layer: str) -> KnownTissue | None:
     """Give the textures of half of the tiles of a cohort, those that a network takes for tumour."""
     tiles = torch.from_numpy(tiles_of(cohort, 16))
     with Stage(classifier.backbone, layer) as stage:
         logits = classifier(tiles)
-        return Domain.of([textures(stage.map, tissue_weights(tiles))[logits > logits.median()].numpy()])
+        return KnownTissue.of([textures(stage.map, tissue_weights(tiles))[logits > logits.median()].numpy()])
 
 
 def write_run(folder: Path, cohort: Path, arch: str = "resnet18") -> TileClassifier:
@@ -73,7 +73,7 @@ def write_run(folder: Path, cohort: Path, arch: str = "resnet18") -> TileClassif
         sites=("colon",),
         temperature=1.25,
         offset=-0.1,
-        domain=known_to(classifier, cohort),
+        known_tissue=known_to(classifier, cohort),
         tumor_texture=tumor_textures_to(classifier, cohort, "layer3") if arch == "resnet18" else None,
         texture_layer="layer3" if arch == "resnet18" else "",
     )

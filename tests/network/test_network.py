@@ -3,11 +3,13 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from wsiseg.network.known_tissue import KnownTissue
 from wsiseg.network.network import Checkpoint, TileClassifier, build, load_classifier
 from wsiseg.network.views import MapView, PartView, SidesView
 from wsiseg.run.errors import DownloadError, UsageError, WsisegError
@@ -174,6 +176,20 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path, classifier: TileClass
     torch.testing.assert_close(build(SMALL, str(tmp_path / "best.pt")).eval()(images), classifier(images))
     with pytest.raises(UsageError, match="is a checkpoint of timm:test_resnet, not of resnet18"):
         build("resnet18", str(tmp_path / "best.pt"))
+
+
+def test_a_checkpoint_of_an_earlier_version_opens(tmp_path: Path, classifier: TileClassifier) -> None:
+    random = np.random.default_rng(0)
+    known = KnownTissue.of([random.normal(size=(100, 8)).astype(np.float32)])
+    assert known is not None
+    Checkpoint(classifier.state_dict(), SMALL, 64, 0.5, 0.2, 0.2, known_tissue=known).save(tmp_path / "best.pt")
+    content = torch.load(tmp_path / "best.pt", weights_only=True)
+    content["domain"] = content.pop("known_tissue")
+    torch.save(content, tmp_path / "earlier.pt")
+    again = Checkpoint.load(tmp_path / "earlier.pt").known_tissue
+    assert again is not None
+    assert again.limit == known.limit
+    np.testing.assert_array_equal(again.axes, known.axes)
 
 
 def test_a_plain_state_dict_is_no_checkpoint(tmp_path: Path) -> None:

@@ -85,11 +85,11 @@ def test_the_surer_half_of_what_training_took_for_tumour_is_measured(
     task = Task(classifier, classifier, TileSource(augmented), slides, {}, None, torch.device("cpu"))
     found = tumor_texture(task, config, Processes())
     assert found is not None
-    layer, domain = found
+    layer, known = found
     tumor = [slide for slide in task.split("train") if slide.label]
     each = [int(0.5 * min(slide.tiles, 64)) for slide in tumor]
-    assert (layer, domain.slides, domain.mean.shape) == ("layer3", len(tumor), (512,))
-    assert domain.tiles == sum(each) * (1 if context is None else 2)
+    assert (layer, known.slides, known.mean.shape) == ("layer3", len(tumor), (512,))
+    assert known.tiles == sum(each) * (1 if context is None else 2)
 
 
 def test_with_true_labels_all_tiles_of_tumour_are_measured(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wsiseg.network.domain import Domain
+from wsiseg.network.known_tissue import KnownTissue
 from wsiseg.run.errors import UsageError
 
 
@@ -14,11 +14,11 @@ class Doubt(NamedTuple):
     """One reason for it.
 
     Attributes:
-        domain: What tiles are held against; None where that was not measured.
-        penalty: Logits that a tile loses per `domain.tile_limit` by which it lies beyond that limit.
+        known: What tiles are held against; None where that was not measured.
+        penalty: Logits that a tile loses per `known.tile_limit` by which it lies beyond that limit.
     """
 
-    domain: Domain | None = None
+    known: KnownTissue | None = None
     penalty: float = 0.0
 
 
@@ -46,12 +46,12 @@ class Doubts(NamedTuple):
         Raises:
             UsageError: It was not.
         """
-        known = self.tissue.domain
+        known = self.tissue.known
         if self.tissue.penalty and (known is None or not math.isfinite(known.tile_limit)):
             raise UsageError(
                 "it was not measured which tiles this network knows", "train it again, or leave out the penalty"
             )
-        if self.texture.penalty and self.texture.domain is None:
+        if self.texture.penalty and self.texture.known is None:
             raise UsageError(
                 "the textures of tumour were not measured, which takes a run without --freeze, 64 such tiles and a "
                 "network with a stage of stride 16",
@@ -61,32 +61,32 @@ class Doubts(NamedTuple):
     def facts(self) -> dict[str, Any]:
         """Give the fields of the model card that say what it doubts."""
         found: dict[str, Any] = {}
-        if self.tissue.domain is not None:
-            found["known_tissue"] = {"limit": self.tissue.domain.limit, **_facts(self.tissue.domain, self.tissue)}
-        if self.texture.domain is not None and self.texture.penalty:
-            found["tumor_texture"] = {"layer": self.layer, **_facts(self.texture.domain, self.texture)}
+        if self.tissue.known is not None:
+            found["known_tissue"] = {"limit": self.tissue.known.limit, **_facts(self.tissue.known, self.tissue)}
+        if self.texture.known is not None and self.texture.penalty:
+            found["tumor_texture"] = {"layer": self.layer, **_facts(self.texture.known, self.texture)}
         return found
 
 
-def _facts(domain: Domain, doubt: Doubt) -> dict[str, Any]:
-    limit = {"tile_limit": domain.tile_limit} if math.isfinite(domain.tile_limit) else {}
-    return {**limit, "tiles": domain.tiles, "slides": domain.slides, "penalty": doubt.penalty}
+def _facts(known: KnownTissue, doubt: Doubt) -> dict[str, Any]:
+    limit = {"tile_limit": known.tile_limit} if math.isfinite(known.tile_limit) else {}
+    return {**limit, "tiles": known.tiles, "slides": known.slides, "penalty": doubt.penalty}
 
 
 class Distance(nn.Module):
-    """How far features lie from a domain; see `Domain.distances`."""
+    """How far features lie from known tissue; see `KnownTissue.distances`."""
 
     mean: Tensor
     scale: Tensor
     axes: Tensor
     gains: Tensor
 
-    def __init__(self, domain: Domain) -> None:
+    def __init__(self, known: KnownTissue) -> None:
         super().__init__()
         for name in ("mean", "scale", "gains"):
-            self.register_buffer(name, torch.from_numpy(getattr(domain, name)))
-        self.register_buffer("axes", torch.from_numpy(domain.axes.T.copy()))
-        self.gain_of_rest = domain.gain_of_rest
+            self.register_buffer(name, torch.from_numpy(getattr(known, name)))
+        self.register_buffer("axes", torch.from_numpy(known.axes.T.copy()))
+        self.gain_of_rest = known.gain_of_rest
 
     def forward(self, features: Tensor) -> Tensor:
         """Give the distances [...] of features [..., channels]."""
@@ -99,15 +99,15 @@ class Distance(nn.Module):
 class Penalty(nn.Module):
     """The logits that tiles lose for a doubt."""
 
-    def __init__(self, domain: Domain, penalty: float) -> None:
+    def __init__(self, known: KnownTissue, penalty: float) -> None:
         super().__init__()
-        self.distance = Distance(domain)
-        self.limit, self.penalty = domain.tile_limit, penalty
+        self.distance = Distance(known)
+        self.limit, self.penalty = known.tile_limit, penalty
 
     @classmethod
     def of(cls, doubt: Doubt) -> "Penalty | None":
         """Give what a doubt takes from tiles; None where it takes nothing."""
-        return cls(doubt.domain, doubt.penalty) if doubt.domain is not None and doubt.penalty else None
+        return cls(doubt.known, doubt.penalty) if doubt.known is not None and doubt.penalty else None
 
     def forward(self, features: Tensor) -> Tensor:
         """Give the logits [...] that tiles with features [..., channels] lose."""

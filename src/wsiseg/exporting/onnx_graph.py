@@ -54,7 +54,7 @@ class DenseGraph(nn.Module):
     ) -> None:
         super().__init__()
         doubts = doubts or Doubts()
-        self.distance = None if doubts.tissue.domain is None else Distance(doubts.tissue.domain)
+        self.distance = None if doubts.tissue.known is None else Distance(doubts.tissue.known)
         self.tissue_penalty, self.texture_penalty = Penalty.of(doubts.tissue), Penalty.of(doubts.texture)
         self.trained_step, self.stage_step = trained_step, stage_step
         self.backbone, self.head = classifier.backbone, classifier.head
@@ -67,7 +67,7 @@ class DenseGraph(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Give the probability [n] and the map [n, rows, columns] of uint8 images [n, height, width, 3].
 
-        Where the domain is known, the distance [n] of the images from it comes third.
+        Where the tissue of its training was measured, the distance [n] of the images from it comes third.
         """
         features = self.features(image)
         logits = functional.conv2d(features, self.head.weight[:, :, None, None], self.head.bias)

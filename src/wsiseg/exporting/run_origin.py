@@ -46,7 +46,7 @@ def from_run(
         classifier.head.weight /= checkpoint.temperature
         classifier.head.bias.copy_(classifier.head.bias / checkpoint.temperature + checkpoint.offset)
     cohort = _cohort(file.parent / SETTINGS)
-    tissue, texture = Doubt(checkpoint.domain, unknown_penalty), Doubt(checkpoint.tumor_texture, texture_penalty)
+    tissue, texture = Doubt(checkpoint.known_tissue, unknown_penalty), Doubt(checkpoint.tumor_texture, texture_penalty)
     doubts = Doubts(tissue, texture, checkpoint.texture_layer)
     return of_classifier(classifier, _facts(checkpoint), output_stride, cohort, doubts)
 

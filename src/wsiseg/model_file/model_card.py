@@ -51,7 +51,7 @@ class Parity(_Part):
     """True if the bars for it hold."""
 
 
-class KnownTissue(_Part):
+class TissueLimits(_Part):
     """How far tissue may lie from that of training; the file's output `distance` measures it."""
 
     limit: float = Field(gt=0)
@@ -126,7 +126,7 @@ class ModelCard(_Part):
     """The network."""
     calibration: Calibration | None = None
     """How its probabilities were calibrated; it is part of the graph already."""
-    known_tissue: KnownTissue | None = None
+    known_tissue: TissueLimits | None = None
     """How far tissue may lie from that of training, where the file can tell."""
     tumor_texture: TumorTexture | None = None
     """What tiles lose for a texture unlike that of tumour, where they lose anything."""

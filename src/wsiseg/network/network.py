@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsiseg.network.domain import Domain
+from wsiseg.network.known_tissue import KnownTissue
 from wsiseg.network.weights import OFFLINE, Note, StateDict, downloaded, is_offline, put, read_state_dict, read_torch
 from wsiseg.run.errors import DownloadError, UsageError, WsisegError
 from wsiseg.run.outputs import written_whole
@@ -24,9 +24,10 @@ _SCHEMA = "wsiseg.checkpoint/1"
 # What a torchvision classifier does after its last feature map.
 _AFTER_FEATURES = ("avgpool", "dropout", "flatten", "fc", "classifier", "head", "heads", "AuxLogits", "aux1", "aux2")
 _PROBE_PX = 224
-_DOMAINS = ("domain", "tumor_texture")
+_MEASURED = ("known_tissue", "tumor_texture")
 # Fields of a checkpoint that earlier versions did not write.
-_LATER = {"temperature", "offset", *_DOMAINS, "texture_layer"}
+_LATER = {"temperature", "offset", *_MEASURED, "texture_layer"}
+_EARLIER_NAME = "domain"  # of `known_tissue`
 # These two warn unless they are told how to begin.
 _QUIET = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
 
@@ -102,7 +103,7 @@ class Checkpoint:
         version: The version of wsiseg that trained it.
         temperature: Logits are divided by it before they become probabilities; `threshold` is one of these.
         offset: Then it is added to them.
-        domain: The tissue that it knows; None where that was not measured.
+        known_tissue: What it was trained on; None where that was not measured.
         tumor_texture: The textures of tumour in its training slides; None where they were not measured.
         texture_layer: The layer whose means and deviations these are.
     """
@@ -120,8 +121,8 @@ class Checkpoint:
     version: str = ""
     temperature: float = 1.0
     offset: float = 0.0
-    domain: Domain | None = None
-    tumor_texture: Domain | None = None
+    known_tissue: KnownTissue | None = None
+    tumor_texture: KnownTissue | None = None
     texture_layer: str = ""
 
     def save(self, path: Path) -> None:
@@ -132,7 +133,7 @@ class Checkpoint:
         """
         content = {name: getattr(self, name) for name in self.__dataclass_fields__}
         with written_whole(path) as partial:
-            for name in _DOMAINS:
+            for name in _MEASURED:
                 known = content[name]
                 content[name] = known and {field: _stored(value) for field, value in vars(known).items()}
             torch.save({"schema": _SCHEMA, **content, "sites": list(self.sites)}, partial)
@@ -145,12 +146,14 @@ class Checkpoint:
             WsisegError: The file is missing, damaged, or no checkpoint of wsiseg.
         """
         content = read_torch(path)
+        if isinstance(content, dict) and _EARLIER_NAME in content:
+            content["known_tissue"] = content.pop(_EARLIER_NAME)
         names = {item.name for item in fields(cls)} - (_LATER - set(content if isinstance(content, dict) else ()))
         if not isinstance(content, dict) or content.get("schema") != _SCHEMA or not names <= set(content):
             raise WsisegError(f"{path}: not a checkpoint of wsiseg train")
-        for known in set(_DOMAINS) & set(content):
+        for known in set(_MEASURED) & set(content):
             stored = content[known]
-            content[known] = stored and Domain(**{name: _used(value) for name, value in stored.items()})
+            content[known] = stored and KnownTissue(**{name: _used(value) for name, value in stored.items()})
         return cls(**{name: content[name] for name in names - {"sites"}}, sites=tuple(content["sites"]))
 
 

@@ -7,7 +7,6 @@ import numpy as np
 
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.model_card import ModelCard
-from wsiseg.prediction import unknown_tissue
 from wsiseg.slides.slide import Slide
 
 _ALL_EQUAL = 0.995
@@ -23,11 +22,6 @@ def doubts(heatmap: Heatmap) -> tuple[str, ...]:
     if counts.max() <= _ALL_EQUAL * values.size:
         return ()
     return (f"one value, {float(np.median(values)):.4f}, over {counts.max() / values.size:.1%} of the tissue",)
-
-
-def strangeness(heatmap: Heatmap) -> tuple[str, ...]:
-    """Say of which models' training the tissue is unlike."""
-    return unknown_tissue.warnings(heatmap.run.get("known_tissue", ()))
 
 
 def coarseness(slide: Slide, cards: Iterable[ModelCard]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from wsiseg.model_file.model_file import ModelFile
 from wsiseg.pages.pictures import scaled
 from wsiseg.prediction import unknown_tissue
 from wsiseg.prediction.combining import combined
-from wsiseg.prediction.doubts import coarseness, doubts, foreignness, strangeness
+from wsiseg.prediction.doubts import coarseness, doubts, foreignness
 from wsiseg.prediction.inference import Plan, Sums, plan_tiles, plan_windows, run
 from wsiseg.prediction.map_files import MapFiles, key_of
 from wsiseg.prediction.places import Places
@@ -192,5 +192,5 @@ def warnings_of(job: Job, heatmap: Heatmap, models: Sequence[ModelFile]) -> tupl
         *coarseness(job.slide, cards),
         *foreignness(job.row.site, cards),
         *doubts(heatmap),
-        *strangeness(heatmap),
+        *unknown_tissue.warnings(heatmap),
     )

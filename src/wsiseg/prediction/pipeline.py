@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.model_file import ModelFile
-from wsiseg.prediction.doubts import doubts, strangeness
+from wsiseg.prediction import unknown_tissue
+from wsiseg.prediction.doubts import doubts
 from wsiseg.prediction.forecast import forecast
 from wsiseg.prediction.map_files import MapFiles
 from wsiseg.prediction.mapping import Job, map_slide, picture_of, prepare, warnings_of
@@ -163,7 +164,7 @@ def _opened(
         reason = None if known is None else _what_changed(known, slide, wanted, threshold)
         if known is not None and reason is None and task.files.are_there:
             slide.close()
-            return _record(task, known, "up_to_date", (*doubts(known), *strangeness(known)))
+            return _record(task, known, "up_to_date", (*doubts(known), *unknown_tissue.warnings(known)))
         maps = None
         if known is not None and (reason is None or reason == _THRESHOLD):
             members = _known_members(task.files, slide, models, config, places)

@@ -1,18 +1,19 @@
 """Whether the tissue of a slide is of the kind that a model was trained on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.mathematics.grid import Grid
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.run.errors import SlideError
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.tissue import TissueMask
 
-OUT_OF_DOMAIN = "out_of_domain"
+UNKNOWN = "unknown"
 
 _TILES = 32
 _LEAST_TISSUE = 0.5
@@ -39,12 +40,12 @@ def distances(slide: Slide, tissue: TissueMask, models: Sequence[ModelFile]) -> 
     return found
 
 
-def warnings(found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Say of which models the tissue lies too far."""
+def warnings(heatmap: Heatmap) -> tuple[str, ...]:
+    """Say for which models the tissue of a map is unknown."""
     return tuple(
-        f"{OUT_OF_DOMAIN}: the tissue is unlike what {one['model']} was trained on (distance {one['distance']:.2f}, "
+        f"{UNKNOWN}: the tissue is unlike what {one['model']} was trained on (distance {one['distance']:.2f}, "
         f"known up to {one['limit']:.2f}); its map may mean nothing"
-        for one in found
+        for one in heatmap.run.get("known_tissue", ())
         if one["distance"] > one["limit"]
     )
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.network.domain import Domain, Features
+from wsiseg.network.known_tissue import Features, KnownTissue
 from wsiseg.training.augment import augmented
 from wsiseg.training.bags import Indices, LabelledSlide, TileSource
 from wsiseg.training.features import Compute, FeatureBank
@@ -16,7 +16,7 @@ from wsiseg.training.task import Task
 _MOST_SLIDES, _MOST_TILES, _MOST_CROPS, _AT_ONCE = 100, 64, 24, 16
 
 
-def known_tissue(task: Task, config: TrainConfig, processes: Processes) -> Domain | None:
+def known_tissue(task: Task, config: TrainConfig, processes: Processes) -> KnownTissue | None:
     """Measure the features of training tiles, and how far the slides of validation lie from them.
 
     Args:
@@ -30,7 +30,7 @@ def known_tissue(task: Task, config: TrainConfig, processes: Processes) -> Domai
     training, validation = (spread(task.split(name)) for name in ("train", "val"))
     slides = [*training, *validation]
     found = processes.gathered([_features(task, config, slide) for slide in processes.share(slides)])
-    return Domain.of(found[: len(training)], found[len(training) :])
+    return KnownTissue.of(found[: len(training)], found[len(training) :])
 
 
 def spread(slides: Sequence[LabelledSlide], most: int = _MOST_SLIDES) -> list[LabelledSlide]:

@@ -223,7 +223,8 @@ def _judged(
     for name, slides in (("calibration_error_before", raw), ("calibration_error", scores)):
         error = calibration_error([one for one in slides if one.slide.split == "val"], task.truths)
         figures |= {} if error is None else {name: error}
-    judged = replace(checkpoint, threshold=threshold, figures=figures, domain=known_tissue(best, config, processes))
+    known = known_tissue(best, config, processes)
+    judged = replace(checkpoint, threshold=threshold, figures=figures, known_tissue=known)
     texture = tumor_texture(best, config, processes)
     if texture is not None:
         judged = replace(judged, texture_layer=texture[0], tumor_texture=texture[1])

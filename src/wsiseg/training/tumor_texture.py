@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.network.domain import Domain, Features
+from wsiseg.network.known_tissue import Features, KnownTissue
 from wsiseg.network.texture import STRIDE_PX, Stage, texture_layer, textures, tissue_weights
 from wsiseg.training.augment import augmented
 from wsiseg.training.bags import LabelledSlide, TileSource
@@ -22,7 +22,7 @@ _SUREST = 0.5  # of the tiles that training took for tumour
 _OTHERS_WITHIN = 90  # percent of such tiles of validation slides
 
 
-def tumor_texture(task: Task, config: TrainConfig, processes: Processes) -> tuple[str, Domain] | None:
+def tumor_texture(task: Task, config: TrainConfig, processes: Processes) -> tuple[str, KnownTissue] | None:
     """Measure the textures of the tiles that are tumour most surely.
 
     Of a tumour slide these are the surer half of the tiles that training took for tumour, alpha / 2 of all; where it
@@ -48,12 +48,12 @@ def tumor_texture(task: Task, config: TrainConfig, processes: Processes) -> tupl
     slides = [*training, *validation]
     with Stage(task.classifier.backbone, layer) as stage:
         found = processes.gathered([_textures(task, config, slide, stage) for slide in processes.share(slides)])
-    domain = Domain.of([some for some in found[: len(training)] if len(some)])
-    if domain is None:
+    known = KnownTissue.of([some for some in found[: len(training)] if len(some)])
+    if known is None:
         return None
-    others = [domain.distances(some) for some in found[len(training) :] if len(some)]
+    others = [known.distances(some) for some in found[len(training) :] if len(some)]
     limit = float(np.percentile(np.concatenate(others), _OTHERS_WITHIN)) if others else 0.0
-    return layer, replace(domain, tile_limit=max(domain.tile_limit, limit))
+    return layer, replace(known, tile_limit=max(known.tile_limit, limit))
 
 
 @torch.inference_mode()

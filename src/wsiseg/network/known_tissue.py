@@ -1,4 +1,4 @@
-"""The tissue that a network knows: how far other tiles lie from those that it was trained on."""
+"""The tissue that a network was trained on, and how far other tiles lie from it; what is too far is unknown."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _BEYOND, _TILES_WITHIN = 2.0, 95  # times the farthest slide; percent of the tra
 
 
 @dataclass(frozen=True)
-class Domain:
+class KnownTissue:
     """The distribution of features over training tiles: a Gaussian whose covariance is shrunk.
 
     Features are standardised. Along the axes of largest variance the covariance is as measured, along all others it
@@ -31,7 +31,7 @@ class Domain:
         axes: float32[axes, channels], of unit length, at right angles.
         variances: float32[axes], along the axes.
         rest: Variance along every other axis.
-        limit: A slide whose median tile is farther than this is of tissue that the network does not know.
+        limit: A slide whose median tile is farther than this is of unknown tissue.
         tiles: How many tiles it was measured on.
         slides: How many slides these came from.
         tile_limit: Nearly all training tiles are nearer than this; it is larger than any distance where it was not

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsiseg.network.domain import Domain, Features
+from wsiseg.network.known_tissue import Features, KnownTissue
 
 
 def features(seed: int, count: int, channels: int, shift: float = 0.0) -> Features:
@@ -17,44 +17,44 @@ def features(seed: int, count: int, channels: int, shift: float = 0.0) -> Featur
     return found
 
 
-def known(**more: float) -> Domain:
-    found = Domain.of([features(seed, 100, 24, **more) for seed in range(5)])
+def measured(**more: float) -> KnownTissue:
+    found = KnownTissue.of([features(seed, 100, 24, **more) for seed in range(5)])
     assert found is not None
     return found
 
 
 def test_distance_is_the_mahalanobis_distance_of_the_shrunk_covariance() -> None:
-    domain = known()
-    standard = 1 / (domain.scale * np.sqrt(24))
-    outside = np.eye(24) - domain.axes.T @ domain.axes
-    covariance = (domain.axes.T * domain.variances) @ domain.axes + domain.rest * outside
+    known = measured()
+    standard = 1 / (known.scale * np.sqrt(24))
+    outside = np.eye(24) - known.axes.T @ known.axes
+    covariance = (known.axes.T * known.variances) @ known.axes + known.rest * outside
     inverse = np.linalg.inv(covariance * 24)  # in units of standardised features
     tiles = features(9, 50, 24, shift=3)
-    centred = (tiles - domain.mean) / standard
+    centred = (tiles - known.mean) / standard
     expected = np.einsum("ni,ij,nj->n", centred, inverse, centred) / 24
-    np.testing.assert_allclose(domain.distances(tiles), expected, rtol=1e-3)
+    np.testing.assert_allclose(known.distances(tiles), expected, rtol=1e-3)
 
 
 def test_training_tiles_are_about_1_away_and_others_far() -> None:
-    domain = known()
-    at_home = np.concatenate([domain.distances(features(seed, 100, 24)) for seed in range(5)])
+    known = measured()
+    at_home = np.concatenate([known.distances(features(seed, 100, 24)) for seed in range(5)])
     assert at_home.mean() == pytest.approx(1, abs=0.02)
-    assert np.median(domain.distances(features(50, 100, 24))) < domain.limit
-    assert np.median(domain.distances(features(50, 100, 24, shift=4))) > domain.limit
+    assert np.median(known.distances(features(50, 100, 24))) < known.limit
+    assert np.median(known.distances(features(50, 100, 24, shift=4))) > known.limit
 
 
 def test_no_slide_that_it_was_measured_with_is_beyond_the_limit() -> None:
     others = [features(60, 40, 24, shift=2)]
-    domain = Domain.of([features(seed, 100, 24) for seed in range(5)], others)
-    assert domain is not None
-    assert np.median(domain.distances(others[0])) < domain.limit
-    assert known().limit < domain.limit
+    known = KnownTissue.of([features(seed, 100, 24) for seed in range(5)], others)
+    assert known is not None
+    assert np.median(known.distances(others[0])) < known.limit
+    assert measured().limit < known.limit
 
 
 def test_too_few_tiles_tell_nothing() -> None:
-    assert Domain.of([]) is None
-    assert Domain.of([features(0, 20, 24), features(1, 20, 24)]) is None
-    assert Domain.of([np.ones((100, 24), np.float32)]) is None
+    assert KnownTissue.of([]) is None
+    assert KnownTissue.of([features(0, 20, 24), features(1, 20, 24)]) is None
+    assert KnownTissue.of([np.ones((100, 24), np.float32)]) is None
 
 
 @settings(max_examples=25)
@@ -70,11 +70,11 @@ def test_distances_are_finite_and_do_not_depend_on_units(
 ) -> None:
     tiles = features(seed, count, channels)
     tiles[:, 1:][:, np.random.default_rng(seed).random(channels - 1) < dead] = 0
-    domain, scaled = Domain.of([tiles]), Domain.of([tiles * np.float32(unit)])
-    assert domain is not None
+    known, scaled = KnownTissue.of([tiles]), KnownTissue.of([tiles * np.float32(unit)])
+    assert known is not None
     assert scaled is not None
     new = features(seed + 1, 10, channels)
-    found = domain.distances(new)
+    found = known.distances(new)
     assert np.isfinite(found).all()
     assert (found >= -1e-3).all()
     if not (tiles == 0).all(0).any():
@@ -83,7 +83,7 @@ def test_distances_are_finite_and_do_not_depend_on_units(
 
 def test_nearly_all_tiles_of_training_are_within_the_limit_of_tiles() -> None:
     slides = [features(seed, 200, 24) for seed in range(4)]
-    domain = Domain.of(slides)
-    assert domain is not None
-    inside = domain.distances(np.concatenate(slides)) < domain.tile_limit
+    known = KnownTissue.of(slides)
+    assert known is not None
+    inside = known.distances(np.concatenate(slides)) < known.tile_limit
     assert 0.94 < inside.mean() < 0.96
