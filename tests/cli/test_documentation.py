@@ -1,5 +1,6 @@
 """The documentation names everything that a user can do."""
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,14 @@ def test_the_reference_names_every_option(name: str) -> None:
     assert part, f"{name} is missing: run scripts/write_cli_reference.py"
     for parameter in commands()[name].params:
         for option in parameter.opts:
-            if option.startswith("--"):
+            if option.startswith("--") and not getattr(parameter, "hidden", False):
                 assert option in part, f"{name} {option} is missing: run scripts/write_cli_reference.py"
+
+
+def test_the_reference_of_settings_is_what_the_settings_say() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "write_cli_reference.py"))
+    text = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+    assert text == script["settings_page"](), "run scripts/write_cli_reference.py"
 
 
 def test_every_command_gives_examples() -> None:

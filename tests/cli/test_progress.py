@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from making.models import write_color_filter_model
-from wsiseg.cli import pace
-from wsiseg.cli.pace import Pace
 from wsiseg.cli.streams import Streams
 from wsiseg.config.predict import PredictConfig
 from wsiseg.prediction.predict import predict_slides
-from wsiseg.run.record import Run, SlideRecord, spoken
+from wsiseg.run import pace
+from wsiseg.run.pace import spoken
+from wsiseg.run.record import Run, SlideRecord
 
 MakeSlide = Callable[..., Path]
 
@@ -42,7 +42,7 @@ def test_an_estimate_comes_before_the_first_slide_and_a_line_a_minute_after_it(
 ) -> None:
     for name in "abc":
         make_slide(f"slides/{name}.tiff", size=(1500, 1200))
-    monkeypatch.setattr(pace, "_LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(pace, "LINE_EVERY_S", 0.0)
     run(tmp_path, model, Streams(), map=kind, tissue="none")
     said = capsys.readouterr().err.splitlines()
     estimate = next(number for number, text in enumerate(said) if text.startswith("a has "))
@@ -75,17 +75,22 @@ def test_the_record_says_how_much_of_the_time_was_spent_waiting_for_reading(
     assert 0.3 < record.model_extra["waiting_share"] <= 1
 
 
-def test_the_time_left_counts_begun_slides_and_not_those_that_were_done_before() -> None:
-    counted = Pace(12)
+def test_the_time_left_counts_begun_slides_and_not_those_that_were_done_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    streams = Streams()
+    streams.begin(12)
     for name in "abcdefgh":
-        counted.done(SlideRecord(slide=name, path=name, status="up_to_date"))
-    counted.slide("i", 100)
-    counted.advance("i", 50, 6.0)
-    counted._began -= 30  # half a slide in 30 s: three and a half are left
-    assert counted.line() == "8/12 slides, 50 tiles, 1.7 tiles/s, 20% waiting for reading, about 4 min left"
+        streams.done(SlideRecord(slide=name, path=name, status="up_to_date"))
+    streams.slide("i", 100)
+    streams._pace._began -= 30  # half a slide in 30 s: three and a half are left
+    monkeypatch.setattr(pace, "LINE_EVERY_S", 0.0)
+    streams.advance("i", 50, 6.0)
+    (_, said) = capsys.readouterr().err.rsplit("\n", 2)[:2]
+    assert said == "8/12 slides, 50 tiles, 1.7 tiles/s, 20% waiting for reading, about 4 min left"
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(4.2, "4 s"), (700, "12 min"), (7300, "2.0 h")])
+@pytest.mark.parametrize(("seconds", "text"), [(4.2, "4 s"), (700, "12 min"), (7300, "2.0 h"), (180000, "2.1 days")])
 def test_a_time_is_said_as_a_person_would(seconds: float, text: str) -> None:
     assert spoken(seconds) == text
 

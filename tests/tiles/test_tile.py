@@ -123,6 +123,8 @@ def test_a_second_run_does_nothing_and_another_setting_is_told(make_slide: MakeS
         def note(self, text: str) -> None:
             self.notes.append(text)
 
+        def detail(self, text: str) -> None: ...
+
     def run(**settings: Any) -> tuple[str, list[str]]:
         listener = Listener()
         done = tile(TileConfig(inputs=(str(slide),), out=out, **settings), listener)

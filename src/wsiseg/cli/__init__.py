@@ -2,6 +2,6 @@
 
 from wsiseg.cli.shell import app, main
 
-from wsiseg.cli import doctor, evaluate, export, fetch, predict, tile, train  # isort: skip  they register themselves
+from wsiseg.cli import fetch, commands, evaluate  # isort: skip  they register themselves
 
-__all__ = ["app", "doctor", "evaluate", "export", "fetch", "main", "predict", "tile", "train"]
+__all__ = ["app", "commands", "evaluate", "fetch", "main"]

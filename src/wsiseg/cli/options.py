@@ -22,14 +22,14 @@ def parameters(settings: type[Config]) -> list[inspect.Parameter]:
     What is given in the file alone, and what earlier versions had, is a hidden option that is refused with advice.
     """
     fields = settings.model_fields.items()
-    shown = [_parameter(name, field) for name, field in fields if _shown(field).place != "file"]
+    shown = [_parameter(name, field) for name, field in fields if shown_as(field).place != "file"]
     in_file = [
-        _refused(name, f"give {name} = ... in the TOML file of --config: it is not an option", is_flag=_is_flag(field))
+        _refused(name, f"stands in the TOML file of --config alone, as {_typed(name)} =", is_valued=not is_flag(field))
         for name, field in fields
-        if _shown(field).place == "file"
+        if shown_as(field).place == "file"
     ]
     gone = [
-        _refused(name, f"it is no longer an option: {one.advice}", is_flag=one.is_flag)
+        _refused(name, f"is no longer an option: {one.advice}", is_valued=not one.is_flag)
         for name, one in settings.gone.items()
     ]
     return [*shown, *in_file, *gone]
@@ -46,32 +46,32 @@ def given(settings: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    shown, is_flag = _shown(field), _is_flag(field)
-    many = any(get_origin(kind) is tuple for kind in _kinds(field.annotation))
-    kind: Any = bool if is_flag else list[str] if many else str
+    shown, takes_nothing = shown_as(field), is_flag(field)
+    many = any(get_origin(kind) is tuple for kind in kinds_of(field.annotation))
+    kind: Any = bool if takes_nothing else list[str] if many else str
     help_text = _escaped(" ".join((field.description or "").replace("`", "").split()) + _default(field))
-    metavar = shown.metavar or _metavar(field)
+    metavar = shown.metavar or metavar_of(field)
     if shown.place == "argument":
         metavar = metavar if shown.metavar else name.upper() + "..." * many
         info = typer.Argument(metavar=metavar, help=help_text, show_default=False)
     else:
-        option = shown.name or f"--{name.replace('_', '-')}"
-        more: dict[str, Any] = {} if is_flag else {"metavar": metavar}
+        option = shown.name or f"--{_typed(name)}"
+        more: dict[str, Any] = {} if takes_nothing else {"metavar": metavar}
         info = typer.Option(option, help=help_text, show_default=False, envvar=list(shown.variables) or None, **more)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
     )
 
 
-def _refused(name: str, sentence: str, *, is_flag: bool) -> inspect.Parameter:
-    option = f"--{name.replace('_', '-')}"
+def _refused(name: str, sentence: str, *, is_valued: bool) -> inspect.Parameter:
+    option = f"--{_typed(name)}"
 
     def refuse(value: Any) -> None:  # noqa: ANN401  any value
         if value is not None:
-            raise UsageError(f"{option}: {sentence}")
+            raise UsageError(f"{option} {sentence}")
 
     info = typer.Option(option, hidden=True, callback=refuse)
-    kind: Any = bool if is_flag else str
+    kind: Any = str if is_valued else bool
     return _optional(f"refused_{name.replace('-', '_')}", kind, info)
 
 
@@ -80,51 +80,60 @@ def _optional(name: str, kind: Any, info: Any) -> inspect.Parameter:  # noqa: AN
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _shown(field: FieldInfo) -> Shown:
+def _typed(name: str) -> str:
+    """Return a name as a user types it."""
+    return name.replace("_", "-")
+
+
+def shown_as(field: FieldInfo) -> Shown:
+    """Return how a setting stands on the command line."""
     return next((one for one in field.metadata if isinstance(one, Shown)), Shown())
 
 
-def _kinds(annotation: Any) -> Iterator[Any]:  # noqa: ANN401  any type
+def kinds_of(annotation: Any) -> Iterator[Any]:  # noqa: ANN401  any type
     """Yield the types that an annotation admits, but None."""
     if get_origin(annotation) in (Union, UnionType, Annotated):
         parts = get_args(annotation)
         for part in parts[:1] if get_origin(annotation) is Annotated else parts:
-            yield from _kinds(part)
+            yield from kinds_of(part)
     elif annotation is not NoneType:
         yield annotation
 
 
-def _scalar(field: FieldInfo) -> Any:  # noqa: ANN401  any type
-    kind = next(_kinds(field.annotation))
-    return next(_kinds(get_args(kind)[0])) if get_origin(kind) is tuple else kind
+def scalar_of(field: FieldInfo) -> Any:  # noqa: ANN401  any type
+    """Return the type of a setting, or of one of its values where it takes several."""
+    kind = next(kinds_of(field.annotation))
+    return next(kinds_of(get_args(kind)[0])) if get_origin(kind) is tuple else kind
 
 
-def _is_flag(field: FieldInfo) -> bool:
-    return _scalar(field) is bool
+def is_flag(field: FieldInfo) -> bool:
+    """Return True for a setting that is on or off."""
+    return scalar_of(field) is bool
 
 
-def _metavar(field: FieldInfo) -> str:
-    kind = _scalar(field)
+def metavar_of(field: FieldInfo) -> str:
+    """Return what stands for the value of a setting: its choices, or the kind of value."""
+    kind = scalar_of(field)
     return "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else _METAVARS.get(kind, "TEXT")
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
-        return " \\[required]"
+        return " [required]"
     if field.default is None or field.default is False or field.default == ():
         return ""
     values = field.default if isinstance(field.default, tuple) else (field.default,)
-    return f" \\[default: {', '.join(map(str, values))}]"
+    return f" [default: {', '.join(map(str, values))}]"
 
 
 def _escaped(text: str) -> str:
     """Keep brackets of a help text from being taken for markup."""
-    return text.replace("\\[", "[").replace("[", "\\[")
+    return text.replace("[", "\\[")
 
 
 def _value(value: Any, field: FieldInfo) -> Any:  # noqa: ANN401  what Typer gives
     """Turn text into the number that a TOML file would hold, where the setting is one."""
-    kind = _scalar(field)
+    kind = scalar_of(field)
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     if not isinstance(value, str) or not (kind in (int, float) or any(isinstance(one, int) for one in choices)):
         return value

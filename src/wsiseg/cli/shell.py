@@ -1,5 +1,6 @@
 """What all commands share: the options `--config --json --quiet --verbose --no-progress`, errors and exit codes."""
 
+import codecs
 import inspect
 import io
 import os
@@ -138,16 +139,28 @@ def main() -> NoReturn:
 def _prepare_streams() -> None:
     """Let file names of any bytes be printed, and let our own words reach standard error at any time.
 
-    While a plain image is decoded, descriptor 2 is turned aside to keep what its decoder writes there to itself.
+    A path is printed as the bytes that the system knows it by. While a plain image is decoded, descriptor 2 is turned
+    aside to keep what its decoder writes there to itself.
     """
+    codecs.register_error("as-found", _as_found)
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  closed by whoever called us
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  the same
-    for stream in (sys.stdout, sys.stderr):
+    for stream, errors in ((sys.stdout, "as-found"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=errors)
     if os.name == "posix" and isinstance(sys.stderr, io.TextIOWrapper):
         own = os.dup(sys.stderr.fileno())
         sys.stderr = open(own, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")  # noqa: PTH123, SIM115  a descriptor, open until the end
+
+
+def _as_found(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Encode characters that stand for the bytes of a file name as these bytes, and others by their numbers."""
+    for handler in ("surrogateescape", "backslashreplace"):
+        try:
+            return codecs.lookup_error(handler)(error)
+        except UnicodeError:
+            continue
+    raise error
 
 
 class _StoppedError(BaseException):

@@ -1,20 +1,33 @@
 """Where a command's words go: results to standard output, everything else to standard error."""
 
+import io
 import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
-from wsiseg.cli.pace import Pace
+from wsiseg.run.pace import Pace
 from wsiseg.run.record import Run, SlideRecord
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+
+
+_NO_WORK = ("up_to_date", "skipped")
+
+
+@dataclass
+class _Begun:
+    """A slide that is being worked on: its tiles, and how many of them are done."""
+
+    tiles: int
+    done: int = 0
 
 
 class Streams:
@@ -36,7 +49,9 @@ class Streams:
         self._bars = not no_progress and not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._rich: RichProgress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._pace = Pace(0)
+        self._pace, self._begun = Pace(0), dict[str, _Begun]()
+        self._slides = self._done = self._tiles = 0
+        self._waited_s = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -58,6 +73,9 @@ class Streams:
     def result(self, value: Mapping[str, Any], lines: Iterable[str]) -> None:
         """Print the result: `value` as JSON where that is asked for, else `lines`."""
         if self.json:
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                # JSON is UTF-8 whatever the locale; a byte of a file name that is no text becomes an escape of JSON.
+                sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
             typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
         else:
             for line in lines:
@@ -87,7 +105,7 @@ class Streams:
 
     def begin(self, slides: int) -> None:
         """Begin a run over so many slides."""
-        self._pace = Pace(slides)
+        self._pace, self._slides = Pace(slides), slides
         if self._bars:
             self._rich = _bars()
             self._rich.start()
@@ -95,33 +113,50 @@ class Streams:
 
     def slide(self, slide: str, tiles: int) -> None:
         """Begin a slide of so many tiles."""
-        self._pace.slide(slide, tiles)
+        self._begun[slide] = _Begun(tiles)
         if self._rich is not None:
             self._tasks[slide] = self._rich.add_task(slide, total=tiles, pace="")
 
     def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:
-        """Count tiles that are done and the time that was waited for them."""
-        self._pace.advance(slide, tiles, waited_s)
+        """Count tiles that are done and the seconds that were waited for them to be read."""
+        self._tiles += tiles
+        self._waited_s += waited_s
+        if slide in self._begun:
+            self._begun[slide].done += tiles
+            self._pace.advance(tiles / max(1, self._begun[slide].tiles))
         if self._rich is None:
-            if self._pace.is_due:
-                self.note(self._pace.line())
+            if self._pace.is_due():
+                self.note(f"{self._done}/{self._slides} slides, {self._tiles} tiles, {self._speed()}")
             return
         if slide in self._tasks:
             self._rich.advance(self._tasks[slide], tiles)
-        self._rich.update(self._tasks[""], pace=self._pace.speed())
+        self._rich.update(self._tasks[""], pace=self._speed())
 
     def done(self, record: SlideRecord) -> None:
         """Count a slide that is done and say what became of it."""
-        self._pace.done(record)
+        self._done += 1
+        begun = self._begun.pop(record.slide, _Begun(1))
+        if record.status in _NO_WORK:
+            self._pace.total -= 1
+        else:
+            self._pace.advance(1 - begun.done / max(1, begun.tiles))
+        self._pace.spoke()
         if self._rich is not None:
             self._rich.advance(self._tasks[""])
             if record.slide in self._tasks:
                 self._rich.remove_task(self._tasks.pop(record.slide))
         if record.status == "failed" and self.quiet:
             typer.echo(_outcome(record), err=True)
-        self.note(f"[{self._pace.slides_done}/{self._pace.slides}] {_outcome(record)}")
+        self.note(f"[{self._done}/{self._slides}] {_outcome(record)}")
         for warning in record.warnings:
             self.note(f"  warning: {warning}")
+
+    def _speed(self) -> str:
+        """Say how fast it goes, how much of the time is spent waiting for slides to be read, and how long it takes."""
+        said = [f"{self._tiles / self._pace.seconds:.1f} tiles/s"]
+        if self._waited_s:
+            said.append(f"{self._waited_s / self._pace.seconds:.0%} waiting for reading")
+        return ", ".join([*said, *filter(None, [self._pace.left()])])
 
 
 def _outcome(record: SlideRecord) -> str:

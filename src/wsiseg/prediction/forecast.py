@@ -10,7 +10,7 @@ from wsiseg.model_file.model_file import MAP_MULTIPLE_PX, ModelFile
 from wsiseg.prediction.inference import BATCH, Plan
 from wsiseg.prediction.mapping import Job
 from wsiseg.prediction.views import Asked, viewed
-from wsiseg.run.record import spoken
+from wsiseg.run.pace import spoken
 
 _LONGEST_S = 0.1
 

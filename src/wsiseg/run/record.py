@@ -112,6 +112,10 @@ class Progress(Protocol):
         """Tell something a person should know."""
         ...
 
+    def detail(self, text: str) -> None:
+        """Tell something that only a person who asked for more wants to know."""
+        ...
+
 
 class Silent:
     """Watch nothing."""
@@ -129,6 +133,9 @@ class Silent:
         """Do nothing."""
 
     def note(self, text: str) -> None:
+        """Do nothing."""
+
+    def detail(self, text: str) -> None:
         """Do nothing."""
 
 
@@ -204,13 +211,6 @@ def totals(slides: Sequence[SlideRecord]) -> dict[str, int]:
     for record in slides:
         counts[record.status] = counts.get(record.status, 0) + 1
     return counts
-
-
-def spoken(seconds: float) -> str:
-    """Give a length of time as a person would say it, as `40 s`, `12 min` or `3.5 h`."""
-    if seconds < 100:  # noqa: PLR2004  nobody reads more digits
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004  the same
 
 
 def now() -> str:

@@ -1,0 +1,140 @@
+"""The commands that do one thing each: settings -> one call to a verb -> its result printed."""
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from wsiseg.cli.shell import app, command
+from wsiseg.cli.streams import Streams
+from wsiseg.config.doctor import DoctorConfig
+from wsiseg.config.export import ExportConfig
+from wsiseg.config.predict import PredictConfig
+from wsiseg.config.tile import TileConfig
+from wsiseg.config.train import TrainConfig
+from wsiseg.run.errors import WsisegError
+from wsiseg.run.memory import give_back_large_arrays
+
+if TYPE_CHECKING:
+    from wsiseg.doctor import Findings
+    from wsiseg.training.train import Trained
+
+
+@command(app, TileConfig)
+def tile(streams: Streams, config: TileConfig) -> int:
+    """Find the tissue of slides and the tiles that cover it.
+
+    Writes OUT/SLIDE.tiles.zarr, OUT/SLIDE.png (what was kept), OUT/cohort.csv and OUT/run.json.
+
+    Examples:
+        wsiseg tile slides/ --out tiles
+        wsiseg tile cohort.csv --out tiles --pixels --jobs 4
+        wsiseg tile scan.tiff --slide-mpp 0.25 --out tiles
+    """
+    from wsiseg.tiles.tile import tile as tile_slides  # noqa: PLC0415  loads numerical libraries
+
+    return streams.run(tile_slides(config, streams))
+
+
+@command(app, TrainConfig)
+def train(streams: Streams, config: TrainConfig) -> None:
+    """Train a tile classifier from one label per slide.
+
+    Writes OUT/best.pt, last.pt, config.toml, metrics.csv and report.html; with --grid one folder each, grid.csv and
+    grid.png. The same command again goes on where it was stopped.
+
+    Examples:
+        wsiseg train tiles/cohort.csv --out run
+        wsiseg train tiles/cohort.csv --freeze --grid --truth truth --supervised --out grid
+        wsiseg train tiles/cohort.csv --out run --resume
+    """
+    try:
+        from wsiseg.training.train import train as run  # noqa: PLC0415  loads torch
+    except ModuleNotFoundError as error:
+        raise _needs_extra("train", error) from error
+    trained = run(config, streams)
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started the first one speaks
+        streams.result(trained.as_json(), _train_lines(trained))
+
+
+@command(app, ExportConfig)
+def export(streams: Streams, config: ExportConfig) -> None:
+    """Write a checked ONNX model file that explains itself, and its model card.
+
+    Writes MODEL.onnx and MODEL.md.
+
+    Examples:
+        wsiseg export run --out model.onnx
+        wsiseg export run --out fast.onnx --precision int8
+        wsiseg export --from-wsinfer breast-tumor-resnet34 --out breast.onnx
+    """
+    try:
+        from wsiseg.exporting.export import export as write  # noqa: PLC0415  loads torch
+    except ModuleNotFoundError as error:
+        raise _needs_extra("export", error) from error
+    exported = write(config, streams)
+    streams.result(exported.as_json(), [str(exported.path), str(exported.page)])
+
+
+@command(app, PredictConfig)
+def predict(streams: Streams, config: PredictConfig) -> int:
+    """Map tumour on slides.
+
+    Writes for every slide OUT/SLIDE.ome.zarr (probabilities), OUT/SLIDE.geojson (outlines for QuPath) and
+    OUT/SLIDE.png, and OUT/run.json with what became of each and OUT/report.html to look at.
+
+    Examples:
+        wsiseg predict slide.svs
+        wsiseg predict slides/ --model mine.onnx --out maps --csv
+        ls *.svs | wsiseg predict - --json
+    """
+    give_back_large_arrays()
+    from wsiseg.prediction.predict import predict_slides  # noqa: PLC0415  loads numerical libraries
+
+    return streams.run(predict_slides(config, streams))
+
+
+@command(app, DoctorConfig)
+def doctor(streams: Streams, config: DoctorConfig) -> int:
+    """Examine the installation, a slide or a model file, and print what was found.
+
+    Exits with 1 where tiles of the slide cannot be read.
+
+    Examples:
+        wsiseg doctor
+        wsiseg doctor slide.svs --deep
+        wsiseg doctor --model mine.onnx --json
+    """
+    from wsiseg.doctor import doctor as examine  # noqa: PLC0415  loads numerical libraries
+
+    findings = examine(config, streams)
+    streams.result({**findings.facts, "problems": list(findings.problems)}, _findings_lines(findings))
+    return findings.exit_code
+
+
+def _needs_extra(name: str, error: ModuleNotFoundError) -> WsisegError:
+    return WsisegError(f"{name} needs {error.name}, which is not installed", "pip install 'wsiseg[train]'")
+
+
+def _train_lines(trained: "Trained") -> Iterator[str]:
+    for split, groups in trained.best.figures.items():
+        known = {name: value for name, value in groups["all"].items() if value is not None}
+        yield f"{split}: " + ", ".join(f"{name} {value:.3f}" for name, value in known.items())
+    yield str(trained.best.out / "best.pt")
+    if trained.configurations:
+        yield str(trained.out / "grid.csv")
+
+
+def _findings_lines(findings: "Findings") -> Iterator[str]:
+    for facts in findings.facts.values():
+        for name, value in facts.items():
+            yield f"{name}: {_text(value)}"
+    for problem in findings.problems:
+        yield f"problem: {problem}"
+
+
+def _text(value: Any) -> str:  # noqa: ANN401  any JSON value
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(one)}" for name, one in value.items()) or "nothing"
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(one) for one in value) or "none"
+    return "none" if value is None else str(value)
