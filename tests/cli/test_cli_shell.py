@@ -92,6 +92,20 @@ def test_an_output_folder_that_cannot_be_is_a_sentence(make_slide: MakeSlide, tm
     assert "file" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["größe µm.tiff".encode(), b"a\xff.tiff", "\u65e5.tiff".encode()])
+def test_names_survive_any_locale(make_slide: MakeSlide, tmp_path: Path, name: bytes) -> None:
+    if os.name != "posix":
+        pytest.skip("file names are bytes on POSIX alone")
+    slide = make_slide("plain.tiff").rename(tmp_path / os.fsdecode(name))
+    ascii_only = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "wsiseg", "tile", str(slide), "--out", str(tmp_path / "o")]
+    environment = {**os.environ, **ascii_only, "NO_COLOR": "1"}
+    lines = subprocess.run(command, capture_output=True, check=True, env=environment).stdout.splitlines()
+    assert [Path(os.fsdecode(line)).exists() for line in lines] == [True, True]
+    shown = subprocess.run([*command, "--json"], capture_output=True, check=True, env=environment).stdout
+    assert os.fsencode(json.loads(shown.decode("utf-8"))["slides"][0]["path"]).endswith(name)
+
+
 @pytest.mark.parametrize("stream", ["1", "2"])
 def test_a_closed_stream_is_no_disaster(make_slide: MakeSlide, tmp_path: Path, stream: str) -> None:
     if os.name != "posix":

@@ -76,10 +76,11 @@ class Streams:
             if isinstance(sys.stdout, io.TextIOWrapper):
                 # JSON is UTF-8 whatever the locale; a byte of a file name that is no text becomes an escape of JSON.
                 sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-            typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+            sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
         else:
             for line in lines:
-                typer.echo(line)
+                sys.stdout.write(f"{line}\n")  # Typer would replace what an ASCII locale cannot write
+        sys.stdout.flush()
 
     def run(self, run: Run) -> int:
         """Print what a run wrote, one path a line or its record as JSON, and return its exit code."""
