@@ -29,8 +29,8 @@ import numpy as np
 from wsiseg.cli.streams import Streams
 from wsiseg.config.predict import PredictConfig
 from wsiseg.model_file.model_file import ModelFile, default_model_path
-from wsiseg.prediction.inference import BATCH
 from wsiseg.prediction.predict import predict_slides
+from wsiseg.prediction.windows import BATCH
 from wsiseg.slides.slide import Slide
 
 _IN_MEMORY = 16  # batches

@@ -29,7 +29,7 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.mathematics.metrics import Pixels, auc, curve
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.prediction import predict
-from wsiseg.prediction.unknown_tissue import warnings as unknown_warnings
+from wsiseg.prediction.cautions import unknown
 from wsiseg.slides.slide import Slide
 from wsiseg.training.augment import restained
 from wsiseg.training.bags import LabelledSlide, labelled_slides
@@ -127,7 +127,7 @@ def of_unknown(path: Path, model: Path, mpp: str | None) -> dict[str, Any]:
     heatmap = predict(path, model, slide_mpp=float(mpp) if mpp else None)
     known = heatmap.run.get("known_tissue", ())
     return {
-        "unknown": bool(unknown_warnings(heatmap)),
+        "unknown": bool(unknown(heatmap)),
         **({key: known[0][key] for key in ("distance", "limit")} if known else {}),
     }
 

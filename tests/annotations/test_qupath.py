@@ -159,7 +159,7 @@ def test_many_foci_give_a_packed_file_that_is_read_again(tmp_path: Path) -> None
     files = MapFiles(tmp_path, "a")
     (tmp_path / "a.geojson").write_text("of an earlier run")
     found = heatmap(random.random((700, 700)))
-    files.write(found, (), np.zeros((70, 70, 3), np.uint8), [])
+    files.write(found, np.zeros((70, 70, 3), np.uint8), [])
     assert files.outputs["geojson"].name == "a.geojson.gz"
     assert not (tmp_path / "a.geojson").exists()
     assert files.are_there

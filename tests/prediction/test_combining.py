@@ -1,6 +1,5 @@
-"""Several models: combined as numpy would, their disagreement kept, each one's own map the one that it gives alone."""
+"""Several models: averaged as plain Python would, their disagreement kept."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,47 +23,38 @@ from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.record import Run, Silent
 
 MakeSlide = Callable[..., Path]
-HOWS = ("mean", "max", "min", "vote")
 shares = st.one_of(st.just(np.nan), st.floats(0, 1, width=32))
 
 
-def brute_force(members: list[np.ndarray], how: str, thresholds: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Combine cell by cell, in plain Python; cells that a member did not look at are NaN."""
+def brute_force(members: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Average cell by cell, in plain Python; cells that a member did not look at are NaN."""
     joined, spread = np.full(members[0].shape, np.nan), np.full(members[0].shape, np.nan)
     for place in np.ndindex(*members[0].shape):
         values = [float(member[place]) for member in members]
         if any(value != value for value in values):  # noqa: PLR0124  NaN
             continue
-        votes = [value >= float(np.float32(limit)) for value, limit in zip(values, thresholds, strict=True)]
-        mean = sum(values) / len(values)
-        joined[place] = {"mean": mean, "max": max(values), "min": min(values), "vote": sum(votes) / len(votes)}[how]
+        joined[place] = mean = sum(values) / len(values)
         spread[place] = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
     return joined, spread
 
 
-@given(
-    members=st.integers(2, 4).flatmap(lambda n: st.tuples(*[arrays(np.float32, (3, 5), elements=shares)] * n)),
-    how=st.sampled_from(HOWS),
-    thresholds=st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4),
-)
-def test_maps_are_combined_as_plain_python_would(
-    members: tuple[np.ndarray, ...], how: Any, thresholds: list[float]
-) -> None:
+@given(st.integers(2, 4).flatmap(lambda n: st.tuples(*[arrays(np.float32, (3, 5), elements=shares)] * n)))
+def test_maps_are_averaged_as_plain_python_would(members: tuple[np.ndarray, ...]) -> None:
     facts = slide_facts(5 * 64, 3 * 64)
-    maps = [
-        Heatmap(values, 32.0, facts, model={"name": str(number), "sha256": "ab", "mpp": 0.5})
-        for number, values in enumerate(members)
-    ]
-    limits = thresholds[: len(members)]
-    found = combined(maps, how, limits)
-    joined, spread = brute_force(list(members), how, limits)
+    found = combined(
+        [
+            Heatmap(values, 32.0, facts, model={"name": str(number), "sha256": "ab", "mpp": 0.5})
+            for number, values in enumerate(members)
+        ]
+    )
+    joined, spread = brute_force(list(members))
     np.testing.assert_allclose(found.probabilities, joined, atol=1e-6)
     assert found.disagreement is not None
     np.testing.assert_allclose(found.disagreement, spread, atol=1e-6)
 
 
 def models(folder: Path) -> list[Path]:
-    """Give three models that see differently, one of them with finer cells, and with thresholds of their own."""
+    """Return three models that see differently, one of them with finer cells, and with thresholds of their own."""
     return [
         write_color_filter_model(folder / "even.onnx", threshold=0.3),
         write_lopsided_model(folder / "lopsided.onnx", threshold=0.6),
@@ -83,57 +73,30 @@ def slide(make_slide: MakeSlide) -> Path:
     return make_slide("a.tiff", noise)
 
 
-@pytest.mark.parametrize("how", HOWS)
-def test_the_map_of_several_models_is_their_own_maps_combined(tmp_path: Path, slide: Path, how: str) -> None:
+def test_the_map_of_several_models_is_the_mean_of_their_own_maps(tmp_path: Path, slide: Path) -> None:
     chosen = models(tmp_path)
-    (record,) = run(tmp_path / "out", slide, chosen, combine=how, keep_members=True).slides
-    members = [Heatmap.open(Path(record.outputs[f"members/{path.stem}"])) for path in chosen]
-    found = Heatmap.open(Path(record.outputs["zarr"]))
+    members = []
+    for path in chosen:
+        (record,) = run(tmp_path / path.stem, slide, [path]).slides
+        members.append(Heatmap.open(record.outputs["zarr"]))
+    (record,) = run(tmp_path / "out", slide, chosen).slides
+    found = Heatmap.open(record.outputs["zarr"])
     assert [member.cell_um for member in members] == [16, 16, 8]
     assert found.cell_um == 8
-    on_one_grid = [member.resample(8).probabilities for member in members]
-    joined, spread = brute_force(on_one_grid, how, [0.3, 0.6, 0.8])
+    joined, spread = brute_force([member.resample(8).probabilities for member in members])
     np.testing.assert_allclose(found.probabilities, joined, atol=1e-6)
     assert found.disagreement is not None
     np.testing.assert_allclose(found.disagreement, spread, atol=1e-6)
-    assert found.threshold == pytest.approx(0.5 if how == "vote" else (0.3 + 0.6 + 0.8) / 3)
+    assert found.threshold == pytest.approx((0.3 + 0.6 + 0.8) / 3)
     assert np.nanmax(found.disagreement) > 0.1
 
 
-def digest(path: Path) -> dict[str, str]:
-    files = sorted(one for one in path.rglob("*") if one.is_file())
-    return {str(one.relative_to(path)): hashlib.sha256(one.read_bytes()).hexdigest() for one in files}
-
-
-def test_a_members_own_map_is_to_the_byte_what_it_gives_alone(tmp_path: Path, slide: Path) -> None:
-    chosen = models(tmp_path)
-    run(tmp_path / "both", slide, chosen, keep_members=True)
-    for path in chosen:
-        run(tmp_path / path.stem, slide, [path])
-        assert digest(tmp_path / "both" / "members" / path.stem) == digest_of_maps(tmp_path / path.stem)
-
-
-def digest_of_maps(out: Path) -> dict[str, str]:
-    return {name: value for name, value in digest(out).items() if ".ome.zarr" in name}
-
-
-def test_one_model_has_one_channel_and_no_members(tmp_path: Path, slide: Path) -> None:
-    chosen = models(tmp_path)[:1]
-    (record,) = run(tmp_path / "out", slide, chosen, keep_members=True, combine="max").slides
+def test_one_model_has_one_channel(tmp_path: Path, slide: Path) -> None:
+    (record,) = run(tmp_path / "out", slide, models(tmp_path)[:1]).slides
     assert set(record.outputs) == {"zarr", "geojson", "png"}
     root = zarr.open_group(record.outputs["zarr"], mode="r")
     assert np.asarray(root["0"]).shape == (1, 28, 40)
     assert Heatmap.open(record.outputs["zarr"]).disagreement is None
-    assert run(tmp_path / "out", slide, chosen).slides[0].status == "up_to_date"
-
-
-def test_models_called_alike_are_numbered(tmp_path: Path, slide: Path) -> None:
-    same = []
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        same.append(write_color_filter_model(tmp_path / folder / "m.onnx"))
-    (record,) = run(tmp_path / "out", slide, same, keep_members=True).slides
-    assert {"members/m-1", "members/m-2"} < set(record.outputs)
 
 
 class Listener(Silent):
@@ -148,30 +111,13 @@ class Listener(Silent):
         self.tiles += tiles
 
 
-def test_what_changes_the_combined_map_is_done_again_and_a_threshold_is_not(tmp_path: Path, slide: Path) -> None:
-    chosen, out = models(tmp_path), tmp_path / "out"
-    run(out, slide, chosen, keep_members=True)
-    cases: list[tuple[dict[str, Any], str, bool]] = [
-        ({"combine": "max"}, "combine changed", True),
-        ({"combine": "max", "threshold": 0.25}, "the threshold changed", False),
-        ({"combine": "vote", "threshold": 0.25}, "combine changed", True),
-    ]
-    for settings, reason, is_asked in cases:
-        listener = Listener()
-        run(out, slide, chosen, listener, keep_members=True, **settings)
-        assert any(reason in note for note in listener.notes), listener.notes
-        assert (listener.tiles > 0) == is_asked
-    assert Heatmap.open(out / "members" / "even" / "a.ome.zarr").threshold == pytest.approx(0.3)
-    assert Heatmap.open(out / "a.ome.zarr").threshold == 0.25
-
-
-def test_members_that_were_not_kept_are_asked_again(tmp_path: Path, slide: Path) -> None:
+def test_a_new_threshold_asks_no_model_again(tmp_path: Path, slide: Path) -> None:
     chosen, out, listener = models(tmp_path), tmp_path / "out", Listener()
     run(out, slide, chosen)
-    run(out, slide, chosen, listener, keep_members=True)
-    assert listener.tiles > 0
-    assert any("own map is missing" in note for note in listener.notes)
-    assert (out / "members" / "fine" / "a.ome.zarr").is_dir()
+    run(out, slide, chosen, listener, threshold=0.25)
+    assert any("the threshold changed" in note for note in listener.notes), listener.notes
+    assert listener.tiles == 0
+    assert Heatmap.open(out / "a.ome.zarr").threshold == 0.25
 
 
 @pytest.mark.parametrize(("ngff", "image"), [("0.4", Image04), ("0.5", Image05)])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,37 @@ def test_a_slide_is_done_once_and_again_when_anything_changes(
     make_slide("a.tiff", size=(900, 900))
     assert run(model, tmp_path / "out", path, min_tissue=0.7).slides[0].status == "ok"
     assert Heatmap.open(tmp_path / "out" / "a.ome.zarr").slide.size_px == (900, 900)
+
+
+def test_a_map_of_an_earlier_version_counts_only_where_it_was_made_as_all_are_now(
+    tmp_path: Path, make_slide: MakeSlide, model: Path
+) -> None:
+    """Earlier versions had a distance of tiles and ways to combine models; their maps carry them."""
+    path = make_slide("a.tiff")
+    run(model, tmp_path / "out", path)
+    store = tmp_path / "out" / "a.ome.zarr"
+    made = Heatmap.open(store)
+    replace(made, run={**made.run, "stride": None, "combine": "mean"}).save(store)
+    assert run(model, tmp_path / "out", path).slides[0].status == "up_to_date"
+    changed: list[dict[str, Any]] = [{"stride": 96}, {"combine": "vote"}]
+    for former in changed:
+        replace(made, run={**made.run, **former}).save(store)
+        assert Heatmap.open(store).run == {**made.run, **former}
+        assert run(model, tmp_path / "out", path).slides[0].status == "ok"
+        assert Heatmap.open(store).run == made.run
+
+
+@pytest.mark.parametrize(
+    ("former", "advice"),
+    [
+        ({"combine": "max"}, "averaged"),
+        ({"keep_members": True}, "one model at a time"),
+        ({"stride": 96}, "--map dense"),
+    ],
+)
+def test_settings_that_went_are_refused_with_what_to_do(former: dict[str, Any], advice: str) -> None:
+    with pytest.raises(UsageError, match=advice):
+        PredictConfig.checked(inputs=["a.tiff"], **former)
 
 
 def test_a_uniform_map_is_suspect(tmp_path: Path, make_slide: MakeSlide, model: Path) -> None:

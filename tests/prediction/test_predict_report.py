@@ -21,10 +21,9 @@ from making.models import write_color_filter_model
 from making.slides import stained_picture, write_slide
 from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
-from wsiseg.prediction.map_pictures import KEPT_PX, overlay, shown_px, slide_jpeg, smaller_jpeg
-from wsiseg.prediction.map_viewer import Results
 from wsiseg.prediction.page import predict_page
 from wsiseg.prediction.predict import predict_slides
+from wsiseg.prediction.viewer import KEPT_PX, Results, overlay, shown_px, slide_jpeg, smaller_jpeg
 from wsiseg.run.record import Failure, Run, Silent, SlideRecord
 
 HOSTILE = "<img src=x onerror=alert(1)>"

@@ -10,8 +10,7 @@ from PIL import Image
 
 import wsiseg
 from wsiseg.model_file.model_file import ModelFile, default_model_path
-from wsiseg.prediction.inference import plan_windows
-from wsiseg.prediction.windows import Cells
+from wsiseg.prediction.windows import Cells, plan_windows
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.tissue import find_tissue
 

@@ -1,26 +1,27 @@
 """The settings of `wsiseg predict`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wsiseg.config.settings import IN_FILE, Config, Device, MapKind, Share, Shown
-
-Combination = Literal["mean", "max", "min", "vote"]
+from wsiseg.config.settings import IN_FILE, Config, Device, Gone, MapKind, Share, Shown
 
 
 class PredictConfig(Config):
     """Settings of `wsiseg predict`."""
 
+    gone: ClassVar[Mapping[str, Gone]] = {
+        "combine": Gone("the probabilities of several models are averaged"),
+        "keep-members": Gone("map the slides with one model at a time, each into its own --out", is_flag=True),
+        "stride": Gone("use --map dense, which averages all tiles over a cell at a fifth of the cost"),
+    }
+
     inputs: Annotated[tuple[str, ...], Shown("argument", "INPUT...")]
     """Slides, folders, globs, a cohort CSV, or `-` for one path per line on standard input."""
     model: tuple[str, ...] = ("default",)
-    """Model files; several are combined. `default` is the bundled one."""
-    combine: Combination = "mean"
-    """How several models are combined; `vote` is the share of them at or above their own thresholds."""
-    keep_members: bool = False
-    """Write each of several models' own map too."""
+    """Model files; several are averaged. `default` is the bundled one."""
     views: Annotated[int, IN_FILE] = Field(default=1, ge=1, le=8)
     """Views of each image, turned and mirrored, whose probabilities are averaged."""
     out: Path = Path("wsiseg-out")
@@ -41,8 +42,6 @@ class PredictConfig(Config):
     """Probability from which a cell is tumour; the model's own where it is not given."""
     map: MapKind = "auto"
     """`dense` (one value per output cell), `tile` (one per tile), or the model's better one."""
-    stride: int | None = Field(default=None, ge=1)
-    """Distance of tiles in the model's pixels, for `tile` maps of overlapping tiles; a tile's side if not given."""
     shard: str | None = Field(default=None, pattern=r"^[1-9]\d*/[1-9]\d*$")
     """`I/N`: only the slides of part I of N, counted from 1."""
     dask: str | None = None

@@ -1,74 +1,97 @@
-"""Several models' maps of one slide as one map, and how far the models disagree."""
+"""Several answers as one: those of several models for a slide, and those of a model for several views of an image."""
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.config.predict import Combination
 from wsiseg.heatmap.heatmap import Heatmap
 
-Values = NDArray[np.float32]
+T = TypeVar("T", bound=np.generic)
+_QUARTERS = (0, 2, 1, 3)  # so that two views are an image and its half turn, and four are all turns
 
 
-def combined_values(members: Sequence[Values], how: Combination, thresholds: Sequence[float]) -> Values:
-    """Combine probabilities cell by cell; a cell counts where all members looked.
+def combined(members: Sequence[Heatmap]) -> Heatmap:
+    """Average the maps of several models of one slide on the finest of their grids; one alone stays as it is.
 
-    Args:
-        members: float32[rows, columns] each, NaN where a member did not look.
-        how: `mean`, `max`, `min`, or `vote`: the share of members at or above their own thresholds.
-        thresholds: Each member's own threshold.
-
-    Returns:
-        float32[rows, columns] in 0..1, NaN where any member did not look.
-    """
-    stacked = np.stack(members)
-    if how == "vote":
-        limits = np.asarray(thresholds, np.float32)[:, None, None]
-        votes: Values = (stacked >= limits).mean(0, dtype=np.float32)
-        return np.where(np.isnan(stacked).any(0), np.float32(np.nan), votes)
-    joined: Values = stacked.mean(0) if how == "mean" else stacked.max(0) if how == "max" else stacked.min(0)
-    return joined
-
-
-def disagreement(members: Sequence[Values]) -> Values:
-    """Give the standard deviation between members cell by cell, float32[rows, columns] in 0..0.5.
-
-    It is that of the members themselves (divided by their number), NaN where any member did not look.
-    """
-    spread: Values = np.stack(members).std(0, dtype=np.float64).astype(np.float32)
-    return spread
-
-
-def combined(members: Sequence[Heatmap], how: Combination, thresholds: Sequence[float]) -> Heatmap:
-    """Combine the maps of several models on the finest of their grids; one alone is given back as it is.
-
-    Args:
-        members: Maps of the same slide.
-        how: As in `combined_values`.
-        thresholds: Each model's own threshold.
+    A cell is NaN where any model did not look. `disagreement` is the standard deviation between the models themselves,
+    divided by their number, in 0..0.5.
     """
     finest = min(members, key=lambda member: member.cell_um)
     if len(members) == 1:
         return finest
-    values = [member.resample(finest.cell_um).probabilities for member in members]
+    values = np.stack([member.resample(finest.cell_um).probabilities for member in members])
+    models = [member.model for member in members]
+    hashes = json.dumps({"models": [model["sha256"] for model in models]}, sort_keys=True)
     return replace(
         finest,
-        probabilities=combined_values(values, how, thresholds),
-        disagreement=disagreement(values),
-        model=_several([member.model for member in members], finest),
+        probabilities=values.mean(0),
+        disagreement=values.std(0, dtype=np.float64).astype(np.float32),
+        model={
+            "name": " + ".join(str(model["name"]) for model in models),
+            "mpp": finest.model["mpp"],
+            "sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+            "models": models,
+        },
     )
 
 
-def _several(models: list[dict[str, object]], finest: Heatmap) -> dict[str, object]:
-    """Describe several models as one."""
-    hashes = json.dumps({"models": [model["sha256"] for model in models]}, sort_keys=True)
-    return {
-        "name": " + ".join(str(model["name"]) for model in models),
-        "mpp": finest.model["mpp"],
-        "sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-        "models": models,
-    }
+class Asked(Protocol):
+    """What answers for images: a model file, or one that is asked about several views."""
+
+    def probabilities(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return one probability per tile: float32[n] for uint8[n, height, width, 3]."""
+        ...
+
+    def probability_map(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return a probability per cell: float32[n, rows, columns] for uint8[n, height, width, 3]."""
+        ...
+
+
+@dataclass(frozen=True)
+class ManyViews:
+    """A model that is asked about the first `count` of the eight views of every image.
+
+    Attributes:
+        model: What is asked.
+        count: 1 to 8; 4 are all quarter turns, 8 these and their mirror images.
+    """
+
+    model: Asked
+    count: int
+
+    def probabilities(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return one probability per tile, the mean over the views."""
+        views = (self.model.probabilities(turned(tiles, view)) for view in range(self.count))
+        return _mean(views, self.count)
+
+    def probability_map(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return a probability per cell, the mean over the maps of the views, each turned back."""
+        views = (turned_back(self.model.probability_map(turned(image, view)), view) for view in range(self.count))
+        return _mean(views, self.count)
+
+
+def viewed(model: Asked, count: int) -> Asked:
+    """Return the model as it is for one view, otherwise one that is asked about so many views of every image."""
+    return model if count == 1 else ManyViews(model, count)
+
+
+def turned(images: NDArray[T], view: int) -> NDArray[T]:
+    """Return a view of images [n, rows, columns, ...]: turned by quarters, and mirrored from the fifth view on."""
+    images = np.rot90(images, _QUARTERS[view % 4], (1, 2))
+    return images[:, :, ::-1] if view >= len(_QUARTERS) else images
+
+
+def turned_back(images: NDArray[T], view: int) -> NDArray[T]:
+    """Undo `turned`."""
+    images = images[:, :, ::-1] if view >= len(_QUARTERS) else images
+    return np.rot90(images, -_QUARTERS[view % 4], (1, 2))
+
+
+def _mean(parts: Iterable[NDArray[np.float32]], count: int) -> NDArray[np.float32]:
+    total: NDArray[np.float64] = sum(part.astype(np.float64) for part in parts)  # type: ignore[assignment]  # 0 + arrays
+    return (total / count).astype(np.float32)

@@ -4,7 +4,6 @@ import csv
 import glob
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +17,8 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.ngff import NgffVersion
 from wsiseg.pages import pictures as report
 from wsiseg.prediction.inference import Sums
-from wsiseg.prediction.map_pictures import slide_jpeg
-from wsiseg.prediction.map_viewer import Results
 from wsiseg.prediction.page import predict_page
+from wsiseg.prediction.viewer import Results, slide_jpeg
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.outputs import packed_name, write_packed, write_text, written_whole
 from wsiseg.run.record import Run
@@ -35,14 +33,12 @@ class MapFiles:
         slide: The slide's id.
         with_csv: True if the cells are wanted as CSV too.
         ngff: Version of the heatmap's format.
-        members: Names of the models whose own maps are kept.
     """
 
     folder: Path
     slide: str
     with_csv: bool = False
     ngff: NgffVersion = "0.4"
-    members: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> dict[str, Path]:
@@ -54,13 +50,7 @@ class MapFiles:
         packed = packed_name(found["geojson"])
         if packed.is_file() and not found["geojson"].is_file():
             found["geojson"] = packed
-        maps = zip(self.members, self.member_maps, strict=True)
-        return {**found, **{f"members/{name}": path for name, path in maps}}
-
-    @property
-    def member_maps(self) -> tuple[Path, ...]:
-        """Where the models' own maps lie."""
-        return tuple(self.folder / "members" / name / f"{self.slide}.ome.zarr" for name in self.members)
+        return found
 
     @property
     def lock(self) -> Path:
@@ -82,22 +72,18 @@ class MapFiles:
         return all(path.exists() for path in self.outputs.values())
 
     def open(self) -> Heatmap | None:
-        """Give the heatmap that is there, if it can be read."""
-        return _heatmap(self.outputs["zarr"])
+        """Return the heatmap that is there, if it can be read."""
+        path = self.outputs["zarr"]
+        try:
+            return Heatmap.open(path) if path.is_dir() else None
+        except WsisegError:
+            return None
 
-    def open_members(self) -> tuple[Heatmap, ...] | None:
-        """Give the models' own maps, if all that are to be kept can be read."""
-        found = [_heatmap(path) for path in self.member_maps]
-        return None if None in found else tuple(one for one in found if one is not None)
-
-    def write(
-        self, heatmap: Heatmap, members: Sequence[Heatmap], thumbnail: NDArray[np.uint8], notes: list[str]
-    ) -> None:
+    def write(self, heatmap: Heatmap, thumbnail: NDArray[np.uint8], notes: list[str]) -> None:
         """Write all results, the heatmap last: where it stands, the others do.
 
         Args:
             heatmap: The map.
-            members: The models' own maps, written where they are to be kept.
             thumbnail: uint8[rows, columns, 3], the whole slide.
             notes: Lines below the picture.
 
@@ -118,8 +104,6 @@ class MapFiles:
         )
         with written_whole(self.picture) as partial:
             partial.write_bytes(slide_jpeg(thumbnail, heatmap.slide))
-        for path, member in zip(self.member_maps, members if self.members else (), strict=True):
-            member.save(path, self.ngff)
         heatmap.save(self.outputs["zarr"], self.ngff)
         for unfinished in self.folder.glob(f".{glob.escape(self.slide)}.unfinished-*.npz"):
             unfinished.unlink(missing_ok=True)
@@ -130,7 +114,7 @@ class MapFiles:
             np.savez(file, total=sums.total, weight=sums.weight, done=np.int64(sums.done), key=np.asarray(key))
 
     def load_unfinished(self, key: str) -> Sums | None:
-        """Give what an interrupted run with the same key knew."""
+        """Return what an interrupted run with the same key knew."""
         try:
             with np.load(self._unfinished(key), allow_pickle=False) as stored:
                 if str(stored["key"]) == key:
@@ -164,16 +148,8 @@ def _results(folder: Path, slide: str) -> Results | None:
     )
 
 
-def _heatmap(path: Path) -> Heatmap | None:
-    """Give a heatmap, if there is one that can be read."""
-    try:
-        return Heatmap.open(path) if path.is_dir() else None
-    except WsisegError:
-        return None
-
-
 def key_of(settings: dict[str, Any]) -> str:
-    """Give a short text that changes whenever any of the settings does."""
+    """Return a short text that changes whenever any of the settings does."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""One slide from opening to its tumour map: find where to look, ask every model, combine what they say."""
+"""One slide from opening to its tumour map: find where to look, ask every model, average what they say."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,15 +12,15 @@ from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.pages.pictures import scaled
-from wsiseg.prediction import unknown_tissue
-from wsiseg.prediction.combining import combined
-from wsiseg.prediction.doubts import coarseness, doubts, foreignness
-from wsiseg.prediction.inference import Plan, Sums, plan_tiles, plan_windows, run
+from wsiseg.prediction import cautions
+from wsiseg.prediction.combining import combined, viewed
+from wsiseg.prediction.inference import Sums, run, speed
 from wsiseg.prediction.map_files import MapFiles, key_of
 from wsiseg.prediction.places import Places
-from wsiseg.prediction.settings import kind, settings_of, threshold_of, threshold_of_member
-from wsiseg.prediction.views import viewed
+from wsiseg.prediction.windows import Plan, plan_tiles, plan_windows
 from wsiseg.run.errors import SlideError
+from wsiseg.run.pace import spoken
+from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import CohortSlide
 from wsiseg.slides.pyramid import level_for
 from wsiseg.slides.slide import Slide
@@ -70,13 +70,16 @@ def prepare(
 ) -> Job:
     """Find out where to look on an open slide and plan what to ask each model."""
     found = places.find(row.slide, slide, config.max_bad_tiles)
-    plans = tuple(_plan(slide, found.tissue, model, config) for model in models)
+    plans = tuple(
+        (plan_windows if kind(model, config) == "dense" else plan_tiles)(slide, found.tissue, model, config.min_tissue)
+        for model in models
+    )
     thumbnail = np.asarray(scaled(found.thumbnail, least=1))  # a large one would be held until the slide is done
     return Job(row, slide, found.tissue, thumbnail, plans, places.settings(row.slide), found.warnings)
 
 
 def picture_of(job: Job) -> NDArray[np.uint8]:
-    """Give the slide for people, uint8[rows, columns, 3]: finer than the thumbnail where reading that costs little."""
+    """Read the slide for people, uint8[rows, columns, 3]: finer than the thumbnail where that costs little."""
     slide = job.slide
     scale = max(1.0, max(slide.size_px) / _PICTURE_PX)
     level = slide.levels[level_for(slide.levels, (scale, scale))]
@@ -88,10 +91,39 @@ def picture_of(job: Job) -> NDArray[np.uint8]:
         return job.thumbnail
 
 
-def _plan(slide: Slide, tissue: TissueMask, model: ModelFile, config: PredictConfig) -> Plan:
-    if kind(model, config) == "dense":
-        return plan_windows(slide, tissue, model, config.min_tissue)
-    return plan_tiles(slide, tissue, model, config.min_tissue, config.stride)
+def forecast(job: Job, models: Sequence[ModelFile], config: PredictConfig, slides: int) -> str:
+    """Say how long the first slide that models are asked about, and `slides` like it in all, will take."""
+    seconds = sum(
+        plan.tiles() / speed(plan, viewed(model, config.views)) for plan, model in zip(job.plans, models, strict=True)
+    )
+    said = f"{job.row.slide} has {job.tiles} tiles; at {job.tiles / seconds:.3g} tiles/s, as measured on made ones, "
+    if slides == 1:
+        return f"{said}it takes about {spoken(seconds)}"
+    return f"{said}{slides} slides like it take about {spoken(slides * seconds)}"
+
+
+def kind(model: ModelFile, config: PredictConfig) -> str:
+    """Tell whether a model maps densely or by tiles."""
+    return model.card.map if config.map == "auto" else config.map
+
+
+def settings_of(models: list[ModelFile], config: PredictConfig, places: dict[str, str | None]) -> dict[str, Any]:
+    """Return all that probabilities depend on besides the slide: a map made with the same is not made again.
+
+    Args:
+        models: What is asked; the SHA-256 of a file says what is in it, whatever its name.
+        config: How.
+        places: What the cells that are looked at depend on.
+    """
+    chosen = config.model_dump(mode="json", include={"min_tissue", "map", "views"})
+    return {**chosen, **places, "provider": models[0].provider, "models": [model.sha256 for model in models]}
+
+
+def threshold_of(models: Sequence[ModelFile], config: PredictConfig) -> float:
+    """Return the probability from which a cell is tumour: the user's, or the mean of the models' own."""
+    if config.threshold is not None:
+        return config.threshold
+    return float(np.mean([model.card.threshold for model in models]))
 
 
 def map_slide(
@@ -100,7 +132,7 @@ def map_slide(
     config: PredictConfig,
     files: MapFiles | None = None,
     advance: Callable[[int, float], None] = lambda _tiles, _waited: None,
-) -> tuple[Heatmap, tuple[Heatmap, ...]]:
+) -> Heatmap:
     """Ask the models for the map of a slide.
 
     Args:
@@ -111,24 +143,21 @@ def map_slide(
         advance: Called with the number of further tiles that are done and the seconds spent waiting for them.
 
     Returns:
-        The map, that of several models on the finest of their grids, and each model's own.
+        The map, that of several models on the finest of their grids.
 
     Raises:
         SlideError: More than `config.max_bad_tiles` of the tissue cannot be read.
     """
-    members = tuple(
-        _ask(job, plan, model, config, files, advance) for plan, model in zip(job.plans, models, strict=True)
-    )
-    heatmap = combined(members, config.combine, [model.card.threshold for model in models])
+    members = [_ask(job, plan, model, config, files, advance) for plan, model in zip(job.plans, models, strict=True)]
     for member in members:
         tiles, bad = member.run["tiles"], member.run["bad_tiles"]
         if bad > config.max_bad_tiles * tiles:
             text = f"{job.row.path.name}: {bad} of {tiles} tissue cells cannot be read"
-            raise SlideError(text, "get the slide again or raise --max-bad-tiles")
-    settings = settings_of(models, config, job.places)
-    found = unknown_tissue.distances(job.slide, job.tissue, models)
-    facts = {**heatmap.run, **settings, **({"known_tissue": found} if found else {})}
-    return replace(heatmap, run=facts, threshold=threshold_of(models, config)), members
+            raise SlideError(text, "get the slide again, or allow more with max-bad-tiles in the file of --config")
+    heatmap = combined(members)
+    found = cautions.distances(job.slide, job.tissue, models)
+    facts = {**settings_of(models, config, job.places), **({"known_tissue": found} if found else {})}
+    return replace(heatmap, run={**heatmap.run, **facts}, threshold=threshold_of(models, config))
 
 
 def _ask(
@@ -140,8 +169,6 @@ def _ask(
     advance: Callable[[int, float], None],
 ) -> Heatmap:
     """Ask one model, going on from what an interrupted run knew."""
-    from wsiseg.run.version import __version__  # noqa: PLC0415  the package imports this module
-
     settings = settings_of([model], config, job.places)
     key = key_of({**settings, "slide": job.slide.facts.fingerprint, "mpp": job.slide.mpp, "windows": plan.mark})
     known = files.load_unfinished(key) if files is not None else None
@@ -150,7 +177,7 @@ def _ask(
     if files is not None and len(job.plans) > 1:
         files.save_unfinished(sums, key)
     wanted = int(plan.wanted.sum())
-    facts: dict[str, Any] = {
+    facts = {
         "kind": kind(model, config),
         "tiles": wanted,
         "bad_tiles": wanted - int((~np.isnan(probabilities)).sum()),
@@ -160,7 +187,7 @@ def _ask(
         probabilities=probabilities,
         cell_um=plan.grid.stride_um,
         slide=job.slide.facts,
-        threshold=threshold_of_member(model, config),
+        threshold=threshold_of([model], config),
         model=model.provenance,
         run={**settings, **facts},
         version=__version__,
@@ -170,7 +197,7 @@ def _ask(
 def _keeper(
     files: MapFiles | None, key: str, advance: Callable[[int, float], None]
 ) -> Callable[[Sums, int, float], None]:
-    """Give what to do after every batch: count it, and now and then keep what is known."""
+    """Return what to do after every batch: count it, and now and then keep what is known."""
     saved = time.monotonic()
 
     def after(sums: Sums, tiles: int, waited: float) -> None:
@@ -189,8 +216,8 @@ def warnings_of(job: Job, heatmap: Heatmap, models: Sequence[ModelFile]) -> tupl
     return (
         *job.slide.warnings,
         *job.warnings,
-        *coarseness(job.slide, cards),
-        *foreignness(job.row.site, cards),
-        *doubts(heatmap),
-        *unknown_tissue.warnings(heatmap),
+        *cautions.coarse(job.slide, cards),
+        *cautions.other_organ(job.row.site, cards),
+        *cautions.uniform(heatmap),
+        *cautions.unknown(heatmap),
     )

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from wsiseg.pages.page import cell, page, sortable_table
-from wsiseg.prediction.map_viewer import SCRIPT, STYLE, Results, viewed, viewer_bar
+from wsiseg.prediction.viewer import SCRIPT, STYLE, Results, viewed, viewer_bar
 from wsiseg.run.record import Run, SlideRecord, totals
 
 _MOST_SECTIONS = 1000
@@ -23,7 +23,7 @@ table.sortable td:last-child { min-width: 18rem; }
 
 
 def predict_page(run: Run, title: str, results: Callable[[str], Results | None]) -> str:
-    """Give the page of a run.
+    """Return the page of a run.
 
     Args:
         run: What became of the slides.
@@ -51,12 +51,12 @@ def predict_page(run: Run, title: str, results: Callable[[str], Results | None])
 
 
 def _natural(name: str) -> str:
-    """Give what sorts names as people do: slide-2 before slide-10."""
+    """Return what sorts names as people do: slide-2 before slide-10."""
     return re.sub(r"\d+", lambda digits: digits[0].zfill(20), name.lower())
 
 
 def _name(text: str) -> str:
-    """Give a name of unknown origin as HTML that cannot turn the direction of the text around it."""
+    """Return a name of unknown origin as HTML that cannot turn the direction of the text around it."""
     return f"<bdi>{escape(text)}</bdi>"
 
 

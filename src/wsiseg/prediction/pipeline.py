@@ -13,14 +13,20 @@ from numpy.typing import NDArray
 from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.model_file import ModelFile
-from wsiseg.prediction import unknown_tissue
-from wsiseg.prediction.doubts import doubts
-from wsiseg.prediction.forecast import forecast
+from wsiseg.prediction import cautions
+from wsiseg.prediction.cluster import SlideLocks
 from wsiseg.prediction.map_files import MapFiles
-from wsiseg.prediction.mapping import Job, map_slide, picture_of, prepare, warnings_of
+from wsiseg.prediction.mapping import (
+    Job,
+    forecast,
+    map_slide,
+    picture_of,
+    prepare,
+    settings_of,
+    threshold_of,
+    warnings_of,
+)
 from wsiseg.prediction.places import Places
-from wsiseg.prediction.settings import member_names, settings_of, threshold_of, threshold_of_member
-from wsiseg.prediction.slide_locks import SlideLocks
 from wsiseg.run.errors import NotASlideError, WsisegError
 from wsiseg.run.record import Failure, Progress, SlideRecord, Status
 from wsiseg.slides.cohort import CohortSlide
@@ -34,6 +40,7 @@ Result = TypeVar("Result")
 _OPEN_AHEAD = 2
 _LOOK_AGAIN_S = 1.0
 _THRESHOLD = "the threshold changed"
+_FORMER = {"stride": None, "combine": "mean"}  # settings of earlier versions, and what everything is made with now
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class _Task:
     began: float
 
     def attempt(self, step: Callable[[], Result]) -> Result | SlideRecord:
-        """Take a step; where it fails give the record that says why."""
+        """Take a step; where it fails return the record that says why."""
         try:
             return step()
         except WsisegError as error:
@@ -64,11 +71,10 @@ class _Task:
             return SlideRecord(slide=self.row.slide, path=path, status=status, error=Failure.of(error))
 
 
-class _Maps(NamedTuple):
-    """The map of a slide, of several models each one's own, and the share of time spent waiting for reading."""
+class _Map(NamedTuple):
+    """The map of a slide, and the share of time spent waiting for reading where a model was asked."""
 
     heatmap: Heatmap
-    members: tuple[Heatmap, ...]
     waiting_share: float | None = None
 
 
@@ -78,13 +84,13 @@ class _Opened:
 
     Attributes:
         job: The slide, prepared.
-        known: Maps with the very probabilities that are asked for.
+        known: A map with the very probabilities that are asked for.
         reason: Why it is done again.
         picture: The slide for people, read while models are asked.
     """
 
     job: Job
-    known: _Maps | None
+    known: Heatmap | None
     reason: str | None
     picture: Future[NDArray[np.uint8]]
 
@@ -140,8 +146,8 @@ def records(
 
 
 def _taken(row: CohortSlide, places: Places, config: PredictConfig, locks: SlideLocks) -> _Task | CohortSlide:
-    """Take the lock of a slide; give the row back while another process has it."""
-    files = MapFiles(config.out, row.slide, config.csv, config.ngff, member_names(config))
+    """Take the lock of a slide; return the row as it is while another process has it."""
+    files = MapFiles(config.out, row.slide, config.csv, config.ngff)
     lock = locks.take(files.lock)
     return row if lock is None else _Task(row, places, files, lock, time.monotonic())
 
@@ -159,44 +165,18 @@ def _opened(
     known = None if config.overwrite else task.files.open()
     slide = task.row.open(config.slide_mpp, config.read_timeout)
     try:
-        places = task.places.settings(task.row.slide)
-        wanted, threshold = settings_of(models, config, places), threshold_of(models, config)
+        wanted = settings_of(models, config, task.places.settings(task.row.slide))
+        threshold = threshold_of(models, config)
         reason = None if known is None else _what_changed(known, slide, wanted, threshold)
         if known is not None and reason is None and task.files.are_there:
             slide.close()
-            return _record(task, known, "up_to_date", (*doubts(known), *unknown_tissue.warnings(known)))
-        maps = None
-        if known is not None and (reason is None or reason == _THRESHOLD):
-            members = _known_members(task.files, slide, models, config, places)
-            maps = None if members is None else _Maps(known.with_threshold(threshold), members)
-            reason = reason if maps is not None else "a model's own map is missing"
+            return _record(task, known, "up_to_date", (*cautions.uniform(known), *cautions.unknown(known)))
+        known = known.with_threshold(threshold) if known is not None and reason in (None, _THRESHOLD) else None
         job = prepare(task.row, slide, models, config, task.places)
-        return _Opened(job, maps, reason, reader.submit(picture_of, job))
+        return _Opened(job, known, reason, reader.submit(picture_of, job))
     except BaseException:
         slide.close()
         raise
-
-
-def _known_members(
-    files: MapFiles,
-    slide: Slide,
-    models: list[ModelFile],
-    config: PredictConfig,
-    places: dict[str, str | None],
-) -> tuple[Heatmap, ...] | None:
-    """Give the models' own maps where they are to be kept, if all have the very probabilities that are asked for."""
-    if not files.members:
-        return ()
-    members = files.open_members()
-    if members is None:
-        return None
-    for member, model in zip(members, models, strict=True):
-        threshold = threshold_of_member(model, config)
-        if _what_changed(member, slide, settings_of([model], config, places), threshold) not in (None, _THRESHOLD):
-            return None
-    return tuple(
-        member.with_threshold(threshold_of_member(model, config)) for member, model in zip(members, models, strict=True)
-    )
 
 
 def _what_changed(known: Heatmap, slide: Slide, wanted: dict[str, Any], threshold: float) -> str | None:
@@ -206,6 +186,7 @@ def _what_changed(known: Heatmap, slide: Slide, wanted: dict[str, Any], threshol
     if known.slide != slide.facts:
         return f"its pixel size changed from {known.slide.mpp[0]:g} to {slide.mpp[0]:g} um"
     changed = [name for name, value in wanted.items() if known.run.get(name) != value]
+    changed += [name for name, value in _FORMER.items() if known.run.get(name, value) != value]
     if changed:
         return f"{', '.join(changed)} changed"
     return None if known.threshold == threshold else _THRESHOLD
@@ -217,14 +198,14 @@ def _mapped(
     models: list[ModelFile],
     config: PredictConfig,
     progress: Progress,
-) -> tuple[_Opened, _Maps] | SlideRecord:
+) -> tuple[_Opened, _Map] | SlideRecord:
     """Ask the models for the map of a slide, unless its probabilities are known."""
     if isinstance(opened, SlideRecord):
         return opened
     if opened.reason is not None:
         progress.note(f"{task.row.slide}: done again, {opened.reason}")
     if opened.known is not None:
-        return opened, opened.known
+        return opened, _Map(opened.known)
     name = task.row.slide
     progress.slide(name, opened.job.tiles)
     began, waited = time.monotonic(), 0.0
@@ -234,32 +215,32 @@ def _mapped(
         waited += seconds
         progress.advance(name, tiles, seconds)
 
-    maps = task.attempt(lambda: map_slide(opened.job, models, config, task.files, advance))
-    if isinstance(maps, SlideRecord):
+    heatmap = task.attempt(lambda: map_slide(opened.job, models, config, task.files, advance))
+    if isinstance(heatmap, SlideRecord):
         opened.close()
-        return maps
-    return opened, _Maps(*maps, waiting_share=round(waited / max(time.monotonic() - began, 1e-9), 3))
+        return heatmap
+    return opened, _Map(heatmap, round(waited / max(time.monotonic() - began, 1e-9), 3))
 
 
-def _write(task: _Task, result: tuple[_Opened, _Maps] | SlideRecord, models: list[ModelFile]) -> SlideRecord:
+def _write(task: _Task, result: tuple[_Opened, _Map] | SlideRecord, models: list[ModelFile]) -> SlideRecord:
     """Write the results of a slide and let others have it."""
     try:
         if not isinstance(result, SlideRecord):
-            opened, maps = result
-            result = task.attempt(lambda: _written(task, opened, maps, models))
+            opened, found = result
+            result = task.attempt(lambda: _written(task, opened, found, models))
             opened.close()
         return result.model_copy(update={"seconds": round(time.monotonic() - task.began, 3)})
     finally:
         task.lock.release()
 
 
-def _written(task: _Task, opened: _Opened, maps: _Maps, models: list[ModelFile]) -> SlideRecord:
-    heatmap = maps.heatmap
+def _written(task: _Task, opened: _Opened, found: _Map, models: list[ModelFile]) -> SlideRecord:
+    heatmap = found.heatmap
     notes = [f"{model.card.name} {model.card.version}: {model.card.intended_use}" for model in models]
-    task.files.write(heatmap, maps.members, opened.picture.result(), notes)
-    status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if doubts(heatmap) else "ok"
+    task.files.write(heatmap, opened.picture.result(), notes)
+    status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if cautions.uniform(heatmap) else "ok"
     record = _record(task, heatmap, status, warnings_of(opened.job, heatmap, models))
-    return record.model_copy(update={"waiting_share": maps.waiting_share})
+    return record.model_copy(update={"waiting_share": found.waiting_share})
 
 
 def _record(task: _Task, heatmap: Heatmap, status: Status, warnings: tuple[str, ...]) -> SlideRecord:

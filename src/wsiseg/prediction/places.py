@@ -47,7 +47,7 @@ class Drawings:
     left_out: frozenset[str] = LEFT_OUT
 
     def content(self, slide: str) -> str | None:
-        """Give what the drawing of a slide depends on; None where there is none."""
+        """Return what the drawing of a slide depends on; None where there is none."""
         return content_of(self.files[slide]) if slide in self.files else None
 
     def filled(self, name: str, slide: Slide, tissue: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
@@ -109,7 +109,7 @@ class Places:
         return cls(TissueChoice.of(tissue, slides), *drawings)
 
     def settings(self, slide: str) -> dict[str, str | None]:
-        """Give what the cells that are looked at depend on; a file that changes gives another text."""
+        """Return what the cells that are looked at depend on; a file that changes gives another text."""
         return {
             "tissue": self.tissue.settings(slide),
             "roi": self.roi.content(slide),
@@ -143,7 +143,7 @@ class Places:
 
 
 def _no_coarser(tissue: TissueMask, slide: Slide) -> TissueMask:
-    """Give a mask with pixels of at most `MASK_MPP`, so that what is drawn on it keeps its shape."""
+    """Return a mask with pixels of at most `MASK_MPP`, so that what is drawn on it keeps its shape."""
     finest = [round(size * mpp / MASK_MPP) for size, mpp in zip(slide.size_px, slide.mpp, strict=True)]
     shape = (max(finest[1], tissue.mask.shape[0]), max(finest[0], tissue.mask.shape[1]))
     if shape == tissue.mask.shape:
@@ -154,7 +154,7 @@ def _no_coarser(tissue: TissueMask, slide: Slide) -> TissueMask:
 
 
 def _resized(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Give a mask another shape; each pixel takes the value at its centre."""
+    """Return a mask another shape; each pixel takes the value at its centre."""
     places = [
         np.minimum(((np.arange(n) + 0.5) * m / n).astype(int), m - 1) for n, m in zip(shape, mask.shape, strict=True)
     ]

@@ -18,6 +18,7 @@ from wsiseg.prediction.mapping import map_slide, prepare
 from wsiseg.prediction.places import Places
 from wsiseg.run.errors import UsageError
 from wsiseg.run.record import Progress, Run, RunFile, Silent, SlideRecord, now
+from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import Cohort, CohortSlide
 from wsiseg.slides.slide import Slide
 
@@ -43,8 +44,7 @@ def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -
     with _models(config) as models, _slide(slide, config) as opened:
         row = CohortSlide(Path(slide).stem, Path(slide))
         places = Places.of(config.tissue, config.roi, config.exclude, [row.slide])
-        heatmap, _ = map_slide(prepare(row, opened, models, config, places), models, config)
-        return heatmap
+        return map_slide(prepare(row, opened, models, config, places), models, config)
 
 
 def _slide(path: Path | str, config: PredictConfig) -> Slide:
@@ -122,8 +122,6 @@ def _introduction(models: list[ModelFile]) -> Iterator[str]:
 
 
 def _run(config: PredictConfig, models: list[ModelFile]) -> Run:
-    from wsiseg.run.version import __version__  # noqa: PLC0415  the package imports this module
-
     return Run(
         command="predict",
         version=__version__,

@@ -1,12 +1,88 @@
-"""Windows of a dense map: rectangles of cells that cover what is wanted and little else."""
+"""What to read of a slide and ask of a model: tiles, or for dense maps windows that cover tissue and little else."""
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.mathematics.grid import Grid
+from wsiseg.model_file.model_file import ModelFile
+from wsiseg.slides.slide import Slide
+from wsiseg.tiles.tissue import TissueMask
+
 Cells = tuple[int, int, int, int]
 """First row, first column, rows and columns of a window."""
+
+BATCH = 16
+"""Tiles that are computed at once; windows go one by one."""
+
+OVERLAP_PX = 128
+"""What neighbouring windows share."""
+
+_WINDOW_PX, _SURROUND_PX = 1152, 32
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to read of a slide and to ask of a model.
+
+    Attributes:
+        grid: The cells of the map.
+        wanted: bool[rows, columns], the cells that are to be looked at.
+        windows: The cells under each window.
+        is_dense: True if the model answers for every cell of a window, False if each window is one tile and one cell.
+        tile_cells: Side in cells of the tiles that dense values stand for; 1 where they stand for the cells alone.
+    """
+
+    grid: Grid
+    wanted: NDArray[np.bool_]
+    windows: tuple[Cells, ...]
+    is_dense: bool
+    tile_cells: int = 1
+
+    @property
+    def batch(self) -> int:
+        """Windows that are computed at once."""
+        return 1 if self.is_dense else BATCH
+
+    @property
+    def mark(self) -> str:
+        """A short text that changes whenever the windows or their order do."""
+        return hashlib.sha256(np.array(self.windows, np.int64).tobytes()).hexdigest()
+
+    def tiles(self, windows: slice = slice(None)) -> int:
+        """Count the tiles that windows amount to; a window of a dense map is as many as its area holds."""
+        if not self.is_dense:
+            return len(self.windows[windows])
+        per_cell = (self.grid.stride_px / self.grid.tile_px) ** 2
+        return sum(max(1, round(rows * columns * per_cell)) for _, _, rows, columns in self.windows[windows])
+
+
+def plan_tiles(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue: float) -> Plan:
+    """Plan one probability for every tile that holds at least the share `min_tissue` of tissue."""
+    side = model.card.tile_px
+    grid = Grid(slide.size_px, slide.mpp, side, side, model.card.mpp)
+    wanted = _wanted(tissue, grid, min_tissue)
+    windows = tuple((int(row), int(column), 1, 1) for row, column in np.argwhere(wanted))
+    return Plan(grid, wanted, windows, is_dense=False)
+
+
+def plan_windows(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue: float) -> Plan:
+    """Plan one probability for every output cell of a dense model that holds at least the share `min_tissue`."""
+    card = model.card
+    stride = card.output_stride or card.tile_px
+    wanted = _wanted(tissue, Grid(slide.size_px, slide.mpp, stride, stride, card.mpp), min_tissue)
+    sizes = _WINDOW_PX // stride, OVERLAP_PX // stride, -(-_SURROUND_PX // stride)
+    windows = tuple(windows_over(wanted, *sizes, multiple=-(-32 // stride)))
+    tile_cells = card.tile_px // stride if card.map_cells == "tiles" else 1
+    grid = Grid(slide.size_px, slide.mpp, card.tile_px, stride, card.mpp)
+    return Plan(grid, wanted, windows, is_dense=True, tile_cells=tile_cells)
+
+
+def _wanted(tissue: TissueMask, cells: Grid, min_tissue: float) -> NDArray[np.bool_]:
+    return tissue.share(cells) >= max(min_tissue, 1e-6)
 
 
 def windows_over(wanted: NDArray[np.bool_], side: int, overlap: int, surround: int, multiple: int) -> Iterator[Cells]:

@@ -1,8 +1,9 @@
-"""Small pictures of a slide and of its tumour map that fit on each other in a page."""
+"""A slide with its tumour map over it in a page: how much of the map shows is up to who looks."""
 
 import io
 import math
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.pages.drawing import GRID, INK, Drawing, Polyline, Rectangle, Text
+from wsiseg.pages.page import picture_address
 from wsiseg.pages.pictures import INK as OUTLINE
 from wsiseg.pages.pictures import colored, rim
 from wsiseg.slides.slide import SlideFacts
@@ -20,11 +22,82 @@ if TYPE_CHECKING:
 KEPT_PX = 840
 """Longer side of the picture of a slide that is kept for pages."""
 
+_LEAST_PX = 96
+_BYTES_PER_PIXEL = 0.25  # of a typical picture with its map, as text
 _KEPT_QUALITY, _QUALITY = 80, 70
 _STEPS = 62  # colours of a map; one more for its outlines and one for what is not covered
 _WIDE = 5  # cells of more pixels than this have room for a wider outline
 _BINS = 32
 _BAR = "#5b6770"
+STYLE = """
+html { scroll-padding-top: 6rem; }
+.bar { position: sticky; top: 0; z-index: 2; padding: .5rem 0; background: var(--paper);
+  border-bottom: 1px solid var(--line); display: flex; flex-wrap: wrap; gap: .3rem 1.5rem; align-items: center; }
+.bar input { width: 12rem; }
+.bar output { display: inline-block; min-width: 3.2em; }
+.scale { display: inline-block; width: 9rem; height: .8rem; margin: 0 .4rem; vertical-align: middle;
+  border: 1px solid var(--line); }
+.outlined { border: 2px solid; outline: 1px solid var(--line); }
+kbd { border: 1px solid var(--line); border-radius: 3px; padding: 0 .3em; font: inherit; background: var(--soft); }
+.slide { content-visibility: auto; contain-intrinsic-size: auto 34rem; padding: .2rem .4rem 1rem; }
+.slide:focus { outline: 2px solid var(--link); outline-offset: 2px; }
+.stack { position: relative; overflow: hidden; background: #fff; border: 1px solid var(--line);
+  aspect-ratio: var(--ratio); flex: 1 1 20rem; max-width: min(100%, var(--widest), 70vh * var(--ratio)); }
+.slide .row { align-items: flex-start; }
+.stack img { position: absolute; inset: 0; width: 100%; height: 100%; }
+.stack img.map { inset: auto; image-rendering: pixelated; opacity: var(--opacity, .6); }
+@media print { .bar { position: static; } }
+"""
+SCRIPT = """
+const slider = document.getElementById("opacity");
+const bar = document.querySelector(".bar");
+const sections = [...document.querySelectorAll("section.slide")];
+const show = () => {
+  document.documentElement.style.setProperty("--opacity", slider.value / 100);
+  document.getElementById("opacity-value").textContent = slider.value + " %";
+};
+const change = step => { slider.value = Number(slider.value) + step; show(); };
+const go = step => {
+  const edge = bar.offsetHeight + 10;
+  const tops = sections.map(section => section.getBoundingClientRect().top);
+  let next = sections.indexOf(document.activeElement.closest("section.slide"));
+  const isSeen = next >= 0 && tops[next] < innerHeight && sections[next].getBoundingClientRect().bottom > edge;
+  if (isSeen) next += step;
+  else if (step > 0) next = tops.findIndex(top => top > edge);
+  else next = tops.findLastIndex(top => top < edge - 4);
+  if (!sections[next]) return;
+  sections[next].focus({preventScroll: true});
+  sections[next].scrollIntoView();
+};
+const steps = {"+": 5, "=": 5, "-": -5, ArrowRight: 5, ArrowLeft: -5};
+slider.addEventListener("input", show);
+document.addEventListener("keydown", event => {
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  if (event.key.startsWith("Arrow") && event.target.closest(".wide")) return;  // there they scroll the table
+  if (event.key in steps) change(steps[event.key]);
+  else if (event.key === "n") go(1);
+  else if (event.key === "p") go(-1);
+  else return;
+  event.preventDefault();
+});
+new ResizeObserver(() => {
+  document.documentElement.style.scrollPaddingTop = bar.offsetHeight + 8 + "px";
+}).observe(bar);
+show();
+"""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is at hand of a slide.
+
+    Attributes:
+        heatmap: Its tumour map.
+        jpeg: The kept picture of the slide, where there is one.
+    """
+
+    heatmap: Heatmap
+    jpeg: bytes | None
 
 
 @dataclass(frozen=True)
@@ -40,8 +113,37 @@ class Overlay:
     box: tuple[float, float, float, float]
 
 
+def viewer_bar() -> str:
+    """Return what stays at the top while the maps scroll: the slider, the keys and the legend."""
+    stops = ", ".join(f"rgb({r} {g} {b})" for r, g, b in colored(np.linspace(0, 1, 21, dtype=np.float32)))
+    high = tuple(colored(np.array([0.75], np.float32))[0].tolist())
+    return (
+        '<div class="bar"><label>Map <input type="range" id="opacity" min="0" max="100" step="5" value="60"> '
+        '<output id="opacity-value">60 %</output></label>'
+        "<span><kbd>←</kbd> <kbd>→</kbd> or <kbd>-</kbd> <kbd>+</kbd> change how much of the map shows, "
+        "<kbd>n</kbd> and <kbd>p</kbd> go to the next and the previous slide</span>"
+        "<span>Tissue by its probability of tumour: "
+        f'0<span class="scale" style="background: linear-gradient(to right, {stops})"></span>1'
+        f'<span class="key outlined" style="border-color: rgb{OUTLINE}; background: rgb{high}"></span>tumour; '
+        "without colour: not looked at</span></div>"
+    )
+
+
+def viewed(found: Results, slide: str, most_bytes: int) -> str:
+    """Return the slide with its map over it, and the histogram, in about so many bytes at most."""
+    drawn = f"<figure>{histogram(found.heatmap).svg()}</figure>" if found.heatmap.tissue.any() else ""
+    most_bytes = max(1, most_bytes - len(drawn))
+    longest_px = int(min(KEPT_PX, max(_LEAST_PX, (most_bytes / _BYTES_PER_PIXEL) ** 0.5)))
+    while True:
+        pictures = _pictures(found, slide, longest_px)
+        if len(pictures) <= most_bytes or longest_px == _LEAST_PX:
+            return f'<div class="row">{pictures}{drawn}</div>'
+        smaller = min(0.97 * (most_bytes / len(pictures)) ** 0.5, 0.9)
+        longest_px = max(_LEAST_PX, int(smaller * longest_px))
+
+
 def shown_px(slide: SlideFacts) -> tuple[int, int, int, int]:
-    """Give x, y, width, height of what is shown of a slide: the bounds of the scan, else all of level 0."""
+    """Return x, y, width, height of what is shown of a slide: the bounds of the scan, else all of level 0."""
     x, y, width, height = slide.bounds_px or (0, 0, *slide.size_px)
     left, top = (min(max(at, 0), size - 1) for at, size in zip((x, y), slide.size_px, strict=True))
     right, below = min(max(x + width, left + 1), slide.size_px[0]), min(max(y + height, top + 1), slide.size_px[1])
@@ -49,7 +151,7 @@ def shown_px(slide: SlideFacts) -> tuple[int, int, int, int]:
 
 
 def slide_jpeg(picture: NDArray[np.uint8], slide: SlideFacts) -> bytes:
-    """Give the picture of a slide that is kept for pages, as JPEG.
+    """Return the picture of a slide that is kept for pages, as JPEG.
 
     Args:
         picture: uint8[rows, columns, 3], the whole slide.
@@ -67,7 +169,7 @@ def slide_jpeg(picture: NDArray[np.uint8], slide: SlideFacts) -> bytes:
 
 
 def smaller_jpeg(jpeg: bytes, longest_px: int) -> bytes | None:
-    """Give the kept picture of a slide with a longer side of at most so many pixels; None where it is broken."""
+    """Return the kept picture of a slide with a longer side of at most so many pixels; None where it is broken."""
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
 
     try:
@@ -81,7 +183,7 @@ def smaller_jpeg(jpeg: bytes, longest_px: int) -> bytes | None:
 
 
 def overlay(heatmap: Heatmap, longest_px: int) -> Overlay:
-    """Give a tumour map with a longer side of about so many pixels at most.
+    """Return a tumour map with a longer side of about so many pixels at most.
 
     Cells are repeated or averaged by a whole number of them.
     """
@@ -130,6 +232,27 @@ def histogram(heatmap: Heatmap) -> Drawing:
     is_left = heatmap.threshold < 0.5  # noqa: PLR2004  the middle
     shapes.append(Text(at + 4, top - 10, label, 11) if is_left else Text(at - 4, top - 10, label, 11, "end"))
     return drawing
+
+
+def _pictures(found: Results, slide: str, longest_px: int) -> str:
+    name = escape(slide)
+    _, _, width, height = shown_px(found.heatmap.slide)
+    lazily = 'loading="lazy" decoding="async"'
+    jpeg = None if found.jpeg is None else smaller_jpeg(found.jpeg, longest_px)
+    images = []
+    if jpeg is not None:
+        images.append(f'<img src="{picture_address("jpeg", jpeg)}" alt="slide {name}" {lazily}>')
+    if found.heatmap.tissue.any():
+        laid = overlay(found.heatmap, longest_px)
+        sides = ("left", "top", "width", "height")
+        place = "; ".join(f"{side}: {share:.4%}" for side, share in zip(sides, laid.box, strict=True))
+        images.append(
+            f'<img class="map" style="{place}" src="{picture_address("png", laid.png)}" alt="tumour map of {name}" '
+            f"{lazily}>"
+        )
+    widest = round(1.5 * longest_px * min(1, width / height))
+    style = f"--ratio: {width / height:.5f}; --widest: {widest}px"
+    return f'<div class="stack" style="{style}">{"".join(images)}</div>'
 
 
 def _averaged(values: NDArray[np.float32], cells: int) -> NDArray[np.float32]:

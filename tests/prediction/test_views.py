@@ -12,7 +12,7 @@ from PIL import Image
 import wsiseg
 from making.models import write_color_filter_model, write_lopsided_model
 from making.slides import write_slide
-from wsiseg.prediction.views import ManyViews, turned, turned_back
+from wsiseg.prediction.combining import ManyViews, turned, turned_back
 
 KINDS = ("dense", "tile")
 
