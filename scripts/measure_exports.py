@@ -31,8 +31,9 @@ ROUNDS, TILES, SETTLING_TILES = 6, 16, 64
 TILE_PX, MPP = 224, 0.5
 OPEN = """
 import sys, time
-import onnxruntime
 from wsiseg.model_file.model_file import ModelFile
+from wsiseg.model_file.onnx_session import runtime
+runtime()
 began = time.process_time()
 with ModelFile.open(sys.argv[1], threads=1):
     print(time.process_time() - began)

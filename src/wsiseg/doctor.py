@@ -13,7 +13,7 @@ from typing import Any
 
 from wsiseg.config.doctor import DoctorConfig
 from wsiseg.model_file.model_file import ModelFile, default_model_path
-from wsiseg.model_file.onnx_session import has_fast_int8
+from wsiseg.model_file.onnx_session import available_providers, has_fast_int8
 from wsiseg.run.errors import PixelSizeError, SlideError
 from wsiseg.run.record import Progress, Silent
 from wsiseg.slides.codec import codec
@@ -78,7 +78,6 @@ def doctor(config: DoctorConfig, progress: Progress | None = None) -> Findings:
 
 
 def _installation() -> Iterator[tuple[str, Any]]:
-    import onnxruntime  # noqa: PLC0415  heavy: only where it is examined
     import openslide  # noqa: PLC0415  heavy: only where it is examined
 
     from wsiseg.run.version import __version__  # noqa: PLC0415  the package imports this module
@@ -88,7 +87,7 @@ def _installation() -> Iterator[tuple[str, Any]]:
     yield "system", platform.platform()
     yield "OpenSlide library", openslide.__library_version__
     yield from ((name, metadata.version(name)) for name in _PACKAGES)
-    yield "ONNX Runtime providers", ", ".join(onnxruntime.get_available_providers())
+    yield "ONNX Runtime providers", ", ".join(available_providers())
     yield "cores", _cores()
     yield "8-bit products", _int8()
     yield "memory", _memory()

@@ -1,10 +1,12 @@
 """The documentation names everything that a user can do."""
 
+import re
 import runpy
 from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from wsiseg.cli import app
 
@@ -37,6 +39,17 @@ def test_the_reference_of_settings_is_what_the_settings_say() -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "write_cli_reference.py"))
     text = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
     assert text == script["settings_page"](), "run scripts/write_cli_reference.py"
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_help_shows_what_stands_in_brackets(name: str) -> None:
+    command = commands()[name]
+    texts = [command.help or "", *(getattr(parameter, "help", None) or "" for parameter in command.params)]
+    shown = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
+    assert [
+        word for text in texts for word in re.findall(r"\w+\[\w+\]", text.replace("\\", "")) if word not in shown
+    ] == []
+    assert name != "fetch model" or "pip install 'wsiseg[train]'" in shown
 
 
 def test_every_command_gives_examples() -> None:

@@ -27,6 +27,7 @@ from making.models import (
 from wsiseg.model_file.model_card import METADATA_KEY, ModelCard, read_card, signed
 from wsiseg.model_file.model_file import ModelFile, default_model_path
 from wsiseg.model_file.onnx_bytes import metadata_spans
+from wsiseg.model_file.onnx_session import available_providers
 from wsiseg.model_file.self_test import Kind, seeded_pixels
 from wsiseg.run.errors import DeviceError, ModelFileError, UsageError
 
@@ -116,18 +117,16 @@ def test_missing_file_is_wrong_usage(tmp_path: Path) -> None:
 
 
 def test_devices(path: Path) -> None:
-    import onnxruntime  # noqa: PLC0415  as in the code under test
-
     missing = {"cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider"}
     for device, provider in missing.items():
-        if provider not in onnxruntime.get_available_providers():
+        if provider not in available_providers():
             with pytest.raises(DeviceError, match=device) as caught:
                 ModelFile.open(path, device=device)
             assert caught.value.exit_code == 4
     with pytest.raises(UsageError, match="abacus"):
         ModelFile.open(path, device="abacus")
     with ModelFile.open(path, device="auto", threads=1) as model:
-        assert model.provider in onnxruntime.get_available_providers()
+        assert model.provider in available_providers()
 
 
 FORGED: list[tuple[dict[str, Any], str]] = [

@@ -49,7 +49,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     shown, takes_nothing = shown_as(field), is_flag(field)
     many = any(get_origin(kind) is tuple for kind in kinds_of(field.annotation))
     kind: Any = bool if takes_nothing else list[str] if many else str
-    help_text = _escaped(" ".join((field.description or "").replace("`", "").split()) + _default(field))
+    help_text = escaped(" ".join((field.description or "").replace("`", "").split()) + _default(field))
     metavar = shown.metavar or metavar_of(field)
     if shown.place == "argument":
         metavar = metavar if shown.metavar else name.upper() + "..." * many
@@ -126,8 +126,8 @@ def _default(field: FieldInfo) -> str:
     return f" [default: {', '.join(map(str, values))}]"
 
 
-def _escaped(text: str) -> str:
-    """Keep brackets of a help text from being taken for markup."""
+def escaped(text: str) -> str:
+    """Return a help text whose brackets are not taken for markup."""
     return text.replace("[", "\\[")
 
 

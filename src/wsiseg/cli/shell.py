@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from wsiseg.cli.options import given, parameters
+from wsiseg.cli.options import escaped, given, parameters
 from wsiseg.cli.streams import Streams
 from wsiseg.config.settings import Config, read_toml
 from wsiseg.run.errors import OutputError, UsageError, WsisegError
@@ -110,8 +110,8 @@ def _checked(settings: type[C], typed: dict[str, Any], file: Path | None, in_fil
 
 
 def _help(function: Callable[..., object]) -> str:
-    """Give a docstring as help text, its examples line by line."""
-    return (inspect.getdoc(function) or "").replace("Examples:\n", "Examples:\n\n\b\n")
+    """Return a docstring as a help text with its examples line by line."""
+    return escaped(inspect.getdoc(function) or "").replace("Examples:\n", "Examples:\n\n\b\n")
 
 
 def main() -> NoReturn:

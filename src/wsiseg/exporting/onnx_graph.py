@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from wsiseg.exporting.doubts import Distance, Doubts, Penalty
 from wsiseg.mathematics.grid import tile_window
+from wsiseg.model_file.onnx_session import runtime
 from wsiseg.network.network import TileClassifier
 from wsiseg.network.texture import Stage, described, textures, tissue_weights, weighted
 from wsiseg.run.errors import UsageError
@@ -188,8 +189,7 @@ def _traceable(graph: DenseGraph | TileGraph) -> nn.Module:
 
 def _simplified(traced: Path) -> onnx.ModelProto:
     """Fold constants and remove what computes nothing, by ONNX Runtime's rewriting that holds on every device."""
-    import onnxruntime  # noqa: PLC0415  heavy: only while exporting
-
+    onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4

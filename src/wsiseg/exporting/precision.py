@@ -15,6 +15,7 @@ from wsiseg.exporting.parity import FEWER_BITS, Answers, compared
 from wsiseg.exporting.quantization import Range, head_bias, layers, quantised, tensors
 from wsiseg.exporting.sample_tiles import Sample, Samples
 from wsiseg.model_file.model_card import Parity
+from wsiseg.model_file.onnx_session import runtime
 
 _GROUPS = 8
 _SEARCH_TILES = 64
@@ -39,11 +40,10 @@ class Reduced(NamedTuple):
 
 def to_float16(graph: OnnxGraph, held_out: Sample) -> Reduced:
     """Compute with float16, between the same uint8 input and float32 outputs."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415  heavy: only for this
-
+    convert = runtime("onnxruntime.transformers.float16").convert_float_to_float16
     copied = onnx.ModelProto()
     copied.CopyFrom(graph.model)
-    half = OnnxGraph(tidied(convert_float_to_float16(copied, keep_io_types=True)))
+    half = OnnxGraph(tidied(convert(copied, keep_io_types=True)))
     answers = half.answers(held_out.tiles), graph.answers(held_out.tiles)
     return Reduced(half, compared(("fp16", "fp32"), *answers, held_out, FEWER_BITS), 0.0)
 

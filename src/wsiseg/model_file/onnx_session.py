@@ -1,5 +1,6 @@
-"""ONNX Runtime: started on the device that was asked for, its exceptions turned into one."""
+"""ONNX Runtime: imported here and nowhere else, started on the device that was asked for, its exceptions one."""
 
+import importlib
 import os
 import platform
 from collections.abc import Callable
@@ -44,6 +45,18 @@ class RuntimeFailure(Exception):  # noqa: N818  it is told apart from Python's R
     """ONNX Runtime could not load or run a model; `str()` says why."""
 
 
+def runtime(module: str = "onnxruntime") -> Any:  # noqa: ANN401  ONNX Runtime is hardly typed
+    """Import ONNX Runtime, or one of its modules, with its telemetry off.
+
+    Since version 1.29 a thread of its own reports to its vendor, and an id and what could not be sent are kept in the
+    user's cache. `disable_telemetry_events` comes too late for that: only this variable, set before the import, keeps
+    all of it from happening. The function is for Windows, where the system collects the events.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    importlib.import_module("onnxruntime").disable_telemetry_events()
+    return importlib.import_module(module)
+
+
 def start(model: bytes, device: str = "cpu", threads: int | None = None) -> Started:
     """Start ONNX Runtime on a model.
 
@@ -57,11 +70,9 @@ def start(model: bytes, device: str = "cpu", threads: int | None = None) -> Star
         DeviceError: The device is not available, or ONNX Runtime would silently use another.
         RuntimeFailure: ONNX Runtime refuses the model.
     """
-    import onnxruntime  # noqa: PLC0415  heavy: only where a model is opened
-
     if device != "auto" and device not in PROVIDERS:
         raise UsageError(f"no device is called {device!r}", f"choose one of auto, {', '.join(PROVIDERS)}")
-    available = onnxruntime.get_available_providers()
+    available = available_providers()
     if device == "auto":
         return _first_that_works(model, [name for name in PROVIDERS.values() if name in available], threads)
     if PROVIDERS[device] not in available:
@@ -76,6 +87,12 @@ def start(model: bytes, device: str = "cpu", threads: int | None = None) -> Star
     if used != PROVIDERS[device]:
         raise DeviceError(f"{device}: ONNX Runtime cannot use it and would fall back to {used}", _HINTS[device])
     return Started(session, ())
+
+
+def available_providers() -> list[str]:
+    """List what this installation of ONNX Runtime can compute with."""
+    found: list[str] = runtime().get_available_providers()
+    return found
 
 
 def run(session: "InferenceSession", outputs: list[str], inputs: dict[str, Any]) -> list[Any]:
@@ -123,8 +140,7 @@ def _first_that_works(model: bytes, providers: list[str], threads: int | None) -
 
 
 def _session(model: bytes, provider: str, threads: int | None) -> "InferenceSession":
-    import onnxruntime  # noqa: PLC0415  heavy: only where a model is opened
-
+    onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or cores()
     options.inter_op_num_threads = 1
@@ -147,24 +163,13 @@ def _session(model: bytes, provider: str, threads: int | None) -> "InferenceSess
     return session
 
 
-def _guarded(call: Callable[[], Any]) -> Any:  # noqa: ANN401  what ONNX Runtime gives has no types
-    """Call ONNX Runtime; its own exceptions share no base."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415  heavy: only with a model
-
-    own = (
-        state.EPFail,
-        state.EngineError,
-        state.Fail,
-        state.InvalidArgument,
-        state.InvalidGraph,
-        state.InvalidProtobuf,
-        state.NoModel,
-        state.NoSuchFile,
-        state.NotImplemented,
-        state.RuntimeException,
-    )
+def _guarded(call: Callable[[], Any]) -> Any:  # noqa: ANN401  what ONNX Runtime returns has no types
     try:
         return call()
-    except (*own, MemoryError, RuntimeError, ValueError) as error:
+    except Exception as error:
+        # Its own exceptions share no base, only the module they come from.
+        is_its_own = type(error).__module__.startswith("onnxruntime.")
+        if not is_its_own and not isinstance(error, (MemoryError, RuntimeError, ValueError)):
+            raise
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
         raise RuntimeFailure(reason) from error
