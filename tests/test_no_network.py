@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -81,7 +80,7 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def traced_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def traced_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an empty home folder for programs that linger before they end, long enough to be heard of."""
     if shutil.which("strace") is None:
         pytest.skip("needs strace")
