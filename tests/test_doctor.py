@@ -13,7 +13,7 @@ from wsiseg.config.doctor import DoctorConfig
 from wsiseg.doctor import doctor
 from wsiseg.model_file.onnx_session import has_fast_int8
 from wsiseg.run.errors import ModelFileError, NotASlideError, SlideError
-from wsiseg.slides.codec import codec
+from wsiseg.slides.slide_file import codec
 
 MakeSlide = Callable[..., Path]
 

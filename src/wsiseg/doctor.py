@@ -16,7 +16,6 @@ from wsiseg.model_file.model_file import ModelFile, default_model_path
 from wsiseg.model_file.onnx_session import available_providers, has_fast_int8
 from wsiseg.run.errors import PixelSizeError, SlideError
 from wsiseg.run.record import Progress, Silent
-from wsiseg.slides.codec import codec
 from wsiseg.slides.slide import Slide
 
 _PACKAGES = ("numpy", "onnxruntime", "openslide-python", "openslide-bin", "pillow", "scipy", "shapely", "zarr")
@@ -146,7 +145,7 @@ def _slide(slide: Slide) -> Iterator[tuple[str, Any]]:
     yield "pixel size from", facts.mpp_source
     yield "said of it", facts.mpp_raw
     yield "bounds", facts.bounds_px
-    yield "codec", codec(slide.path)
+    yield "codec", slide.codec
     yield "colour profile", "in the file, not applied" if facts.icc_present else "none"
     yield "fingerprint", facts.fingerprint
     yield "warnings", list(slide.warnings)

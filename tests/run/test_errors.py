@@ -1,5 +1,7 @@
-import pytest
+import re
+from pathlib import Path
 
+import wsiseg
 from wsiseg.run import errors
 
 
@@ -14,24 +16,49 @@ def test_an_error_is_a_sentence_and_what_to_do() -> None:
     assert str(errors.SlideError()) == "SlideError"
 
 
-@pytest.mark.parametrize(
-    ("name", "code"),
-    [
-        ("WsisegError", 1),
-        ("UsageError", 2),
-        ("GateError", 3),
-        ("DeviceError", 4),
-        ("ModelFileError", 5),
-        ("DownloadError", 6),
-        ("OutputError", 1),
-        ("StalledError", 1),
-        ("SlideError", 1),
-        ("PixelSizeError", 1),
-        ("NotASlideError", 1),
-    ],
-)
-def test_every_kind_has_the_exit_code_of_the_contract(name: str, code: int) -> None:
-    kind = getattr(errors, name)
-    assert issubclass(kind, errors.WsisegError)
-    assert kind.exit_code == code
-    assert name in str(errors.__doc__)
+def drawn() -> dict[str, tuple[str, int]]:
+    """Read the drawing: the parent and the exit code of every class; a code that is not drawn is the parent's."""
+    found: dict[str, tuple[str, int]] = {}
+    above: list[str] = []
+    for line in str(errors.__doc__).splitlines():
+        match = re.match(r"([│├└─ ]*)(\w+Error) +(?:exit code )?(\d?)", line)
+        if match is None:
+            continue
+        depth = len(match[1]) // 4
+        parent = above[depth - 1] if depth else "Exception"
+        found[match[2]] = parent, int(match[3] or found[parent][1])
+        above[depth:] = [match[2]]
+    return found
+
+
+def written() -> dict[str, tuple[str, int]]:
+    """Read the classes of the whole package from its source, as importing all of it would load torch."""
+    sources = [path.read_text(encoding="utf-8") for path in Path(str(wsiseg.__file__)).parent.rglob("*.py")]
+    classes = re.compile(r"^class (\w+)\((\w+)\):(?:\n(?:    .*)?)*?(?=\n\n\n|\Z)", re.MULTILINE)
+    parents = {match[1]: (match[2], match[0]) for source in sources for match in classes.finditer(source)}
+    found = {"WsisegError": ("Exception", 1)}
+    while more := {name for name, (parent, _) in parents.items() if parent in found} - set(found):
+        for name in more:
+            parent, body = parents[name]
+            code = re.search(r"exit_code = (\d)", body)
+            found[name] = parent, int(code[1]) if code else found[parent][1]
+    return found
+
+
+def test_the_drawing_shows_every_error_with_its_parent_and_exit_code() -> None:
+    assert drawn() == written()
+    assert len(drawn()) > 10
+
+
+def test_the_exit_codes_are_those_of_the_contract() -> None:
+    codes = {name: code for name, (_, code) in drawn().items() if code != 1}
+    assert codes == {
+        "UsageError": 2,
+        "GateError": 3,
+        "DeviceError": 4,
+        "ModelFileError": 5,
+        "DownloadError": 6,
+        "GoneError": 6,
+    }
+    for name in codes.keys() - {"GoneError"}:
+        assert getattr(errors, name).exit_code == codes[name]

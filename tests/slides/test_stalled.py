@@ -66,11 +66,18 @@ def test_a_slide_that_cannot_be_opened_is_given_up_and_the_others_are_done(
 ) -> None:
     for name in "abc":
         make_slide(f"slides/{name}.tiff")
+    (tmp_path / "patience.toml").write_text("read_timeout = 2\n")
     command = [sys.executable, "-m", "wsiseg", "predict", "slides", "--model", str(model), "--out", "out"]
+    command += ["--config", "patience.toml"]
     began = time.monotonic()
     with stalled(tmp_path / "slides" / "b.tiff"):
         done = subprocess.run(
-            [*command, "--read-timeout", "2"], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=100
+            [*command, "--config", "patience.toml"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            timeout=100,
         )
     assert time.monotonic() - began < 40, "the process ended before the file was let go"
     assert done.returncode == 1

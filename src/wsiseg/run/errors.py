@@ -6,13 +6,17 @@ WsisegError                 exit code 1
 ├── DeviceError             4   the requested device is not available
 ├── ModelFileError          5   the model file is invalid
 ├── DownloadError           6   the network or a download failed, or offline mode forbids it
+│   └── GoneError               the server no longer has the file (fetch)
 ├── OutputError             1   a result cannot be written
 ├── StalledError            1   a slide's disk or network does not answer
+├── AnnotationError         1   a file of outlines or a mask cannot be used (annotations)
+│   └── ZeroedMapError          a published map that was set to zero by hand (annotations)
 └── SlideError              1   a slide cannot be read
     ├── PixelSizeError          no pixel size, or one that cannot be true
-    └── NotASlideError          the file is no slide at all: it is skipped, not failed
+    └── NotASlideError          not a slide: skipped where it was found in a folder, failed where it was named
 
-Raise them with one sentence that names the file and what is wrong, and a second argument that says what to do next:
+A class with a package in brackets stands there; all others are below. Raise them with one sentence that names the file
+and what is wrong, and a second argument that says what to do next:
 `raise PixelSizeError("a.tiff: no pixel size in the file", "give --slide-mpp or the mpp column")`.
 """
 
@@ -73,7 +77,7 @@ class OutputError(WsisegError):
 
 
 class StalledError(WsisegError):
-    """A slide's disk or network does not answer; no `SlideError`, as reading less of it would hang as well."""
+    """A slide's disk or network does not answer; not a `SlideError`, as reading less of it would hang as well."""
 
 
 class SlideError(WsisegError):
@@ -85,4 +89,4 @@ class PixelSizeError(SlideError):
 
 
 class NotASlideError(SlideError):
-    """The file is no slide at all: listed as skipped, not as failed."""
+    """The file is not a slide: listed as skipped, not as failed, unless it was named."""

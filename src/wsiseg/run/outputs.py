@@ -42,7 +42,7 @@ def _is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True
 
 
@@ -67,14 +67,14 @@ def _replace(partial: Path, path: Path) -> None:
 
 
 def cannot_be_written(path: Path, error: OSError) -> OutputError:
-    """Give the error that says why a file cannot be written."""
+    """Return the error that says why a file cannot be written."""
     reason = error.strerror or str(error)
     return OutputError(f"{path}: cannot be written: {reason}", "free some room or choose another --out")
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock that is a file at `path`, while other processes on the folder wait for it.
+    """Hold the lock that is a file at `path`, whose folder is made; other processes wait for it meanwhile.
 
     Raises:
         OutputError: The folder is read-only, the disk is full, or the like.
@@ -83,6 +83,7 @@ def locked(path: Path) -> Iterator[None]:
 
     lock = SoftFileLease(path)  # a lease, so that a process of another machine that died just here stops nobody
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
         raise cannot_be_written(path, error) from error
@@ -94,13 +95,10 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write a file or a folder to, and rename it to `path` when the block ends well.
+    """Yield a path beside `path` to write a file or a folder to, and rename it to `path` when the block ends well.
 
     Args:
         path: The final place. Its folder is made where it is missing.
-
-    Yields:
-        A path in the same folder that does not exist yet.
 
     Raises:
         OutputError: The folder is read-only, the disk is full, or the like; what stood at `path` is untouched.
@@ -123,13 +121,13 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as UTF-8, whole or not at all; bytes of file names that are no UTF-8 are escaped as in JSON."""
+    """Write a text file as UTF-8, whole or not at all; bytes that are not UTF-8 are escaped as in JSON."""
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def packed_name(path: Path) -> Path:
-    """Give the name of a text file that is packed with gzip."""
+    """Return the name of a text file that is packed with gzip."""
     return path.with_name(f"{path.name}.gz")
 
 

@@ -70,11 +70,11 @@ class Run(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a run file; file names that are no UTF-8 come back as they were.
+        """Read a run file; file names that are not UTF-8 come back as they were.
 
         Raises:
             OSError: There is none.
-            ValueError: It is no run file.
+            ValueError: It is not a run file.
         """
         return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
 
@@ -184,12 +184,10 @@ class RunFile:
             self._save()
 
     def _save(self) -> None:
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self.path.with_name(f".{self.path.name}.lock")):
-            merged = _with_earlier(self.path, self.run)
-            write_json(self.path, merged.model_dump(mode="json", by_alias=True))
+        if self.path is not None:
+            with locked(self.path.with_name(f".{self.path.name}.lock")):
+                merged = _with_earlier(self.path, self.run)
+                write_json(self.path, merged.model_dump(mode="json", by_alias=True))
 
 
 def _with_earlier(path: Path, run: Run) -> Run:
@@ -214,5 +212,5 @@ def totals(slides: Sequence[SlideRecord]) -> dict[str, int]:
 
 
 def now() -> str:
-    """Give the time in UTC, as `2026-01-31T12:00:00Z`."""
+    """Return the time in UTC, as `2026-01-31T12:00:00Z`."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -13,24 +13,7 @@ _SLIDE = re.compile(
     r"(?P<case>TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})-(?P<code>[0-9]{2})(?P<vial>[A-Z])-(?P<portion>[0-9]{2})"
     r"-(?P<section>(?:TS|BS|MS|DX)[A-Z0-9]+)(?![A-Za-z0-9-])",
 )
-_TUMOR = {
-    "01": "primary solid tumor",
-    "02": "recurrent solid tumor",
-    "03": "primary blood derived cancer, peripheral blood",
-    "04": "recurrent blood derived cancer, bone marrow",
-    "05": "additional new primary",
-    "06": "metastatic",
-    "07": "additional metastatic",
-    "08": "human tumor original cells",
-    "09": "primary blood derived cancer, bone marrow",
-}
-_NORMAL = {
-    "10": "blood derived normal",
-    "11": "solid tissue normal",
-    "12": "buccal cell normal",
-    "13": "EBV immortalized normal",
-    "14": "bone marrow normal",
-}
+_TUMOR, _NORMAL = range(1, 10), range(10, 15)
 _REFUSED = {
     "15": "reserved",
     "16": "reserved",
@@ -44,7 +27,7 @@ _REFUSED = {
 
 
 def case(name: str) -> str:
-    """Give the case (patient) of a slide, as `TCGA-BH-A0B7`.
+    """Return the case (patient) of a slide, as `TCGA-BH-A0B7`.
 
     Raises:
         UsageError: The name does not begin with the barcode of a slide.
@@ -53,7 +36,7 @@ def case(name: str) -> str:
 
 
 def sample(name: str) -> str:
-    """Give the sample of a slide, as `TCGA-BH-A0B7-11A`.
+    """Return the sample of a slide, as `TCGA-BH-A0B7-11A`.
 
     Raises:
         UsageError: The name does not begin with the barcode of a slide.
@@ -63,7 +46,7 @@ def sample(name: str) -> str:
 
 
 def slide(name: str) -> str:
-    """Give the barcode alone, as `TCGA-BH-A0B7-11A-03-TSC`.
+    """Return the barcode alone, as `TCGA-BH-A0B7-11A-03-TSC`.
 
     Raises:
         UsageError: The name does not begin with the barcode of a slide.
@@ -72,7 +55,7 @@ def slide(name: str) -> str:
 
 
 def sample_code(name: str) -> str:
-    """Give the two digits of the sample type, as `11`.
+    """Return the two digits of the sample type, as `11`.
 
     Raises:
         UsageError: The name does not begin with the barcode of a slide.
@@ -90,17 +73,15 @@ def is_diagnostic(name: str) -> bool:
 
 
 def label(name: str) -> int:
-    """Give the label of a slide by its sample type: 1 for 01-09 (tumour), 0 for 10-14 (normal).
+    """Return the label of a slide by its sample type: 1 for 01-09 (tumour), 0 for 10-14 (normal).
 
     Raises:
         UsageError: The name does not begin with the barcode of a slide, or its sample is neither: a control, a cell
             line, a xenograft or a reserved code is no evidence of normal tissue.
     """
     code = sample_code(name)
-    if code in _TUMOR:
-        return 1
-    if code in _NORMAL:
-        return 0
+    if int(code) in _TUMOR or int(code) in _NORMAL:
+        return int(int(code) in _TUMOR)
     kind = _REFUSED.get(code, "unknown")
     raise UsageError(f"{name}: sample type {code} ({kind}) is neither tumour nor normal tissue", "leave it out")
 

@@ -15,7 +15,8 @@ from typing import Self
 from wsiseg.run.errors import NotASlideError, UsageError
 from wsiseg.run.outputs import write_text
 from wsiseg.slides import discovery, split
-from wsiseg.slides.slide import LONGEST_READ_S, Slide
+from wsiseg.slides.slide import Slide
+from wsiseg.slides.slide_file import LONGEST_READ_S
 
 COLUMNS = ("slide", "path", "case", "label", "split", "site", "mpp")
 SPLITS = ("train", "val", "test")

@@ -1,4 +1,4 @@
-"""DICOM slides: which files of a folder belong together, and which are no slides.
+"""DICOM slides: which files of a folder belong together, and which are not slides.
 
 A slide is a series of VL Whole Slide Microscopy instances, one file for each resolution (or part of one), beside which
 lie labels, overviews, thumbnails, segmentations and annotations. Only the beginning of each file is read here; pixels
@@ -22,7 +22,15 @@ _KINDS = {
 }
 _IMPLICIT = "1.2.840.10008.1.2"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-_NO_SLIDES = ("LABEL", "OVERVIEW", "THUMBNAIL")
+_CODECS = {
+    "1.2.840.10008.1.2": "none",
+    "1.2.840.10008.1.2.1": "none",
+    "1.2.840.10008.1.2.4.50": "JPEG",
+    "1.2.840.10008.1.2.4.80": "JPEG-LS",
+    "1.2.840.10008.1.2.4.90": "JPEG 2000, lossless",
+    "1.2.840.10008.1.2.4.91": "JPEG 2000",
+}
+_NOT_SLIDES = ("LABEL", "OVERVIEW", "THUMBNAIL")
 
 _CLASS, _TRANSFER_SYNTAX = (0x0002, 0x0002), (0x0002, 0x0010)
 _IMAGE_TYPE, _INSTANCE, _SERIES = (0x0008, 0x0008), (0x0008, 0x0018), (0x0020, 0x000E)
@@ -44,7 +52,7 @@ class DicomFile:
         path: Where it lies.
         series: SeriesInstanceUID, empty where it is not known.
         instance: SOPInstanceUID, the same in two copies of one image.
-        kind: What it is where it is no slide, as `thumbnail`; empty for an image of a slide.
+        kind: What it is where it is not a slide, as `thumbnail`; empty for an image of a slide.
         transfer_syntax: UID of how its pixels are encoded.
     """
 
@@ -54,17 +62,18 @@ class DicomFile:
     kind: str
     transfer_syntax: str = ""
 
+    @property
+    def codec(self) -> str:
+        """How its pixels are compressed."""
+        return _CODECS.get(self.transfer_syntax, self.transfer_syntax)
+
     def refusal(self) -> NotASlideError:
-        """Say why the file is no slide."""
+        """Return the error that says why the file is not a slide."""
         return NotASlideError(f"{self.path.name}: not a slide but a DICOM {self.kind}")
 
 
 def dicom_file(path: Path) -> DicomFile | None:
-    """Read what a DICOM file says of itself; None if it is not one.
-
-    Args:
-        path: Any file.
-    """
+    """Read what a DICOM file says of itself; None if it is not one."""
     try:
         with path.open("rb") as file:
             if file.read(132)[128:] != b"DICM":
@@ -78,11 +87,11 @@ def dicom_file(path: Path) -> DicomFile | None:
 
 
 def _kind(values: dict[_Tag, str]) -> str:
-    """Name what is no slide; a file too broken to say what it is passes for one: it shall fail, not be skipped."""
+    """Name what is not a slide; a file too broken to say what it is passes for one: it shall fail, not be skipped."""
     found = values.get(_CLASS, "")
     if found in {_WHOLE_SLIDE, ""}:
         types = values.get(_IMAGE_TYPE, "").split("\\")
-        return next((word.lower() for word in _NO_SLIDES if word in types), "")
+        return next((word.lower() for word in _NOT_SLIDES if word in types), "")
     return _KINDS.get(found, f"object of class {found}")
 
 
@@ -97,7 +106,7 @@ def by_series(files: Iterable[DicomFile]) -> list[list[DicomFile]]:
 
 
 def series_file(folder: Path) -> Path:
-    """Give a file of the only slide in a folder.
+    """Return a file of the only slide in a folder.
 
     Raises:
         SlideError: The folder holds no DICOM slide, or several.
@@ -128,7 +137,7 @@ def _values(file: BinaryIO) -> dict[_Tag, str]:
 
 
 def _elements(file: BinaryIO, values: dict[_Tag, str]) -> Iterator[tuple[_Tag, int]]:
-    """Give tag and length of the elements on the outermost level; `values` tells how they are encoded."""
+    """Yield tag and length of the elements on the outermost level; `values` tells how they are encoded."""
     for _ in range(_MOST_ELEMENTS):
         group = file.read(2)
         if len(group) < 2:  # noqa: PLR2004  the end of the file
@@ -141,11 +150,7 @@ def _elements(file: BinaryIO, values: dict[_Tag, str]) -> Iterator[tuple[_Tag, i
 
 
 def _element(file: BinaryIO, *, is_implicit: bool) -> tuple[_Tag, int]:
-    """Read the head of an element: its tag and the length of its value.
-
-    Raises:
-        struct.error: The file ends within it.
-    """
+    """Read the head of an element: its tag and the length of its value."""
     group, element = struct.unpack("<HH", file.read(4))
     if is_implicit or group == _ITEM[0]:
         return (group, element), struct.unpack("<I", file.read(4))[0]
@@ -156,12 +161,7 @@ def _element(file: BinaryIO, *, is_implicit: bool) -> tuple[_Tag, int]:
 
 
 def _skip_sequence(file: BinaryIO, *, is_implicit: bool) -> None:
-    """Pass over a sequence of undefined length and all that is nested in it.
-
-    Raises:
-        ValueError: It is longer or deeper than any that is meant.
-        struct.error: The file ends within it.
-    """
+    """Pass over a sequence of undefined length and all that is nested in it."""
     depth = 1
     for _ in range(_MOST_ELEMENTS):
         tag, length = _element(file, is_implicit=is_implicit)

@@ -29,7 +29,7 @@ class Level:
     reader_downsample: float
 
     def corner(self, x: float, y: float) -> tuple[int, int]:
-        """Give the whole level-0 position to ask the reader for so that it starts at most half a pixel from x, y.
+        """Return the whole level-0 position to ask the reader for so that it starts at most half a pixel from x, y.
 
         A reader blends neighbours where it does not start at a whole pixel of the level, so it is made to start at one
         wherever that is near enough.
@@ -81,7 +81,7 @@ def level_for(levels: Sequence[Level], scale: tuple[float, float]) -> int:
 
 
 def ratio_to(level: Level, scale: tuple[float, float]) -> tuple[float, float]:
-    """Give how many pixels of a level make one pixel of `scale` level-0 pixels, along x and y."""
+    """Return how many pixels of a level make one pixel of `scale` level-0 pixels, along x and y."""
     return scale[0] / level.downsample[0], scale[1] / level.downsample[1]
 
 
@@ -117,7 +117,7 @@ def window(
 
 
 def _span(level: Level, axis: int, begin: float, length: float, margin: int) -> tuple[int, int, float, float]:
-    """Give along one axis the level-0 start, how much is read, and where in that the region begins and ends.
+    """Return along one axis the level-0 start, how much is read, and where in that the region begins and ends.
 
     What a filter would see beyond the slide is left out, so that a region within the slide gets no background.
     """

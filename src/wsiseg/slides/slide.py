@@ -5,6 +5,7 @@ All coordinates are level-0 pixels of OpenSlide's own frame (for MRXS and its li
 """
 
 import hashlib
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -13,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.run.errors import NotASlideError, PixelSizeError, SlideError
+from wsiseg.run.errors import PixelSizeError
 from wsiseg.slides import pyramid
 from wsiseg.slides.blocks import MOST_UNREADABLE, Block, Picture, filled
 from wsiseg.slides.pixel_size import PixelSize, pixel_size
-from wsiseg.slides.slide_facts import SlideFacts
-from wsiseg.slides.slide_file import LONGEST_READ_S, SLIDE_SUFFIXES, SlideFile
+from wsiseg.slides.slide_file import LONGEST_READ_S, SlideFile, codec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,6 +30,42 @@ _WHOLE = 1e-3  # numbers this close to whole ones are whole
 
 ASSUMED = "assumed"
 """The `mpp_source` of a map whose slide is not at hand: its pixels count, its micrometers mean nothing."""
+
+
+@dataclass(frozen=True)
+class SlideFacts:
+    """What a result says about the slide that it came from.
+
+    Attributes:
+        file: File name, without its folder.
+        fingerprint: Tells this slide from others and from an incomplete copy of it.
+        size_px: Width and height at level 0.
+        mpp: Micrometers per level-0 pixel along x and y.
+        mpp_source: Where the pixel size was found, as `user`, `openslide.mpp-x` or `openslide.objective-power`.
+        mpp_raw: Every statement on the pixel size that the file makes.
+        bounds_px: x, y, width, height of the scan within level 0 where the file says so.
+        vendor: OpenSlide's name of the format.
+        icc_present: True if the slide carries a colour profile. It is never applied.
+    """
+
+    file: str
+    fingerprint: str
+    size_px: tuple[int, int]
+    mpp: tuple[float, float]
+    mpp_source: str
+    mpp_raw: dict[str, str]
+    bounds_px: tuple[int, int, int, int] | None
+    vendor: str
+    icc_present: bool
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Self:
+        """Rebuild the facts from JSON, where tuples are lists."""
+        values: dict[str, Any] = {
+            name: tuple(stored[name]) if isinstance(stored[name], list) else stored[name]
+            for name in cls.__dataclass_fields__
+        }
+        return cls(**values)
 
 
 class Slide:
@@ -44,7 +80,7 @@ class Slide:
         longest_read_s: Seconds after which reading is given up; every method that reads then raises `StalledError`.
 
     Raises:
-        NotASlideError: The file is no slide.
+        NotASlideError: The file is not a slide.
         PixelSizeError: No pixel size is known, or the one found cannot be true.
         SlideError: The file is broken.
         StalledError: Its disk or network does not answer.
@@ -112,8 +148,13 @@ class Slide:
         return x, y, width, height
 
     @property
+    def codec(self) -> str:
+        """How its pixels are compressed, as `JPEG`; `unknown` where its file does not say."""
+        return codec(self.path)
+
+    @property
     def facts(self) -> SlideFacts:
-        """What a result says of this slide."""
+        """What a result says about this slide."""
         return SlideFacts(
             file=self.path.name,
             fingerprint=self.fingerprint,
@@ -139,7 +180,7 @@ class Slide:
         return f"{known}-{self.path.stat().st_size}"
 
     def upsampling(self, mpp: float) -> float:
-        """How many times coarser level 0 is than `mpp`; 1 or less where the slide is fine enough."""
+        """Return how many times coarser level 0 is than `mpp`; 1 or less where the slide is fine enough."""
         return max(self.mpp) / mpp
 
     def read(self, x: float, y: float, size: tuple[int, int], mpp: float) -> NDArray[np.uint8]:
@@ -173,11 +214,6 @@ class Slide:
         if pyramid.is_same(ratio):
             return np.asarray(self._file.read(level.corner(*at), number, size))
         window = pyramid.window(level, at, size, ratio, sees_beyond=sees_beyond)
-        return self._resampled(number, window, size, ratio)
-
-    def _resampled(
-        self, number: int, window: pyramid.Window, size: tuple[int, int], ratio: tuple[float, float]
-    ) -> NDArray[np.uint8]:
         factor = 1 if min(ratio) < _LARGE_RATIO else int(min(ratio) / 2)
         if factor == 1:
             region = self._file.read(window.corner, number, window.size_px)
@@ -275,15 +311,3 @@ def _filter(ratio: tuple[float, float], box: tuple[float, float, float, float]) 
         return Image.Resampling.BILINEAR
     is_whole = all(abs(value - round(value)) <= _WHOLE for value in (*ratio, *box))
     return Image.Resampling.BOX if is_whole else Image.Resampling.HAMMING
-
-
-__all__ = [
-    "ASSUMED",
-    "LONGEST_READ_S",
-    "SLIDE_SUFFIXES",
-    "NotASlideError",
-    "PixelSizeError",
-    "Slide",
-    "SlideError",
-    "SlideFacts",
-]

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 from wsiseg.run.errors import NotASlideError, SlideError
 from wsiseg.slides.dicom import dicom_file, series_file
-from wsiseg.slides.tiff_tiles import impossible_tile
+from wsiseg.slides.tiff import compression, impossible_tile
 from wsiseg.slides.time_limit import TimeLimit
 
 if TYPE_CHECKING:
@@ -37,13 +37,8 @@ _UNKNOWN_CODING = ("nsupported", "Attribute ")
 _PROCESS = threading.Lock()
 
 
-def slide_path(path: Path) -> Path:
-    """Give the file to open for a path that may be the folder of one DICOM series.
-
-    Raises:
-        NotASlideError: It is a DICOM file that holds no slide.
-        SlideError: There is nothing, or a folder that holds no series or several.
-    """
+def _slide_path(path: Path) -> Path:
+    """Return the file to open for a path that may be the folder of one DICOM series."""
     if path.is_dir():
         return series_file(path)
     if not path.exists():
@@ -52,6 +47,12 @@ def slide_path(path: Path) -> Path:
     if found is not None and found.kind:
         raise found.refusal()
     return path
+
+
+def codec(path: Path) -> str:
+    """Name how a file's pixels are compressed; `unknown` where it is neither TIFF, DICOM, PNG nor JPEG."""
+    found = dicom_file(path)
+    return compression(path) if found is None else found.codec
 
 
 class SlideFile:
@@ -65,7 +66,7 @@ class SlideFile:
         longest_s: Seconds that opening, and every reading, may take.
 
     Raises:
-        NotASlideError: It is no slide, and its name does not say that it is one.
+        NotASlideError: It is not a slide, and its name does not say that it is one.
         SlideError: It should be one but cannot be opened.
         StalledError: Its disk or network does not answer.
     """
@@ -74,14 +75,14 @@ class SlideFile:
         self._mending = threading.Lock()
         self._limit = TimeLimit(path.name, longest_s)
         try:
-            self.path = self._limit.call(lambda: slide_path(path))
+            self.path = self._limit.call(lambda: _slide_path(path))
             self._handle = self._limit.call(lambda: _open(self.path))
         except BaseException:
             self._limit.close()  # a folder of files that cannot be opened leaves no threads
             raise
         self.properties: dict[str, str] = {}
         for name in self._handle.properties:
-            # OpenSlide does not find names again that are no text in a damaged file.
+            # OpenSlide does not find names again that are not text in a damaged file.
             with suppress(KeyError):
                 self.properties[name] = self._handle.properties[name]
         self.level_sizes_px: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
@@ -206,7 +207,7 @@ def _plain_image(path: Path) -> "Image":
         except (OSError, SyntaxError, ValueError, TypeError, KeyError, OverflowError, struct.error):
             continue
     if path.suffix.lower() in SLIDE_SUFFIXES:
-        text = f"{path.name}: no slide, whatever its name says: nothing in it that can be read"
+        text = f"{path.name}: not a slide, whatever its name says: nothing in it that can be read"
         raise SlideError(text, f"get the file again, or {_CONVERT}")
     raise NotASlideError(f"{path.name}: not a slide")
 

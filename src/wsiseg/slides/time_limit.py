@@ -36,7 +36,7 @@ class TimeLimit:
         self.is_stalled = False
 
     def call(self, step: Callable[[], T]) -> T:
-        """Call a function and give its result.
+        """Call a function and return its result.
 
         Raises:
             StalledError: It takes too long, or an earlier call did.
@@ -77,7 +77,7 @@ class TimeLimit:
             return _Caller()
 
     def _stalled(self) -> StalledError:
-        advice = "check the disk or network that it lies on, or allow more with --read-timeout"
+        advice = "check the disk or network that it lies on, or allow more with read-timeout in the file of --config"
         return StalledError(f"{self._name}: reading hangs for {self._seconds:g} s", advice)
 
 
@@ -89,13 +89,11 @@ class _Caller:
         threading.Thread(target=self._work, name="caller", daemon=True).start()
 
     def begin(self, step: Callable[[], T]) -> "Future[T]":
-        """Begin a call."""
         future: Future[T] = Future()
         self._steps.put((future, step))
         return future
 
     def end(self) -> None:
-        """Let the thread end."""
         self._steps.put(None)
 
     def _work(self) -> None:
