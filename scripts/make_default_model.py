@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-DEFAULT = Path(__file__).resolve().parents[1] / "src" / "wsiseg" / "models" / "default.onnx"
+DEFAULT = Path(__file__).resolve().parents[1] / "src" / "wsiseg" / "model_file" / "default.onnx"
 DATA = (
     "Mosaics of H&E colon images of the GlaS challenge (Warwick-QU, MICCAI 2015, Sirinukunwattana et al. 2017), "
     "training patients only, one label per mosaic"

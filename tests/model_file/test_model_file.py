@@ -512,3 +512,10 @@ def test_writing_and_opening_gives_the_card_back(tmp_path: Path) -> None:
     }
     with ModelFile.open(write_color_filter_model(tmp_path / "m.onnx", **fields)) as model:
         assert model.card.model_dump(include=set(fields)) == fields
+
+
+def test_the_bundled_model_opens_and_has_its_page_beside_it() -> None:
+    path = default_model_path()
+    with ModelFile.open(path) as model:
+        assert (model.card.map, model.card.precision) == ("dense", "int8")
+        assert model.sha256 in path.with_suffix(".md").read_text(encoding="utf-8")

@@ -214,8 +214,8 @@ class ModelFile:
 
 
 def default_model_path() -> Path:
-    """Give the place of the model that comes with wsiseg."""
-    return Path(__file__).with_name("models") / "default.onnx"
+    """Return the place of the model that comes with wsiseg."""
+    return Path(__file__).with_name("default.onnx")
 
 
 def _read(path: Path) -> bytes:
