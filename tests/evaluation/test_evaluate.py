@@ -1,5 +1,7 @@
 import csv
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from making.maps import box, polygon, write_map, write_outlines, write_run
 from wsiseg.config.evaluate import EvaluateConfig
+from wsiseg.evaluation import gate
 from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
 from wsiseg.heatmap.heatmap import Heatmap
@@ -29,7 +32,7 @@ def run(folder: Path, **how: Any) -> Report:
 
 
 def pixels_of(heatmap: Heatmap) -> NDArray[np.float32]:
-    """Give the probability of every level-0 pixel, NaN where nobody looked; cells end on whole pixels."""
+    """Return the probability of every level-0 pixel, NaN where nobody looked; cells end on whole pixels."""
     x, y = (np.rint(edges).astype(int) for edges in heatmap.edges())
     return np.repeat(np.repeat(heatmap.probabilities, np.diff(y), 0), np.diff(x), 1)
 
@@ -50,7 +53,7 @@ def by_sklearn(
 
 @st.composite
 def made_cases(draw: st.DrawFn) -> tuple[NDArray[np.float32], list[list[tuple[float, float]]], bool]:
-    """Give a map with ties and gaps, outlines of any shape, and whether they follow the pixels."""
+    """Return a map with ties and gaps, outlines of any shape, and whether they follow the pixels."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     shape = (draw(st.integers(2, 7)), draw(st.integers(2, 7)))
     values = (rng.integers(0, 9, shape) / 8).astype(np.float32)
@@ -114,7 +117,7 @@ def test_split_site_and_location_are_measured_apart(tmp_path: Path) -> None:
     other = run(tmp_path, split="val")
     assert other.without_background["auc"] == report.per_split["val"]["without_background"]["auc"]
     with pytest.raises(
-        UsageError, match="no slide of split nightly could be evaluated; the splits are: test, train, val"
+        UsageError, match=r"--split nightly: .*cohort.csv has no slide of that split; the splits are: test, train, val"
     ):
         run(tmp_path, split="nightly")
 
@@ -128,7 +131,7 @@ def test_the_threshold_is_the_users_else_the_best_on_validation_else_the_models(
     own = run(tmp_path, threshold=0.6)
     assert (own.threshold.value, own.threshold.source) == (0.6, "option")
     (tmp_path / "cohort.csv").unlink()
-    assert run(tmp_path).threshold.model_dump() == {"value": 0.5, "source": "model"}
+    assert run(tmp_path).threshold.model_dump() == {"value": 0.5, "source": "model", "note": ""}
     heatmap = Heatmap.open(tmp_path / "maps" / "slide-0.ome.zarr").with_threshold(0.4)
     heatmap.save(tmp_path / "maps" / "slide-0.ome.zarr")
     with pytest.raises(UsageError, match=r"several thresholds: 0\.4, 0\.5; give --threshold"):
@@ -175,8 +178,106 @@ def test_what_is_missing_or_odd_is_named_and_the_rest_evaluated(tmp_path: Path) 
     assert warned["slide-8"] == ("slide-8.geojson: holds no tumour, but the cohort calls slide-8 a tumour slide",)
     assert "of its tumour lies outside the slide" in warned["slide-10"][0]
     assert warned["slide-9"] == ("slide-9: was mapped at 0.5 um/px, the cohort says 0.25 um/px",)
-    assert report.notes == ("slide-0: stands not in the cohort", "slide-99.geojson: truth without a prediction")
+    assert report.notes == (
+        "maps of slides that are not in the cohort: 1 (slide-0)",
+        "files of truth without a map: 1 (slide-99.geojson)",
+    )
+    assert (report.not_in_cohort, report.without_prediction) == (("slide-0",), ("slide-99.geojson",))
     assert report.without_background["slides"] == 4
+
+
+def remove_maps(folder: Path, *numbers: int) -> None:
+    for number in numbers:
+        shutil.rmtree(folder / "maps" / f"slide-{number}.ome.zarr")
+
+
+def test_a_slide_of_the_split_without_a_map_fails_unless_it_may_be_missing(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    remove_maps(tmp_path, 0, 5, 6)
+    report = run(tmp_path, out=tmp_path / "out")
+    failed = {record.slide: record.error for record in report.failed if record.error}
+    assert (list(failed), report.exit_code) == (["slide-5", "slide-6"], 1)  # slide-0 is of the train split
+    assert failed["slide-5"].message == f"slide-5: has no map in {tmp_path / 'maps'}"
+    assert "--allow-missing" in failed["slide-5"].hint
+    allowed = run(tmp_path, out=tmp_path / "out", allow_missing=True)
+    assert (allowed.failed, allowed.exit_code) == ((), 0)
+    assert "slides without a map, which may be missing: 2 (slide-5, slide-6)" in allowed.notes
+    for found in (report, allowed):
+        assert found.counted == "6 of 8 slides"
+        assert found.per_site["breast"]["with_background"]["expected_slides"] == 4
+        assert found.per_site["breast"]["with_background"]["slides"] == 3
+        assert found.per_split["train"]["without_background"]["expected_slides"] == 2
+        assert found.without_prediction == ("slide-0.geojson", "slide-5.geojson", "slide-6.geojson")
+    rows = {row["slide"]: row for row in csv.DictReader((tmp_path / "out" / "slides.csv").read_text().splitlines())}
+    assert (rows["slide-5"]["status"], rows["slide-5"]["split"]) == ("skipped", "test")
+
+
+def test_where_no_slide_of_the_test_split_has_a_map_nothing_else_is_measured_in_its_place(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    remove_maps(tmp_path, *range(4, 12))
+    for allow_missing in (False, True):
+        with pytest.raises(WsisegError, match="nothing of split test could be evaluated: slide-4: has no map"):
+            run(tmp_path, allow_missing=allow_missing)
+    assert run(tmp_path, split="val").counted == "2 of 2 slides"
+
+
+def test_without_a_cohort_a_truth_without_a_map_is_noted_and_fails_a_gate(tmp_path: Path) -> None:
+    write_run(tmp_path, slides=4)
+    (tmp_path / "cohort.csv").unlink()
+    remove_maps(tmp_path, 1, 3)
+    noted = run(tmp_path)
+    assert (noted.exit_code, noted.counted) == (0, "2 of 4 slides")
+    assert noted.notes == ("files of truth without a map: 2 (slide-1.geojson, slide-3.geojson)",)
+    for condition in ({"fail_under": ("slides=1",)}, {"fail_over": ("brier=1",)}):
+        gated = run(tmp_path, **condition)
+        assert (gated.unmet, gated.exit_code) == ((), 1)
+        assert [record.slide for record in gated.failed] == ["slide-1", "slide-3"]
+        assert run(tmp_path, allow_missing=True, **condition).exit_code == 0
+    assert run(tmp_path, allow_missing=True, fail_under=("slides=3",)).exit_code == 3
+
+
+def test_a_threshold_that_validation_slides_cannot_give_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    assert run(tmp_path).threshold.origin == "validation"
+    remove_maps(tmp_path, 3)
+    assert run(tmp_path).threshold.origin == "validation: from 1 of 2 validation slides"
+    (tmp_path / "truth" / "slide-2.geojson").write_text("{")
+    some = run(tmp_path, out=tmp_path / "out", junit=tmp_path / "junit.xml", fail_under=("auc=0.1",))
+    said = "model: not from validation slides: 0 of 2 could be compared"
+    assert some.threshold.origin == said
+    assert said in (tmp_path / "out" / "report.html").read_text()
+    assert said in (tmp_path / "junit.xml").read_text()
+    assert said in gate.summary(some)
+    write_outlines(tmp_path / "truth" / "slide-2.geojson")
+    assert run(tmp_path).threshold.origin.endswith("1 of 2 could be compared, without tumour")
+    text = (tmp_path / "cohort.csv").read_text()
+    (tmp_path / "cohort.csv").write_text(text.replace(",val,", ",train,"))
+    assert run(tmp_path).threshold.origin == "model: the cohort has no validation slides"
+    assert run(tmp_path, threshold=0.4).threshold.origin == "option"
+
+
+def test_a_broken_map_of_a_further_run_is_a_failure(tmp_path: Path) -> None:
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b")
+    shutil.rmtree(tmp_path / "b" / "maps" / "slide-5.ome.zarr" / "0")
+    report = run(tmp_path / "a", predictions=(tmp_path / "a" / "maps", tmp_path / "b" / "maps"))
+    assert report.exit_code == 1
+    assert [record.slide for record in report.failed] == ["slide-5"]
+
+
+def test_pages_say_whether_cases_or_slides_were_drawn(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    page = tmp_path / "out" / "report.html"
+    assert run(tmp_path, out=tmp_path / "out").settings["resampled"] == "case"
+    assert "each of whole cases, of which there are 8." in page.read_text()
+    text = (tmp_path / "cohort.csv").read_text()
+    (tmp_path / "cohort.csv").write_text(re.sub(r",case-\d+,", ",,", text))
+    assert run(tmp_path, out=tmp_path / "out").settings["resampled"] == "slide"
+    assert "each of slides, of which there are 8: no case is known" in page.read_text()
+    (tmp_path / "cohort.csv").write_text(re.sub(r",case-(4|5|6|7|8|9|10|11),", ",one,", text))
+    one = run(tmp_path, out=tmp_path / "out")
+    assert one.without_background["auc"]["ci95"] is None
+    assert "No intervals, as there is one case only." in page.read_text()
 
 
 def test_nothing_to_evaluate_is_an_error(tmp_path: Path) -> None:

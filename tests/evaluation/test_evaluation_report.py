@@ -22,7 +22,7 @@ from wsiseg.pages.plots import Line, plot, thinned
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a cohort and two runs; one slide's truth is missing, one slide has a hostile name."""
+    """Return a cohort and two runs; one slide's truth is missing, one slide has a hostile name."""
     folder = tmp_path_factory.mktemp("page")
     write_run(folder, skill=0.3)
     write_run(folder / "other", skill=0.1)

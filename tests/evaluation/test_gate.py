@@ -19,7 +19,7 @@ from wsiseg.run.record import Failure, SlideRecord
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a cohort with maps and truth; one slide's truth is missing."""
+    """Return a cohort with maps and truth; one slide's truth is missing."""
     folder = tmp_path_factory.mktemp("gate")
     write_run(folder)
     (folder / "truth" / "slide-4.geojson").unlink()
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def report_of(folder: Path, **how: Any) -> Report:
     places = {"predictions": (folder / "maps",), "truth": folder / "truth", "cohort": folder / "cohort.csv"}
-    return evaluate(EvaluateConfig(**places, resamples=20, **how))
+    return evaluate(EvaluateConfig(**{**places, "resamples": 20, **how}))
 
 
 def wsiseg(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -38,14 +38,16 @@ def wsiseg(*arguments: object, **environment: str) -> subprocess.CompletedProces
 
 
 def evaluated(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    places = (folder / "maps", "--truth", folder / "truth", "--cohort", folder / "cohort.csv", "--resamples", 20)
+    settings = folder / "settings.toml"
+    settings.write_text("resamples = 20\n")
+    places = (folder / "maps", "--truth", folder / "truth", "--cohort", folder / "cohort.csv", "--config", settings)
     return wsiseg("evaluate", *places, *arguments, **environment)
 
 
 @pytest.mark.parametrize(
     "name",
     ["auc", "with_background.f1", "site.colon.auc", "site.breast.with_background.iou", "split.val.f1", "slide_auc",
-     "location.out_of_location.auc", "mean_per_slide.auc", "at.best.f1", "without_background.brier", "tumor_px"],
+     "location.out_of_location.auc", "mean_per_slide.auc", "at.best.f1", "slides", "cases", "tumor_px"],
 )  # fmt: skip
 def test_any_measure_can_be_a_gate(folder: Path, name: str) -> None:
     met = report_of(folder, fail_under=(f"{name}=0.0001",))
@@ -79,6 +81,54 @@ def test_a_measure_that_does_not_exist_is_a_usage_error(folder: Path, name: str)
         report_of(folder, fail_under=(f"{name}=0.5",))
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("acu", "auc"), ("site.colom.auc", "site.colon.auc"), ("with_background.f2", "with_background.f1"),
+     ("split.tset.f1", "split.test.f1"), ("mean_per_slide.brier", "mean_per_slide")],
+)  # fmt: skip
+def test_a_mistyped_measure_is_named_before_anything_is_read(folder: Path, name: str, meant: str) -> None:
+    maps = folder / "nowhere"
+    for option in ("fail_under", "fail_over"):
+        with pytest.raises(UsageError, match=rf"there is no measure {name} .*; did you mean {meant}"):
+            report_of(folder, predictions=(maps,), **{option: (f"{name}=0.5",)})
+
+
+@pytest.mark.parametrize("name", ["brier", "with_background.brier", "site.colon.brier",
+                                  "tumor_area.mean_absolute_error_mm2"])  # fmt: skip
+def test_where_lower_is_better_the_limit_is_the_highest_value(folder: Path, name: str) -> None:
+    met = report_of(folder, fail_over=(f"{name}=1e6",))
+    assert (met.unmet, met.gates[0].most) == ((), 1e6)
+    value = met.gates[0].value
+    assert value is not None
+    assert report_of(folder, fail_over=(f"{name}={value}",)).unmet == ()
+    assert [one.measure for one in report_of(folder, fail_over=(f"{name}={value / 2}",)).unmet] == [name]
+    with pytest.raises(UsageError, match=rf"lower values of {name} are better; give --fail-over"):
+        report_of(folder, fail_under=(f"{name}=0.1",))
+
+
+@pytest.mark.parametrize("name", ["auc", "site.colon.f1", "slide_auc", "slides"])
+def test_where_higher_is_better_there_is_no_highest_value(folder: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=rf"higher values of {name} are better; give --fail-under"):
+        report_of(folder, fail_over=(f"{name}=0.1",))
+
+
+def test_of_two_limits_of_one_measure_both_hold(folder: Path) -> None:
+    report = report_of(folder, fail_under=("auc=0.999", "auc=0.1"))
+    assert [one.is_met for one in report.gates] == [False, True]
+
+
+def test_a_site_without_any_map_does_not_meet_its_gate(folder: Path, tmp_path: Path) -> None:
+    text = (
+        (folder / "cohort.csv")
+        .read_text()
+        .replace("slide-11,slide-11.svs,case-11,1,test,colon", "no,no.svs,n,1,test,lung")
+    )
+    (tmp_path / "cohort.csv").write_text(text)
+    report = report_of(folder, cohort=tmp_path / "cohort.csv", fail_under=("site.lung.auc=0",), allow_missing=True)
+    assert [(one.value, one.is_met) for one in report.gates] == [(None, False)]
+    assert "sites of which no slide could be evaluated: 1 (lung)" in report.notes
+
+
 def test_a_fall_below_the_baseline_is_a_gate(folder: Path, tmp_path: Path) -> None:
     report_of(folder, out=tmp_path)
     baseline = tmp_path / "metrics.json"
@@ -94,8 +144,24 @@ def test_a_fall_below_the_baseline_is_a_gate(folder: Path, tmp_path: Path) -> No
     baseline.write_text('{"schema": "other/1"}')
     with pytest.raises(UsageError, match=r"is of schema other/1"):
         report_of(folder, baseline=baseline, max_drop=("auc=0",))
-    with pytest.raises(UsageError, match="--max-drop needs --baseline"):
+    with pytest.raises(UsageError, match="max-drop needs baseline"):
         EvaluateConfig.checked(predictions=(folder,), truth=folder, max_drop=("auc=0",))
+
+
+def test_what_may_not_rise_far_above_the_baseline_is_a_gate_too(folder: Path, tmp_path: Path) -> None:
+    report_of(folder, out=tmp_path)
+    baseline = tmp_path / "metrics.json"
+    stored = json.loads(baseline.read_text())
+    stored["without_background"]["brier"]["value"] -= 0.02
+    baseline.write_text(json.dumps(stored))
+    assert report_of(folder, baseline=baseline, max_drop=("brier=0.03",)).unmet == ()
+    risen = report_of(folder, baseline=baseline, max_drop=("brier=0.01",))
+    assert [one.most for one in risen.unmet] == [pytest.approx(stored["without_background"]["brier"]["value"] + 0.01)]
+    for value in (None, float("nan")):
+        stored["without_background"]["brier"]["value"] = value
+        baseline.write_text(json.dumps(stored))
+        with pytest.raises(UsageError, match="has no value of brier"):
+            report_of(folder, predictions=(folder / "nowhere",), baseline=baseline, max_drop=("brier=0.01",))
 
 
 def test_junit_names_gates_and_slides(folder: Path, tmp_path: Path) -> None:
@@ -109,14 +175,19 @@ def test_junit_names_gates_and_slides(folder: Path, tmp_path: Path) -> None:
     }
     cases = {(one.get("classname"), one.get("name")): [child.tag for child in one] for one in suite}
     assert cases["gate", "auc>=1.5"] == ["failure"]
-    assert cases["gate", "f1>=0"] == []
+    assert cases["gate", "f1>=0"] == ["system-out"]
     assert cases["slides", "slide-4"] == ["error"]
     assert len([key for key in cases if key[0] == "slides"]) == len(report.slides) == 12
 
 
 def many(count: int) -> Report:
-    """Give a report with many failed slides, whose names and messages try to break out."""
-    block = {"auc": {"value": 0.5, "ci95": None}, "f1": {"value": None, "ci95": None}}
+    """Return a report with many failed slides, whose names and messages try to break out."""
+    block = {
+        "auc": {"value": 0.5, "ci95": None},
+        "f1": {"value": None, "ci95": None},
+        "slides": 1,
+        "expected_slides": 3,
+    }
     error = Failure(type="E", message="50%\n::error::evil | <b>`x`</b> \x07 \x1b[31m" + "long " * 400)
     return Report(
         run="x",
@@ -149,7 +220,7 @@ def test_junit_of_odd_names_is_valid_xml() -> None:
 def test_the_command_leaves_with_3_and_a_table_of_what_fell_short(folder: Path) -> None:
     done = evaluated(folder, "--fail-under", "auc=0.999", "--fail-under", "recall=0.01", "--quiet")
     assert done.returncode == 3
-    assert "below the gate" in done.stderr
+    assert "gate not met" in done.stderr
     assert "auc" in done.stderr
     assert "recall" not in done.stderr
     assert evaluated(folder, "--fail-under", "auc=0.1").returncode == 1
@@ -186,6 +257,10 @@ def test_github_is_told(folder: Path, tmp_path: Path) -> None:
         (("maps",), "predictions need --truth"),
         (("--pcam", "x"), "--pcam needs --model"),
         (("--grid", "x"), "--grid needs --out"),
+        (("--grid", "x", "--out", "y", "--fail-under", "auc=0.8"), "fail-under means nothing when evaluating --grid"),
+        (("--pcam", "x", "--model", "m", "--truth", "t"), "truth means nothing when evaluating --pcam"),
+        (("maps", "--truth", "t", "--model", "default"), "model means nothing when evaluating maps"),
+        (("maps", "--truth", "t", "--split", "test"), "--split needs --cohort"),
         (("maps", "--truth", "nowhere"), "no heatmaps there"),
         (("maps", "--truth", "t", "--cohort", "no.csv"), "cannot be read as a cohort"),
     ],

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def steps() -> list[str]:
-    """Give the commands of the gate's workflow, without the one that installs."""
+    """Return the commands of the gate's workflow, without the one that installs."""
     text = (ROOT / ".github" / "workflows" / "gate.yml").read_text()
     return [line for line in re.findall(r"^ +run: (.+)$", text, re.MULTILINE) if "pip install" not in line]
 
@@ -81,5 +81,5 @@ def test_evaluate_loads_no_training_library(tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "wsiseg.metrics" in loaded
+    assert "wsiseg.mathematics.metrics" in loaded
     assert not loaded & {"torch", "sklearn", "timm", "onnx", "onnxruntime", "openslide", "h5py"}

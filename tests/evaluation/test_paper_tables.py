@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from wsiseg.evaluation.paper_tables import write_paper_tables
+from wsiseg.evaluation.plots import write_paper_tables
 from wsiseg.run.errors import UsageError
 
 HEAD = "alpha,beta,split,site,auc,auc_background,precision,recall,f1,slide_auc,threshold"
@@ -43,17 +43,41 @@ def test_the_table_holds_organs_without_and_with_background_and_the_means_of_bot
 
 def test_the_figure_is_a_matrix_for_every_measure(tmp_path: Path) -> None:
     paths = write_paper_tables(grid_csv(tmp_path / "grid"), tmp_path / "out")
-    names = [f"{name}.{suffix}" for name in ("table1", "figure2") for suffix in ("csv", "svg", "png")]
-    assert [path.name for path in paths] == names
+    drawn = [f"{name}.{end}" for name in ("table1", "figure2", "figure2_out_of_location") for end in ("svg", "png")]
+    assert [path.name for path in paths] == ["table1.csv", "figure2.csv", *drawn]
     assert all(path.stat().st_size for path in paths)
     svg = (tmp_path / "out" / "figure2.svg").read_text()
-    assert svg.count(">0.560<") == 2  # the AUC, and the precision that equals it
-    assert ">true labels of tiles: 0.800<" in svg
+    assert ">0.660<" in svg
+    assert ">true labels of tiles: 0.900<" in svg
     assert "script" not in svg
     with Image.open(tmp_path / "out" / "figure2.png") as picture:
         assert picture.width > 1500
     rows = list(csv.DictReader((tmp_path / "out" / "figure2.csv").read_text().splitlines()))
-    assert (len(rows), rows[3]["auc"], rows[3]["recall"]) == (16, "0.44", "")
+    assert (len(rows), rows[3]["auc"], rows[3]["recall"]) == (32, "0.54", "")
+
+
+def test_the_figure_does_not_pool_organs_that_were_trained_on_with_others(tmp_path: Path) -> None:
+    write_paper_tables(grid_csv(tmp_path / "grid"), tmp_path / "out")
+    rows = list(csv.DictReader((tmp_path / "out" / "figure2.csv").read_text().splitlines()))
+    first = {row["location"]: row["auc"] for row in rows if (row["alpha"], row["beta"]) == ("0.2", "0")}
+    assert first == {"in_distribution": "0.66", "out_of_location": "0.46"}
+    figure, other = ((tmp_path / "out" / f"{name}.svg").read_text() for name in ("figure2", "figure2_out_of_location"))
+    assert "pixel AUC, in-distribution test split" in figure
+    assert ">0.660<" in figure
+    assert ">0.460<" in other
+    assert ">0.460<" not in figure
+
+
+def test_a_grid_without_organs_is_one_figure_over_all(tmp_path: Path) -> None:
+    folder = grid_csv(tmp_path / "grid")
+    lines = (folder / "grid.csv").read_text().splitlines()
+    (folder / "grid.csv").write_text(
+        "\n".join(line for line in lines if ",lung," not in line and ",ovary," not in line)
+    )
+    paths = write_paper_tables(folder, tmp_path / "out")
+    assert len(paths) == 6
+    rows = list(csv.DictReader((tmp_path / "out" / "figure2.csv").read_text().splitlines()))
+    assert (len(rows), rows[0]["location"], rows[0]["auc"]) == (16, "all", "0.56")
 
 
 def test_a_folder_without_a_grid_is_refused(tmp_path: Path) -> None:
@@ -81,4 +105,4 @@ def test_the_command_prints_where_they_are(tmp_path: Path) -> None:
         "--json",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ))
-    assert len(json.loads(done.stdout)["outputs"]) == 6
+    assert len(json.loads(done.stdout)["outputs"]) == 8

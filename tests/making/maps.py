@@ -37,14 +37,14 @@ def write_map(path: Path, values: NDArray[Any], cell_px: float = 10.0, **slide: 
 
 
 def polygon(points: Sequence[tuple[float, float]], name: str = "Tumor") -> dict[str, Any]:
-    """Give a GeoJSON feature."""
+    """Return a GeoJSON feature."""
     ring = [list(point) for point in (*points, points[0])]
     geometry = {"type": "Polygon", "coordinates": [ring]}
     return {"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": name}}}
 
 
 def box(left: float, top: float, right: float, below: float, name: str = "Tumor") -> dict[str, Any]:
-    """Give a rectangle as a GeoJSON feature."""
+    """Return a rectangle as a GeoJSON feature."""
     return polygon([(left, top), (right, top), (right, below), (left, below)], name)
 
 

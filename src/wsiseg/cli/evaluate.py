@@ -20,7 +20,7 @@ def evaluate(streams: Streams, config: EvaluateConfig) -> int:
     """Measure tumour maps against truth, pixel by pixel.
 
     Truth may be outlines of QuPath, ASAP, ImageScope or CAMELYON, masks, NGFF labels or other heatmaps. Leaves with 3
-    where a gate (--fail-under, --max-drop) is not met.
+    where a gate (--fail-under, --fail-over) is not met, with 1 where a slide failed or has no map.
 
     Examples:
         wsiseg evaluate wsiseg-out --truth outlines
@@ -39,7 +39,7 @@ def evaluate(streams: Streams, config: EvaluateConfig) -> int:
 
 def _draw(streams: Streams, grid: Path, out: Path) -> int:
     """Draw the paper's table and figure and print where they are."""
-    from wsiseg.evaluation.paper_tables import write_paper_tables  # noqa: PLC0415  loads numerical libraries
+    from wsiseg.evaluation.plots import write_paper_tables  # noqa: PLC0415  loads numerical libraries
 
     paths = [str(path) for path in write_paper_tables(grid, out)]
     streams.result({"outputs": paths}, paths)
@@ -67,10 +67,10 @@ def _tell(streams: Streams, report: "Report") -> None:
 def _lines(report: "Report") -> Iterator[str]:
     from wsiseg.evaluation.metrics_file import measured, with_interval  # noqa: PLC0415  only here
 
-    yield f"{'':20}{'without background':>28}{'with background':>28}"
+    yield f"{'':20}{'without background':>28}{'with background':>28}  over"
     for name, value in measured(report.without_background).items():
         figures: list[Any] = [value, report.with_background[name]]
-        yield f"{name:20}" + "".join(f"{with_interval(one):>28}" for one in figures)
+        yield f"{name:20}" + "".join(f"{with_interval(one):>28}" for one in figures) + f"  {report.counted}"
     if report.slide_auc:
-        yield f"{'slide_auc':20}{with_interval(report.slide_auc):>28}"
-    yield f"{'threshold':20}{report.threshold.value:>28.4f}  ({report.threshold.source})"
+        yield f"{'slide_auc':20}{with_interval(report.slide_auc):>28}{'':28}  {report.counted}"
+    yield f"{'threshold':20}{report.threshold.value:>28.4f}  ({report.threshold.origin})"

@@ -35,11 +35,15 @@ class EvaluateConfig(Config):
     froc: Annotated[bool, IN_FILE] = False
     """Measure the detection of single lesions as in CAMELYON too."""
     fail_under: tuple[str, ...] = ()
-    """Least values, as `auc=0.8` or `site.breast.auc=0.7`."""
+    """Least values of measures where higher is better, as `auc=0.8` or `site.breast.auc=0.7`."""
+    fail_over: tuple[str, ...] = ()
+    """Largest values of measures where lower is better, as `brier=0.2`."""
+    allow_missing: bool = False
+    """Let slides of the evaluated split have no map; else each of them fails."""
     baseline: Annotated[Path | None, IN_FILE] = None
     """A `metrics.json` to compare with."""
     max_drop: Annotated[tuple[str, ...], IN_FILE] = ()
-    """How far measures may fall below the baseline, as `auc=0.01`."""
+    """How much worse than the baseline measures may be, as `auc=0.01`."""
     junit: Path | None = None
     """JUnit XML file to write."""
     resamples: Annotated[int, IN_FILE] = Field(default=1000, ge=0)
@@ -49,7 +53,7 @@ class EvaluateConfig(Config):
     pcam: Path | None = None
     """Folder of the PatchCamelyon files."""
     model: Path | None = None
-    """Model file for PatchCamelyon."""
+    """Model file for PatchCamelyon; `default` is the bundled one."""
     device: Annotated[Device, IN_FILE] = "auto"
     """What computes, for PatchCamelyon."""
     grid: Path | None = None
@@ -59,12 +63,28 @@ class EvaluateConfig(Config):
     def _one_task(self) -> Self:
         if sum(bool(task) for task in (self.predictions, self.pcam, self.grid)) != 1:
             raise ValueError("give either predictions, --pcam or --grid")
-        for given, needed, name in (
+        for given, needed, sentence in (
             (self.predictions, self.truth, "predictions need --truth"),
+            (self.predictions and self.split, self.cohort, "--split needs --cohort, which names the slides of a split"),
             (self.pcam, self.model, "--pcam needs --model"),
             (self.grid, self.out, "--grid needs --out"),
-            (self.max_drop, self.baseline, "--max-drop needs --baseline"),
+            (self.max_drop, self.baseline, "max-drop needs baseline"),
+            (self.baseline, self.max_drop, "baseline needs max-drop"),
         ):
             if given and not needed:
-                raise ValueError(name)
+                raise ValueError(sentence)
+        task, used = ("--pcam", _OF_PCAM) if self.pcam else ("--grid", _OF_GRID) if self.grid else ("maps", _OF_MAPS)
+        for name in sorted(self.model_fields_set - used):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name.replace('_', '-')} means nothing when evaluating {task}")
         return self
+
+
+_OF_MAPS = frozenset(EvaluateConfig.model_fields) - {"pcam", "model", "grid"}
+_OF_GRID = frozenset({"grid", "out"})
+_OF_PCAM = frozenset(
+    {
+        *("pcam", "model", "device", "out", "split", "threshold", "fail_under", "fail_over", "baseline", "max_drop"),
+        *("junit", "resamples", "seed"),
+    }
+)

@@ -1,16 +1,30 @@
-"""A prediction beside its truth: how many pixels of each score are tumour."""
+"""Predictions beside their truth: how many pixels of each score are tumour, slide by slide."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.annotations.truth import AnnotationError, Reading, Truth, open_truth
+from wsiseg.annotations.truth import (
+    AnnotationError,
+    Classes,
+    Reading,
+    Truth,
+    ZeroedMapError,
+    open_truth,
+    truth_files,
+)
+from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.froc import Lesions, find_lesions
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.opening import open_prediction
 from wsiseg.mathematics.metrics import Floats, Pixels
+from wsiseg.run.errors import WsisegError
+from wsiseg.run.record import Failure, Progress, SlideRecord
 from wsiseg.slides.cohort import CohortSlide
 from wsiseg.slides.slide import ASSUMED
 
@@ -62,8 +76,130 @@ class Compared:
         return float(self.tissue.positive.sum(dtype=np.float64)) + self.background[0]
 
     def called_px(self, threshold: float) -> float:
-        """Give the level-0 pixels at or above a threshold."""
+        """Return the level-0 pixels at or above a threshold."""
         return float(sum(count[0] for count in self.tissue.at_or_above(np.array([threshold], np.float32))))
+
+
+@dataclass(frozen=True)
+class Run:
+    """The predictions of one folder beside their truth.
+
+    Attributes:
+        place: The folder.
+        compared: The slides that could be compared.
+        records: What became of every slide.
+        rows: What the cohort says of the slides with a prediction.
+        absent: The other slides of the cohort; without a cohort those that have a truth.
+        outside: The slides with a prediction that are not in the cohort.
+        unpredicted: The files of truth that belong to none of the predictions.
+    """
+
+    place: Path
+    compared: tuple[Compared, ...]
+    records: tuple[SlideRecord, ...]
+    rows: tuple[CohortSlide, ...]
+    absent: tuple[CohortSlide, ...]
+    outside: tuple[str, ...]
+    unpredicted: tuple[str, ...]
+
+    @property
+    def expected(self) -> tuple[CohortSlide, ...]:
+        """All slides, with a prediction or not."""
+        return (*self.rows, *self.absent)
+
+    def with_missing(self, rows: Sequence[CohortSlide], *, is_allowed: bool) -> Self:
+        """Add records of slides without a prediction, which are skipped or failed."""
+        records = [
+            SlideRecord.model_validate(
+                {
+                    **_known(row),
+                    "path": str(row.path),
+                    "status": "skipped" if is_allowed else "failed",
+                    "error": Failure(
+                        type="MissingMap",
+                        message=f"{row.slide}: has no map in {self.place}",
+                        hint="map it with wsiseg predict, or give --allow-missing",
+                    ),
+                }
+            )
+            for row in rows
+        ]
+        return replace(self, records=(*self.records, *records))
+
+
+def compare_run(
+    config: EvaluateConfig,
+    place: Path,
+    predictions: Mapping[str, Path],
+    cohort: Sequence[CohortSlide],
+    progress: Progress,
+) -> Run:
+    """Compare all predictions of a folder with their truth.
+
+    Args:
+        config: The settings.
+        place: The folder.
+        predictions: The prediction of each slide.
+        cohort: What is known of slides.
+        progress: Who watches.
+
+    Raises:
+        UsageError: There is no truth at all.
+    """
+    assert config.truth is not None  # noqa: S101  the settings were checked
+    known = {row.slide: row for row in cohort}
+    truths = truth_files(config.truth)
+    rows = [known.get(slide) or CohortSlide(slide=slide, path=Path(), case=slide) for slide in predictions]
+    compared, records, used = [], [], set()
+    for row in rows:
+        names = {name for name in (row.slide, row.path.name, row.path.stem, f"{row.slide}.svs") if name in truths}
+        files = [file for name in sorted(names) for file in truths[name]]
+        one, record = _attempt(config, row, predictions[row.slide], files)
+        compared += [one] if one else []
+        records.append(record)
+        used.update(names)
+        progress.done(record)
+    unused = {name: files for name, files in sorted(truths.items()) if name not in used}
+    others = [CohortSlide(name.removesuffix(".svs"), files[0], name) for name, files in unused.items()]
+    return Run(
+        place,
+        tuple(compared),
+        tuple(records),
+        tuple(rows),
+        absent=tuple(row for row in cohort if row.slide not in predictions) if cohort else tuple(others),
+        outside=tuple(row.slide for row in rows if cohort and row.slide not in known),
+        unpredicted=tuple(file.name for files in unused.values() for file in files),
+    )
+
+
+def _attempt(
+    config: EvaluateConfig, row: CohortSlide, path: Path, files: Sequence[Path]
+) -> tuple[Compared | None, SlideRecord]:
+    """Compare a slide with the only file of truth that it has; also return what became of it."""
+    began = time.monotonic()
+    found: dict[str, object] = {"status": "ok"}
+    one = None
+    try:
+        one = _compared(config, row, path, files)
+        found["warnings"] = one.notes
+    except WsisegError as error:
+        found = {"status": "skipped" if isinstance(error, ZeroedMapError) else "failed", "error": Failure.of(error)}
+    found["seconds"] = round(time.monotonic() - began, 3)
+    return one, SlideRecord.model_validate({**_known(row), "path": str(path), **found})
+
+
+def _known(row: CohortSlide) -> dict[str, object]:
+    return {name: getattr(row, name) for name in ("slide", "case", "label", "split", "site")}
+
+
+def _compared(config: EvaluateConfig, row: CohortSlide, path: Path, files: Sequence[Path]) -> Compared:
+    if not files:
+        raise WsisegError(f"{row.slide}: no truth for this slide", "an outline file without outlines means no tumour")
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise WsisegError(f"{row.slide}: has more than one truth: {names}", "keep one of them in the folder")
+    reading = Reading(Classes(config.tumor_class, config.negative_class), config.truth_origin, config.truth_mpp)
+    return compare(row, path, files[0], reading, with_picture=config.out is not None, with_lesions=config.froc)
 
 
 def compare(

@@ -1,25 +1,27 @@
 """Compare predictions with truth: exact pixel measures of a cohort, with intervals, gates and a page to read."""
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
-from wsiseg.annotations.truth import Classes, Reading, ZeroedMapError, truth_files
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation import measures
-from wsiseg.evaluation.comparison import Compared, compare
-from wsiseg.evaluation.gate import gates, junit, parsed, read_baseline
+from wsiseg.evaluation.comparison import Compared, Run, compare_run
+from wsiseg.evaluation.gate import conditions, gates, junit, measures_of_patches, measures_of_slides
 from wsiseg.evaluation.measures import MODES, Judged, Judging, number
 from wsiseg.evaluation.metrics_file import Comparison, Report, Threshold
 from wsiseg.evaluation.page import write_evaluation
-from wsiseg.evaluation.pcam_evaluation import evaluate_pcam
+from wsiseg.evaluation.pcam import evaluate_pcam
 from wsiseg.heatmap.opening import prediction_files
-from wsiseg.mathematics.metrics import best_threshold, curve, reliability
+from wsiseg.mathematics.metrics import best_threshold, curve
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.outputs import write_text
-from wsiseg.run.record import Failure, Progress, Silent, SlideRecord
+from wsiseg.run.record import Progress, Silent, SlideRecord
+from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import Cohort, CohortSlide
+
+_MOST_NAMES = 3  # in a note; the report holds all
 
 
 def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report:
@@ -34,23 +36,22 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
         name a place for them.
 
     Raises:
-        UsageError: A folder, the cohort or a named measure does not exist.
+        UsageError: A folder, the cohort, its split or a measure that a gate names does not exist.
         WsisegError: No slide at all could be compared.
     """
     progress = progress or Silent()
-    least, drops = parsed(config.fail_under, "--fail-under"), parsed(config.max_drop, "--max-drop")
-    baseline = read_baseline(config.baseline) if config.baseline else None
     if config.out is not None and config.out.resolve() in {place.resolve() for place in config.predictions}:
         raise UsageError(f"{config.out}: its report.html is that of predict", "give --out another folder")
-    if config.pcam is not None and config.model is not None:
-        report, patches = evaluate_pcam(config, config.pcam, config.model, progress)
+    if config.pcam is not None:
+        asked = conditions(config, measures_of_patches())
+        report, patches = evaluate_pcam(config, progress)
         slides = [patches]
     else:
-        report, slides = _evaluated(config, progress)
-    from wsiseg.run.version import __version__  # noqa: PLC0415  the package imports this module
-
-    found = gates(report.model_dump(mode="json", by_alias=True), least, baseline, drops)
-    report = report.model_copy(update={"gates": found, "version": __version__})
+        scope = Scope.of(config)
+        asked = conditions(config, measures_of_slides(scope.groups(), with_lesions=config.froc))
+        report, slides = _evaluated(config, scope, progress)
+    report = report.model_copy(update={"version": __version__})
+    report = report.model_copy(update={"gates": gates(report.model_dump(mode="json", by_alias=True), asked)})
     if config.out is not None:
         write_evaluation(config.out, report, slides)
     if config.junit is not None:
@@ -58,161 +59,177 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
     return report
 
 
-def _evaluated(config: EvaluateConfig, progress: Progress) -> tuple[Report, list[Compared]]:
-    """Compare all runs; give the report, and the first run's slides of the headline."""
-    cohort = Cohort.read(config.cohort) if config.cohort else Cohort(())
+@dataclass(frozen=True)
+class Scope:
+    """Which slides are to be evaluated.
+
+    Attributes:
+        cohort: The rows of the cohort, where there is one.
+        split: The split of the headline; None for all slides.
+    """
+
+    cohort: tuple[CohortSlide, ...]
+    split: str | None
+
+    @classmethod
+    def of(cls, config: EvaluateConfig) -> Self:
+        """Read the cohort and choose the split asked for, the test split, or all.
+
+        Raises:
+            UsageError: The cohort cannot be read or has no such split.
+        """
+        cohort = Cohort.read(config.cohort).slides if config.cohort else ()
+        splits = sorted({row.split for row in cohort if row.split})
+        if config.split and config.split not in splits:
+            known = f"the splits are: {', '.join(splits) or 'none'}"
+            raise UsageError(f"--split {config.split}: {config.cohort} has no slide of that split", known)
+        return cls(cohort, config.split or ("test" if "test" in splits else None))
+
+    def holds(self, row: CohortSlide) -> bool:
+        """Tell whether a slide belongs to the headline."""
+        return self.split is None or row.split == self.split
+
+    def location(self, row: CohortSlide) -> str | None:
+        """Tell whether the model was trained on the organ of a slide (the paper's section 3); None if not known."""
+        trained = {one.site for one in self.cohort if one.split == "train" and one.site}
+        return ("in_distribution" if row.site in trained else "out_of_location") if trained and row.site else None
+
+    def groups(self) -> dict[str, list[str]]:
+        """List the sites, splits and locations that are to be evaluated."""
+        rows = [row for row in self.cohort if self.holds(row)]
+        found: dict[str, set[str | None]] = {"site": {row.site for row in rows}}
+        found |= {"split": {row.split for row in self.cohort}, "location": {self.location(row) for row in rows}}
+        return {kind: sorted(name for name in names if name) for kind, names in found.items()}
+
+
+def _evaluated(config: EvaluateConfig, scope: Scope, progress: Progress) -> tuple[Report, list[Compared]]:
+    """Compare all runs; return the report, and the first run's slides of the headline."""
     predictions = [prediction_files(place) for place in config.predictions]
     progress.begin(sum(len(files) for files in predictions))
-    runs = [_compared(config, files, cohort, progress) for files in predictions]
-    first = runs[0][0]
-    report = _report(config, cohort, *runs[0])
-    others = zip(config.predictions[1:], runs[1:], strict=True)
-    further = tuple(_comparison(config, place, run[0], first) for place, run in others)
-    return report.model_copy(update={"runs": further}), _headline(config, first, [])[1]
-
-
-Run = tuple[list[Compared], list[SlideRecord], list[str]]
-
-
-def _compared(config: EvaluateConfig, predictions: Mapping[str, Path], cohort: Cohort, progress: Progress) -> Run:
-    """Compare all slides of a run; give them with what became of each, and what a person should know."""
-    assert config.truth is not None  # noqa: S101  the settings were checked
-    rows = {row.slide: row for row in cohort.slides}
-    truths = truth_files(config.truth)
-    reading = Reading(Classes(config.tumor_class, config.negative_class), config.truth_origin, config.truth_mpp)
-    compared, records, used = [], [], set()
-    for slide, path in predictions.items():
-        row = rows.get(slide) or CohortSlide(slide=slide, path=Path(), case=slide)
-        names = {name for name in (slide, row.path.name, row.path.stem, f"{slide}.svs") if name in truths}
-        began = time.monotonic()
-        try:
-            one = _one(config, row, path, [file for name in sorted(names) for file in truths[name]], reading)
-            compared.append(one)
-            record = SlideRecord(slide=slide, path=str(path), status="ok", warnings=one.notes)
-        except ZeroedMapError as error:
-            record = SlideRecord(slide=slide, path=str(path), status="skipped", error=Failure.of(error))
-        except WsisegError as error:
-            record = SlideRecord(slide=slide, path=str(path), status="failed", error=Failure.of(error))
-        used.update(names)
-        records.append(record.model_copy(update={"seconds": round(time.monotonic() - began, 3)}))
-        progress.done(records[-1])
-    notes = [f"{slide}: stands not in the cohort" for slide in predictions if rows and slide not in rows]
-    notes += [
-        f"{file.name}: truth without a prediction" for name in sorted(set(truths) - used) for file in truths[name]
+    runs = [
+        compare_run(config, place, files, scope.cohort, progress)
+        for place, files in zip(config.predictions, predictions, strict=True)
     ]
-    return compared, records, notes
+    first = _with_missing(config, scope, runs[0], progress)
+    chosen = _headline(scope, first)
+    report = _report(config, scope, first, chosen)
+    further = tuple(_comparison(config, scope, run, first, chosen) for run in runs[1:])
+    return report.model_copy(update={"runs": further}), chosen
 
 
-def _one(config: EvaluateConfig, row: CohortSlide, path: Path, files: Sequence[Path], reading: Reading) -> Compared:
-    if not files:
-        raise WsisegError(f"{row.slide}: no truth for this slide", "an outline file without outlines means no tumour")
-    if len(files) > 1:
-        names = ", ".join(file.name for file in files)
-        raise WsisegError(f"{row.slide}: has more than one truth: {names}", "keep one of them in the folder")
-    with_picture = config.out is not None
-    return compare(row, path, files[0], reading, with_picture=with_picture, with_lesions=config.froc)
+def _with_missing(config: EvaluateConfig, scope: Scope, run: Run, progress: Progress) -> Run:
+    """Add the slides of the headline that have no map; they fail unless they may be missing.
+
+    Without a cohort these are the slides with a truth, where a gate is to speak of all of them.
+    """
+    is_gate = bool(config.fail_under or config.fail_over or config.max_drop)
+    missing = [row for row in run.absent if scope.holds(row)] if scope.cohort or is_gate else []
+    found = run.with_missing(missing, is_allowed=config.allow_missing)
+    for record in found.records[len(run.records) :]:
+        if record.status == "failed":
+            progress.done(record)
+    return found
 
 
-def _report(
-    config: EvaluateConfig,
-    cohort: Cohort,
-    compared: list[Compared],
-    records: list[SlideRecord],
-    notes: list[str],
-) -> Report:
-    split, chosen = _headline(config, compared, records)
-    judging, threshold = _judging(config, compared)
-    judged = {one.row.slide: Judged.of(one, judging.threshold) for one in compared}
-    main = [judged[one.row.slide] for one in chosen]
-    slides = [one.compared for one in main]
-    return Report(
-        run=str(config.predictions[0]),
-        split=split,
-        **measures.group_measures(main, judging),
-        per_site=_groups(main, judging, [one.compared.row.site for one in main]),
-        per_split=_groups(judged.values(), judging, [one.row.split for one in compared]),
-        per_location=_groups(main, judging, _locations(cohort, slides)),
-        slide_auc=measures.slide_auc(slides, judging),
-        tumor_area=measures.tumor_area(slides, judging),
-        reliability=_reliability(slides),
-        froc=measures.lesion_measures(slides),
-        threshold=threshold,
-        settings={"resamples": config.resamples, "resampled": "case", "seed": config.seed},
-        slides=tuple(_with_measures(record, judged.get(record.slide), judging) for record in records),
-        notes=tuple(notes),
-    )
-
-
-def _headline(
-    config: EvaluateConfig,
-    compared: list[Compared],
-    records: list[SlideRecord],
-) -> tuple[str | None, list[Compared]]:
-    """Choose the slides that the headline is about: the split asked for, the test split, or all.
+def _headline(scope: Scope, run: Run) -> list[Compared]:
+    """Choose the slides that the headline is about.
 
     Raises:
-        UsageError: No slide is of the split asked for.
-        WsisegError: No slide could be compared.
+        WsisegError: None of them could be compared.
     """
-    if not compared:
-        reason = next((str(record.error.message) for record in records if record.error), "no slides")
-        raise WsisegError(f"nothing could be evaluated: {reason}", "see --truth")
-    splits = {one.row.split for one in compared}
-    split = config.split or ("test" if "test" in splits else None)
-    chosen = [one for one in compared if split is None or one.row.split == split]
+    chosen = [one for one in run.compared if scope.holds(one.row)]
     if not chosen:
-        known = ", ".join(sorted(name for name in splits if name)) or "none"
-        raise UsageError(f"no slide of split {split} could be evaluated", f"the splits are: {known}")
-    return split, chosen
+        names = {row.slide for row in run.expected if scope.holds(row)}
+        reasons = [record.error.message for record in run.records if record.error and record.slide in names]
+        of_split = f" of split {scope.split}" if scope.split else ""
+        raise WsisegError(f"nothing{of_split} could be evaluated: {next(iter(reasons), 'no slides')}", "see --truth")
+    return chosen
 
 
-def _judging(config: EvaluateConfig, compared: Sequence[Compared]) -> tuple[Judging, Threshold]:
+def _report(config: EvaluateConfig, scope: Scope, run: Run, chosen: Sequence[Compared]) -> Report:
+    judging, threshold = _judging(config, scope, run)
+    judged = {one.row.slide: Judged.of(one, judging.threshold) for one in run.compared}
+    main = [judged[one.row.slide] for one in chosen]
+    wanted = [row for row in run.expected if scope.holds(row)]
+    groups = {
+        "per_site": _groups(main, wanted, judging, lambda row: row.site),
+        "per_location": _groups(main, wanted, judging, scope.location),
+        "per_split": _groups(judged.values(), run.expected, judging, lambda row: row.split),
+    }
+    has_cases = any(one.row.case != one.row.slide for one in chosen)
+    return Report(
+        run=str(run.place),
+        split=scope.split,
+        **measures.group_measures(main, judging, len(wanted)),
+        **groups,
+        slide_auc=measures.slide_auc(chosen, judging),
+        tumor_area=measures.tumor_area(chosen, judging),
+        reliability=measures.reliability_table([one.tissue for one in chosen]),
+        froc=measures.lesion_measures(chosen),
+        threshold=threshold,
+        settings={
+            "resamples": config.resamples, "resampled": "case" if has_cases else "slide", "seed": config.seed,
+        },
+        slides=tuple(_with_measures(record, judged.get(record.slide), judging) for record in run.records),
+        not_in_cohort=run.outside,
+        without_prediction=run.unpredicted,
+        notes=tuple(_notes(run, groups["per_site"], wanted)),
+    )  # fmt: skip
+
+
+def _notes(run: Run, sites: Mapping[str, Any], wanted: Sequence[CohortSlide]) -> Iterable[str]:
+    absent = {row.slide for row in run.absent}
+    missing = [record.slide for record in run.records if record.status == "skipped" and record.slide in absent]
+    without = sorted({row.site for row in wanted if row.site and row.site not in sites})
+    for names, text in (
+        (run.outside, "maps of slides that are not in the cohort"),
+        (run.unpredicted, "files of truth without a map"),
+        (missing, "slides without a map, which may be missing"),
+        (without, "sites of which no slide could be evaluated"),
+    ):
+        if names:
+            yield f"{text}: {len(names)} ({', '.join(names[:_MOST_NAMES])}{', ...' * (len(names) > _MOST_NAMES)})"
+
+
+def _judging(config: EvaluateConfig, scope: Scope, run: Run) -> tuple[Judging, Threshold]:
     """Choose the threshold: the one asked for, the best on the validation split, or the model's own.
 
     Raises:
         UsageError: It should be the model's, but the heatmaps name several.
     """
-    named: dict[str, float] = {}
-    if config.threshold is not None:
-        named["option"] = config.threshold
-    validation = best_threshold(curve([one.tissue for one in compared if one.row.split == "val"]))
-    if validation is not None:
-        named["validation"] = validation
-    own = {one.threshold for one in compared}
-    if len(own) == 1:
-        named["model"] = own.pop()
-    if not named:
-        listed = ", ".join(f"{value:g}" for value in sorted(own))
+    validation = [one.tissue for one in run.compared if one.row.split == "val"]
+    best, wanted = best_threshold(curve(validation)), sum(row.split == "val" for row in scope.cohort)
+    own = sorted({one.threshold for one in run.compared})
+    named = {"option": config.threshold, "validation": best, "model": own[0] if len(own) == 1 else None}
+    known = {name: value for name, value in named.items() if value is not None}
+    if not known:
+        listed = ", ".join(f"{value:g}" for value in own)
         raise UsageError(f"the heatmaps were made with several thresholds: {listed}", "give --threshold")
-    source, value = next(iter(named.items()))
-    judging = Judging(value, named, config.resamples, config.seed)
-    return judging, Threshold.model_validate({"value": value, "source": source})
+    source = next(iter(known))
+    note = ""
+    if source == "validation" and len(validation) < wanted:
+        note = f"from {len(validation)} of {wanted} validation slides"
+    if source == "model" and scope.cohort:
+        reason = f"{len(validation)} of {wanted} could be compared" + ", without tumour" * bool(validation)
+        note = f"not from validation slides: {reason}" if wanted else "the cohort has no validation slides"
+    threshold = Threshold.model_validate({"value": known[source], "source": source, "note": note})
+    return Judging(threshold.value, known, config.resamples, config.seed), threshold
 
 
-def _groups(slides: Iterable[Judged], judging: Judging, keys: Sequence[str | None]) -> dict[str, Any]:
+def _groups(
+    slides: Iterable[Judged],
+    expected: Iterable[CohortSlide],
+    judging: Judging,
+    key: Callable[[CohortSlide], str | None],
+) -> dict[str, Any]:
     """Measure slides by a key; those without one are left out."""
+    counts = Counter(map(key, expected))
     groups: dict[str, list[Judged]] = {}
-    for one, key in zip(slides, keys, strict=True):
-        if key:
-            groups.setdefault(key, []).append(one)
-    return {key: measures.group_measures(group, judging) for key, group in sorted(groups.items())}
-
-
-def _locations(cohort: Cohort, slides: Sequence[Compared]) -> list[str | None]:
-    """Tell slides of organs that the model was trained on from those it never saw (the paper's section 3)."""
-    trained = {row.site for row in cohort.slides if row.split == "train" and row.site}
-    if not trained:
-        return [None] * len(slides)
-    return [
-        None if not one.row.site else "in_distribution" if one.row.site in trained else "out_of_location"
-        for one in slides
-    ]
-
-
-def _reliability(slides: Sequence[Compared]) -> dict[str, Any]:
-    found = reliability([one.tissue for one in slides])
-    names = ("mean_score", "tumor_share", "pixels")
-    return {name: [number(value) for value in getattr(found, name)] for name in names}
+    for one in slides:
+        name = key(one.compared.row)
+        if name:
+            groups.setdefault(name, []).append(one)
+    return {name: measures.group_measures(group, judging, counts[name]) for name, group in sorted(groups.items())}
 
 
 def _with_measures(record: SlideRecord, judged: Judged | None, judging: Judging) -> SlideRecord:
@@ -222,10 +239,6 @@ def _with_measures(record: SlideRecord, judged: Judged | None, judging: Judging)
     one = judged.compared
     mm2 = one.mpp[0] * one.mpp[1] / 1e6 if one.mpp else None
     fields = {
-        "case": one.row.case,
-        "label": one.row.label,
-        "split": one.row.split,
-        "site": one.row.site,
         "mpp": one.mpp,
         "tumor_mm2": mm2 and one.called_px(judging.threshold) * mm2,
         "truth_mm2": mm2 and one.truth_px * mm2,
@@ -234,19 +247,21 @@ def _with_measures(record: SlideRecord, judged: Judged | None, judging: Judging)
     return record.model_copy(update=fields)
 
 
-def _comparison(config: EvaluateConfig, place: Path, compared: list[Compared], first: list[Compared]) -> Comparison:
+def _comparison(config: EvaluateConfig, scope: Scope, run: Run, first: Run, chosen: Sequence[Compared]) -> Comparison:
     """Compare a further run with the first, on the slides of the headline that both have."""
-    _, chosen = _headline(config, first, [])
-    mine = {one.row.slide: one for one in compared}
+    mine = {one.row.slide: one for one in run.compared}
     both = [one for one in chosen if one.row.slide in mine]
     if not both:
-        raise UsageError(f"{place}: has no slide in common with the first run", "compare runs on the same slides")
+        raise UsageError(f"{run.place}: has no slide in common with the first run", "compare runs on the same slides")
     same = [mine[one.row.slide] for one in both]
-    judgings = _judging(config, first)[0], _judging(config, compared)[0]
+    judgings = _judging(config, scope, first)[0], _judging(config, scope, run)[0]
     judged = [Judged.of(one, judgings[1].threshold) for one in same]
-    difference = measures.group_differences(both, same, judgings)
     return Comparison(
-        run=str(place), slides=len(both), difference=difference, **measures.group_measures(judged, judgings[1])
+        run=str(run.place),
+        slides=len(both),
+        failed=tuple(record for record in run.records if record.status == "failed"),
+        difference=measures.group_differences(both, same, judgings),
+        **measures.group_measures(judged, judgings[1], len(chosen)),
     )
 
 

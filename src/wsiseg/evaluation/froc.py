@@ -51,7 +51,7 @@ class Froc:
     sensitivity: Floats
 
     def at(self, alarms_per_slide: float) -> float:
-        """Give the sensitivity at so many false alarms a slide."""
+        """Return the sensitivity at so many false alarms a slide."""
         return float(np.interp(alarms_per_slide, self.alarms_per_slide, self.sensitivity))
 
     @property
@@ -98,7 +98,7 @@ def _longest_sides(lesions: NDArray[Any]) -> Floats:
 
 
 def _detections(heatmap: Heatmap) -> tuple[NDArray[Any], Floats]:
-    """Give the cells that are local maxima, as shapely boxes in level-0 pixels, and their scores.
+    """Return the cells that are local maxima, as shapely boxes in level-0 pixels, and their scores.
 
     Of a plateau of equal cells only the first counts.
     """

@@ -1,51 +1,147 @@
 """Gates for continuous integration: conditions on measures, and reports that CI services show.
 
+A condition is read before anything else: its measure must exist, and the limit must be on the side where it is worse.
+
 JUnit XML as Jenkins and GitLab read it; job summaries and annotations as in GitHub's documentation of workflow
 commands: a summary holds at most 1 MiB, and of the annotations of a step ten are shown.
 """
 
+import difflib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
+from wsiseg.config.evaluate import EvaluateConfig
+from wsiseg.evaluation.froc import FALSE_ALARMS
+from wsiseg.evaluation.measures import MODES
 from wsiseg.evaluation.metrics_file import Gate, Report, figure, measured, with_interval
 from wsiseg.run.errors import UsageError
 
 _MOST_ROWS = 200
 _MOST_SUMMARY_BYTES = 1_000_000  # under GitHub's 1 MiB
 _MOST_ANNOTATIONS = 10
+_HIGHER, _LOWER, _EITHER = 1, -1, 0  # is better
 _GROUPS = {"site": "per_site", "split": "per_split", "location": "per_location"}
-_MODES = ("without_background", "with_background")
+_SHARES = dict.fromkeys(
+    ("auc", "average_precision", "precision", "recall", "specificity", "f1", "dice", "iou"), _HIGHER
+)
+_BLOCK = {
+    **_SHARES,
+    "brier": _LOWER,
+    **dict.fromkeys(("slides", "cases"), _HIGHER),
+    **dict.fromkeys(("tumor_px", "other_px"), _EITHER),
+}
+_NESTED = {
+    f"{table}.{name}": better
+    for table in ("mean_per_slide", "at.option", "at.validation", "at.model", "at.best")
+    for name, better in _SHARES.items()
+    if table == "mean_per_slide" or name not in {"auc", "average_precision"}
+}
+_WHOLE = {
+    "slide_auc": _HIGHER,
+    **{f"tumor_area.{name}": _EITHER for name in ("truth_mm2", "called_mm2", "mean_error_mm2")},
+    "tumor_area.mean_absolute_error_mm2": _LOWER,
+}
+_LESIONS = {"froc.score": _HIGHER, **{f"froc.sensitivity_at.{alarms:g}": _HIGHER for alarms in FALSE_ALARMS}}
 
 
-def parsed(conditions: Sequence[str], option: str) -> dict[str, float]:
-    """Read conditions such as `auc=0.8`.
+@dataclass(frozen=True)
+class Named:
+    """A measure that a condition can name.
+
+    Attributes:
+        path: The keys that lead to it in `metrics.json`.
+        better: 1 where higher is better, -1 where lower is, 0 where neither is.
+    """
+
+    path: tuple[str, ...]
+    better: int
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a measure must be at `least` or at `most`."""
+
+    measure: str
+    named: Named
+    least: float | None = None
+    most: float | None = None
+    baseline: float | None = None
+
+
+def measures_of_slides(groups: Mapping[str, Iterable[str]], *, with_lesions: bool) -> dict[str, Named]:
+    """List the measures of slides that a condition can name, as `auc`, `site.breast.with_background.f1`, `slide_auc`.
+
+    Args:
+        groups: The names of sites, splits and locations, by `site`, `split` and `location`.
+        with_lesions: Lesions are looked for.
+    """
+    places = [("", ()), *((f"{kind}.{name}.", (_GROUPS[kind], name)) for kind in groups for name in groups[kind])]
+    found = {name: named for prefix, path in places for name, named in _block(prefix, path, _BLOCK | _NESTED)}
+    whole = _WHOLE | (_LESIONS if with_lesions else {})
+    # The last key of a sensitivity holds a dot itself, as in 0.25.
+    return found | {name: Named(tuple(name.split(".", 2)), better) for name, better in whole.items()}
+
+
+def measures_of_patches() -> dict[str, Named]:
+    """List the measures of PatchCamelyon that a condition can name."""
+    return dict(_block("", (), _BLOCK))
+
+
+def _block(prefix: str, path: tuple[str, ...], measures: Mapping[str, int]) -> Iterator[tuple[str, Named]]:
+    for written, mode in (("", MODES[0]), *((f"{mode}.", mode) for mode in MODES)):
+        for name, better in measures.items():
+            yield f"{prefix}{written}{name}", Named((*path, mode, *name.split(".")), better)
+
+
+def conditions(config: EvaluateConfig, measures: Mapping[str, Named]) -> tuple[Condition, ...]:
+    """Read the conditions of the settings.
 
     Raises:
-        UsageError: One has no name, no number, or a number that is none.
+        UsageError: One cannot be read, names no measure or limits one where it is better, or the baseline lacks it.
     """
-    found = {}
-    for text in conditions:
-        name, _, figure = text.partition("=")
-        try:
-            value = float(figure)
-        except ValueError:
-            value = math.nan
-        if not name.strip() or not math.isfinite(value):
-            raise UsageError(f"{option} {text}: not of the form MEASURE=NUMBER", "as in auc=0.8 or site.breast.f1=0.6")
-        found[name.strip()] = value
-    return found
+    found = []
+    for option, texts, wrong in (("fail-under", config.fail_under, _LOWER), ("fail-over", config.fail_over, _HIGHER)):
+        for text in texts:
+            name, named, limit = _read(f"--{option}", text, measures)
+            if named.better == wrong:
+                right = "--fail-over" if wrong == _LOWER else "--fail-under"
+                side = "lower" if wrong == _LOWER else "higher"
+                raise UsageError(f"--{option} {text}: {side} values of {name} are better", f"give {right} {text}")
+            found.append(Condition(name, named, **{"least" if option == "fail-under" else "most": limit}))
+    before = _read_baseline(config.baseline) if config.baseline else {}
+    for text in config.max_drop:
+        name, named, drop = _read("max-drop", text, measures)
+        value = _value(before, named)
+        if value is None:
+            advice = "drop the condition or evaluate the baseline again"
+            raise UsageError(f"{config.baseline}: has no value of {name}", advice)
+        bound = {"most": value + drop} if named.better == _LOWER else {"least": value - drop}
+        found.append(Condition(name, named, **bound, baseline=value))
+    return tuple(found)
 
 
-def read_baseline(path: Path) -> dict[str, Any]:
-    """Read the `metrics.json` of an earlier evaluation.
+def _read(option: str, text: str, measures: Mapping[str, Named]) -> tuple[str, Named, float]:
+    name, _, number = text.partition("=")
+    name = name.strip()
+    try:
+        limit = float(number)
+    except ValueError:
+        limit = math.nan
+    if not name or not math.isfinite(limit):
+        raise UsageError(f"{option} {text}: not of the form MEASURE=NUMBER", "as in auc=0.8 or site.breast.f1=0.6")
+    if name not in measures:
+        alike = difflib.get_close_matches(name, measures, n=1)
+        advice = f"did you mean {alike[0]}?" if alike else f"there are {', '.join((*_BLOCK, *_WHOLE))} and more"
+        raise UsageError(f"{option} {text}: there is no measure {name} in what is evaluated", advice)
+    return name, measures[name], limit
 
-    Raises:
-        UsageError: It is no such file.
-    """
+
+def _read_baseline(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         schema = content["schema"]
@@ -56,50 +152,48 @@ def read_baseline(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def gates(
-    measures: Mapping[str, Any],
-    least: Mapping[str, float],
-    baseline: Mapping[str, Any] | None,
-    drops: Mapping[str, float],
-) -> tuple[Gate, ...]:
-    """Check conditions.
+def gates(content: Mapping[str, Any], conditions: Iterable[Condition]) -> tuple[Gate, ...]:
+    """Return the conditions with the values that their measures have in the content of a `metrics.json`."""
+    return tuple(
+        Gate(
+            **{name: getattr(one, name) for name in ("measure", "least", "most", "baseline")},
+            value=_value(content, one.named),
+            ci95=found.get("ci95") if isinstance(found := _at(content, one.named), Mapping) else None,
+        )
+        for one in conditions
+    )
 
-    Args:
-        measures: The content of `metrics.json`.
-        least: Least values by measure.
-        baseline: The content of an earlier `metrics.json`.
-        drops: How far a measure may lie below the baseline's.
 
-    Raises:
-        UsageError: There is no such measure, here or in the baseline.
-    """
-    found = [_gate(measures, name, value, None) for name, value in least.items()]
-    for name, drop in drops.items():
-        before = _value(_looked_up(baseline or {}, name))
-        if before is None:
-            raise UsageError(
-                f"the baseline has no value of {name}", "drop the condition or evaluate the baseline again"
-            )
-        found.append(_gate(measures, name, before - drop, before))
-    return tuple(found)
+def _at(content: Any, named: Named) -> Any:  # noqa: ANN401  any part of a JSON file
+    for key in named.path:
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
+
+
+def _value(content: Mapping[str, Any], named: Named) -> float | None:
+    """Return the number at a place of a `metrics.json`; None where there is none, also where it is NaN."""
+    found = _at(content, named)
+    value = found.get("value") if isinstance(found, Mapping) else found
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def gate_lines(report: Report) -> Iterator[str]:
-    """Give a table of the gates that are not met."""
+    """Yield a table of the gates that are not met, with the number of slides that they are over."""
     if report.unmet:
-        yield f"{'below the gate':32}{'value':>10}{'least':>10}{'baseline':>10}"
+        yield f"{'gate not met':32}{'value':>10}{'limit':>12}{'baseline':>10}"
     for gate in report.unmet:
-        figures = (gate.value, gate.least, gate.baseline)
-        yield f"{gate.measure:32}" + "".join(f"{'-' if one is None else f'{one:.4f}':>10}" for one in figures)
+        yield f"{gate.measure:32}{figure(gate.value):>10}{gate.limit:>12}{figure(gate.baseline):>10}  {report.counted}"
 
 
 def junit(report: Report) -> str:
-    """Give the report as JUnit XML: one test a gate and one a slide."""
-    cases = [*map(_gate_case, report.gates), *map(_slide_case, report.slides)]
-    seconds = sum(slide.seconds for slide in report.slides)
+    """Return the report as JUnit XML: one test a gate and one a slide."""
+    about = f"{report.counted}, threshold {report.threshold.value:.4f} ({report.threshold.origin})"
+    slides = [*report.slides, *(record for run in report.runs for record in run.failed)]
+    cases = [*(_gate_case(gate, about) for gate in report.gates), *map(_slide_case, slides)]
+    seconds = sum(slide.seconds for slide in slides)
     counts = (
         f'tests="{len(cases)}" failures="{len(report.unmet)}" errors="{len(report.failed)}" '
-        f'skipped="{sum(slide.status == "skipped" for slide in report.slides)}" time="{seconds:.3f}"'
+        f'skipped="{sum(slide.status == "skipped" for slide in slides)}" time="{seconds:.3f}"'
     )
     body = "\n".join(cases)
     head = '<?xml version="1.0" encoding="UTF-8"?>'
@@ -107,14 +201,17 @@ def junit(report: Report) -> str:
 
 
 def summary(report: Report) -> str:
-    """Give the report as Markdown for `$GITHUB_STEP_SUMMARY`, within its limits."""
-    lines = ["## wsiseg evaluate", "", f"`{_cell(report.run)}`, split: {report.split or 'all'}", ""]
+    """Return the report as Markdown for `$GITHUB_STEP_SUMMARY`, within its limits."""
+    where = f"`{_cell(report.run)}`, split: {report.split or 'all'}, {report.counted}"
+    threshold = f"tumour from {report.threshold.value:.4f} ({_cell(report.threshold.origin)})"
+    lines = ["## wsiseg evaluate", "", f"{where}, {threshold}", ""]
     if report.gates:
-        lines += ["| gate | value | least | met |", "|---|---|---|---|"]
-        lines += [*map(_gate_row, report.gates), ""]
-    lines += ["| measure | without background | with background |", "|---|---|---|"]
+        lines += ["| gate | value | limit | slides | met |", "|---|---|---|---|---|"]
+        lines += [*(_gate_row(gate, report.counted) for gate in report.gates), ""]
+    lines += ["| measure | without background | with background | slides |", "|---|---|---|---|"]
     for name, value in measured(report.without_background).items():
-        lines.append(f"| {name} | {with_interval(value)} | {with_interval(report.with_background[name])} |")
+        values = f"{with_interval(value)} | {with_interval(report.with_background[name])}"
+        lines.append(f"| {name} | {values} | {report.counted} |")
     lines += ["", "| slide | status | AUC | F1 | |", "|---|---|---|---|---|"]
     lines += [_slide_row(slide.model_dump()) for slide in report.slides[:_MOST_ROWS]]
     more = len(report.slides) - _MOST_ROWS
@@ -123,8 +220,9 @@ def summary(report: Report) -> str:
 
 
 def annotations(report: Report) -> list[str]:
-    """Give GitHub's workflow commands for what is wrong: gates first, ten at most."""
-    lines = [f"::error title={_property('gate ' + gate.measure)}::{_message(_sentence(gate))}" for gate in report.unmet]
+    """Return GitHub's workflow commands for what is wrong: gates first, ten at most."""
+    sentences = [(gate, f"{_sentence(gate)}, over {report.counted}") for gate in report.unmet]
+    lines = [f"::error title={_property('gate ' + gate.measure)}::{_message(text)}" for gate, text in sentences]
     for slide in report.failed:
         text = slide.error.message if slide.error else "failed"
         lines.append(f"::error file={_property(slide.path)}::{_message(text)}")
@@ -132,57 +230,14 @@ def annotations(report: Report) -> list[str]:
 
 
 def outputs(report: Report) -> str:
-    """Give `key=value` lines for `$GITHUB_OUTPUT`."""
+    """Return `key=value` lines for `$GITHUB_OUTPUT`."""
     status = {0: "ok", 1: "failed", 3: "gate"}[report.exit_code]
-    values = {name: _value(report.without_background.get(name)) for name in ("auc", "f1")}
+    values = {name: (report.without_background.get(name) or {}).get("value") for name in ("auc", "f1")}
     return "".join(f"{key}={value}\n" for key, value in ({"status": status} | values).items())
 
 
-def _gate(measures: Mapping[str, Any], name: str, least: float, baseline: float | None) -> Gate:
-    found = _looked_up(measures, name)
-    interval = found.get("ci95") if isinstance(found, Mapping) else None
-    return Gate(measure=name, least=least, value=_value(found), ci95=interval, baseline=baseline)
-
-
-def _looked_up(measures: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401  any part of a JSON file
-    """Find a measure: `auc`, `with_background.auc`, `site.breast.auc`, `slide_auc`, `mean_per_slide.f1`, ...
-
-    Raises:
-        UsageError: There is no such measure.
-    """
-    parts = name.split(".")
-    part: Any = measures
-    if parts[0] in _GROUPS:
-        part, parts = measures.get(_GROUPS[parts[0]]), parts[1:]
-        # The name of a site may hold dots itself.
-        ends = [end for end in range(len(parts), 0, -1) if isinstance(part, Mapping) and ".".join(parts[:end]) in part]
-        if not ends:
-            raise _no_measure(name, part)
-        part, parts = part[".".join(parts[: ends[0]])], parts[ends[0] :]
-    if parts and parts[0] not in part:
-        part = part.get("without_background", {})
-    for key in parts:
-        if not isinstance(part, Mapping) or key not in part:
-            raise _no_measure(name, part)
-        part = part[key]
-    if part is not None and not isinstance(part, int | float) and "value" not in part:
-        raise _no_measure(name, part)
-    return part
-
-
-def _no_measure(name: str, part: Any) -> UsageError:  # noqa: ANN401  any part of a JSON file
-    known = ", ".join(part) if isinstance(part, Mapping) else "none"
-    return UsageError(f"there is no measure {name}", f"there are: {known}")
-
-
-def _value(found: Any) -> float | None:  # noqa: ANN401  any part of a JSON file
-    value: float | None = found["value"] if isinstance(found, Mapping) else found
-    return value
-
-
 def _sentence(gate: Gate) -> str:
-    value = "is undefined" if gate.value is None else f"is {gate.value:.4f}"
-    return f"{gate.measure} {value}, below {gate.least:.4f}"
+    return f"{gate.measure} is {'undefined' if gate.value is None else f'{gate.value:.4f}'}, not {gate.limit}"
 
 
 def _quoted(text: str) -> str:
@@ -190,13 +245,13 @@ def _quoted(text: str) -> str:
     return quoteattr("".join(sign for sign in text if sign.isprintable()))
 
 
-def _gate_case(gate: Gate) -> str:
-    name = _quoted(f"{gate.measure}>={gate.least:g}")
-    if gate.is_met:
-        return f'<testcase classname="gate" name={name}/>'
-    interval = f"95% interval {gate.ci95[0]:.4f} to {gate.ci95[1]:.4f}" if gate.ci95 else ""
-    failure = f'<failure type="gate" message={_quoted(_sentence(gate))}>{escape(interval)}</failure>'
-    return f'<testcase classname="gate" name={name}>{failure}</testcase>'
+def _gate_case(gate: Gate, about: str) -> str:
+    limit = f">={gate.least:g}" if gate.most is None else f"<={gate.most:g}"
+    interval = f", 95% interval {gate.ci95[0]:.4f} to {gate.ci95[1]:.4f}" if gate.ci95 else ""
+    text = escape(f"{figure(gate.value)}{interval}, over {about}")
+    told = f'<failure type="gate" message={_quoted(_sentence(gate))}>{text}</failure>'
+    told = f"<system-out>{text}</system-out>" if gate.is_met else told
+    return f'<testcase classname="gate" name={_quoted(gate.measure + limit)}>{told}</testcase>'
 
 
 def _slide_case(slide: Any) -> str:  # noqa: ANN401  a record of a slide
@@ -207,9 +262,9 @@ def _slide_case(slide: Any) -> str:  # noqa: ANN401  a record of a slide
     return f"{head}><{tag} message={_quoted(slide.error.message)}/></testcase>"
 
 
-def _gate_row(gate: Gate) -> str:
+def _gate_row(gate: Gate, counted: str) -> str:
     verdict = "yes" if gate.is_met else "**no**"
-    return f"| {_cell(gate.measure)} | {figure(gate.value)} | {gate.least:.4f} | {verdict} |"
+    return f"| {_cell(gate.measure)} | {figure(gate.value)} | {gate.limit} | {counted} | {verdict} |"
 
 
 def _slide_row(slide: Mapping[str, Any]) -> str:

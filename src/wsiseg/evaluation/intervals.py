@@ -89,7 +89,7 @@ def single_curve(pixels: Pixels, count: int, seed: int, exact: Sequence[float] =
 
 
 def interval(values: Floats) -> list[float] | None:
-    """Give the middle 95 % of resampled values; None where there are too few to say."""
+    """Return the middle 95 % of resampled values; None where there are too few to say."""
     defined = values[~np.isnan(values)]
     if len(defined) < _LEAST_DEFINED * len(values) or not len(values):
         return None

@@ -50,12 +50,12 @@ class Estimate:
     resampled: Floats
 
     def as_json(self) -> dict[str, Any]:
-        """Give the value with its interval; None where undefined."""
+        """Return the value with its interval; None where undefined."""
         return {"value": number(self.value), "ci95": interval(self.resampled)}
 
 
 def number(value: Any) -> float | None:  # noqa: ANN401  any number of numpy or Python
-    """Give a number for JSON, where NaN is null."""
+    """Return a number for JSON, where NaN is null."""
     return None if np.isnan(value) else float(value)
 
 
@@ -80,8 +80,13 @@ class Judged:
         return cls(one, {mode: {name: float(value) for name, value in one.items()} for mode, one in found.items()})
 
 
-def group_measures(slides: Sequence[Judged], judging: Judging) -> dict[str, dict[str, Any]]:
+def group_measures(slides: Sequence[Judged], judging: Judging, expected: int) -> dict[str, dict[str, Any]]:
     """Measure a group of slides in both modes.
+
+    Args:
+        slides: The slides.
+        judging: How they are judged.
+        expected: How many slides of the group there should be.
 
     Returns:
         By mode: every measure with its interval, `mean_per_slide`, the figures `at` other thresholds, and how many
@@ -98,6 +103,7 @@ def group_measures(slides: Sequence[Judged], judging: Judging) -> dict[str, dict
             "tumor_px": float(curves[mode].positive),
             "other_px": float(curves[mode].negative),
             "slides": len(slides),
+            "expected_slides": expected,
             "cases": len({one.row.case for one in compared}),
         }
         for mode in MODES
@@ -127,7 +133,7 @@ def group_differences(
 
 
 def pooled_curves(slides: Sequence[Compared], exact: Sequence[float] = ()) -> dict[str, Curve]:
-    """Give the curve over all pixels of a group, by mode; `exact` are thresholds to count at besides."""
+    """Return the curve over all pixels of a group, by mode; `exact` are thresholds to count at besides."""
     tissue = metrics.curve([one.tissue for one in slides], exact)
     positive, negative = (float(sum(one.background[side] for one in slides)) for side in (0, 1))
     return dict(zip(MODES, (tissue, tissue.with_zeros(positive, negative)), strict=True))
@@ -188,8 +194,13 @@ def tumor_area(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
     }
 
 
+def reliability_table(slides: Sequence[Pixels]) -> dict[str, list[float | None]]:
+    """Compare scores with the share of tumour among their pixels, in ranges of equal width."""
+    return {name: [number(value) for value in values] for name, values in vars(metrics.reliability(slides)).items()}
+
+
 def lesion_measures(slides: Sequence[Compared]) -> dict[str, Any] | None:
-    """Give the free-response ROC over slides with lesions; None where there are none."""
+    """Return the free-response ROC over slides with lesions; None where there are none."""
     lesions = [one.lesions for one in slides if one.lesions is not None]
     found = froc(lesions)
     if found is None:

@@ -17,23 +17,37 @@ class Threshold(BaseModel):
 
     value: float
     source: Source
+    note: str = ""
+
+    @property
+    def origin(self) -> str:
+        """The source, and what a reader should know of it."""
+        return f"{self.source}: {self.note}" if self.note else self.source
 
 
 class Gate(BaseModel):
-    """A condition that was set, and whether it is met."""
+    """A condition that was set, `least` or `most`, and what the measure is."""
 
     model_config = ConfigDict(frozen=True)
 
     measure: str
-    least: float
+    least: float | None = None
+    most: float | None = None
     value: float | None
     ci95: tuple[float, float] | None = None
     baseline: float | None = None
 
     @property
     def is_met(self) -> bool:
-        """True if the measure is defined and high enough."""
-        return self.value is not None and self.value >= self.least
+        """True if the measure is defined and within its limit."""
+        if self.value is None:
+            return False
+        return (self.least is None or self.value >= self.least) and (self.most is None or self.value <= self.most)
+
+    @property
+    def limit(self) -> str:
+        """The limit, as `>= 0.8000`."""
+        return f"<= {self.most:.4f}" if self.least is None else f">= {self.least:.4f}"
 
 
 class Comparison(BaseModel):
@@ -43,6 +57,7 @@ class Comparison(BaseModel):
 
     run: str
     slides: int
+    failed: tuple[SlideRecord, ...] = ()
     without_background: dict[str, Any]
     with_background: dict[str, Any]
     difference: dict[str, dict[str, Any]]
@@ -72,12 +87,21 @@ class Report(BaseModel):
     gates: tuple[Gate, ...] = ()
     settings: dict[str, Any] = Field(default_factory=dict)
     slides: tuple[SlideRecord, ...] = ()
+    not_in_cohort: tuple[str, ...] = ()
+    without_prediction: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def failed(self) -> tuple[SlideRecord, ...]:
-        """The slides that could not be compared."""
-        return tuple(record for record in self.slides if record.status == "failed")
+        """The slides that could not be compared, of all runs."""
+        records = (*self.slides, *(record for run in self.runs for record in run.failed))
+        return tuple(record for record in records if record.status == "failed")
+
+    @property
+    def counted(self) -> str:
+        """How many of the slides that should be there the headline is over, as `1 of 3 slides`."""
+        block = self.without_background
+        return f"{block['slides']} patches" if self.unit == "patch" else counted(block)
 
     @property
     def unmet(self) -> tuple[Gate, ...]:
@@ -101,6 +125,11 @@ def with_interval(measure: Mapping[str, Any]) -> str:
     return figure(measure["value"]) + (f" ({low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else "")
 
 
+def counted(block: Mapping[str, Any]) -> str:
+    """Write how many of the slides that should be there a block is over, as `1 of 3 slides`."""
+    return f"{block['slides']} of {block['expected_slides']} slides"
+
+
 def measured(block: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Give the measures of a block, without its counts and tables."""
+    """Return the measures of a block, without its counts and tables."""
     return {name: value for name, value in block.items() if isinstance(value, Mapping) and "value" in value}

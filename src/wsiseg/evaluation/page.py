@@ -9,7 +9,7 @@ from typing import Any
 
 from wsiseg.evaluation.comparison import Compared
 from wsiseg.evaluation.measures import MODES
-from wsiseg.evaluation.metrics_file import Report, figure, measured, with_interval
+from wsiseg.evaluation.metrics_file import Report, counted, figure, measured, with_interval
 from wsiseg.evaluation.pictures import COLORS, data_address, error_pixels, map_pixels, truth_pixels
 from wsiseg.evaluation.plots import NAMES, evaluation_plots, slider_counts
 from wsiseg.pages.page import cell, embedded, page, sortable_table, table
@@ -56,7 +56,7 @@ def write_evaluation(out: Path, report: Report, slides: Sequence[Compared]) -> N
 
 
 def slides_csv(records: Iterable[SlideRecord]) -> str:
-    """Give one row a slide: what is known of it, its areas, its measures in both modes, and what went wrong."""
+    """Return one row a slide: what is known of it, its areas, its measures in both modes, and what went wrong."""
     known = ("slide", "case", "label", "split", "site", "status", "truth_mm2", "tumor_mm2")
     names = [f"{name}{ending}" for ending in ("", "_background") for name in _SHOWN]
     buffer = io.StringIO()
@@ -92,33 +92,40 @@ def _page(report: Report, slides: Sequence[Compared], figures: str) -> str:
 
 
 def _about(report: Report) -> str:
-    mode, drawn = report.without_background, report.settings
     if report.unit == "patch":
-        counted = f"{mode['slides']} patches, which have no background."
+        counted = "which have no background."
     else:
         counted = (
-            f"{mode['slides']} slides of {mode['cases']} cases. Without background: the cells that the heatmap calls "
-            "tissue; with background: every pixel of the slide."
+            "without background: the cells that the heatmap calls tissue; with background: every pixel of the slide."
         )
     return (
-        f"Split: {report.split or 'all'}. {counted} Tumour from {report.threshold.value:.3f} "
-        f"({report.threshold.source}). 95 % intervals from {drawn['resamples']} resamples, each of whole "
-        f"{drawn['resampled']}s. For research, not for diagnosis."
+        f"Split: {report.split or 'all'}. {report.counted}, {counted} Tumour from {report.threshold.value:.3f} "
+        f"({report.threshold.origin}). {_intervals(report)} For research, not for diagnosis."
     )
+
+
+def _intervals(report: Report) -> str:
+    """Say what was drawn for the intervals: cases, or slides where nobody says which are of one case."""
+    count, unit, drawn = report.without_background["cases"], report.settings["resampled"], report.settings["resamples"]
+    if not drawn or (count < 2 and unit != "patch"):  # noqa: PLR2004  one case
+        return "No intervals, as there is one case only." if drawn else "No intervals were asked for."
+    told = {"case": f"whole cases, of which there are {count}", "patch": "single patches"}
+    alone = f"slides, of which there are {count}: no case is known, so slides of one patient count as independent"
+    return f"95 % intervals from {drawn} resamples, each of {told.get(unit, alone)}."
 
 
 def _gates(report: Report) -> str:
     if not report.gates:
         return ""
+    verdicts = {True: '<span class="good">yes</span>', False: '<span class="bad">no</span>'}
     rows = [
-        [escape(gate.measure), figure(gate.value), figure(gate.least), figure(gate.baseline), _verdict(gate.is_met)]
+        [
+            *map(escape, (gate.measure, figure(gate.value), gate.limit, figure(gate.baseline), report.counted)),
+            verdicts[gate.is_met],
+        ]
         for gate in report.gates
     ]
-    return "<h2>Gates</h2>" + table(["measure", "value", "least", "baseline", "met"], rows)
-
-
-def _verdict(is_met: bool) -> str:  # noqa: FBT001  the one thing it is about
-    return '<span class="good">yes</span>' if is_met else '<span class="bad">no</span>'
+    return "<h2>Gates</h2>" + table(["measure", "value", "limit", "baseline", "slides", "met"], rows)
 
 
 def _measures(report: Report) -> str:
@@ -130,7 +137,7 @@ def _measures(report: Report) -> str:
         rows.append(["AUC of whole slides", with_interval(report.slide_auc), ""])
     if report.froc:
         rows.append(["free-response ROC score", figure(report.froc["score"]), ""])
-    return table(["measure", *(NAMES[mode] for mode in MODES)], rows)
+    return table(["measure", *(NAMES[mode] for mode in MODES), "over"], [[*row, report.counted] for row in rows])
 
 
 def _slider(slides: Sequence[Compared], threshold: float) -> str:
@@ -151,11 +158,15 @@ def _group(title: str, groups: Mapping[str, Any]) -> str:
     if not groups:
         return ""
     rows = [
-        [escape(name), *(with_interval(group[mode][measure]) for mode in MODES for measure in ("auc", "f1"))]
+        [
+            escape(name),
+            *(with_interval(group[mode][measure]) for mode in MODES for measure in ("auc", "f1")),
+            counted(group[MODES[0]]),
+        ]
         for name, group in groups.items()
     ]
     heads = [f"{measure}, {NAMES[mode]}" for mode in MODES for measure in ("AUC", "F1")]
-    return f"<h2>{title}</h2>" + table([title.removeprefix("By "), *heads], rows)
+    return f"<h2>{title}</h2>" + table([title.removeprefix("By "), *heads, "over"], rows)
 
 
 def _runs(report: Report) -> str:
@@ -168,11 +179,11 @@ def _runs(report: Report) -> str:
                 f"{figure(getattr(run, mode)['auc']['value'])} ({_signed(run.difference[mode]['auc'])})"
                 for mode in MODES
             ),
-            str(run.slides),
+            counted(run.without_background),
         ]
         for run in report.runs
     ]
-    heads = ["run", *(f"AUC {NAMES[mode]} (difference from the first)" for mode in MODES), "slides in common"]
+    heads = ["run", *(f"AUC {NAMES[mode]} (difference from the first)" for mode in MODES), "over"]
     return "<h2>Further runs</h2>" + table(heads, rows)
 
 
@@ -224,7 +235,7 @@ def _notes(report: Report) -> Iterator[str]:
 
 
 def _headline(report: Report) -> list[SlideRecord]:
-    """Give the slides of the headline, and those that could not be compared."""
+    """Return the slides of the headline, and those that could not be compared."""
     return [
         record
         for record in report.slides

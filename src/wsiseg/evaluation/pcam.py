@@ -11,41 +11,121 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.config.evaluate import EvaluateConfig
+from wsiseg.evaluation.comparison import Compared
+from wsiseg.evaluation.intervals import Resamples, single_curve
+from wsiseg.evaluation.measures import Estimate, number, reliability_table
+from wsiseg.evaluation.metrics_file import Report, Threshold
+from wsiseg.mathematics import metrics
+from wsiseg.mathematics.metrics import Curve, Pixels
+from wsiseg.model_file.model_file import ModelFile, default_model_path
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.outputs import written_whole
 from wsiseg.run.record import Progress
+from wsiseg.slides.cohort import CohortSlide
 from wsiseg.tiles import pcam_files
 
-if TYPE_CHECKING:
-    from wsiseg.model_file.model_file import ModelFile
-
 SIDE_PX = 96
+_SPLITS: dict[str, pcam_files.Split] = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
 _PATCHES_AT_A_TIME = 64
 _SAVED_EVERY = 1024  # patches, which take a minute or so
 
 
 @dataclass(frozen=True)
-class PcamResult:
+class Patches:
     """Probabilities beside labels.
 
     Attributes:
-        split: The split.
         probabilities: float32[n].
         labels: bool[n].
         slides: The slide of every patch, where the file that says so lies beside the others.
-        notes: What a person should know.
     """
 
-    split: str
     probabilities: NDArray[np.float32]
     labels: NDArray[np.bool_]
     slides: tuple[str, ...] | None
-    notes: tuple[str, ...]
+
+    def pixels(self, chosen: slice | NDArray[np.intp] = slice(None)) -> Pixels:
+        """Return some of the patches, each as one pixel."""
+        labels = self.labels[chosen].astype(np.float64)
+        return Pixels.of(self.probabilities[chosen], labels, 1 - labels)
+
+
+def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, Compared]:
+    """Run the protocol and measure what comes out.
+
+    Args:
+        config: The settings.
+        progress: Who watches.
+
+    Returns:
+        The report, with the same figures without and with background as a patch has none; and the patches as one slide.
+
+    Raises:
+        UsageError: There is no such split, file or extra.
+        WsisegError: A file cannot be read.
+    """
+    assert config.pcam is not None  # noqa: S101  the settings were checked
+    assert config.model is not None  # noqa: S101  the settings were checked
+    folder, split = config.pcam, _SPLITS.get(config.split or "test")
+    if split is None:
+        raise UsageError(f"PatchCamelyon has no split {config.split}", "its splits are train, val and test")
+    place = default_model_path() if str(config.model) == "default" else config.model
+    with ModelFile.open(place, config.device) as model:
+        kept = config.out / f"pcam-{split}.npz" if config.out else None
+        patches = run_protocol(folder, model, split, progress, kept)
+    source = "model" if config.threshold is None else "option"
+    value = model.card.threshold if config.threshold is None else config.threshold
+    block, unit = _measured(config, patches, value)
+    pixels, count, full = patches.pixels(), len(patches.labels), pcam_files.PATCHES[split]
+    report = Report(
+        run=str(folder),
+        unit="patch",
+        split=split,
+        without_background=block,
+        with_background=block,
+        reliability=reliability_table([pixels]),
+        threshold=Threshold(value=value, source=source),
+        settings={
+            "resamples": config.resamples, "resampled": unit, "seed": config.seed,
+            "model": model.card.name, "sha256": model.sha256,
+        },
+        notes=() if count == full else (f"the {split} split has {count} patches, the published one {full}",),
+    )  # fmt: skip
+    row = CohortSlide(slide=f"pcam-{split}", path=folder, case=f"pcam-{split}")
+    return report, Compared(row, value, None, pixels, (0.0, 0.0), None, None, ())
+
+
+def _measured(config: EvaluateConfig, patches: Patches, threshold: float) -> tuple[dict[str, Any], str]:
+    """Measure patches; also return what was resampled."""
+    pixels = patches.pixels()
+    curve = metrics.curve([pixels], [threshold])
+    resampled, unit = _resampled(config, patches, threshold)
+    again, measures = metrics.measures(resampled, threshold), metrics.measures(curve, threshold)
+    count = len(patches.labels)
+    return {
+        **{name: Estimate(float(value), again[name]).as_json() for name, value in measures.items()},
+        "brier": {"value": number(metrics.squared_error(pixels) / pixels.total), "ci95": None},
+        "tumor_px": float(curve.positive),
+        "other_px": float(curve.negative),
+        "slides": count,
+        "expected_slides": count,
+        "cases": len(set(patches.slides or ())) or count,
+    }, unit
+
+
+def _resampled(config: EvaluateConfig, patches: Patches, threshold: float) -> tuple[Curve, str]:
+    """Draw slides where it is known which patch is of which, otherwise patches."""
+    if patches.slides is None:
+        return single_curve(patches.pixels(), config.resamples, config.seed, [threshold]), "patch"
+    slides, names = np.array(patches.slides), sorted(set(patches.slides))
+    items = [patches.pixels(np.flatnonzero(slides == name)) for name in names]
+    return Resamples.of(names, config.resamples, config.seed).curve(items, [threshold]), "slide"
 
 
 def model_tiles(patches: NDArray[np.uint8], tile_px: int) -> NDArray[np.uint8]:
@@ -84,11 +164,11 @@ def _doubled(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def run_protocol(
     folder: Path,
-    model: "ModelFile",
+    model: ModelFile,
     split: pcam_files.Split,
     progress: Progress,
     kept: Path | None,
-) -> PcamResult:
+) -> Patches:
     """Ask a model for every patch of a split; what was done before an interruption is not done again.
 
     Args:
@@ -112,12 +192,12 @@ def run_protocol(
         if images.shape != (len(labels), SIDE_PX, SIDE_PX, 3) or images.dtype != np.uint8:
             raise WsisegError(f"{folder}: the {split} split is not laid out as PatchCamelyon", "get the files again")
         probabilities = _asked(images, model, progress, kept)
-    return PcamResult(split, probabilities, labels, _slides(folder, split, len(labels)), _notes(split, len(labels)))
+    return Patches(probabilities, labels, _slides(folder, split, len(labels)))
 
 
 def _asked(
     images: Any,  # noqa: ANN401  a data set of h5py, which has no types
-    model: "ModelFile",
+    model: ModelFile,
     progress: Progress,
     kept: Path | None,
 ) -> NDArray[np.float32]:
@@ -213,8 +293,3 @@ def _slides(folder: Path, split: pcam_files.Split, count: int) -> tuple[str, ...
     with path.open(encoding="utf-8", newline="") as file:
         names = tuple(str(row.get("wsi") or "") for row in csv.DictReader(file))
     return names if len(names) == count and all(names) else None
-
-
-def _notes(split: pcam_files.Split, count: int) -> tuple[str, ...]:
-    full = pcam_files.PATCHES[split]
-    return () if count == full else (f"the {split} split has {count} patches, the published one {full}",)

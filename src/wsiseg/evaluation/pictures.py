@@ -16,7 +16,7 @@ _HALF = 0.5  # a cell is tumour in truth when half of it is
 
 
 def truth_pixels(picture: Picture) -> NDArray[np.uint8]:
-    """Give the truth as uint8[rows, columns, 3]: tissue grey, tumour blue by its share."""
+    """Return the truth as uint8[rows, columns, 3]: tissue grey, tumour blue by its share."""
     base = np.where(np.isnan(picture.probabilities)[..., None], _PAPER, COLORS["rest"])
     share = picture.tumor_share[..., None]
     mixed: NDArray[np.uint8] = (base * (1 - share) + np.array(_TUMOR) * share).round().astype(np.uint8)
@@ -24,7 +24,7 @@ def truth_pixels(picture: Picture) -> NDArray[np.uint8]:
 
 
 def map_pixels(picture: Picture) -> NDArray[np.uint8]:
-    """Give the probabilities as uint8[rows, columns, 3], from blue to red, white where nobody looked."""
+    """Return the probabilities as uint8[rows, columns, 3], from blue to red, white where nobody looked."""
     looked = ~np.isnan(picture.probabilities)
     pixels = np.full((*looked.shape, 3), 255, np.uint8)
     pixels[looked] = colored(picture.probabilities[looked])
@@ -32,7 +32,7 @@ def map_pixels(picture: Picture) -> NDArray[np.uint8]:
 
 
 def error_pixels(picture: Picture, threshold: float) -> NDArray[np.uint8]:
-    """Give hits, misses and false alarms as uint8[rows, columns, 3]."""
+    """Return hits, misses and false alarms as uint8[rows, columns, 3]."""
     tumor = picture.tumor_share >= _HALF
     called = np.nan_to_num(picture.probabilities, nan=-1.0) >= np.float32(threshold)
     pixels = np.full((*tumor.shape, 3), 255, np.uint8)
@@ -43,7 +43,7 @@ def error_pixels(picture: Picture, threshold: float) -> NDArray[np.uint8]:
 
 
 def data_address(pixels: NDArray[np.uint8]) -> str:
-    """Give an image as a `data:` address for a page."""
+    """Return an image as a `data:` address for a page."""
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
 
     buffer = io.BytesIO()

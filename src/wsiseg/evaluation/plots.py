@@ -1,6 +1,16 @@
-"""What an evaluation shows of its curves: plots, and the counts behind the threshold slider."""
+"""What an evaluation draws: its curves, the counts behind the threshold slider, and the paper's table and figure.
 
-from collections.abc import Iterator, Mapping, Sequence
+Table 1 of Lerousseau et al. 2020 has a row for every (alpha, beta) and the pixelwise AUC by organ, without and with
+background, for the organs that the models were trained on (in-distribution) and for others (out-of-location). Figure 2
+shows every measure as a matrix, alpha down and beta across. Neither pools the two kinds of organs: what is said of a
+kind is the mean over its organs.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +20,17 @@ from wsiseg.evaluation.froc import froc
 from wsiseg.evaluation.measures import MODES, pooled_curves
 from wsiseg.evaluation.metrics_file import Report
 from wsiseg.mathematics.metrics import Curve
-from wsiseg.pages.drawing import Drawing
+from wsiseg.pages.configurations import ALL, MEASURES, Configured, picture
+from wsiseg.pages.drawing import INK, Drawing, Text
 from wsiseg.pages.plots import Line, plot, thinned
+from wsiseg.run.errors import UsageError
+from wsiseg.run.outputs import write_text
 
 NAMES = {"without_background": "without background", "with_background": "with background"}
 _STEPS = 200  # of the slider
 _FROC_WIDEST = 8.0
+_GAP, _ROW = 20, 20  # of the drawn table
+_KINDS = ("in_distribution", "out_of_location")
 
 
 def evaluation_plots(report: Report, slides: Sequence[Compared]) -> dict[str, Drawing]:
@@ -90,3 +105,141 @@ def _reliability(found: Mapping[str, Sequence[float | None]]) -> Iterator[Line]:
     points = np.array([pair for pair in pairs if None not in pair], np.float64).reshape(-1, 2)
     if len(points):
         yield Line("cells of the tissue", points[:, 0], points[:, 1])
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """A row of `grid.csv` of the test split; alpha and beta are empty for the supervised configuration."""
+
+    alpha: str
+    beta: str
+    site: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The test split of `grid.csv`.
+
+    Attributes:
+        rows: Its rows.
+        sites: The organs of each kind, each once.
+    """
+
+    rows: tuple[GridRow, ...]
+    sites: Mapping[str, tuple[str, ...]]
+
+    @property
+    def configurations(self) -> list[tuple[str, str]]:
+        """Alpha and beta of each configuration, in the order of the file."""
+        return list(dict.fromkeys((row.alpha, row.beta) for row in self.rows))
+
+    def mean(self, configuration: tuple[str, str], sites: Sequence[str], measure: str) -> float | None:
+        """Return the mean of a measure over some sites; None where none of them has it."""
+        rows = [row for row in self.rows if (row.alpha, row.beta) == configuration and row.site in sites]
+        values = [row.values[measure] for row in rows if measure in row.values]
+        return round(sum(values) / len(values), 6) if values else None
+
+
+def write_paper_tables(folder: Path, out: Path) -> tuple[Path, ...]:
+    """Write table 1 and figure 2 as CSV, SVG and PNG, and return their paths.
+
+    Figure 2 is of the organs that the models were trained on; others have a figure of their own.
+
+    Raises:
+        UsageError: There is no `grid.csv`, or it has no row of the test split.
+    """
+    grid = _read_grid(folder)
+    kinds = {kind: sites for kind, sites in grid.sites.items() if sites} or {ALL: (ALL,)}
+    table = _table1(grid)
+    drawings = {"table1": _drawn_table(table)}
+    for kind, sites in kinds.items():
+        drawings["figure2" if kind in {_KINDS[0], ALL} else f"figure2_{kind}"] = _figure2(grid, kind, sites)
+    write_text(out / "table1.csv", table)
+    write_text(out / "figure2.csv", _figure2_csv(grid, kinds))
+    for name, drawing in drawings.items():
+        drawing.save(out / name)
+    drawn = [out / f"{name}.{suffix}" for name in drawings for suffix in ("svg", "png")]
+    return (out / "table1.csv", out / "figure2.csv", *drawn)
+
+
+def _read_grid(folder: Path) -> Grid:
+    path = folder / "grid.csv" if folder.is_dir() else folder
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file))
+        rows = tuple(_grid_row(line) for line in lines if line["split"] == "test")
+        trained = {line["site"] for line in lines if line["split"] != "test"}
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        advice = "give the folder of wsiseg train --grid"
+        raise UsageError(f"{path}: cannot be read as a grid: {error}", advice) from error
+    if not rows:
+        raise UsageError(f"{path}: has no row of the test split", "train on a cohort with a test split")
+    sites = sorted({row.site for row in rows} - {ALL})
+    kinds = (tuple(site for site in sites if (site in trained) == is_trained) for is_trained in (True, False))
+    return Grid(rows, dict(zip(_KINDS, kinds, strict=True)))
+
+
+def _grid_row(line: Mapping[str, str]) -> GridRow:
+    values = {name: float(line[name]) for name in (*MEASURES, "threshold") if line.get(name)}
+    return GridRow(line["alpha"], line["beta"], line["site"] or ALL, values)
+
+
+def _table1(grid: Grid) -> str:
+    """Return the table as CSV: the AUC by organ, then the means over both kinds of organs, then over all pixels."""
+    groups: dict[str, Sequence[str]] = {site: (site,) for sites in grid.sites.values() for site in sites}
+    groups |= {kind: sites for kind, sites in grid.sites.items() if sites}
+    groups |= {ALL: (ALL,)}
+    columns = [(sites, measure) for sites in groups.values() for measure in ("auc", "auc_background")]
+    heads = [f"{name}{ending}" for name in groups for ending in ("", "_background")]
+    rows = ([*pair, *(grid.mean(pair, *column) for column in columns)] for pair in grid.configurations)
+    return _as_csv(["alpha", "beta", *heads], rows)
+
+
+def _figure2_csv(grid: Grid, kinds: Mapping[str, Sequence[str]]) -> str:
+    """Return the figures behind the matrices: one row a configuration and kind of organs."""
+    return _as_csv(
+        ["alpha", "beta", "location", *MEASURES],
+        (
+            [*pair, kind, *(grid.mean(pair, sites, name) for name in MEASURES)]
+            for kind, sites in kinds.items()
+            for pair in grid.configurations
+        ),
+    )
+
+
+def _as_csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([heads, *rows])
+    return buffer.getvalue()
+
+
+def _figure2(grid: Grid, kind: str, sites: Sequence[str]) -> Drawing:
+    """Draw a matrix for every measure, alpha down and beta across."""
+    over = "test" if kind == ALL else f"{kind.replace('_', '-')} test"
+    configured = [
+        Configured(
+            alpha=float(pair[0]) if pair[0] else None,
+            beta=float(pair[1]) if pair[1] else None,
+            out=Path(),
+            threshold=grid.mean(pair, sites, "threshold") or 0.0,
+            figures={over: {ALL: {name: grid.mean(pair, sites, name) for name in MEASURES}}},
+        )
+        for pair in grid.configurations
+    ]
+    return picture(configured, over)
+
+
+def _drawn_table(text: str) -> Drawing:
+    """Draw the CSV of the table, what is over background in grey as in the paper."""
+    rows = list(csv.reader(io.StringIO(text)))
+    widths = [16 + 7 * max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    drawing = Drawing(sum(widths) + 2 * _GAP, _ROW * (len(rows) + 2), "Pixelwise AUC by configuration and organ")
+    for number, row in enumerate(rows):
+        right, y = float(_GAP), _ROW * (number + 1.5)
+        for cell, head, width in zip(row, rows[0], widths, strict=True):
+            right += width
+            color = "#888888" if head.endswith("_background") else INK
+            shown = f"{float(cell):.3f}" if number and cell and head not in {"alpha", "beta"} else cell
+            drawing.shapes.append(Text(right, y, shown, 11, "end", color=color))
+    return drawing

@@ -71,17 +71,17 @@ class Grid:
         return self.tile_um / self.mpp[0], self.tile_um / self.mpp[1]
 
     def corners(self, cells: NDArray[np.integer]) -> NDArray[np.int32]:
-        """Give the level-0 corners x, y (int32[n, 2]) of the tiles at `cells` (row, column; int[n, 2])."""
+        """Return the level-0 corners x, y (int32[n, 2]) of the tiles at `cells` (row, column; int[n, 2])."""
         corners: NDArray[np.int32] = np.round(cells[:, ::-1] * np.array(self.stride_level0)).astype(np.int32)
         return corners
 
     def cells(self, corners: NDArray[np.integer]) -> NDArray[np.int32]:
-        """Give row, column (int32[n, 2]) of the tiles with these level-0 corners (int[n, 2]); inverse of `corners`."""
+        """Return row, column (int32[n, 2]) of the tiles with these level-0 corners (int[n, 2])."""
         cells: NDArray[np.int32] = np.round(corners / np.array(self.stride_level0)).astype(np.int32)[:, ::-1]
         return cells
 
     def cell_at(self, x: float, y: float) -> tuple[int, int]:
-        """Give row and column of the cell that holds the level-0 point x, y."""
+        """Return row and column of the cell that holds the level-0 point x, y."""
         step_x, step_y = self.stride_level0
         return int(y // step_y), int(x // step_x)
 
@@ -92,7 +92,7 @@ def _cells(count: float) -> int:
 
 
 def share_of_cells(mask: NDArray[np.bool_], mask_px: tuple[float, float], grid: Grid) -> NDArray[np.float32]:
-    """Give the share of every tile of a grid that is set in a mask, exactly, by the mask's summed-area table.
+    """Return the share of every tile of a grid that is set in a mask, exactly, by the mask's summed-area table.
 
     Of a tile that reaches beyond the slide, only the part on the slide counts: tissue at the border is not lost.
 
@@ -125,7 +125,7 @@ def share_of_cells(mask: NDArray[np.bool_], mask_px: tuple[float, float], grid: 
 
 
 def _summed(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Give the summed-area table of a mask, int64[rows + 1, columns + 1]."""
+    """Return the summed-area table of a mask, int64[rows + 1, columns + 1]."""
     table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
     table[1:, 1:] = mask.cumsum(0).cumsum(1)
     return table
@@ -143,7 +143,7 @@ def _sums(table: NDArray[np.int64], rows: NDArray[np.float64], columns: NDArray[
 
 
 def tile_window(cells: int) -> NDArray[np.float32]:
-    """Give the weights, along one axis, of the cells around a cell that make up a tile: float32[odd number].
+    """Return the weights, along one axis, of the cells around a cell that make up a tile: float32[odd number].
 
     An even number of cells is centred by giving the outermost cell on either side half its weight.
     """
@@ -154,7 +154,7 @@ def tile_window(cells: int) -> NDArray[np.float32]:
 
 
 def mean_of_tiles(values: NDArray[np.float32], known: NDArray[np.bool_], cells: int) -> NDArray[np.float32]:
-    """Give each cell the mean of the tiles over it, from the values of the tiles around every cell.
+    """Return for each cell the mean of the tiles over it, from the values of the tiles around every cell.
 
     Args:
         values: float32[rows, columns], of the tile around each cell; what is not known may be anything.

@@ -114,7 +114,7 @@ def curve(slides: Sequence[Pixels], exact: Sequence[float] = ()) -> Curve:
 
 
 def bends(slides: Sequence[Pixels], exact: Sequence[float] = ()) -> NDArray[np.float32]:
-    """Give the thresholds, descending, that tell all of the pooled curve: float32[n]; the last calls everything.
+    """Return the thresholds, descending, that tell all of the pooled curve: float32[n]; the last calls everything.
 
     One lies just above 0, so that pixels with the score 0 can be added later.
     """
@@ -126,13 +126,13 @@ def bends(slides: Sequence[Pixels], exact: Sequence[float] = ()) -> NDArray[np.f
 
 
 def auc(counts: Curve) -> Floats:
-    """Give the area under the ROC curve, ties by the trapezoid; NaN where a class is missing."""
+    """Return the area under the ROC curve, ties by the trapezoid; NaN where a class is missing."""
     area: Floats = np.asarray(np.trapezoid(_from_zero(counts.hits), _from_zero(counts.false_alarms), axis=-1))
     return _share(area, counts.positive * counts.negative)
 
 
 def average_precision(counts: Curve) -> Floats:
-    """Give the mean precision over recall, as steps; NaN where there is no tumour."""
+    """Return the mean precision over recall, as steps; NaN where there is no tumour."""
     precision = np.nan_to_num(_share(counts.hits, counts.hits + counts.false_alarms))
     precision *= np.diff(counts.hits, axis=-1, prepend=0.0)
     return _share(precision.sum(-1), counts.positive)
@@ -155,7 +155,7 @@ class Confusion:
     correct_rejection: Floats
 
     def measures(self) -> dict[str, Floats]:
-        """Give precision, recall, specificity, F1, Dice (which is F1) and intersection over union."""
+        """Return precision, recall, specificity, F1, Dice (which is F1) and intersection over union."""
         wrong = self.false_alarm + self.miss
         f1 = _share(2 * self.hit, 2 * self.hit + wrong)
         return {
@@ -178,13 +178,13 @@ def confusion(counts: Curve, threshold: float) -> Confusion:
 
 
 def measures(counts: Curve, threshold: float) -> dict[str, Floats]:
-    """Give all measures that a curve tells: those over all thresholds, and those at one."""
+    """Return all measures that a curve tells: those over all thresholds, and those at one."""
     over_all = {"auc": auc(counts), "average_precision": average_precision(counts)}
     return over_all | confusion(counts, threshold).measures()
 
 
 def best_threshold(counts: Curve) -> float | None:
-    """Give the score that maximises F1, the highest of several; None where there is no tumour."""
+    """Return the score that maximises F1, the highest of several; None where there is no tumour."""
     if not counts.positive > 0:
         return None
     f1 = 2 * counts.hits / (counts.hits + counts.false_alarms + counts.positive)
@@ -192,7 +192,7 @@ def best_threshold(counts: Curve) -> float | None:
 
 
 def squared_error(pixels: Pixels) -> float:
-    """Give the sum over all pixels of the squared difference of score and truth; its mean is the Brier score."""
+    """Return the sum over all pixels of the squared difference of score and truth; its mean is the Brier score."""
     scores = pixels.scores.astype(np.float64)
     return float(pixels.positive @ (1 - scores) ** 2 + pixels.negative @ scores**2)
 
