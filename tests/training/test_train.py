@@ -52,7 +52,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def truth(cohort: Path) -> Path:
-    return cohort.parents[2] / "cohort" / "truth"
+    return cohort.parents[1] / "cohort" / "truth"
 
 
 def config(cohort: Path, out: Path, **values: Any) -> TrainConfig:
