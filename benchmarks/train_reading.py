@@ -20,7 +20,8 @@ from torch import nn
 from wsiseg.network.network import build
 from wsiseg.run.memory import keep_freed_memory
 from wsiseg.training.augment import augmented
-from wsiseg.training.bags import Bag, TileSource, Visit, ahead, drawn, labelled_slides, visits_of
+from wsiseg.training.bags import Bag, TileSource, Visit, ahead, drawn, visits_of
+from wsiseg.training.slides import labelled_slides
 from wsiseg.training.step import Stepper
 
 

@@ -32,8 +32,9 @@ from wsiseg.mathematics.metrics import Pixels, auc, curve
 from wsiseg.network.network import build
 from wsiseg.run.memory import keep_freed_memory
 from wsiseg.training.augment import augmented
-from wsiseg.training.bags import LabelledSlide, TileSource, labelled_slides
+from wsiseg.training.bags import TileSource
 from wsiseg.training.features import Compute, FeatureBank, fill
+from wsiseg.training.slides import LabelledSlide, labelled_slides
 
 Features = NDArray[np.float32]
 IMAGES_OF_MOSAIC, FEWEST, MOST = 12, 3, 10
@@ -140,7 +141,8 @@ def trained(
         for place in random.permutation(len(bags)):
             label, tiles, truth = bags[place]
             logits = head(tiles)[:, 0]
-            risk = mil.mean_risk(logits, truth) if is_supervised else mil.risk(logits, label, given.alpha, given.beta)
+            labels = truth if is_supervised else mil.proxy_labels(logits, label, given.alpha, given.beta)
+            risk = mil.risk(logits, label, labels)
             optimizer.zero_grad()
             risk.backward()
             optimizer.step()

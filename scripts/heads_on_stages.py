@@ -29,9 +29,7 @@ from sklearn.preprocessing import StandardScaler
 
 from wsiseg.network.network import Checkpoint, TileClassifier, load_classifier
 from wsiseg.network.texture import Stage
-from wsiseg.training.bags import labelled_slides
-from wsiseg.training.known_tissue import evenly
-from wsiseg.training.tile_truth import tile_truths
+from wsiseg.training.slides import evenly, labelled_slides, tile_truths
 
 Features = dict[str, NDArray[np.float32]]
 LAST, AT_ONCE, STRENGTH = "last", 16, 1e-3

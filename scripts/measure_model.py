@@ -32,8 +32,7 @@ from wsiseg.prediction import predict
 from wsiseg.prediction.cautions import unknown
 from wsiseg.slides.slide import Slide
 from wsiseg.training.augment import restained
-from wsiseg.training.bags import LabelledSlide, labelled_slides
-from wsiseg.training.tile_truth import tile_truths
+from wsiseg.training.slides import LabelledSlide, labelled_slides, tile_truths
 
 Images = NDArray[np.uint8]
 Values = NDArray[np.float64]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsiseg.mathematics.mil import LEFT_OUT, NORMAL, TUMOR, counts, cross_entropy, focal, mean_risk, proxy_labels, risk
+from wsiseg.mathematics.mil import LEFT_OUT, NORMAL, TUMOR, Loss, counts, cross_entropy, focal, proxy_labels, risk
 from wsiseg.run.errors import UsageError
 
 STEPS = [k / 20 for k in range(21)]
@@ -27,6 +27,13 @@ def bags(draw: st.DrawFn) -> torch.Tensor:
     size = draw(st.integers(1, 60))
     order = draw(st.permutations(range(size)))
     return torch.tensor(order, dtype=torch.float32) * 0.37 - 5
+
+
+def weak_risk(
+    logits: torch.Tensor, alpha: float, beta: float, label: int = 1, c: tuple[float, float] = (1.0, 1.0)
+) -> torch.Tensor:
+    """The risk by proxy labels."""
+    return risk(logits, label, proxy_labels(logits, label, alpha, beta), weights=c)
 
 
 @settings(deadline=None)
@@ -60,7 +67,7 @@ def test_order_does_not_matter(logits: torch.Tensor, alpha_beta: tuple[float, fl
     random.shuffle(order)
     labels = proxy_labels(logits, 1, *alpha_beta)
     assert torch.equal(proxy_labels(logits[order], 1, *alpha_beta), labels[order])
-    torch.testing.assert_close(risk(logits[order], 1, *alpha_beta), risk(logits, 1, *alpha_beta))
+    torch.testing.assert_close(weak_risk(logits[order], *alpha_beta), weak_risk(logits, *alpha_beta))
 
 
 @settings(deadline=None)
@@ -87,7 +94,7 @@ def test_slides_without_tumor_have_normal_tiles_only(logits: torch.Tensor, alpha
 def test_risk_equals_brute_force(
     logits: torch.Tensor, alpha_beta: tuple[float, float], label: int, c: tuple[float, float]
 ) -> None:
-    value = float(risk(logits.double(), label, *alpha_beta, weights=c))
+    value = float(weak_risk(logits.double(), *alpha_beta, label, c))
     assert value == pytest.approx(_brute_force(logits.tolist(), label, *alpha_beta, c), rel=1e-9)
     assert math.isfinite(value)
 
@@ -110,7 +117,7 @@ def _brute_force(logits: list[float], label: int, alpha: float, beta: float, c: 
 
 def test_gradients_reach_kept_tiles_only() -> None:
     logits = torch.tensor([2.0, -1.0, 0.5, 0.1, -3.0], requires_grad=True)
-    risk(logits, 1, 0.2, 0.2).backward()
+    weak_risk(logits, 0.2, 0.2).backward()
     assert logits.grad is not None
     assert (logits.grad != 0).tolist() == [True, False, False, False, True]
 
@@ -128,7 +135,7 @@ def test_float_noise_does_not_lose_a_tile() -> None:
 
 
 def test_an_empty_bag_has_no_risk() -> None:
-    assert float(risk(torch.empty(0), 1, 0.2, 0.2)) == 0.0
+    assert float(weak_risk(torch.empty(0), 0.2, 0.2)) == 0.0
 
 
 def test_focal_without_gamma_is_cross_entropy() -> None:
@@ -147,10 +154,18 @@ def test_focal_costs_what_its_equation_says() -> None:
     assert focal(logits, targets).tolist() == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_the_risk_takes_any_loss() -> None:
-    logits = torch.tensor([2.0, -1.0, 0.5, 0.1, -3.0])
-    kept, targets = torch.tensor([2.0, -3.0]), torch.tensor([1.0, 0.0])
-    assert float(risk(logits, 1, 0.2, 0.2, loss=focal)) == pytest.approx(float(focal(kept, targets).mean()))
+@settings(deadline=None)
+@given(bags(), shares(), st.sampled_from([0, 1]), st.sampled_from([cross_entropy, focal]), st.integers(1, 7))
+def test_the_risks_of_parts_add_up_to_that_of_the_bag(
+    logits: torch.Tensor, alpha_beta: tuple[float, float], label: int, loss: Loss, size: int
+) -> None:
+    labels, logits = proxy_labels(logits, label, *alpha_beta), logits.double()
+    whole = risk(logits, label, labels, weights=(0.5, 2.0), loss=loss)
+    kept = torch.nonzero(labels != LEFT_OUT).flatten()
+    parts = [risk(logits[k], label, labels[k], weights=(0.5, 2.0), loss=loss, of=len(kept)) for k in kept.split(size)]
+    assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-9)
+    losses = loss(logits[kept], labels[kept].double())
+    assert float(whole) == pytest.approx((0.5, 2.0)[label] * float(losses.mean()), rel=1e-9)
 
 
 def test_logits_that_differ_in_their_last_digit_are_told_apart() -> None:
@@ -165,9 +180,8 @@ def test_a_dense_loss_averages_over_positions_and_ranks_by_the_mean() -> None:
     maps[0, 0, 0], maps[1, 1, 1] = -1.0, 4.0  # the highest peak is in the tile of the lowest mean
     maps[1, 0, 0] = -9.0
     labels = torch.tensor([TUMOR, NORMAL, LEFT_OUT], dtype=torch.int8)
-    assert torch.equal(proxy_labels(maps.flatten(1).mean(1), 1, 0.34, 0.34), labels)
+    assert torch.equal(proxy_labels(maps, 1, 0.34, 0.34), labels)
     tumor = (math.log1p(math.exp(1.0)) + 3 * math.log1p(math.exp(-3.0))) / 4
     normal = (2 * math.log1p(math.exp(-2.0)) + math.log1p(math.exp(4.0)) + math.log1p(math.exp(-9.0))) / 4
     by_hand = (tumor + normal) / 2
-    assert float(risk(maps, 1, 0.34, 0.34)) == pytest.approx(by_hand, rel=1e-6)
-    assert float(mean_risk(maps, labels)) == pytest.approx(by_hand, rel=1e-6)
+    assert float(risk(maps, 1, labels)) == pytest.approx(by_hand, rel=1e-6)

@@ -9,11 +9,11 @@ from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import TileClassifier, build
 from wsiseg.network.texture import Stage, described, texture_layer, textures, tissue_weights, weighted
 from wsiseg.training.augment import augmented
-from wsiseg.training.bags import LabelledSlide, TileSource, labelled_slides
-from wsiseg.training.known_tissue import evenly
+from wsiseg.training.bags import TileSource
+from wsiseg.training.known_tissue import tumor_texture
 from wsiseg.training.processes import Processes
+from wsiseg.training.slides import LabelledSlide, evenly, labelled_slides
 from wsiseg.training.task import Task
-from wsiseg.training.tumor_texture import tumor_texture
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import torch
 
 from wsiseg.config.train import TrainConfig
 from wsiseg.training import cautions as module
-from wsiseg.training.bags import LabelledSlide
 from wsiseg.training.cautions import cautions, has_fast_bfloat16
+from wsiseg.training.slides import LabelledSlide
 
 CPU, HERE = torch.device("cpu"), Path()
 SLIDES = [

@@ -1,23 +1,33 @@
 """The settings of `wsiseg train`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wsiseg.config.settings import ARGUMENT, IN_FILE, Config
+from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Gone, read_toml
 
 Loss = Literal["cross-entropy", "focal", "dense"]
 Schedule = Literal["constant", "cosine"]
 Colors = Literal["auto", "cohort", "weights"]
 BatchNorm = Literal["train", "frozen"]
 Precision = Literal["float32", "bfloat16"]
-Optimizer = Literal["adam", "sgd"]
+_TUNE = "fine-tune a configuration in a run of its own, with init set to its best.pt, and lr and epochs as you like"
 
 
 class TrainConfig(Config):
     """Settings of `wsiseg train`; the defaults are those of Lerousseau et al. 2020."""
 
+    gone: ClassVar[Mapping[str, Gone]] = {
+        "guard": Gone("leave slides whose label you doubt out of the cohort"),
+        "optimizer": Gone("Adam always moves the weights"),
+        "parts": Gone("context takes one random part of each crop"),
+        "test-views": Gone("wsiseg predict averages turned copies of a tile with views"),
+        "top": Gone(_TUNE),
+        "tune-lr": Gone(_TUNE),
+        "tune-epochs": Gone(_TUNE),
+    }
     cohort: Annotated[Path, ARGUMENT]
     """The cohort CSV that `wsiseg tile` wrote beside its tile stores."""
     out: Path
@@ -30,12 +40,6 @@ class TrainConfig(Config):
     """Train the 15 configurations of alpha and beta in steps of 0.2."""
     supervised: bool = False
     """Train on the tiles' true labels from `truth` too, as the upper bound of a grid; without one, instead."""
-    top: int = Field(default=0, ge=0, le=15)
-    """So many of a frozen grid's best configurations are fine-tuned, each from its own head."""
-    tune_lr: float = Field(default=1e-5, gt=0)
-    """Learning rate of the fine-tuning that `top` asks for."""
-    tune_epochs: int = Field(default=5, ge=1)
-    """Epochs of the fine-tuning that `top` asks for."""
     truth: Path | None = None
     """Folder of outlines or masks named after the slides, for pixelwise measures and the threshold."""
     arch: str = "resnet50"
@@ -50,6 +54,8 @@ class TrainConfig(Config):
     """Times that every training slide is visited."""
     bag: int = Field(default=150, ge=1)
     """Tiles drawn from a slide at a time."""
+    max_tiles: int = Field(default=2000, ge=1)
+    """Tiles of a slide that are used at most, the same ones in every run, spread evenly over its tissue."""
     micro_batch: int | None = Field(default=None, ge=1)
     """Tiles held with their gradients at a time; all of a bag where it is not given."""
     accumulate: Annotated[int, IN_FILE] = Field(default=1, ge=1)
@@ -60,8 +66,6 @@ class TrainConfig(Config):
     """Weight of slides with tumour in the risk."""
     loss: Annotated[Loss, IN_FILE] = "cross-entropy"
     """What a tile costs: `cross-entropy`, `focal`, or `dense`, cross-entropy at every position of its map."""
-    optimizer: Optimizer = "adam"
-    """`adam` or plain `sgd`."""
     lr: float = Field(default=1e-4, gt=0)
     """Learning rate."""
     schedule: Annotated[Schedule, IN_FILE] = "constant"
@@ -70,8 +74,6 @@ class TrainConfig(Config):
     """Share by which weights shrink per step and learning rate, apart from the gradients."""
     balance: Annotated[bool, IN_FILE] = False
     """Visit slides of the rarer class several times an epoch, so that both are seen equally often."""
-    guard: float = Field(default=0.0, ge=0, lt=0.5)
-    """Share of slides, those of the highest risk, left out for one epoch: a guard against wrong labels."""
     colors: Annotated[Colors, IN_FILE] = "auto"
     """Mean and deviation that tiles are standardised with: measured on the training set (`cohort`), or those that the
     starting weights were made with (`weights`); `auto` is `weights` with `freeze`, else `cohort`."""
@@ -79,16 +81,12 @@ class TrainConfig(Config):
     """Largest random change of the hematoxylin and eosin amounts of a training tile."""
     context: Annotated[int | None, IN_FILE] = Field(default=None, ge=32, le=4096)
     """Side in pixels of the crops around tiles that the network sees; the logit is pooled over a tile-sized part."""
-    parts: int = Field(default=1, ge=1, le=64)
-    """Tile-sized parts of each crop of `context` that are learned from; each counts as a tile of the bag."""
     train_last: Annotated[int | None, IN_FILE] = Field(default=None, ge=0)
     """Train only so many of the last blocks of the backbone, and the head; all where it is not given."""
     batch_norm: Annotated[BatchNorm, IN_FILE] = "train"
     """`frozen` keeps the batch-norm statistics of the starting weights."""
     average: Annotated[float, IN_FILE] = Field(default=0.0, ge=0, lt=1)
     """Decay of an exponential moving average of the weights that is validated and kept in their place; 0 for none."""
-    test_views: int = Field(default=1, ge=1, le=8)
-    """Turned and flipped copies of a tile whose logits are averaged in validation."""
     precision: Annotated[Precision, IN_FILE] = "float32"
     """`bfloat16` computes most of the network in half the bits."""
     compile: Annotated[bool, IN_FILE] = False
@@ -110,6 +108,20 @@ class TrainConfig(Config):
     overwrite: bool = False
     """Replace a run that is there."""
 
+    @classmethod
+    def of_run(cls, path: Path) -> Self:
+        """Read the `config.toml` of a run; settings that an earlier version had are left out.
+
+        Raises:
+            UsageError: The file is missing, is not TOML, or holds names or values that do not fit.
+        """
+        return cls.checked(**{name: value for name, value in read_toml(path).items() if not cls.is_gone(name)})
+
+    @classmethod
+    def is_gone(cls, name: str) -> bool:
+        """Return whether a field is one that only earlier versions had."""
+        return name.replace("_", "-") in cls.gone
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.alpha + self.beta > 1 + 1e-9:
@@ -118,22 +130,17 @@ class TrainConfig(Config):
             raise ValueError("supervised needs the tiles' true labels: give truth")
         if self.views > 1 and not self.freeze:
             raise ValueError("views are for freeze; without it every visit changes tiles anew")
-        if self.top and not (self.grid and self.freeze):
-            raise ValueError("top fine-tunes the best of a frozen grid: give grid and freeze")
-        if self.parts > 1 and (self.context is None or self.freeze or self.supervised or self.micro_batch is not None):
-            raise ValueError(
-                "parts are of crops whose bag is learned from at once, by slide labels: give context, "
-                "and leave freeze, supervised and micro-batch out"
-            )
         if self.loss == "dense" and (self.freeze or self.context is not None):
             raise ValueError("loss dense takes whole maps of tiles: leave freeze and context out")
         return self
 
 
+# What a run may change when it goes on. The cap on tiles counts through the tiles that it leaves.
 FREE = frozenset(
     {"cohort", "out", "resume", "overwrite", "device", "threads", "epochs", "save_minutes", "tensorboard", "compile",
-     "top", "tune_lr", "tune_epochs"}
+     "max_tiles"}
 )  # fmt: skip
-"""Settings that a run may change when it goes on."""
-FREE_WITH_FREEZE = frozenset({"train_last", "batch_norm", "test_views"})
-"""Settings besides that mean nothing to a head on frozen features, though much to its fine-tuning."""
+# What means nothing to a head on frozen features besides.
+FREE_WITH_FREEZE = frozenset({"train_last", "batch_norm"})
+# The defaults of settings that are gone, which the state of an earlier version may hold.
+GONE_DEFAULTS: Mapping[str, object] = {"guard": 0.0, "parts": 1, "test_views": 1, "optimizer": "adam"}

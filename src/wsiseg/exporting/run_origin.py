@@ -71,14 +71,14 @@ def _has_ended(run: Path) -> bool:
     if not (run / LAST).is_file():
         return False
     state = read_torch(run / LAST)
-    return isinstance(state, dict) and state.get("epoch", 0) >= TrainConfig.from_toml(run / SETTINGS).epochs
+    return isinstance(state, dict) and state.get("epoch", 0) >= TrainConfig.of_run(run / SETTINGS).epochs
 
 
 def _cohort(settings: Path) -> Path | None:
     """Give the cohort that a run was trained on, if it can still be found."""
     if not settings.is_file():
         return None
-    cohort = TrainConfig.from_toml(settings).cohort
+    cohort = TrainConfig.of_run(settings).cohort
     return next((place for place in (cohort, settings.parent / cohort) if place.is_file()), None)
 
 

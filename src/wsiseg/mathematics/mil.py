@@ -58,7 +58,8 @@ def proxy_labels(logits: Tensor, label: int, alpha: float, beta: float) -> Tenso
         label 1:  x_(1) ... x_(floor(alpha n)) are 1,  x_(n - floor(beta n) + 1) ... x_(n) are 0,  the rest is left out
 
     Args:
-        logits: float[n], a logit or probability per tile; only their order counts.
+        logits: float[n], a logit or probability per tile, of which only the order counts; or float[n, rows, columns],
+            whose tiles are ranked by their mean.
         label: 1 if the slide holds tumour, else 0.
         alpha: Least share of tumour in a tumour slide.
         beta: Least share of normal tissue in a tumour slide.
@@ -69,80 +70,66 @@ def proxy_labels(logits: Tensor, label: int, alpha: float, beta: float) -> Tenso
     Raises:
         UsageError: The shares lie outside F.
     """
-    tumor, normal = counts(len(logits), alpha, beta)
+    count = len(logits)
+    tumor, normal = counts(count, alpha, beta)
     if label == NORMAL:
-        return torch.full_like(logits, NORMAL, dtype=torch.int8)
-    order = torch.argsort(logits.detach(), descending=True, stable=True)
-    labels = torch.full_like(logits, LEFT_OUT, dtype=torch.int8)
+        return torch.full((count,), NORMAL, dtype=torch.int8, device=logits.device)
+    order = torch.argsort(_tile_means(logits.detach()), descending=True, stable=True)
+    labels = torch.full((count,), LEFT_OUT, dtype=torch.int8, device=logits.device)
     labels[order[:tumor]] = TUMOR
-    labels[order[len(logits) - normal :]] = NORMAL
+    labels[order[count - normal :]] = NORMAL
     return labels
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Give the binary cross-entropy [n] of logits [n, ...]; where a tile has many, the mean over them."""
-    losses = functional.binary_cross_entropy_with_logits(logits, _alike(targets, logits), reduction="none")
-    return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+    """Return the binary cross-entropy [n] of logits [n, ...]; where a tile has many, the mean over them."""
+    return _tile_means(_entropies(logits, targets))
 
 
 def focal(logits: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
-    """Give the focal loss [n] of logits [n, ...]: cross-entropy times (1 - p of the target) ** gamma.
+    """Return the focal loss [n] of logits [n, ...]: cross-entropy times (1 - p of the target) ** gamma.
 
     Source: Lin et al., Focal loss for dense object detection, ICCV 2017, equation 4.
     """
-    entropy = functional.binary_cross_entropy_with_logits(logits, _alike(targets, logits), reduction="none")
-    losses = (1 - torch.exp(-entropy)) ** gamma * entropy
-    return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+    entropies = _entropies(logits, targets)
+    return _tile_means((1 - torch.exp(-entropies)) ** gamma * entropies)
 
 
-def _alike(targets: Tensor, logits: Tensor) -> Tensor:
-    """Give each position of a tile's logit map the tile's target."""
-    return targets.reshape(-1, *[1] * (logits.dim() - 1)).expand_as(logits)
+def _entropies(logits: Tensor, targets: Tensor) -> Tensor:
+    alike = targets.reshape(-1, *[1] * (logits.dim() - 1)).expand_as(logits)
+    return functional.binary_cross_entropy_with_logits(logits, alike, reduction="none")
 
 
-def mean_risk(logits: Tensor, labels: Tensor, loss: Loss = cross_entropy) -> Tensor:
-    """Average a loss over the tiles that are not left out; 0 where all are.
-
-    Args:
-        logits: float[n], or float[n, rows, columns] for a loss on dense maps.
-        labels: int8[n], as `proxy_labels` gives them.
-        loss: What a tile costs.
-
-    Returns:
-        A scalar with gradients.
-    """
-    kept = labels != LEFT_OUT
-    losses = loss(logits[kept], labels[kept].to(logits.dtype))
-    return losses.sum() / max(1, len(losses))
+def _tile_means(values: Tensor) -> Tensor:
+    return values.flatten(1).mean(1) if values.dim() > 1 else values
 
 
 def risk(
     logits: Tensor,
     label: int,
-    alpha: float,
-    beta: float,
+    labels: Tensor,
     *,
     weights: tuple[float, float] = (1.0, 1.0),
     loss: Loss = cross_entropy,
+    of: int | None = None,
 ) -> Tensor:
-    """Give the risk of one bag; summed over slides it is what training minimises.
+    """Return the risk of one bag; summed over slides it is what training minimises, and validation measures.
 
         c0 * sum over slides without tumour [ mean over tiles L(f(x), 0) ]
       + c1 * sum over slides with tumour    [ mean over top alpha tiles L(f(x), 1) and bottom beta tiles L(f(x), 0) ]
 
     Args:
-        logits: float[n], or float[n, rows, columns], whose tiles are ranked by their mean.
+        logits: float[n], or float[n, rows, columns] for a loss on dense maps.
         label: 1 if the slide holds tumour, else 0.
-        alpha: Least share of tumour in a tumour slide.
-        beta: Least share of normal tissue in a tumour slide.
+        labels: int8[n], as `proxy_labels` returns them, or true labels.
         weights: c0 and c1.
         loss: L, what a tile costs.
+        of: How many tiles of the bag have a label, where these tiles are only a part of it: the risks of all parts add
+            up to that of the bag.
 
     Returns:
-        A scalar with gradients.
-
-    Raises:
-        UsageError: The shares lie outside F.
+        A scalar with gradients; 0 where all tiles are left out.
     """
-    ranks = logits.flatten(1).mean(1) if logits.dim() > 1 else logits
-    return weights[label] * mean_risk(logits, proxy_labels(ranks, label, alpha, beta), loss)
+    kept = labels != LEFT_OUT
+    losses = loss(logits[kept], labels[kept].to(logits.dtype))
+    return weights[label] * losses.sum() / max(1, of or len(losses))

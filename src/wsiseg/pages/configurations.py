@@ -37,13 +37,20 @@ class Configured:
     figures: Mapping[str, Mapping[str, Mapping[str, float | None]]]
 
     def measure(self, name: str, split: str) -> float | None:
-        """Give a measure over all sites of a split."""
+        """Return a measure over all sites of a split; None where it is undefined."""
         return self.figures.get(split, {}).get(ALL, {}).get(name)
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Rank by the validation slides: pixel AUC where there is truth, then the AUC of slides."""
-        return (self.measure("auc", "val") or 0.0, self.measure("slide_auc", "val") or 0.0)
+
+def best_first(configured: Sequence[Configured]) -> list[Configured]:
+    """Rank by the validation slides: by the pixel AUC where there is truth, then by the AUC of slides.
+
+    The configuration that has seen true labels comes last, whatever its measures.
+    """
+
+    def rank(one: Configured) -> tuple[bool, float, float]:
+        return (one.alpha is not None, one.measure("auc", "val") or 0.0, one.measure("slide_auc", "val") or 0.0)
+
+    return sorted(configured, key=rank, reverse=True)
 
 
 def picture(configured: Sequence[Configured], split: str) -> Drawing:

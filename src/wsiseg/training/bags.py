@@ -1,11 +1,8 @@
 """Bags: the tiles drawn from one slide, and the order in which slides are visited."""
 
-import hashlib
-from collections import Counter
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -13,126 +10,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsiseg.run.errors import UsageError
-from wsiseg.slides.cohort import Cohort, CohortSlide
-from wsiseg.tiles.store import TileStore, store_path
+from wsiseg.training.slides import Indices, LabelledSlide
 
 T = TypeVar("T")
-Indices = NDArray[np.integer]
-_SHOWN = 10
-
-
-@dataclass(frozen=True)
-class LabelledSlide:
-    """A slide with tiles and a known label.
-
-    Attributes:
-        slide: Its id.
-        label: 1 if it holds tumour, else 0.
-        split: train, val or test.
-        site: The organ, or empty.
-        store: Its tile store.
-        path: The slide itself.
-        tiles: How many tiles it has.
-        tile_px: Side of a tile in pixels of `mpp`.
-        mpp: Micrometers per tile pixel.
-        fingerprint: Changes whenever its pixels or the places of its tiles do.
-    """
-
-    slide: str
-    label: int
-    split: str
-    site: str
-    store: Path
-    path: Path
-    tiles: int
-    tile_px: int
-    mpp: float
-    fingerprint: str
-
-    def open(self) -> TileStore:
-        """Open its tile store."""
-        return TileStore(self.store, self.path)
-
-
-def labelled_slides(cohort: Path, note: Callable[[str], None] = lambda _: None) -> tuple[LabelledSlide, ...]:
-    """Find the slides of a cohort that have a label and tiles; where no slide has a split, all are for training.
-
-    Args:
-        cohort: The CSV that `wsiseg tile` wrote beside its tile stores.
-        note: Is told which slides are left out.
-
-    Raises:
-        UsageError: Stores are missing or differ in tile size, or the training slides are all of one class.
-    """
-    rows = Cohort.read(cohort).slides
-    has_splits = any(row.split for row in rows)
-    slides, missing = [], []
-    for row in rows:
-        split = row.split if has_splits else "train"
-        store = store_path(cohort.parent, row.slide)
-        if row.label is None or split is None:
-            continue
-        if not store.is_dir():
-            missing.append(row.slide)
-            continue
-        slides.append(_labelled(row, row.label, split, store))
-    if missing:
-        advice = f"run wsiseg tile again, or take the slides out of {cohort.name}"
-        raise UsageError(f"{cohort}: no tile store beside it for {_some(missing)}", advice)
-    empty = [slide.slide for slide in slides if not slide.tiles]
-    if empty:
-        note(f"left out, having no tiles: {_some(empty)}")
-    usable = tuple(slide for slide in slides if slide.tiles)
-    _check(cohort, usable)
-    return usable
-
-
-def _labelled(row: CohortSlide, label: int, split: str, store: Path) -> LabelledSlide:
-    tiles = TileStore(store).tiles
-    digest = hashlib.sha256(tiles.slide.fingerprint.encode() + tiles.corners.tobytes())
-    digest.update(f"{tiles.tile_px} {tiles.mpp} {tiles.slide.mpp}".encode())
-    return LabelledSlide(
-        slide=row.slide,
-        label=label,
-        split=split,
-        site=row.site,
-        store=store,
-        path=row.path,
-        tiles=len(tiles),
-        tile_px=tiles.tile_px,
-        mpp=tiles.mpp,
-        fingerprint=digest.hexdigest()[:16],
-    )
-
-
-def _check(cohort: Path, slides: Sequence[LabelledSlide]) -> None:
-    labels = Counter(slide.label for slide in slides if slide.split == "train")
-    if set(labels) != {0, 1}:
-        seen = (
-            f"its {labels.total()} training slides with tiles are all of one class" if labels else "no training slide"
-        )
-        raise UsageError(f"{cohort}: {seen}", "train needs slides with label 1 and slides with label 0")
-    sizes = {(slide.tile_px, slide.mpp) for slide in slides}
-    if len(sizes) > 1:
-        kinds = " and ".join(f"{side} px of {mpp:g} um" for side, mpp in sorted(sizes))
-        raise UsageError(f"{cohort}: its tile stores differ: {kinds}", "run wsiseg tile again with --overwrite")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 class Source(Protocol):
     """Where a slide's tiles come from: as pixels, or as features computed before."""
 
     def draw(self, slide: LabelledSlide, indices: Indices, random: np.random.Generator) -> Tensor:
-        """Give tiles as training sees them, changed at random: [n, ...]."""
+        """Return tiles as training sees them, changed at random: [n, ...]."""
         ...
 
     def read(self, slide: LabelledSlide, indices: Indices) -> Tensor:
-        """Give tiles as they are: [n, ...]."""
+        """Return tiles as they are: [n, ...]."""
         ...
 
 
@@ -152,20 +43,14 @@ class TileSource:
 
     def draw(self, slide: LabelledSlide, indices: Indices, random: np.random.Generator) -> Tensor:
         """Read tiles and change each at random."""
-        tiles = self._tiles(slide, indices)
+        tiles = slide.read(indices, self.threads, self.context_px)
         for tile in tiles:
             tile[:] = self.augment(tile, random)
         return torch.from_numpy(tiles)
 
     def read(self, slide: LabelledSlide, indices: Indices) -> Tensor:
         """Read tiles."""
-        return torch.from_numpy(self._tiles(slide, indices))
-
-    def _tiles(self, slide: LabelledSlide, indices: Indices) -> NDArray[np.uint8]:
-        with slide.open() as store:
-            if self.context_px is None:
-                return store.read(indices, self.threads)
-            return store.read_around(indices, self.context_px, self.threads)
+        return torch.from_numpy(slide.read(indices, self.threads, self.context_px))
 
 
 @dataclass(frozen=True)
@@ -216,7 +101,6 @@ def order_of(
     seed: tuple[int, ...],
     *,
     balance: bool = False,
-    left_out: Collection[str] = (),
 ) -> list[LabelledSlide]:
     """Shuffle slides for an epoch.
 
@@ -224,10 +108,9 @@ def order_of(
         slides: All training slides.
         seed: The order follows from it.
         balance: Repeat slides of the rarer class until both classes are equally often there.
-        left_out: Ids of slides that stay away.
     """
     random = np.random.default_rng(seed)
-    present = [slide for slide in slides if slide.slide not in left_out]
+    present = list(slides)
     if balance:
         classes = [[slide for slide in present if slide.label == label] for label in (0, 1)]
         fewer, more = sorted(classes, key=len)

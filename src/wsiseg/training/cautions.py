@@ -1,20 +1,24 @@
-"""What a person should know before a training begins."""
+"""What a person should know before a training begins: what is unusual, and what it will cost."""
 
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.training.bags import LabelledSlide
+from wsiseg.training.features import Compute
+from wsiseg.training.slides import LabelledSlide
 
 _CPU = Path("/proc/cpuinfo")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+_MANY_TILES, _TRIED = 20_000, 16
+_BACKWARD = 2  # times the forward pass
 
 
 def cautions(config: TrainConfig, slides: Sequence[LabelledSlide], device: torch.device) -> Iterator[str]:
-    """Give sentences on what is unusual about slides and settings.
+    """Yield sentences on what is unusual about slides and settings.
 
     Args:
         config: How they are trained on.
@@ -29,6 +33,13 @@ def cautions(config: TrainConfig, slides: Sequence[LabelledSlide], device: torch
             f"{len(small)} of {len(training)} training slides have fewer tiles than the bag of {config.bag}, "
             f"{fewest.slide} the fewest with {fewest.tiles}: all of theirs are drawn"
         )
+    cut = [slide for slide in slides if slide.stored > slide.tiles]
+    if cut:
+        largest = max(cut, key=lambda slide: slide.stored)
+        yield (
+            f"{len(cut)} of {len(slides)} slides have more than {config.max_tiles} tiles, {largest.slide} the most "
+            f"with {largest.stored}: {config.max_tiles} of each are used, spread evenly over its tissue (--max-tiles)"
+        )
     if not validation:
         yield "no validation slides: the last epoch is kept"
     elif len({slide.label for slide in validation}) == 1:
@@ -38,7 +49,7 @@ def cautions(config: TrainConfig, slides: Sequence[LabelledSlide], device: torch
 
 
 def has_fast_bfloat16(cpu: Path = _CPU) -> bool | None:
-    """Tell whether this CPU has instructions for products of bfloat16; None where that cannot be told.
+    """Return whether this CPU has instructions for products of bfloat16; None where that cannot be told.
 
     Args:
         cpu: Linux's description of the CPU.
@@ -50,3 +61,34 @@ def has_fast_bfloat16(cpu: Path = _CPU) -> bool | None:
     except OSError:
         return None
     return not _BFLOAT16_FLAGS.isdisjoint(words)
+
+
+def looks(config: TrainConfig, slides: Sequence[LabelledSlide]) -> int:
+    """Count the tiles that pass through a network whose layers are trained, a pass backward as two forward."""
+    epoch = 0
+    for slide in slides:
+        if slide.split == "train":
+            is_ranked = slide.label == 1 and config.micro_batch is not None
+            epoch += min(config.bag, slide.tiles) * (1 + _BACKWARD + is_ranked)
+        elif slide.split == "val":
+            epoch += min(config.validation_tiles, slide.tiles)
+    return config.epochs * epoch + sum(slide.tiles for slide in slides if slide.split in ("val", "test"))
+
+
+def cost(tiles: int, compute: Compute, side_px: int, what: str) -> Iterator[str]:
+    """Measure how long long work will take, and yield a sentence on it; nothing where it is short.
+
+    Args:
+        tiles: How many pass through the network.
+        compute: What computes.
+        side_px: Their side.
+        what: What the work is called.
+    """
+    if tiles < _MANY_TILES:
+        return
+    tried = torch.zeros((_TRIED, side_px, side_px, 3), dtype=torch.uint8)
+    compute.features(tried)
+    began = time.perf_counter()
+    compute.features(tried)
+    hours = tiles * (time.perf_counter() - began) / _TRIED / 3600
+    yield f"{what}: about {hours:.1f} h of computing on this machine; lower --max-tiles to save time"

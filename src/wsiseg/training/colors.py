@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import TileClassifier
-from wsiseg.training.bags import LabelledSlide
 from wsiseg.training.pace import Pace
 from wsiseg.training.processes import Processes
+from wsiseg.training.slides import LabelledSlide, evenly, spread
 
 _SLIDES, _TILES = 200, 16
 _STEP_PX = 4
@@ -42,8 +42,7 @@ def cohort_colors(
     if config.colors == "weights" or (config.colors == "auto" and config.freeze):
         return None
     training = [slide for slide in slides if slide.split == "train"]
-    places = np.unique(np.linspace(0, len(training) - 1, min(len(training), _SLIDES)).round().astype(int))
-    chosen = [training[place] for place in places]
+    chosen = [training[place] for place in evenly(len(training), _SLIDES)]
     if processes.is_first:
         note(f"measuring the colours of {len(chosen)} training slides")
     own = processes.share(chosen)
@@ -55,18 +54,10 @@ def cohort_colors(
 
 
 def _sums(slides: Sequence[LabelledSlide], config: TrainConfig, pace: Pace) -> Iterator[NDArray[np.float64]]:
-    """Give for each slide, by colour, the count, the sum and the sum of squares of some pixels: float64[3, 3]."""
+    """Yield for each slide, by colour, the count, the sum and the sum of squares of some pixels: float64[3, 3]."""
     for slide in slides:
         random = np.random.default_rng([config.seed, int(slide.fingerprint, 16)])
-        with slide.open() as store:
-            tiles = store.read(_spread(slide.tiles, random), config.threads)
+        tiles = slide.read(spread(slide.tiles, _TILES, random), config.threads)
         colors = tiles[:, ::_STEP_PX, ::_STEP_PX].reshape(-1, 3) / 255.0
         yield np.stack([np.full(3, float(len(colors))), colors.sum(0), (colors**2).sum(0)])
         pace.advance(1, " slides")
-
-
-def _spread(tiles: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """Choose one tile of each of 16 equal parts of a slide's tiles; all where there are fewer."""
-    parts = min(tiles, _TILES)
-    places = (np.arange(parts) + random.random(parts)) * tiles / parts
-    return np.minimum(places.astype(np.int64), tiles - 1)

@@ -1,15 +1,19 @@
-"""The paper's benchmark: the settings of its configurations of alpha and beta, and their table."""
+"""The paper's benchmark: the settings of its configurations of alpha and beta, their table and their page."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.pages.configurations import ALPHAS, BETAS, MEASURES, Configured
+from wsiseg.pages.configurations import ALPHAS, BETAS, MEASURES, Configured, best_first, picture
+from wsiseg.pages.page import page
+from wsiseg.run.outputs import write_text
+from wsiseg.training.page import NOTE, facts_table, measures_table
+from wsiseg.training.run_folder import RunFolder, as_csv
 
 
 def settings_of_grid(config: TrainConfig) -> Iterator[TrainConfig]:
-    """Give the settings of each configuration, in folders of their own; the supervised one last, where asked for."""
-    alone = config.model_copy(update={"grid": False, "top": 0, "supervised": False})
+    """Yield the settings of each configuration, in folders of their own; the supervised one last, where asked for."""
+    alone = config.model_copy(update={"grid": False, "supervised": False})
     for alpha in ALPHAS:
         for beta in BETAS:
             if alpha + beta <= 1 + 1e-9:
@@ -19,19 +23,8 @@ def settings_of_grid(config: TrainConfig) -> Iterator[TrainConfig]:
         yield alone.model_copy(update={"supervised": True, "out": config.out / "supervised"})
 
 
-def tuned_settings(config: TrainConfig, best: Configured) -> TrainConfig:
-    """Give the settings that fine-tune a frozen configuration, starting from its head."""
-    return config.model_copy(
-        update={
-            "grid": False, "top": 0, "supervised": False, "freeze": False, "views": 1,
-            "init": str(best.out / "best.pt"), "colors": "weights", "alpha": best.alpha, "beta": best.beta,
-            "out": best.out.with_name(f"{best.out.name}-tuned"), "lr": config.tune_lr, "epochs": config.tune_epochs,
-        }
-    )  # fmt: skip
-
-
 def table(configured: Sequence[Configured]) -> list[dict[str, Any]]:
-    """Give the rows of `grid.csv`: one per configuration, split and site, `all` for all sites."""
+    """Return the rows of `grid.csv`: one per configuration, split and site, `all` for all sites."""
     return [
         {
             "alpha": one.alpha,
@@ -45,3 +38,20 @@ def table(configured: Sequence[Configured]) -> list[dict[str, Any]]:
         for split, sites in one.figures.items()
         for site, measures in sites.items()
     ]
+
+
+def write_grid(config: TrainConfig, configured: Sequence[Configured]) -> None:
+    """Write `grid.csv`, `grid.png` and the page of a grid."""
+    RunFolder(config, {}).write_settings()
+    rows = table(configured)
+    if rows:
+        write_text(config.out / "grid.csv", as_csv(rows))
+    split = "test" if any("test" in one.figures for one in configured) else "val"
+    drawing = picture(configured, split)
+    drawing.save(config.out / "grid")
+    ranked = best_first(configured)
+    best = {"network": config.arch, "best by validation": ranked[0].out.name, "use": NOTE}
+    parts = [f"<h1>Training of {config.out.name}</h1>", facts_table(best), f"<figure>{drawing.svg()}</figure>"]
+    parts += ["<h2>Configurations, best first by validation</h2>"]
+    parts += [f"<h3>{one.out.name}</h3>{measures_table(one.figures)}" for one in ranked]
+    write_text(config.out / "report.html", page(f"Training of {config.out.name}", "\n".join(parts)))

@@ -14,7 +14,8 @@ from torch import Tensor
 from wsiseg.network.network import TileClassifier
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.outputs import written_whole
-from wsiseg.training.bags import Indices, LabelledSlide, Source, ahead
+from wsiseg.training.bags import Source, ahead
+from wsiseg.training.slides import Indices, LabelledSlide, in_parts
 
 _TILES_READ = 64
 _TILES_AT_ONCE = 16
@@ -29,7 +30,7 @@ class Standard:
     std: Tensor
 
     def folded(self, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
-        """Give the weights of a classifier's head that do to raw features what these do to standardised ones."""
+        """Return the weights of a classifier's head that do to raw features what these do to standardised ones."""
         raw = weight / self.std
         return {"head.weight": raw, "head.bias": bias - raw @ self.mean}
 
@@ -46,11 +47,11 @@ class FeatureBank:
     standard: Standard | None = None
 
     def copies(self, slide: LabelledSlide) -> int:
-        """Tell how many views of a slide there are; slides of other splits than training have one."""
+        """Return how many views of a slide there are; slides of other splits than training have one."""
         return self.views if slide.split == "train" else 1
 
     def path(self, slide: LabelledSlide) -> Path:
-        """Give the place of a slide's features; another place where its pixels or tiles are others."""
+        """Return the place of a slide's features; another place where its pixels or tiles are others."""
         return self.folder / f"{slide.slide}.{slide.fingerprint}.{self.copies(slide)}.npy"
 
     def raw(self, slide: LabelledSlide) -> NDArray[np.float16]:
@@ -59,13 +60,13 @@ class FeatureBank:
         return features
 
     def draw(self, slide: LabelledSlide, indices: Indices, random: np.random.Generator) -> Tensor:
-        """Give standardised features [n, channels], each of a view drawn at random."""
+        """Return standardised features [n, channels], each of a view drawn at random."""
         features = self.raw(slide)
         views = random.integers(len(features), size=len(indices))
         return self._standardised(features[views, indices])
 
     def read(self, slide: LabelledSlide, indices: Indices) -> Tensor:
-        """Give standardised features [n, channels] of the tiles as they are."""
+        """Return standardised features [n, channels] of the tiles as they are."""
         return self._standardised(self.raw(slide)[0, indices])
 
     def _standardised(self, features: NDArray[np.float16]) -> Tensor:
@@ -74,7 +75,7 @@ class FeatureBank:
 
 
 def fingerprint(classifier: TileClassifier, how: object) -> str:
-    """Give 16 hexadecimal digits that stand for everything in a classifier but its head, and how it is used."""
+    """Return 16 hexadecimal digits that stand for everything in a classifier but its head, and how it is used."""
     digest = hashlib.sha256(repr(how).encode())
     for key, value in classifier.state_dict().items():
         if not key.startswith("head."):
@@ -114,7 +115,7 @@ class Compute:
 
     @torch.inference_mode()
     def features(self, tiles: Tensor) -> NDArray[np.float32]:
-        """Give features float32[n, channels] of uint8 tiles [n, side, side, 3]."""
+        """Return features float32[n, channels] of uint8 tiles [n, side, side, 3]."""
         device = self.classifier.head.weight.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
             maps = self.classifier.feature_map(self.classifier.normalised(tiles.to(device)))
@@ -144,30 +145,26 @@ def fill(
         seed: Of the random views.
 
     Raises:
-        WsisegError: A feature is no finite number.
+        WsisegError: A feature is NaN or infinite.
     """
     views, path = bank.copies(slide), bank.path(slide)
     if path.exists():
         advance(views * slide.tiles)
         return
     out = np.empty((views, slide.tiles, compute.classifier.head.in_features), np.float16)
-    parts = [(view, part) for view in range(views) for part in _parts(np.arange(slide.tiles), _TILES_READ)]
+    parts = [(view, part) for view in range(views) for part in in_parts(np.arange(slide.tiles), _TILES_READ)]
     reading = ahead([partial(_view, source, slide, view, part, seed) for view, part in parts])
     for (view, indices), tiles in zip(parts, reading, strict=True):
         out[view, indices] = np.concatenate([compute.features(some) for some in tiles.split(_TILES_AT_ONCE)])
         advance(len(indices))
     if not np.isfinite(out).all():
-        raise WsisegError(f"{slide.slide}: its features are no finite numbers", "check the weights given with --init")
+        raise WsisegError(f"{slide.slide}: NaN or infinity in its features", "check the weights given with --init")
     with written_whole(path) as unfinished, unfinished.open("wb") as file:
         np.save(file, out, allow_pickle=False)
 
 
-def _parts(indices: Indices, size: int) -> list[Indices]:
-    return [indices[begin : begin + size] for begin in range(0, len(indices), size)]
-
-
 def _view(source: Source, slide: LabelledSlide, view: int, indices: Indices, seed: int) -> Tensor:
-    """Give tiles as they are for view 0, else an augmented copy that is always the same."""
+    """Return tiles as they are for view 0, else an augmented copy that is always the same."""
     if view == 0:
         return source.read(slide, indices)
     return source.draw(slide, indices, np.random.default_rng([seed, view, int(indices[0])]))

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,21 +14,16 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.mathematics import mil
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.record import Progress
-from wsiseg.training.bags import Visit, ahead, drawn, order_of, visits_of
-from wsiseg.training.curves import Curves
+from wsiseg.training.bags import ahead, drawn, order_of, visits_of
 from wsiseg.training.pace import Pace
-from wsiseg.training.processes import Processes
-from wsiseg.training.run_folder import RunFolder, State
+from wsiseg.training.processes import Processes, stop_asked
+from wsiseg.training.run_folder import Curves, Row, RunFolder, State
 from wsiseg.training.scoring import pixel_measures, slide_measures
-from wsiseg.training.step import Stepper
-from wsiseg.training.stopping import stop_asked
+from wsiseg.training.step import Stepper, moving_average, optimizer_of, set_learning_rate, set_training
 from wsiseg.training.task import Task
-from wsiseg.training.tuning import moving_average, optimizer_of, set_learning_rate, set_training
 
-_LOSSES = {"cross-entropy": mil.cross_entropy, "dense": mil.cross_entropy, "focal": mil.focal}
 _THRESHOLD = 0.5
 _LOWER = "lower --lr; the last good state is kept"
 
@@ -43,15 +37,17 @@ class Learner:
         config: How.
         folder: Where results go.
         processes: Who trains.
+        stepper: Finds the gradients.
         optimizer: Moves the weights.
         average: The moving average of the weights, where there is one.
-        state: How far it has come; what `last.pt` holds besides the weights.
+        state: How far it has come.
     """
 
     task: Task
     config: TrainConfig
     folder: RunFolder
     processes: Processes
+    stepper: Stepper
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
     state: State
@@ -62,34 +58,33 @@ class Learner:
         optimizer = optimizer_of(task.network, config)
         average = moving_average(task.network, config.average) if config.average else None
         state = folder.earlier()
-        if state is None:
-            return cls(task, config, folder, processes, optimizer, average, folder.begin())
-        task.network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        if average is not None:
-            average.load_state_dict(state["average"])
-        if not processes.is_first:
-            state["risks"] = []
-        return cls(task, config, folder, processes, optimizer, average, state)
+        if state is not None:
+            task.network.load_state_dict(state.network)
+            optimizer.load_state_dict(state.optimizer)
+            if average is not None:
+                average.load_state_dict(state.average or {})
+            if not processes.is_first:
+                state.risks = []
+        stepper = Stepper.of(config, task.device)
+        return cls(task, config, folder, processes, stepper, optimizer, average, state or folder.begin())
 
     @property
     def kept(self) -> nn.Module:
         """The network that is validated and kept: the average where there is one."""
         return self.average.module if self.average is not None else self.task.network
 
-    def check(self, slide: str) -> None:
-        """Make sure that the weights are numbers after a step on `slide`.
-
-        Raises:
-            WsisegError: They are not, so that they must not take the place of what was saved before.
-        """
-        if not all(bool(torch.isfinite(value).all()) for value in self.task.network.state_dict().values()):
-            raise WsisegError(f"{slide}: the weights are no numbers in epoch {self.state['epoch'] + 1}", _LOWER)
+    def move(self, done: float) -> None:
+        """Move the weights along the gradients that were added up, when a share `done` of all steps is done."""
+        set_learning_rate(self.optimizer, self.config, done)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(self.task.network)
 
     def save(self) -> None:
         """Write `last.pt`."""
-        self.state["network"], self.state["optimizer"] = self.task.network.state_dict(), self.optimizer.state_dict()
-        self.state["average"] = None if self.average is None else self.average.state_dict()
+        self.state.network, self.state.optimizer = self.task.network.state_dict(), self.optimizer.state_dict()
+        self.state.average = None if self.average is None else self.average.state_dict()
         if self.processes.is_first:
             self.folder.save(self.state)
 
@@ -104,7 +99,7 @@ def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes
         The last state.
 
     Raises:
-        WsisegError: The risk is no number any more, or a slide cannot be read. What was saved before is kept.
+        WsisegError: The risk or a weight is NaN or infinite, or a slide cannot be read. What was saved before is kept.
     """
     learner = Learner.of(task, config, folder, processes)
     state, training = learner.state, task.split("train")
@@ -113,26 +108,22 @@ def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes
         network.compile()
     curves = Curves(config.out / "tensorboard") if config.tensorboard and processes.is_first else None
     visited = len(order_of(training, (config.seed,), balance=config.balance))
-    left = (config.epochs - state["epoch"]) * visited - state["place"] * processes.count
-    pace = Pace("training", left, progress.note)
+    pace = Pace("training", (config.epochs - state.epoch) * visited - state.place * processes.count, progress.note)
     with stop_asked() as asked:
-        for epoch in range(state["epoch"], config.epochs):
-            order = order_of(training, (config.seed, epoch), balance=config.balance, left_out=guarded(config, state))
-            visits = visits_of(order, (config.seed, epoch), config.accumulate, processes.rank, processes.count)
-            if not _visit(learner, network, visits, pace, asked):
+        while state.epoch < config.epochs:
+            if not _visit(learner, network, pace, asked):
                 if not asked():
                     # Another process was asked to stop: this one must not go on without it.
                     signal.raise_signal(signal.SIGTERM)
                 return state
             processes.agree(learner.kept)
             row = _measured(learner)
-            is_better = better(row, state["best"])
-            if is_better and processes.is_first:
-                task.checkpoint(learner.kept, config, row).save(folder.best)
-            state["best"] = row if is_better else state["best"]
-            state["last_risks"] = {slide: risk for slide, risk, _ in processes.gathered(state["risks"])}
-            state["history"].append(row)
-            state.update(epoch=epoch + 1, place=0, risks=[], seconds=0.0, waited=0.0)
+            if better(row, state.best):
+                state.best = row
+                if processes.is_first:
+                    task.checkpoint(learner.kept, config, row).save(folder.best)
+            state.history.append(row)
+            state.epoch, state.place, state.risks, state.seconds, state.waited = state.epoch + 1, 0, [], 0.0, 0.0
             learner.save()
             if curves is not None:
                 curves.add(row)
@@ -142,39 +133,37 @@ def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes
     return state
 
 
-def _visit(learner: Learner, network: nn.Module, visits: list[Visit], pace: Pace, asked: Callable[[], bool]) -> bool:
-    """Visit the rest of an epoch's slides; save and give False as soon as somebody asks to stop."""
-    config, state, task, optimizer = learner.config, learner.state, learner.task, learner.optimizer
-    stepper = _stepper(config, task.device)
+def _visit(learner: Learner, network: nn.Module, pace: Pace, asked: Callable[[], bool]) -> bool:
+    """Visit the rest of an epoch's slides; save and return False as soon as somebody asks to stop."""
+    config, state, task, processes = learner.config, learner.state, learner.task, learner.processes
+    order = order_of(task.split("train"), (config.seed, state.epoch), balance=config.balance)
+    visits = visits_of(order, (config.seed, state.epoch), config.accumulate, processes.rank, processes.count)
     set_training(network, task.classifier, config)
-    optimizer.zero_grad()
+    learner.optimizer.zero_grad()
     began = saved = time.monotonic()
-    tasks = [partial(drawn, visit, task.source, config.bag, task.labels) for visit in visits[state["place"] :]]
+    tasks = [partial(drawn, visit, task.source, config.bag, task.labels) for visit in visits[state.place :]]
     with closing(ahead(tasks)) as bags:
-        for place in range(state["place"], len(visits)):
+        for place in range(state.place, len(visits)):
             asked_at = time.monotonic()
             bag = next(bags)
-            state["waited"] += time.monotonic() - asked_at
+            state.waited += time.monotonic() - asked_at
             torch.manual_seed(mixed(*visits[place].seed))
-            risk = stepper.backward(network, bag, is_last=visits[place].ends_step)
+            risk = learner.stepper.backward(network, bag, is_last=visits[place].ends_step)
             if not math.isfinite(risk):
-                raise WsisegError(f"{bag.slide.slide}: the risk is {risk} in epoch {state['epoch'] + 1}", _LOWER)
+                raise WsisegError(f"{bag.slide.slide}: the risk is {risk} in epoch {state.epoch + 1}", _LOWER)
             if bag.weight > 0:
-                state["risks"].append((bag.slide.slide, risk, len(bag.tiles)))
-            pace.advance(learner.processes.count, f" slides, {_speed(state)}")
+                state.risks.append((risk, len(bag.tiles)))
+            pace.advance(processes.count, f" slides, {_speed(state)}")
             if not visits[place].ends_step:
                 continue
-            set_learning_rate(optimizer, config, (state["epoch"] + place / len(visits)) / config.epochs)
-            optimizer.step()
-            optimizer.zero_grad()
-            if learner.average is not None:
-                learner.average.update_parameters(task.network)
+            learner.move((state.epoch + place / len(visits)) / config.epochs)
             now = time.monotonic()
-            state["place"], state["seconds"], began = place + 1, state["seconds"] + now - began, now
-            is_asked = learner.processes.any(asked())
-            is_last = place + 1 == len(visits)
-            if is_asked or is_last or now - saved > 60 * config.save_minutes:
-                learner.check(bag.slide.slide)
+            state.place, state.seconds, began = place + 1, state.seconds + now - began, now
+            is_asked = processes.any(asked())
+            if is_asked or state.place == len(visits) or now - saved > 60 * config.save_minutes:
+                _check_weights(
+                    task.network, f"{bag.slide.slide}: NaN or infinity in the weights in epoch {state.epoch + 1}"
+                )
                 learner.save()
                 saved = now
             if is_asked:
@@ -182,16 +171,10 @@ def _visit(learner: Learner, network: nn.Module, visits: list[Visit], pace: Pace
     return True
 
 
-def _stepper(config: TrainConfig, device: torch.device) -> Stepper:
-    return Stepper(
-        config.alpha,
-        config.beta,
-        device,
-        (config.c0, config.c1),
-        _LOSSES[config.loss],
-        config.micro_batch,
-        bfloat16=config.precision == "bfloat16",
-    )
+def _check_weights(network: nn.Module, message: str) -> None:
+    """Refuse weights that must not take the place of what was saved before."""
+    if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
+        raise WsisegError(message, _LOWER)
 
 
 def mixed(*numbers: int) -> int:
@@ -199,14 +182,7 @@ def mixed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def guarded(config: TrainConfig, state: State) -> set[str]:
-    """Name the slides that stay away for an epoch: of those visited in the last one, the share of highest risk."""
-    risks = state["last_risks"]
-    ranked = sorted(risks, key=lambda slide: (-risks[slide], slide))
-    return set(ranked[: int(config.guard * len(ranked))])
-
-
-def better(row: dict[str, Any], best: dict[str, Any] | None) -> bool:
+def better(row: Row, best: Row | None) -> bool:
     """Compare epochs by the AUC of the validation slides, then by their risk; without such slides the later wins."""
     if best is None or row["val_risk"] is None:
         return True
@@ -214,29 +190,30 @@ def better(row: dict[str, Any], best: dict[str, Any] | None) -> bool:
     return rank > rank_of_best
 
 
-def _measured(learner: Learner) -> dict[str, Any]:
-    """Give the row of `metrics.csv` for the epoch that has just been visited."""
+def _measured(learner: Learner) -> Row:
+    """Return the row of `metrics.csv` for the epoch that has just been visited."""
     began = time.monotonic()
     config, state, task = learner.config, learner.state, learner.task
     found = task.scores(learner.kept, ["val"], config, learner.processes, config.validation_tiles)
-    risks = learner.processes.gathered(state["risks"])
-    tiles, seconds = sum(tiles for _, _, tiles in risks), max(state["seconds"], 1e-9)
-    row: dict[str, Any] = {"epoch": state["epoch"] + 1, "risk": float(np.mean([risk for _, risk, _ in risks]))}
-    row |= {f"val_{name}": value for name, value in slide_measures(found, config.alpha, config.beta).items()}
+    risks = learner.processes.gathered(state.risks)
+    tiles, seconds = sum(tiles for _, tiles in risks), max(state.seconds, 1e-9)
+    row: Row = {"epoch": state.epoch + 1, "risk": float(np.mean([risk for risk, _ in risks]))}
+    row |= {f"val_{name}": value for name, value in slide_measures(found, learner.stepper.risk, task.labels).items()}
     if task.truths:
         row["val_pixel_auc"] = pixel_measures(found, task.truths, _THRESHOLD)["auc"]
     row |= {"lr": learner.optimizer.param_groups[0]["lr"], "tiles_per_s": tiles / seconds}
-    return row | {"waiting": state["waited"] / seconds, "seconds": seconds + time.monotonic() - began}
+    return row | {"waiting": state.waited / seconds, "seconds": seconds + time.monotonic() - began}
 
 
 def _speed(state: State) -> str:
-    tiles, seconds = sum(tiles for _, _, tiles in state["risks"]), state["seconds"]
-    said = f"epoch {state['epoch'] + 1}, risk {float(np.mean([risk for _, risk, _ in state['risks']])):.4f}"
-    # The clock of an epoch is set after its first slide.
-    return f"{said}, {tiles / seconds:.1f} tiles/s, {state['waited'] / seconds:.0%} waiting" if seconds > 0 else said
+    said = f"epoch {state.epoch + 1}, risk {float(np.mean([risk for risk, _ in state.risks])):.4f}"
+    if not state.seconds:  # the clock of an epoch is set after its first slide
+        return said
+    tiles = sum(tiles for _, tiles in state.risks)
+    return f"{said}, {tiles / state.seconds:.1f} tiles/s, {state.waited / state.seconds:.0%} waiting"
 
 
-def _said(row: dict[str, Any], epochs: int) -> str:
+def _said(row: Row, epochs: int) -> str:
     names = {"val_slide_auc": "slide AUC", "val_risk": "validation risk", "val_pixel_auc": "pixel AUC"}
     measures = "".join(f", {names[name]} {row[name]:.3f}" for name in names if row.get(name) is not None)
     speed = f"{row['tiles_per_s']:.1f} tiles/s, {row['waiting']:.0%} waiting"

@@ -14,6 +14,7 @@ from wsiseg.pages.plots import Line, plot
 from wsiseg.tiles.packed import encoded
 from wsiseg.training.scoring import Scored
 
+NOTE = "For research, not for diagnosis."
 _TILES, _PER_SLIDE = 12, 2
 _CURVES = (
     ("Risk", {"risk": "training", "val_risk": "validation"}),
@@ -42,8 +43,7 @@ def striking_tiles(scores: Sequence[Scored], *, highest: bool) -> list[ShownTile
     found = sorted(found, key=lambda item: item[0])[:_TILES]
     shown = []
     for _, probability, one, index in found:
-        with one.slide.open() as store:
-            shown.append(ShownTile(one.slide.slide, probability, encoded(store.read([index])[0])))
+        shown.append(ShownTile(one.slide.slide, probability, encoded(one.slide.read(np.array([index]))[0])))
     return shown
 
 
@@ -54,7 +54,7 @@ def training_page(
     history: Sequence[Mapping[str, Any]],
     scores: Sequence[Scored],
 ) -> str:
-    """Give the page of one configuration.
+    """Return the page of one configuration.
 
     Args:
         title: What was trained.
@@ -78,7 +78,7 @@ def training_page(
 
 
 def facts_table(facts: Mapping[str, str]) -> str:
-    """Give names and values as a table."""
+    """Return names and values as a table."""
     rows = "".join(
         f'<tr><td class="text">{escape(name)}</td><td class="text">{escape(value)}</td></tr>'
         for name, value in facts.items()
@@ -87,7 +87,7 @@ def facts_table(facts: Mapping[str, str]) -> str:
 
 
 def measures_table(figures: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> str:
-    """Give measures by split and site as a table."""
+    """Return measures by split and site as a table."""
     head = "".join(f"<th>{name}</th>" for name in ("split", "site", *_SHOWN.values()))
     rows = "".join(
         f"<tr><td>{escape(split)}</td><td>{escape(site)}</td>"

@@ -1,16 +1,23 @@
-"""Several processes that train one network together, as `torchrun` starts them; one process is the same thing alone."""
+"""Several processes that train one network together, as `torchrun` starts them; one process is the same thing alone.
+
+And what stops them: Ctrl-C and SIGTERM.
+"""
 
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 T = TypeVar("T")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Processes:
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Give the items that are this process's."""
+        """Return the items that are this process's."""
         return items[self.rank :: self.count]
 
     def gathered(self, own: Sequence[T]) -> list[T]:
@@ -92,3 +99,38 @@ def joined_processes() -> Iterator[Processes]:
         yield Processes(torch.distributed.get_rank(), count)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def stop_asked() -> Iterator[Callable[[], bool]]:
+    """Hold back Ctrl-C and SIGTERM, tell when one came, and let it through at the end; a second one comes through.
+
+    Outside the main thread signals stay as they are.
+
+    Yields:
+        Tells whether a signal came.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before: dict[int, Any] = {}
+    came: list[int] = []
+
+    def hold(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            release()
+            signal.raise_signal(number)
+
+    def release() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in _SIGNALS:
+        before[number] = signal.signal(number, hold)
+    try:
+        yield lambda: bool(came)
+    finally:
+        release()
+    if came:
+        signal.raise_signal(came[0])

@@ -3,19 +3,75 @@
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 
-from wsiseg.config.train import FREE, FREE_WITH_FREEZE, TrainConfig
-from wsiseg.network.weights import read_torch
+from wsiseg.config.train import FREE, FREE_WITH_FREEZE, GONE_DEFAULTS, TrainConfig
+from wsiseg.network.weights import StateDict, read_torch
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.outputs import write_text, written_whole
-from wsiseg.training.bags import LabelledSlide
+from wsiseg.training.slides import LabelledSlide, TileTruth
 
 _SCHEMA = "wsiseg.training/1"
-State = dict[str, Any]
+Row = dict[str, Any]
+"""The measures of an epoch by name, a row of `metrics.csv`."""
+
+
+@dataclass
+class State:
+    """How far a run has come; what `last.pt` holds.
+
+    Attributes:
+        settings: What the weights depend on; a run with others does not go on from here.
+        epoch: How many epochs are done.
+        place: How many visits of the next epoch are done.
+        risks: Risk and number of tiles of each of these visits.
+        seconds: How long they took.
+        waited: How much of that was spent waiting for tiles.
+        history: The measures of each epoch.
+        best: Those of the epoch that is kept.
+        finished: The kept epoch was measured, and the report is written.
+        network: The weights.
+        optimizer: The state of what moves them.
+        average: Their moving average, where there is one.
+    """
+
+    settings: dict[str, Any]
+    epoch: int = 0
+    place: int = 0
+    risks: list[tuple[float, int]] = field(default_factory=list)
+    seconds: float = 0.0
+    waited: float = 0.0
+    history: list[Row] = field(default_factory=list)
+    best: Row | None = None
+    finished: bool = False
+    network: StateDict = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    average: StateDict | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a `last.pt`, whichever version wrote it.
+
+        Raises:
+            WsisegError: It cannot be read or is something else.
+        """
+        content = read_torch(path)
+        if not isinstance(content, dict) or content.get("schema") != _SCHEMA:
+            raise WsisegError(f"{path}: not the state of a training run", "give --overwrite or another --out")
+        state = cls(**{one.name: content[one.name] for one in fields(cls) if one.name in content})
+        # Earlier versions wrote the slide before its risk.
+        state.risks = [(risk, tiles) for *_, risk, tiles in state.risks]
+        return state
+
+    def save(self, path: Path) -> None:
+        """Write a `last.pt`, whole or not at all."""
+        with written_whole(path) as file:
+            torch.save({"schema": _SCHEMA, **vars(self)}, file)
 
 
 class RunFolder:
@@ -23,60 +79,89 @@ class RunFolder:
 
     Args:
         config: The run's settings; its folder is `config.out`.
-        slides: What it is trained on.
+        inputs: What it is trained on, as `fingerprints` tells.
     """
 
-    def __init__(self, config: TrainConfig, slides: Sequence[LabelledSlide]) -> None:
+    def __init__(self, config: TrainConfig, inputs: Mapping[str, Any]) -> None:
         self.config = config
         self.best, self.last = config.out / "best.pt", config.out / "last.pt"
-        self.metrics, self.settings = config.out / "metrics.csv", config.out / "config.toml"
         free = FREE if config.schedule == "constant" else FREE - {"epochs"}
         free |= FREE_WITH_FREEZE if config.freeze else frozenset()
-        self._key = {**config.model_dump(mode="json", exclude=set(free)), "slides": _fingerprint(slides)}
+        self._key = {**config.model_dump(mode="json", exclude=set(free)), **inputs}
 
     def begin(self) -> State:
-        """Give the state of a run that begins."""
-        return {"schema": _SCHEMA, "settings": self._key, "epoch": 0, "place": 0, "risks": [], "last_risks": {},
-                "seconds": 0.0, "waited": 0.0, "history": [], "best": None, "finished": False}  # fmt: skip
+        """Return the state of a run that begins."""
+        return State(self._key)
 
     def earlier(self, note: Callable[[str], None] = lambda _: None) -> State | None:
-        """Give the state that a run left here, if this one goes on from it; else `note` is told why not.
+        """Return the state that a run left here, if this one goes on from it; else `note` is told why not.
 
         Raises:
-            UsageError: `resume` is asked for, but the settings or slides are others.
+            UsageError: `resume` is asked for, but the settings, the slides or their truth are others.
             WsisegError: The state cannot be read.
         """
         if self.config.overwrite or not self.last.exists():
             return None
-        state = read_torch(self.last)
-        if not isinstance(state, dict) or state.get("schema") != _SCHEMA:
-            raise WsisegError(f"{self.last}: not the state of a training run", "give --overwrite or another --out")
-        before = state["settings"]
-        # A setting that the run's version of wsiseg did not have yet was as it is by default.
-        usual = TrainConfig(cohort=self.config.cohort, out=self.config.out).model_dump(mode="json")
-        changed = sorted(name for name, value in self._key.items() if value != before.get(name, usual.get(name)))
+        state = State.read(self.last)
+        changed = self._changed(state.settings)
         if not changed:
+            state.settings = {**state.settings, **self._key}
             return state
-        names = ", ".join(name.replace("_", "-") for name in changed)
+        names = ", ".join(changed)
         if self.config.resume:
             raise UsageError(f"{self.last}: was made with other settings: {names}", "give --overwrite or another --out")
         note(f"{self.config.out}: trained again, as these changed: {names}")
         return None
 
+    def _changed(self, before: Mapping[str, Any]) -> list[str]:
+        """Name what differs from an earlier run."""
+        # A setting that the run's version of wsiseg did not have yet was as it is by default, with two exceptions: all
+        # tiles were used, and nobody wrote down what truth and starting weights were.
+        defaults = TrainConfig(cohort=self.config.cohort, out=self.config.out).model_dump(mode="json")
+        usual = {**self._key, **defaults, "max_tiles": None}
+        changed = [name for name, value in self._key.items() if before.get(name, usual[name]) != value]
+        gone = [name for name, value in GONE_DEFAULTS.items() if before.get(name, value) != value]
+        return sorted(
+            [
+                *(name.replace("_", "-") for name in changed),
+                *(f"{name.replace('_', '-')} = {before[name]}, which is no longer a setting" for name in gone),
+            ]
+        )
+
     def write_settings(self) -> None:
         """Write `config.toml`."""
-        write_text(self.settings, self.config.model_copy(update={"resume": False, "overwrite": False}).to_toml())
+        text = self.config.model_copy(update={"resume": False, "overwrite": False}).to_toml()
+        write_text(self.config.out / "config.toml", text)
 
     def save(self, state: State) -> None:
-        """Write `last.pt`, whole or not at all, and `metrics.csv`."""
-        with written_whole(self.last) as file:
-            torch.save(state, file)
-        if state["history"]:
-            write_text(self.metrics, as_csv(state["history"]))
+        """Write `last.pt` and `metrics.csv`."""
+        state.save(self.last)
+        if state.history:
+            write_text(self.config.out / "metrics.csv", as_csv(state.history))
 
 
-def as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Give rows of equal keys as CSV; None is empty."""
+def fingerprints(
+    config: TrainConfig, slides: Sequence[LabelledSlide], truths: Mapping[str, TileTruth]
+) -> dict[str, Any]:
+    """Return what stands for the slides, tiles, labels, truth and starting weights that a run depends on."""
+    places = "\n".join(f"{one.slide} {one.label} {one.split} {one.site} {one.fingerprint}" for one in slides)
+    truth = hashlib.sha256()
+    for name, one in sorted(truths.items()):
+        truth.update(name.encode() + one.tumor.tobytes() + one.rest.tobytes())
+    found = {
+        "slides": hashlib.sha256(places.encode()).hexdigest()[:16],
+        "max_tiles": config.max_tiles if any(one.stored > one.tiles for one in slides) else None,
+    }
+    if truths:
+        found["labels of tiles"] = truth.hexdigest()[:16]
+    if Path(config.init).is_file():
+        with Path(config.init).open("rb") as file:
+            found["weights of init"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return found
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Return rows of equal keys as CSV; None is empty."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -84,7 +169,30 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-def _fingerprint(slides: Sequence[LabelledSlide]) -> str:
-    """Give 16 hexadecimal digits that stand for slides, their tiles, labels and splits."""
-    text = "\n".join(f"{one.slide} {one.label} {one.split} {one.site} {one.fingerprint}" for one in slides)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+class Curves:
+    """Writes measures to TensorBoard's files in a folder.
+
+    Args:
+        folder: Where to write.
+
+    Raises:
+        UsageError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  an extra that few want
+        except ModuleNotFoundError as error:
+            raise UsageError("--tensorboard needs TensorBoard", "pip install 'wsiseg[tensorboard]'") from error
+        self._writer = SummaryWriter(str(folder))
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add the measures of an epoch; what is None is left out."""
+        for name, value in row.items():
+            if value is not None and name != "epoch":
+                self._writer.add_scalar(name, value, row["epoch"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Finish the files."""
+        self._writer.close()

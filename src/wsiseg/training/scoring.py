@@ -1,20 +1,31 @@
-"""How well a network tells the slides and the pixels of a split apart."""
+"""How well a network tells the slides and the pixels of a split apart, and what its probabilities are worth."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from wsiseg.mathematics.metrics import Pixels, auc, best_threshold, confusion, curve, slide_score
-from wsiseg.mathematics.mil import risk
-from wsiseg.training.bags import Indices, LabelledSlide, Source, ahead
-from wsiseg.training.tile_truth import TileTruth
+from wsiseg.mathematics.metrics import (
+    Floats,
+    Pixels,
+    auc,
+    best_threshold,
+    confusion,
+    curve,
+    reliability,
+    slide_score,
+)
+from wsiseg.training.bags import Source, ahead
+from wsiseg.training.slides import Indices, LabelledSlide, TileTruth, evenly, in_parts
 
 Measures = dict[str, float | None]
+Risk = Callable[[Tensor, int, Tensor | None], Tensor]
+"""Logits, the slide's label and true labels of tiles, where they are known -> the risk; see `Stepper.risk`."""
+_STEEPEST = 50.0
 
 
 @dataclass(frozen=True)
@@ -24,12 +35,18 @@ class Scored:
     Attributes:
         slide: The slide.
         indices: int[n], which of its tiles.
-        logits: float32[n].
+        outputs: What the network says of them: float32[n], or float32[n, rows, columns] where it is asked for maps.
     """
 
     slide: LabelledSlide
     indices: Indices
-    logits: NDArray[np.float32]
+    outputs: NDArray[np.float32]
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """float32[n], of a map its mean."""
+        logits: NDArray[np.float32] = self.outputs.reshape(len(self.outputs), -1).mean(1)
+        return logits
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
@@ -49,10 +66,10 @@ def scored(
     at_once: int = 16,
     bfloat16: bool = False,
 ) -> Iterator[Scored]:
-    """Give the logits of slides, one slide after the other.
+    """Yield the logits of slides, one slide after the other.
 
     Args:
-        network: In eval mode, on `device`; logits [n], or maps of them, whose mean counts.
+        network: In eval mode, on `device`.
         source: Gives the tiles.
         slides: Which slides.
         device: Where it computes.
@@ -61,32 +78,38 @@ def scored(
         bfloat16: Compute most of the network in bfloat16.
     """
     for slide in slides:
-        indices = np.arange(slide.tiles)
-        if most_tiles is not None and slide.tiles > most_tiles:
-            indices = np.linspace(0, slide.tiles - 1, most_tiles).round().astype(np.int64)
-        logits = []
-        for tiles in ahead([partial(source.read, slide, part) for part in _parts(indices, 8 * at_once)]):
+        indices, outputs = evenly(slide.tiles, most_tiles or slide.tiles), []
+        for tiles in ahead([partial(source.read, slide, part) for part in in_parts(indices, 8 * at_once)]):
             for part in tiles.split(at_once):
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                    out = network(part.to(device)).float().cpu()
-                logits.append(out.flatten(1).mean(1) if out.dim() > 1 else out)
-        yield Scored(slide, indices, torch.cat(logits).numpy())
+                    outputs.append(network(part.to(device)).float().cpu())
+        yield Scored(slide, indices, torch.cat(outputs).numpy())
 
 
-def _parts(indices: Indices, size: int) -> list[Indices]:
-    return [indices[begin : begin + size] for begin in range(0, len(indices), size)]
+def slide_measures(slides: Sequence[Scored], risk: Risk, labels: Mapping[str, NDArray[np.int8]] | None) -> Measures:
+    """Return `slide_auc` and the mean `risk` of slides; None where undefined.
+
+    Args:
+        slides: Scored slides.
+        risk: What training minimises.
+        labels: The true labels of tiles by slide, where training is supervised: slides without them have no risk.
+    """
+    risks = [
+        float(risk(torch.from_numpy(one.outputs), one.slide.label, known))
+        for one in slides
+        for known in _known(one, labels)
+    ]
+    return {"slide_auc": _slide_auc(slides) if slides else None, "risk": float(np.mean(risks)) if risks else None}
 
 
-def slide_measures(slides: Sequence[Scored], alpha: float, beta: float) -> Measures:
-    """Give `slide_auc` and the mean `risk` of slides, for which no outline is needed; None where undefined."""
-    if not slides:
-        return {"slide_auc": None, "risk": None}
-    risks = [float(risk(torch.from_numpy(one.logits), one.slide.label, alpha, beta)) for one in slides]
-    return {"slide_auc": _slide_auc(slides), "risk": float(np.mean(risks))}
+def _known(one: Scored, labels: Mapping[str, NDArray[np.int8]] | None) -> list[Tensor | None]:
+    if labels is None:
+        return [None]
+    return [torch.from_numpy(labels[one.slide.slide][one.indices])] if one.slide.slide in labels else []
 
 
 def _slide_auc(slides: Sequence[Scored]) -> float | None:
-    """Give the AUC of the slides' labels by the mean of each slide's most probable tiles."""
+    """Return the AUC of the slides' labels by the mean of each slide's most probable tiles."""
     scores = []
     for one in slides:
         ones = np.ones(len(one.indices))
@@ -96,18 +119,24 @@ def _slide_auc(slides: Sequence[Scored]) -> float | None:
 
 
 def pixels_of(slides: Sequence[Scored], truths: Mapping[str, TileTruth]) -> list[Pixels]:
-    """Give the pixels of those slides that have a truth."""
-    known = [(one, truths[one.slide.slide]) for one in slides if one.slide.slide in truths]
-    return [Pixels.of(one.probabilities, truth.tumor[one.indices], truth.rest[one.indices]) for one, truth in known]
+    """Return the pixels of those slides that have a truth."""
+    known = [one for one in slides if one.slide.slide in truths]
+    return [Pixels.of(one.probabilities, *_weights(one, truths[one.slide.slide])) for one in known]
+
+
+def _weights(one: Scored, truth: TileTruth) -> tuple[Floats, Floats]:
+    """Count tumour and other pixels, float64[n] each; the tiles that were looked at stand for all of the slide's."""
+    each = max(one.slide.stored, one.slide.tiles) / len(one.indices)
+    return each * truth.tumor[one.indices], each * truth.rest[one.indices]
 
 
 def chosen_threshold(slides: Sequence[Scored], truths: Mapping[str, TileTruth]) -> float | None:
-    """Give the probability with the highest F1 over the pixels of slides; None where there is no tumour."""
+    """Return the probability with the highest F1 over the pixels of slides; None where there is no tumour."""
     return best_threshold(curve(pixels_of(slides, truths)))
 
 
 def pixel_measures(slides: Sequence[Scored], truths: Mapping[str, TileTruth], threshold: float) -> Measures:
-    """Give `auc`, `auc_background`, `precision`, `recall` and `f1` over pixels, and `slide_auc`; None if undefined."""
+    """Return `auc`, `auc_background`, `precision`, `recall`, `f1` over pixels, and `slide_auc`; None if undefined."""
     counts = curve(pixels_of(slides, truths), [threshold])
     outside = [truths[one.slide.slide].background for one in slides if one.slide.slide in truths]
     with_background = counts.with_zeros(*(sum(part) for part in zip(*outside, strict=True))) if outside else counts
@@ -122,3 +151,59 @@ def pixel_measures(slides: Sequence[Scored], truths: Mapping[str, TileTruth], th
 
 def _number(value: float | NDArray[np.float64]) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What becomes of a logit: it is divided by `temperature`, then `offset` is added.
+
+    Neither changes the order of tiles, nor therefore any AUC. Source: Platt, Probabilistic outputs for support vector
+    machines, 1999; Guo et al., On calibration of modern neural networks, ICML 2017.
+    """
+
+    temperature: float = 1.0
+    offset: float = 0.0
+
+    def applied(self, slides: Sequence[Scored]) -> list[Scored]:
+        """Return slides with calibrated logits."""
+        temperature, offset = np.float32(self.temperature), np.float32(self.offset)
+        return [replace(one, outputs=one.outputs / temperature + offset) for one in slides]
+
+
+def fitted(slides: Sequence[Scored], truths: Mapping[str, TileTruth]) -> Calibration:
+    """Find the calibration under which the truth of slides is most likely, each tile weighted by its pixels.
+
+    Returns:
+        No change where there is no truth of both kinds, or where tumour does not have the higher logits.
+    """
+    known = [one for one in slides if one.slide.slide in truths]
+    if not known:
+        return Calibration()
+    logits = np.concatenate([one.logits for one in known]).astype(np.float64)
+    weights = [_weights(one, truths[one.slide.slide]) for one in known]
+    tumor, rest = (np.concatenate(part) for part in zip(*weights, strict=True))
+    if not tumor.any() or not rest.any():
+        return Calibration()
+    slope, offset = _logistic(logits, tumor, rest)
+    return Calibration(1 / min(slope, _STEEPEST), offset) if slope > 1 / _STEEPEST else Calibration()
+
+
+def _logistic(logits: Floats, tumor: Floats, rest: Floats) -> tuple[float, float]:
+    """Fit slope and offset of a logistic curve."""
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  heavy: only after a training
+
+    weights = np.concatenate([tumor, rest])
+    labels = np.concatenate([np.ones(len(tumor)), np.zeros(len(rest))])
+    # Hardly any penalty: just enough for an end where a threshold parts the two without error.
+    fit = LogisticRegression(C=1e6).fit(np.tile(logits, 2)[:, None], labels, weights * len(logits) / weights.sum())
+    return float(fit.coef_[0, 0]), float(fit.intercept_[0])
+
+
+def calibration_error(slides: Sequence[Scored], truths: Mapping[str, TileTruth]) -> float | None:
+    """Return the expected calibration error over ten ranges of probability; None where there is no truth."""
+    pixels = pixels_of(slides, truths)
+    if not pixels:
+        return None
+    found = reliability(pixels)
+    share = found.pixels / found.pixels.sum()
+    return float(np.nansum(share * np.abs(found.mean_score - found.tumor_share)))

@@ -1,20 +1,27 @@
-"""One step of training: the risk of a bag and its gradients."""
+"""One step of training: which weights move and how fast, the risk of a bag, and its gradients."""
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import swa_utils
 
-from wsiseg.mathematics.mil import LEFT_OUT, NORMAL, Loss, cross_entropy, proxy_labels
+from wsiseg.config.train import TrainConfig
+from wsiseg.mathematics import mil
+from wsiseg.network.network import TileClassifier
 from wsiseg.training.bags import Bag
-from wsiseg.training.tuning import batch_norms
+
+_LOSSES = {"cross-entropy": mil.cross_entropy, "dense": mil.cross_entropy, "focal": mil.focal}
 
 
 @dataclass(frozen=True)
 class Stepper:
-    """How the gradients of a bag's risk are found; see `mil.risk`.
+    """How the risk of a bag and its gradients are found; see `mil.risk`.
 
     Attributes:
         alpha: Least share of tumour in a tumour slide.
@@ -30,9 +37,28 @@ class Stepper:
     beta: float
     device: torch.device
     weights: tuple[float, float] = (1.0, 1.0)
-    loss: Loss = cross_entropy
+    loss: mil.Loss = mil.cross_entropy
     micro_batch: int | None = None
     bfloat16: bool = False
+
+    @classmethod
+    def of(cls, config: TrainConfig, device: torch.device) -> Self:
+        """Take the settings of a run."""
+        return cls(
+            config.alpha,
+            config.beta,
+            device,
+            (config.c0, config.c1),
+            _LOSSES[config.loss],
+            config.micro_batch,
+            bfloat16=config.precision == "bfloat16",
+        )
+
+    def risk(self, logits: Tensor, label: int, labels: Tensor | None = None, of: int | None = None) -> Tensor:
+        """Return the risk of a bag or of a part of it, by proxy labels where `labels` are not given; see `mil.risk`."""
+        if labels is None:
+            labels = mil.proxy_labels(logits, label, self.alpha, self.beta)
+        return mil.risk(logits, label, labels.to(logits.device), weights=self.weights, loss=self.loss, of=of)
 
     def backward(self, network: nn.Module, bag: Bag, *, is_last: bool = True) -> float:
         """Add the gradients of a bag's risk, times the bag's weight, to those of `network`.
@@ -50,54 +76,42 @@ class Stepper:
             The risk, weighted by c0 or c1.
         """
         size = self.micro_batch or len(bag.tiles)
-        c = self.weights[bag.slide.label]
         if size >= len(bag.tiles):
             with _exchange(network, when=is_last):
-                logits = self._logits(network, bag.tiles)
-                labels = self._labels(logits, bag).to(self.device)
-                kept = labels != LEFT_OUT
-                risk = c * self.loss(logits[kept], labels[kept].to(logits.dtype)).mean()
-                (bag.weight * risk).backward()
-            return float(risk.detach())
+                return self._add(network, bag, bag.tiles, bag.labels, None)
         labels, is_ranked = self._ranked(network, bag, size)
-        kept = torch.nonzero(labels != LEFT_OUT).flatten()
+        kept = torch.nonzero(labels != mil.LEFT_OUT).flatten()
         parts = kept[torch.randperm(len(kept))].split(size)
         total = 0.0
         with _statistics_held(network, when=is_ranked):
             for part in parts:
                 with _exchange(network, when=is_last and part is parts[-1]):
-                    logits = self._logits(network, bag.tiles[part])
-                    losses = self.loss(logits, labels[part].to(self.device, logits.dtype))
-                    risk = c * losses.sum() / len(kept)
-                    (bag.weight * risk).backward()
-                total += float(risk.detach())
+                    total += self._add(network, bag, bag.tiles[part], labels[part], len(kept))
         return total
+
+    def _add(self, network: nn.Module, bag: Bag, tiles: Tensor, labels: Tensor | None, of: int | None) -> float:
+        risk = self.risk(self._logits(network, tiles), bag.slide.label, labels, of)
+        (bag.weight * risk).backward()
+        return float(risk.detach())
 
     def _logits(self, network: nn.Module, tiles: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits: Tensor = network(tiles.to(self.device, non_blocking=True))
         return logits.float()
 
-    def _labels(self, logits: Tensor, bag: Bag) -> Tensor:
-        """Give the true labels of a bag's tiles where they are known, else proxy labels by the logits' ranks."""
-        if bag.labels is not None:
-            return bag.labels
-        ranks = logits.detach().flatten(1).mean(1) if logits.dim() > 1 else logits.detach()
-        return proxy_labels(ranks.cpu(), bag.slide.label, self.alpha, self.beta)
-
     @torch.no_grad()
     def _ranked(self, network: nn.Module, bag: Bag, size: int) -> tuple[Tensor, bool]:
         """Label a bag's tiles, by a pass without gradients only where their ranks count; tell whether it was made."""
         if bag.labels is not None:
             return bag.labels, False
-        if bag.slide.label == NORMAL:
-            return torch.full((len(bag.tiles),), NORMAL, dtype=torch.int8), False
+        if bag.slide.label == mil.NORMAL:
+            return torch.full((len(bag.tiles),), mil.NORMAL, dtype=torch.int8), False
         logits = torch.cat([self._logits(network, part).cpu() for part in bag.tiles.split(size)])
-        return self._labels(logits, bag), True
+        return mil.proxy_labels(logits, bag.slide.label, self.alpha, self.beta), True
 
 
 def _exchange(network: nn.Module, *, when: bool) -> AbstractContextManager[None]:
-    """Let processes exchange gradients in this pass, or save it up for a later one."""
+    """Let processes exchange gradients in this pass, or put it off to a later one."""
     if when or not isinstance(network, nn.parallel.DistributedDataParallel):
         return nullcontext()
     return network.no_sync()
@@ -115,3 +129,61 @@ def _statistics_held(network: nn.Module, *, when: bool) -> Iterator[None]:
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+
+
+def blocks(backbone: nn.Module) -> list[nn.Module]:
+    """List the parts of a backbone that have weights, from input to output; stages count as the blocks they hold."""
+    found: list[nn.Module] = []
+    for child in backbone.children():
+        if isinstance(child, nn.Sequential | nn.ModuleList) and type(child) in {nn.Sequential, nn.ModuleList}:
+            found += blocks(child)
+        elif any(True for _ in child.parameters()):
+            found.append(child)
+    return found
+
+
+def held_blocks(classifier: TileClassifier, train_last: int | None) -> list[nn.Module]:
+    """List the blocks that stay as they are when the last `train_last` are trained; none where it is None."""
+    if train_last is None:
+        return []
+    every = blocks(classifier.backbone)
+    return every[: max(0, len(every) - train_last)]
+
+
+def hold(classifier: TileClassifier, train_last: int | None) -> None:
+    """Keep all weights but those of the head and the last blocks from changing."""
+    for block in held_blocks(classifier, train_last):
+        block.requires_grad_(requires_grad=False)
+
+
+def set_training(network: nn.Module, classifier: TileClassifier, config: TrainConfig) -> None:
+    """Put a network into training mode, but what is held and, where asked for, batch-norm layers into eval mode."""
+    network.train()
+    for block in held_blocks(classifier, config.train_last):
+        block.eval()
+    for layer in batch_norms(network) if config.batch_norm == "frozen" else ():
+        layer.eval()
+
+
+def batch_norms(network: nn.Module) -> Iterator[_BatchNorm]:
+    """Yield the batch-norm layers of a network."""
+    return (module for module in network.modules() if isinstance(module, _BatchNorm))
+
+
+def optimizer_of(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Make the optimiser of the weights that may move: Adam with torch's default momenta."""
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    # Without decay AdamW is Adam; with it the decay stays apart from the gradients' moments.
+    return torch.optim.AdamW(weights, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, done: float) -> None:
+    """Set the learning rate for the moment when a share `done` (0..1) of all steps is done."""
+    factor = 0.5 * (1 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr * factor
+
+
+def moving_average(network: nn.Module, decay: float) -> swa_utils.AveragedModel:
+    """Make an exponential moving average of all weights and buffers of a network."""
+    return swa_utils.AveragedModel(network, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(decay), use_buffers=True)

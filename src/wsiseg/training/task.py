@@ -12,18 +12,20 @@ from torch import nn
 
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import Checkpoint, TileClassifier, build
-from wsiseg.network.views import MapView, PartView, SidesView
+from wsiseg.network.views import MapView, PartView
 from wsiseg.network.weights import Note
 from wsiseg.run.record import Progress
+from wsiseg.run.version import __version__
 from wsiseg.training import augment
-from wsiseg.training.bags import LabelledSlide, Source, TileSource
+from wsiseg.training.bags import Source, TileSource
+from wsiseg.training.cautions import cost
 from wsiseg.training.colors import Colors
 from wsiseg.training.features import Compute, FeatureBank, fill, fingerprint, standard_of
 from wsiseg.training.pace import Pace
 from wsiseg.training.processes import Processes
 from wsiseg.training.scoring import Scored, scored
-from wsiseg.training.tile_truth import TileTruth
-from wsiseg.training.tuning import hold
+from wsiseg.training.slides import LabelledSlide, TileTruth
+from wsiseg.training.step import hold
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Task:
     device: torch.device
 
     def split(self, name: str) -> list[LabelledSlide]:
-        """Give the slides of a split; of the training split, those that can be learned from."""
+        """Return the slides of a split; of the training split, those that can be learned from."""
         slides = [slide for slide in self.slides if slide.split == name]
         if name == "train" and self.labels is not None:
             return [slide for slide in slides if slide.slide in self.labels]
@@ -60,15 +62,12 @@ class Task:
     ) -> list[Scored]:
         """Score the slides of some splits, each process its share; `most` tiles of a slide at most."""
         slides = processes.share([slide for name in names for slide in self.split(name)])
-        is_head = isinstance(self.source, FeatureBank)
-        seen = SidesView(network, config.test_views) if config.test_views > 1 and not is_head else network
         bfloat16 = config.precision == "bfloat16"
-        return processes.gathered(
-            list(scored(seen.eval(), self.source, slides, self.device, most_tiles=most, bfloat16=bfloat16))
-        )
+        found = scored(network.eval(), self.source, slides, self.device, most_tiles=most, bfloat16=bfloat16)
+        return processes.gathered(list(found))
 
     def weights(self, network: nn.Module) -> dict[str, torch.Tensor]:
-        """Give the weights of the whole classifier, also where `network` is but a head on standardised features."""
+        """Return the weights of the whole classifier, also where `network` is only a head on standardised features."""
         inner = next((module for module in network.modules() if isinstance(module, TileClassifier)), self.classifier)
         tensors = {key: value.detach().cpu().clone() for key, value in inner.state_dict().items()}
         if isinstance(self.source, FeatureBank) and self.source.standard is not None:
@@ -92,24 +91,17 @@ class Task:
             trained_on={"cohort": config.cohort.name, **counts, "settings": config.model_dump(mode="json")},
             figures={"epoch": row},
             sites=tuple(sorted({slide.site for slide in self.split("train") if slide.site})),
-            version=version(),
+            version=__version__,
         )
 
     def best(self, checkpoint: Checkpoint) -> "Task":
-        """Give the same task with the weights of a checkpoint, for scoring."""
+        """Return the same task with the weights of a checkpoint, for scoring."""
         self.classifier.load_state_dict(checkpoint.state_dict)
         if not isinstance(self.source, FeatureBank):
             return self
         # The head of a checkpoint takes features as they are.
         head = nn.Sequential(self.classifier.head, nn.Flatten(0))
         return replace(self, network=head, source=replace(self.source, standard=None))
-
-
-def version() -> str:
-    """Give the version of wsiseg."""
-    from wsiseg.run.version import __version__  # noqa: PLC0415  the package may import verbs
-
-    return __version__
 
 
 def started(config: TrainConfig, colors: Colors | None, device: torch.device, note: Note) -> TileClassifier:
@@ -140,14 +132,14 @@ def task_of(
     network: nn.Module = classifier
     if config.context is not None:
         # The true label of a tile holds for that tile alone.
-        network = PartView(classifier, slides[0].tile_px, 0 if config.supervised else config.parts)
+        network = PartView(classifier, slides[0].tile_px, is_random=not config.supervised)
     elif config.loss == "dense":
         network = MapView(classifier)
     return Task(classifier, network, source, slides, truths, labels, device)
 
 
 def true_labels(slides: Sequence[LabelledSlide], truths: Mapping[str, TileTruth]) -> dict[str, NDArray[np.int8]]:
-    """Give the true labels of the tiles of every slide that has a truth, and of those without tumour."""
+    """Return the true labels of the tiles of every slide that has a truth, and of those without tumour."""
     labels = {slide.slide: np.zeros(slide.tiles, np.int8) for slide in slides if slide.label == 0}
     return labels | {name: truth.labels for name, truth in truths.items()}
 
@@ -167,8 +159,12 @@ def filled_bank(
     how = (config.context, config.stain_jitter, config.seed, config.precision)
     bank = FeatureBank(config.out / "features" / fingerprint(classifier, how), config.views)
     own = processes.share(slides)
-    pace = Pace("features", sum(slide.tiles * bank.copies(slide) for slide in own), progress.note)
+    tiles = {slide: slide.tiles * bank.copies(slide) for slide in own}
+    pace = Pace("features", sum(tiles.values()), progress.note)
     compute = Compute(classifier.eval(), config.context and slides[0].tile_px, config.precision == "bfloat16")
+    missing = sum(count for slide, count in tiles.items() if not bank.path(slide).exists())
+    for sentence in cost(missing, compute, config.context or slides[0].tile_px, f"features of {missing} tiles"):
+        progress.note(sentence)
     for slide in own:
         fill(bank, slide, compute, source, pace.advance, config.seed)
     pace.finish("tiles")

@@ -9,30 +9,25 @@ import torch
 
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import Checkpoint, TileClassifier
-from wsiseg.pages.configurations import ALL, Configured, picture
-from wsiseg.pages.page import page
+from wsiseg.pages.configurations import ALL, Configured, best_first
 from wsiseg.run.errors import DeviceError, UsageError
 from wsiseg.run.memory import keep_freed_memory
 from wsiseg.run.outputs import write_text
 from wsiseg.run.record import Progress, Silent
-from wsiseg.training.bags import LabelledSlide, labelled_slides
-from wsiseg.training.calibration import calibration_error, fitted
-from wsiseg.training.cautions import cautions
+from wsiseg.training.cautions import cautions, cost, looks
 from wsiseg.training.colors import Colors, cohort_colors
-from wsiseg.training.configurations import settings_of_grid, table, tuned_settings
-from wsiseg.training.features import FeatureBank
+from wsiseg.training.configurations import settings_of_grid, write_grid
+from wsiseg.training.features import Compute, FeatureBank
 from wsiseg.training.fit import fit
-from wsiseg.training.known_tissue import known_tissue
-from wsiseg.training.page import facts_table, measures_table, training_page
+from wsiseg.training.known_tissue import known_tissue, tumor_texture
+from wsiseg.training.page import NOTE, training_page
 from wsiseg.training.processes import Processes, joined_processes
-from wsiseg.training.run_folder import RunFolder, as_csv
-from wsiseg.training.scoring import Scored, chosen_threshold, pixel_measures
+from wsiseg.training.run_folder import RunFolder, fingerprints
+from wsiseg.training.scoring import Scored, calibration_error, chosen_threshold, fitted, pixel_measures
+from wsiseg.training.slides import LabelledSlide, TileTruth, labelled_slides, tile_truths
 from wsiseg.training.task import Task, filled_bank, started, task_of
-from wsiseg.training.tile_truth import TileTruth, tile_truths
-from wsiseg.training.tumor_texture import tumor_texture
 
 _THRESHOLD = 0.5
-_NOTE = "For research, not for diagnosis."
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,8 @@ class Trained:
         out: Its folder.
         status: `ok`, or `up_to_date` if all of it was done before.
         best: What came out; of a grid, of the best configuration by the validation slides.
-        configurations: Every configuration of a grid.
+        configurations: Every configuration of a grid, best first by the validation slides; the one that was trained
+            on true labels last.
     """
 
     out: Path
@@ -52,7 +48,7 @@ class Trained:
     configurations: tuple[Configured, ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
-        """Give it as JSON."""
+        """Return it as JSON."""
         return {
             "schema": "wsiseg.train/1",
             "out": str(self.out),
@@ -72,6 +68,7 @@ class _Ground:
 
     slides: tuple[LabelledSlide, ...]
     truths: Mapping[str, TileTruth]
+    inputs: Mapping[str, Any]
     colors: Colors | None
     device: torch.device
     processes: Processes
@@ -91,52 +88,60 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
     Raises:
         UsageError: The cohort, the starting weights or the settings do not do.
         DeviceError: The device is not there.
-        WsisegError: A slide cannot be read, or the risk is no number any more.
+        WsisegError: A slide cannot be read, or the risk is NaN or infinite.
     """
     keep_freed_memory()
     with joined_processes() as processes:
         progress = progress if progress and processes.is_first else Silent()
-        slides = labelled_slides(config.cohort, progress.note)
+        slides = labelled_slides(config.cohort, progress.note, config.max_tiles)
+        truths = tile_truths(config.truth, slides, progress.note) if config.truth else {}
+        inputs = fingerprints(config, slides, truths)
         every = list(settings_of_grid(config)) if config.grid else [config]
-        done = [_done(one, slides, progress) for one in every]
+        done = [_done(one, inputs, progress) for one in every]
         finished = [one for one in done if one]
-        if len(finished) == len(every) and not config.top:
+        if len(finished) == len(every):
             if config.grid and processes.is_first and not (config.out / "report.html").exists():
-                _write_grid(config, finished, [])
+                write_grid(config, finished)
             return _result(config, finished, "up_to_date")
         device = device_of(config.device)
         _check_context(config, slides)
         for caution in cautions(config, slides, device):
             progress.note(caution)
-        truths = tile_truths(config.truth, slides, progress.note) if config.truth else {}
         colors = cohort_colors(config, slides, processes, progress.note)
-        ground = _Ground(slides, truths, colors, device, processes, progress)
-        classifier = started(config, colors, device, progress.note)
-        bank = filled_bank(config, classifier, slides, processes, progress) if config.freeze else None
-        configured = []
-        for one, there in zip(every, done, strict=True):
-            if there is not None:
-                configured.append(there)
-                continue
-            if config.grid:
-                progress.note(f"{one.out.name}:")
-            fresh = classifier if bank or one is every[0] else started(one, colors, device, progress.note)
-            configured.append(_trained(one, fresh, bank, ground))
-        result = _result(config, configured, "ok")
-        tuned = [_tuned(config, one, ground) for one in _best(configured)[: config.top]]
+        ground = _Ground(slides, truths, inputs, colors, device, processes, progress)
+        configured = _configurations(config, every, done, ground)
         if config.grid and processes.is_first:
-            _write_grid(config, configured, tuned)
-        return result
+            write_grid(config, configured)
+        return _result(config, configured, "ok")
+
+
+def _configurations(
+    config: TrainConfig, every: Sequence[TrainConfig], done: Sequence[Configured | None], ground: _Ground
+) -> list[Configured]:
+    """Train what is not done yet; with `freeze` all on the same features."""
+    slides, note = ground.slides, ground.progress.note
+    classifier = started(config, ground.colors, ground.device, note)
+    if not config.freeze:
+        tiles = done.count(None) * looks(config, slides) // ground.processes.count
+        compute = Compute(classifier, None, config.precision == "bfloat16")
+        for sentence in cost(tiles, compute, config.context or slides[0].tile_px, f"{config.epochs} epochs"):
+            note(sentence)
+    bank = filled_bank(config, classifier, slides, ground.processes, ground.progress) if config.freeze else None
+    configured = []
+    for one, there in zip(every, done, strict=True):
+        if there is not None:
+            configured.append(there)
+            continue
+        if config.grid:
+            note(f"{one.out.name}:")
+        fresh = classifier if bank or one is every[0] else started(one, ground.colors, ground.device, note)
+        configured.append(_trained(one, fresh, bank, ground))
+    return configured
 
 
 def _result(config: TrainConfig, configured: Sequence[Configured], status: str) -> Trained:
-    best = _best(configured)[0] if config.grid else configured[0]
-    return Trained(config.out, status, best, tuple(configured) if config.grid else ())
-
-
-def _best(configured: Sequence[Configured]) -> list[Configured]:
-    """Order configurations, best first; the one that has seen true labels takes no part."""
-    return sorted((one for one in configured if one.alpha is not None), key=lambda one: one.rank, reverse=True)
+    ranked = best_first(configured) if config.grid else configured
+    return Trained(config.out, status, ranked[0], tuple(ranked) if config.grid else ())
 
 
 def _check_context(config: TrainConfig, slides: Sequence[LabelledSlide]) -> None:
@@ -161,11 +166,11 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def _done(config: TrainConfig, slides: Sequence[LabelledSlide], progress: Progress) -> Configured | None:
-    """Give what is there already, if this configuration was finished before."""
-    folder = RunFolder(config, slides)
+def _done(config: TrainConfig, inputs: Mapping[str, Any], progress: Progress) -> Configured | None:
+    """Return what is there already, if this configuration was finished before."""
+    folder = RunFolder(config, inputs)
     state = folder.earlier(progress.note)
-    if state is None or not state["finished"] or state["epoch"] < config.epochs or not folder.best.exists():
+    if state is None or not state.finished or state.epoch < config.epochs or not folder.best.exists():
         return None
     return _configured(Checkpoint.load(folder.best), config)
 
@@ -175,20 +180,9 @@ def _configured(checkpoint: Checkpoint, config: TrainConfig) -> Configured:
     return Configured(checkpoint.alpha, checkpoint.beta, config.out, checkpoint.threshold, figures)
 
 
-def _tuned(config: TrainConfig, best: Configured, ground: _Ground) -> Configured:
-    """Fine-tune a configuration whose head was trained on frozen features."""
-    tuned = tuned_settings(config, best)
-    ground.progress.note(f"{tuned.out.name}:")
-    done = _done(tuned, ground.slides, ground.progress)
-    if done is not None:
-        return done
-    classifier = started(tuned, None, ground.device, ground.progress.note)
-    return _trained(tuned, classifier, None, ground)
-
-
 def _trained(config: TrainConfig, classifier: TileClassifier, bank: FeatureBank | None, ground: _Ground) -> Configured:
     """Train a configuration, then measure its best epoch on validation and test slides and choose its threshold."""
-    folder, processes = RunFolder(config, ground.slides), ground.processes
+    folder, processes = RunFolder(config, ground.inputs), ground.processes
     folder.write_settings()
     task = task_of(config, classifier, ground.slides, ground.truths, bank)
     state = fit(task, config, folder, processes, ground.progress)
@@ -198,9 +192,10 @@ def _trained(config: TrainConfig, classifier: TileClassifier, bank: FeatureBank 
     if processes.is_first:
         checkpoint.save(folder.best)
         title = f"Training of {config.out.name}"
-        text = training_page(title, _facts(config, task, checkpoint), configured.figures, state["history"], validation)
+        text = training_page(title, _facts(config, task, checkpoint), configured.figures, state.history, validation)
         write_text(config.out / "report.html", text)
-        folder.save({**state, "finished": True})
+        state.finished = True
+        folder.save(state)
     return configured
 
 
@@ -232,7 +227,7 @@ def _judged(
 
 
 def split_measures(scores: Sequence[Scored], task: Task, threshold: float) -> dict[str, Any]:
-    """Give the measures of every split, over all its slides and by site."""
+    """Return the measures of every split, over all its slides and by site."""
     found: dict[str, Any] = {}
     for split in ("val", "test"):
         there = [one for one in scores if one.slide.split == split]
@@ -253,25 +248,5 @@ def _facts(config: TrainConfig, task: Task, checkpoint: Checkpoint) -> dict[str,
         "slides": slides,
         "kept": f"epoch {checkpoint.figures['epoch']['epoch']} of {config.epochs}",
         "threshold": f"{checkpoint.threshold:.3f}",
-        "use": _NOTE,
+        "use": NOTE,
     }
-
-
-def _write_grid(config: TrainConfig, configured: Sequence[Configured], tuned: Sequence[Configured]) -> None:
-    """Write `grid.csv`, `grid.png` and the page of a grid, and `top.csv` of what was fine-tuned."""
-    write_text(config.out / "config.toml", config.model_copy(update={"resume": False, "overwrite": False}).to_toml())
-    rows = table(configured)
-    if rows:
-        write_text(config.out / "grid.csv", as_csv(rows))
-    if tuned:
-        write_text(config.out / "top.csv", as_csv(table(tuned)))
-    split = "test" if any("test" in one.figures for one in configured) else "val"
-    drawing = picture(configured, split)
-    drawing.save(config.out / "grid")
-    best = {"network": config.arch, "best by validation": _best(configured)[0].out.name, "use": _NOTE}
-    parts = [f"<h1>Training of {config.out.name}</h1>", facts_table(best)]
-    parts.append(f"<figure>{drawing.svg()}</figure>")
-    for name, group in (("Configurations", configured), ("Fine-tuned", tuned)):
-        parts += [f"<h2>{name}</h2>"] if group else []
-        parts += [f"<h3>{one.out.name}</h3>{measures_table(one.figures)}" for one in group]
-    write_text(config.out / "report.html", page(f"Training of {config.out.name}", "\n".join(parts)))

@@ -5,10 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from wsiseg.mathematics.metrics import auc, curve
-from wsiseg.training.bags import LabelledSlide
-from wsiseg.training.calibration import Calibration, calibration_error, fitted
-from wsiseg.training.scoring import Scored, pixels_of
-from wsiseg.training.tile_truth import TileTruth
+from wsiseg.training.scoring import Calibration, Scored, calibration_error, fitted, pixels_of
+from wsiseg.training.slides import LabelledSlide, TileTruth
 
 
 def scored(logits: NDArray[np.float32], tumor: NDArray[np.float64]) -> tuple[list[Scored], dict[str, TileTruth]]:

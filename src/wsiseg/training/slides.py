@@ -1,0 +1,217 @@
+"""The slides that are learned from: their tiles, their labels, and what is truly tumour in them."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.annotations.truth import Reading, open_truth, truth_files
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.mathematics.metrics import Floats
+from wsiseg.run.errors import UsageError
+from wsiseg.slides.cohort import Cohort, CohortSlide
+from wsiseg.tiles.store import TileStore, store_path
+
+Indices = NDArray[np.integer]
+_SHOWN = 10
+_MOST = 0.5
+
+
+@dataclass(frozen=True)
+class LabelledSlide:
+    """A slide with tiles and a known label.
+
+    Attributes:
+        slide: Its id.
+        label: 1 if it holds tumour, else 0.
+        split: train, val or test.
+        site: The organ, or empty.
+        store: Its tile store.
+        path: The slide itself.
+        tiles: How many of its tiles are used.
+        tile_px: Side of a tile in pixels of `mpp`.
+        mpp: Micrometers per tile pixel.
+        fingerprint: Changes whenever its pixels or the places of the tiles that are used do.
+        stored: How many tiles its store holds, where these are more.
+    """
+
+    slide: str
+    label: int
+    split: str
+    site: str
+    store: Path
+    path: Path
+    tiles: int
+    tile_px: int
+    mpp: float
+    fingerprint: str
+    stored: int = 0
+
+    def open(self) -> TileStore:
+        """Open its tile store, with the tiles that are not used too; `places` tells which are."""
+        return TileStore(self.store, self.path)
+
+    @property
+    def places(self) -> Indices:
+        """Where in its store the tiles lie that are used, int[tiles], the same ones in every run."""
+        return spread(self.stored or self.tiles, self.tiles, np.random.default_rng(0))
+
+    def read(self, indices: Indices, threads: int = 1, context_px: int | None = None) -> NDArray[np.uint8]:
+        """Read tiles, or the crops of `context_px` around them: uint8[n, side, side, 3]."""
+        with self.open() as store:
+            if context_px is None:
+                return store.read(self.places[indices], threads)
+            return store.read_around(self.places[indices], context_px, threads)
+
+
+def spread(count: int, most: int, random: np.random.Generator) -> Indices:
+    """Choose one of each of `most` equal parts of so many things; all where there are fewer."""
+    edges = np.arange(min(count, most) + 1) * count // max(1, min(count, most))
+    return random.integers(edges[:-1], edges[1:])
+
+
+def evenly(count: int, most: int) -> Indices:
+    """Choose at most so many of `count` things at equal distances, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
+
+def in_parts(indices: Indices, size: int) -> list[Indices]:
+    """Cut indices into parts of at most so many."""
+    return [indices[begin : begin + size] for begin in range(0, len(indices), size)]
+
+
+def labelled_slides(
+    cohort: Path, note: Callable[[str], None] = lambda _: None, most_tiles: int | None = None
+) -> tuple[LabelledSlide, ...]:
+    """Find the slides of a cohort that have a label and tiles; where no slide has a split, all are for training.
+
+    Args:
+        cohort: The CSV that `wsiseg tile` wrote beside its tile stores.
+        note: Is told which slides are left out.
+        most_tiles: Tiles of a slide that are used at most; None for all.
+
+    Raises:
+        UsageError: Stores are missing or differ in tile size, or the training slides are all of one class.
+    """
+    rows = Cohort.read(cohort).slides
+    has_splits = any(row.split for row in rows)
+    slides, missing = [], []
+    for row in rows:
+        split = row.split if has_splits else "train"
+        store = store_path(cohort.parent, row.slide)
+        if row.label is None or split is None:
+            continue
+        if not store.is_dir():
+            missing.append(row.slide)
+            continue
+        slides.append(_labelled(row, row.label, split, store, most_tiles))
+    if missing:
+        advice = f"run wsiseg tile again, or take the slides out of {cohort.name}"
+        raise UsageError(f"{cohort}: no tile store beside it for {_some(missing)}", advice)
+    empty = [slide.slide for slide in slides if not slide.tiles]
+    if empty:
+        note(f"left out, having no tiles: {_some(empty)}")
+    usable = tuple(slide for slide in slides if slide.tiles)
+    _check(cohort, usable)
+    return usable
+
+
+def _labelled(row: CohortSlide, label: int, split: str, store: Path, most_tiles: int | None) -> LabelledSlide:
+    tiles = TileStore(store).tiles
+    used = min(len(tiles), most_tiles or len(tiles))
+    slide = LabelledSlide(
+        slide=row.slide,
+        label=label,
+        split=split,
+        site=row.site,
+        store=store,
+        path=row.path,
+        tiles=used,
+        tile_px=tiles.tile_px,
+        mpp=tiles.mpp,
+        fingerprint="",
+        stored=len(tiles),
+    )
+    digest = hashlib.sha256(tiles.slide.fingerprint.encode() + tiles.corners[slide.places].tobytes())
+    digest.update(f"{tiles.tile_px} {tiles.mpp} {tiles.slide.mpp}".encode())
+    return replace(slide, fingerprint=digest.hexdigest()[:16])
+
+
+def _check(cohort: Path, slides: Sequence[LabelledSlide]) -> None:
+    labels = Counter(slide.label for slide in slides if slide.split == "train")
+    if set(labels) != {0, 1}:
+        seen = (
+            f"its {labels.total()} training slides with tiles are all of one class" if labels else "no training slide"
+        )
+        raise UsageError(f"{cohort}: {seen}", "train needs slides with label 1 and slides with label 0")
+    sizes = {(slide.tile_px, slide.mpp) for slide in slides}
+    if len(sizes) > 1:
+        kinds = " and ".join(f"{side} px of {mpp:g} um" for side, mpp in sorted(sizes))
+        raise UsageError(f"{cohort}: its tile stores differ: {kinds}", "run wsiseg tile again with --overwrite")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+@dataclass(frozen=True)
+class TileTruth:
+    """Tumour and other level-0 pixels in the cells of the tiles that are used of a slide, and where no tile is.
+
+    Attributes:
+        tumor: float64[tiles].
+        rest: float64[tiles].
+        background: Tumour and other pixels outside all tiles.
+    """
+
+    tumor: Floats
+    rest: Floats
+    background: tuple[float, float]
+
+    @property
+    def labels(self) -> NDArray[np.int8]:
+        """int8[tiles]: 1 where more than half of the cell is tumour, else 0."""
+        labels: NDArray[np.int8] = (self.tumor > _MOST * (self.tumor + self.rest)).astype(np.int8)
+        return labels
+
+
+def tile_truths(folder: Path, slides: Sequence[LabelledSlide], note: Callable[[str], None]) -> dict[str, TileTruth]:
+    """Read the truth of slides, by slide; those without truth are left out and told.
+
+    Raises:
+        UsageError: The folder is missing, or has no truth for any slide.
+        AnnotationError: A file cannot be read.
+    """
+    files = truth_files(folder)
+    found = {}
+    for slide in slides:
+        named = files.get(slide.slide) or files.get(slide.path.name)
+        if named:
+            found[slide.slide] = _tile_truth(slide, named[0])
+    if not found:
+        raise UsageError(f"{folder}: holds no truth for any slide of the cohort", "name its files after the slides")
+    missing = len(slides) - len(found)
+    if missing:
+        note(f"{folder}: no truth for {missing} of {len(slides)} slides; pixelwise measures are over the others")
+    return found
+
+
+def _tile_truth(slide: LabelledSlide, path: Path) -> TileTruth:
+    with slide.open() as store:
+        tiles, used = store.tiles, slide.places
+    grid = tiles.grid
+    # A heatmap of the tiles' cells knows where they end at the slide's border.
+    x_edges, y_edges = Heatmap(np.full(grid.shape, np.nan, np.float32), grid.stride_um, tiles.slide).edges()
+    area = np.diff(y_edges)[:, None] * np.diff(x_edges)[None, :]
+    tumor = open_truth(path, tiles.slide, Reading()).tumor.covered(x_edges, y_edges)
+    rest = area - tumor
+    row, column = grid.cells(tiles.corners).T
+    inside = np.zeros(grid.shape, bool)
+    inside[row, column] = True
+    background = (float(tumor[~inside].sum()), float(rest[~inside].sum()))
+    return TileTruth(tumor[row, column][used], rest[row, column][used], background)
