@@ -41,11 +41,7 @@ ARCH = ("--arch", "timm:tf_efficientnet_lite0")
 SHARES = ("--alpha", 0.4, "--beta", 0)
 # The early layers overfit first, so that they stay; stains are jittered for other scanners, weights averaged over some
 # hundred steps, and tiles are seen with what lies around them, as a dense map sees them.
-TUNING = (
-    *("--colors", "weights", "--context", 448, "--train-last", 8, "--batch-norm", "frozen"),
-    *("--stain-jitter", 0.15, "--lr", 5e-5, "--weight-decay", 0.05, "--average", 0.99),
-    *("--bag", 24, "--epochs", 3, "--validation-tiles", 20, "--save-minutes", 3),
-)
+TUNING = ("--config", Path(__file__).resolve().with_name("tuning.toml"))
 PENALTY = 16  # logits for texture unlike tumour; of 32 the validation slides gain less than .001 more
 MOST_LOST = 0.005  # validation AUC that int8 may cost
 

@@ -1,7 +1,7 @@
 """The commands that do one thing each: settings -> one call to a verb -> its result printed."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from wsiseg.cli.shell import app, command
@@ -116,12 +116,21 @@ def _needs_extra(name: str, error: ModuleNotFoundError) -> WsisegError:
 
 
 def _train_lines(trained: "Trained") -> Iterator[str]:
-    for split, groups in trained.best.figures.items():
-        known = {name: value for name, value in groups["all"].items() if value is not None}
-        yield f"{split}: " + ", ".join(f"{name} {value:.3f}" for name, value in known.items())
+    if trained.configurations:
+        yield "configurations, best first by the validation slides:"
+    for number, one in enumerate(trained.configurations, 1):
+        yield f"{number:2}. {one.out.name}: " + "; ".join(_measures(one.figures))
+    if not trained.configurations:
+        yield from _measures(trained.best.figures)
     yield str(trained.best.out / "best.pt")
     if trained.configurations:
         yield str(trained.out / "grid.csv")
+
+
+def _measures(figures: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> Iterator[str]:
+    for split, groups in figures.items():
+        known = {name: value for name, value in groups["all"].items() if value is not None}
+        yield f"{split}: " + ", ".join(f"{name} {value:.3f}" for name, value in known.items())
 
 
 def _findings_lines(findings: "Findings") -> Iterator[str]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import TileClassifier
-from wsiseg.training.pace import Pace
+from wsiseg.run.pace import Pace
 from wsiseg.training.processes import Processes
 from wsiseg.training.slides import LabelledSlide, evenly, spread
 
@@ -46,18 +46,23 @@ def cohort_colors(
     if processes.is_first:
         note(f"measuring the colours of {len(chosen)} training slides")
     own = processes.share(chosen)
-    sums = processes.gathered(list(_sums(own, config, Pace("colours", len(own), note))))
+    sums = processes.gathered(list(_sums(own, config, note)))
     count, total, squares = np.sum(sums, axis=0)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, _SMALLEST_VARIANCE))
     return Colors(mean.astype(np.float32), std.astype(np.float32))
 
 
-def _sums(slides: Sequence[LabelledSlide], config: TrainConfig, pace: Pace) -> Iterator[NDArray[np.float64]]:
+def _sums(
+    slides: Sequence[LabelledSlide], config: TrainConfig, note: Callable[[str], None]
+) -> Iterator[NDArray[np.float64]]:
     """Yield for each slide, by colour, the count, the sum and the sum of squares of some pixels: float64[3, 3]."""
+    pace = Pace(len(slides))
     for slide in slides:
         random = np.random.default_rng([config.seed, int(slide.fingerprint, 16)])
         tiles = slide.read(spread(slide.tiles, _TILES, random), config.threads)
         colors = tiles[:, ::_STEP_PX, ::_STEP_PX].reshape(-1, 3) / 255.0
         yield np.stack([np.full(3, float(len(colors))), colors.sum(0), (colors**2).sum(0)])
-        pace.advance(1, " slides")
+        pace.advance(1)
+        if pace.is_due():
+            note(f"colours: {pace.done:.0f} of {pace.total} slides, {pace.left()}")

@@ -15,9 +15,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from wsiseg.config.train import TrainConfig
 from wsiseg.run.errors import WsisegError
+from wsiseg.run.pace import Pace
 from wsiseg.run.record import Progress
 from wsiseg.training.bags import ahead, drawn, order_of, visits_of
-from wsiseg.training.pace import Pace
 from wsiseg.training.processes import Processes, stop_asked
 from wsiseg.training.run_folder import Curves, Row, RunFolder, State
 from wsiseg.training.scoring import pixel_measures, slide_measures
@@ -108,10 +108,10 @@ def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes
         network.compile()
     curves = Curves(config.out / "tensorboard") if config.tensorboard and processes.is_first else None
     visited = len(order_of(training, (config.seed,), balance=config.balance))
-    pace = Pace("training", (config.epochs - state.epoch) * visited - state.place * processes.count, progress.note)
+    pace = Pace((config.epochs - state.epoch) * visited - state.place * processes.count)
     with stop_asked() as asked:
         while state.epoch < config.epochs:
-            if not _visit(learner, network, pace, asked):
+            if not _visit(learner, network, pace, progress, asked):
                 if not asked():
                     # Another process was asked to stop: this one must not go on without it.
                     signal.raise_signal(signal.SIGTERM)
@@ -127,13 +127,13 @@ def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes
             learner.save()
             if curves is not None:
                 curves.add(row)
-            progress.note(f"epoch {_said(row, config.epochs)}, {pace.left()} left")
+            progress.note(f"epoch {_said(row, config.epochs)}, {pace.left()}")
     if curves is not None:
         curves.close()
     return state
 
 
-def _visit(learner: Learner, network: nn.Module, pace: Pace, asked: Callable[[], bool]) -> bool:
+def _visit(learner: Learner, network: nn.Module, pace: Pace, progress: Progress, asked: Callable[[], bool]) -> bool:
     """Visit the rest of an epoch's slides; save and return False as soon as somebody asks to stop."""
     config, state, task, processes = learner.config, learner.state, learner.task, learner.processes
     order = order_of(task.split("train"), (config.seed, state.epoch), balance=config.balance)
@@ -153,7 +153,9 @@ def _visit(learner: Learner, network: nn.Module, pace: Pace, asked: Callable[[],
                 raise WsisegError(f"{bag.slide.slide}: the risk is {risk} in epoch {state.epoch + 1}", _LOWER)
             if bag.weight > 0:
                 state.risks.append((risk, len(bag.tiles)))
-            pace.advance(processes.count, f" slides, {_speed(state)}")
+            pace.advance(processes.count)
+            if pace.is_due():
+                progress.note(f"training: {pace.done:.0f} of {pace.total} slides, {_speed(state)}, {pace.left()}")
             if not visits[place].ends_step:
                 continue
             learner.move((state.epoch + place / len(visits)) / config.epochs)

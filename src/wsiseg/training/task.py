@@ -14,6 +14,7 @@ from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import Checkpoint, TileClassifier, build
 from wsiseg.network.views import MapView, PartView
 from wsiseg.network.weights import Note
+from wsiseg.run.pace import Pace
 from wsiseg.run.record import Progress
 from wsiseg.run.version import __version__
 from wsiseg.training import augment
@@ -21,7 +22,6 @@ from wsiseg.training.bags import Source, TileSource
 from wsiseg.training.cautions import cost
 from wsiseg.training.colors import Colors
 from wsiseg.training.features import Compute, FeatureBank, fill, fingerprint, standard_of
-from wsiseg.training.pace import Pace
 from wsiseg.training.processes import Processes
 from wsiseg.training.scoring import Scored, scored
 from wsiseg.training.slides import LabelledSlide, TileTruth
@@ -160,13 +160,20 @@ def filled_bank(
     bank = FeatureBank(config.out / "features" / fingerprint(classifier, how), config.views)
     own = processes.share(slides)
     tiles = {slide: slide.tiles * bank.copies(slide) for slide in own}
-    pace = Pace("features", sum(tiles.values()), progress.note)
+    pace = Pace(sum(tiles.values()))
+
+    def advance(count: int) -> None:
+        pace.advance(count)
+        if pace.is_due():
+            progress.note(f"features: {pace.done:.0f} of {pace.total} tiles, {pace.left()}")
+
     compute = Compute(classifier.eval(), config.context and slides[0].tile_px, config.precision == "bfloat16")
     missing = sum(count for slide, count in tiles.items() if not bank.path(slide).exists())
     for sentence in cost(missing, compute, config.context or slides[0].tile_px, f"features of {missing} tiles"):
         progress.note(sentence)
     for slide in own:
-        fill(bank, slide, compute, source, pace.advance, config.seed)
-    pace.finish("tiles")
+        fill(bank, slide, compute, source, advance, config.seed)
+    rate = pace.done / pace.seconds
+    progress.note(f"features: {pace.done:.0f} tiles in {pace.seconds:.0f} s, {rate:.1f} tiles/s")
     processes.wait()
     return replace(bank, standard=standard_of(bank, [slide for slide in slides if slide.split == "train"]))
