@@ -52,7 +52,7 @@ def test_zeroed_maps_are_no_truth_either(data: Path, tmp_path: Path) -> None:
     (tmp_path / "truth" / picture.name).write_bytes(picture.read_bytes())
     zeroed.save(tmp_path / "other" / f"{name}.ome.zarr")
     for truth in ("truth", "other"):
-        with pytest.raises(WsisegError, match="set to zero by hand is no truth"):
+        with pytest.raises(WsisegError, match="set to zero by hand is not truth"):
             run(tmp_path, truth=tmp_path / truth)
 
 

@@ -1,172 +1,158 @@
-"""Outlines that people or programs drew, and which of them mean tumour."""
+"""What the classes of outlines and the labels of masks mean, by the names that people and programs give them."""
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from wsiseg.run.errors import WsisegError
+from wsiseg.annotations.outlines import AnnotationError, Outline
 
-TUMOR_NAMES = frozenset(
-    [
-        "_0",
-        "_1",
-        "adenocarcinoma",
-        "cancer",
-        "carcinoma",
-        "invasive",
-        "lesion",
-        "malignant",
-        "metastases",
-        "metastasis",
-        "positive",
-        "tumor",
-        "tumour",
-    ],
-)
-"""Classes taken for tumour unless the user names the classes."""
-NEGATIVE_NAMES = frozenset(
-    ["_2", "benign", "exclude", "exclusion", "hole", "ignore*", "negative", "no-tumor", "non-tumor", "normal"]
-)
-"""Classes that cut a hole into tumour which they lie in."""
-OTHER_NAMES = frozenset(
-    ["background", "fat", "immune", "mucus", "muscle", "necrosis", "other", "region*", "stroma", "tissue"]
-)
-"""Classes that are known to be no tumour and to cut nothing."""
+Meaning = Literal["tumor", "hole", "ignored", "other", "unknown"]
+
+_NAMES: dict[Meaning, str] = {
+    "tumor": "_0, _1, adenocarcinoma, cancer, cancerous, carcinoma, invasive, invasive carcinoma, invasive tumor,"
+    " lesion, malignancy, malignant, metastases, metastasis, metastatic, neoplasm, neoplastic, positive, tumor,"
+    " tumor area, tumor cells, tumor epithelium, tumor region, tumor tissue",
+    "hole": "_2, benign, exclude, excluded, exclusion, healthy, hole, negative, no tumor, non tumor, nontumor, normal,"
+    " normal tissue, not tumor",
+    "ignored": "ignore, ignore*, ignored",
+    "other": "adipose, artefact, artifact, background, blood, connective tissue, fat, glass, immune, immune cells,"
+    " inflammation, lymphocytes, mucin, mucosa, mucus, muscle, necrosis, other, pen, region*, stroma, tissue",
+}
+_MEANINGS = {name: meaning for meaning, names in _NAMES.items() for name in names.split(", ")}
+_NOT_TISSUE = frozenset(["artefact", "artifact", "exclude", "excluded", "exclusion", "hole", "pen"])
+CHOOSE = "name the classes that mean tumour with tumor_class in the file of --config"
+"""What to do about classes whose meaning is not known."""
+_SHOWN = 8
 
 
-Point = tuple[float, float]
-_FARTHEST = 1e8  # level-0 pixels; also keeps areas exact
+def plain(name: str) -> str:
+    """Return a name without what writers differ in: capitals, spaces, hyphens, British spelling."""
+    text = re.sub(r"(?<!^)[\s_-]+", " ", name.strip().casefold()).strip()
+    return text.replace("tumour", "tumor")
 
 
-class AnnotationError(WsisegError):
-    """Outlines or a mask cannot be read, or mean nothing here."""
+def is_usual(name: str) -> bool:
+    """Tell whether a name is that of a class whose meaning is known."""
+    return _first_known(name) in _MEANINGS
 
 
-class ZeroedMapError(AnnotationError):
-    """A published map of normal tissue, set to zero by hand: it is left out, not failed."""
+def is_cut(outline: Outline) -> bool:
+    """Tell whether an outline says which part of a region or of tissue is not meant."""
+    name = _first_known(outline.class_name or outline.name)
+    return outline.is_negative or name in _NOT_TISSUE or _MEANINGS.get(name) == "ignored"
 
 
-@dataclass(frozen=True)
-class Outline:
-    """One outline as drawn.
-
-    Attributes:
-        polygon: A shapely Polygon or MultiPolygon in level-0 pixels; it may cross itself.
-        class_name: Its class, empty where it has none.
-        is_negative: True if the file itself says that it is a hole.
-        name: What it was called besides; taken for its class where it has none and the user names classes.
-    """
-
-    polygon: Any
-    class_name: str = ""
-    is_negative: bool = False
-    name: str = ""
-
-
-def drawn_polygon(shell: Sequence[Point], holes: Sequence[Sequence[Point]] = ()) -> Any:  # noqa: ANN401  a shapely polygon
-    """Make a polygon of points.
-
-    Raises:
-        ValueError: There are too few points, or one that lies on no slide.
-    """
-    import shapely  # noqa: PLC0415  heavy: only where outlines are read
-
-    if not all(abs(number) < _FARTHEST for ring in (shell, *holes) for point in ring for number in point):
-        raise ValueError("a coordinate lies on no slide")
-    return shapely.Polygon(shell, holes)
+def _first_known(name: str) -> str:
+    """Return a class in plain form, or the class that it is derived from: `tumor` of `Tumor: Positive`."""
+    whole, base = plain(name), plain(name.partition(":")[0])
+    return base if whole not in _MEANINGS and base in _MEANINGS else whole
 
 
 @dataclass(frozen=True)
 class Classes:
-    """Which classes mean tumour.
+    """Which classes mean what, where the usual names are not to be relied on.
+
+    Names are compared without regard to capitals, spaces, hyphens and British spelling; a class that QuPath derived
+    from another (`Tumor: Positive`) means what its base means unless it is named itself.
 
     Attributes:
-        tumor: Names that count as tumour, in any case of letters. Where there are none, the usual names count, and
-            outlines without a class.
+        tumor: Names that count as tumour. Where there are none, the usual names do, and outlines without a class.
         negative: Further names that cut a hole.
+        ignored: Further names whose areas are left out of all measures.
     """
 
     tumor: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
-    def sign(self, class_name: str) -> int | None:
-        """Give 1 for tumour, -1 for a hole, 0 for neither, None for a class that is not known."""
-        name = class_name.strip().casefold()
-        if name in {other.casefold() for other in self.negative}:
-            return -1
-        if self.tumor:
-            return 1 if name in {other.casefold() for other in self.tumor} else -int(name in NEGATIVE_NAMES)
-        if not name or name in TUMOR_NAMES:
-            return 1
-        if name in NEGATIVE_NAMES:
-            return -1
-        return 0 if name in OTHER_NAMES else None
+    def meaning(self, name: str) -> Meaning:
+        """Say what a class means; one without a name means tumour unless classes are named."""
+        chosen: tuple[tuple[Meaning, tuple[str, ...]], ...] = (
+            ("ignored", self.ignored),
+            ("hole", self.negative),
+            ("tumor", self.tumor),
+        )
+        for text in (name, name.partition(":")[0]):
+            for meaning, names in chosen:
+                if plain(text) in map(plain, names):
+                    return meaning
+        if not name.strip():
+            return "other" if self.tumor else "tumor"
+        usual = _MEANINGS.get(_first_known(name), "unknown")
+        return "other" if self.tumor and usual in {"tumor", "unknown"} else usual
 
-    def sign_of(self, outline: Outline) -> int | None:
-        """Give the sign of an outline, as `sign` does."""
+    def meaning_of(self, outline: Outline) -> Meaning:
+        """Say what an outline means: by its class or, where it has none, by a name that is a class."""
         if outline.is_negative:
-            return -1
-        return self.sign(outline.class_name or (outline.name if self.tumor else ""))
+            return "hole"
+        by_name = self.meaning(outline.name)
+        return by_name if not outline.class_name and by_name != "unknown" else self.meaning(outline.class_name)
 
 
-def tumor_area(name: str, outlines: Sequence[Outline], classes: Classes) -> tuple[Any, tuple[str, ...]]:
+@dataclass(frozen=True)
+class Marked:
+    """What outlines mark together; valid shapely geometries that do not overlap.
+
+    Attributes:
+        tumor: The tumour.
+        ignored: What is left out of all measures.
+        notes: What a person should know.
+    """
+
+    tumor: Any
+    ignored: Any
+    notes: tuple[str, ...]
+
+
+def marked(file: str, outlines: Sequence[Outline], classes: Classes) -> Marked:
     """Put outlines together: the largest is laid first, so what is nested in another decides there.
 
-    Args:
-        name: File name, for messages.
-        outlines: Outlines of one slide.
-        classes: Which of them mean tumour.
+    What is ignored is ignored whatever is drawn in it.
 
-    Returns:
-        The tumour as a valid shapely geometry, and what a person should know.
+    Args:
+        file: File name, for messages.
+        outlines: Outlines of one slide.
+        classes: What they mean.
 
     Raises:
-        AnnotationError: There are classes that nobody said anything about, and none that is known as tumour.
+        AnnotationError: There are classes whose meaning is not known, and none that is known as tumour.
     """
     import shapely  # noqa: PLC0415  heavy: only where outlines are read
 
-    signs = [classes.sign_of(outline) for outline in outlines]
-    unknown = Counter(outline.class_name for outline, sign in zip(outlines, signs, strict=True) if sign is None)
-    if unknown and not any(sign == 1 and outline.class_name for outline, sign in zip(outlines, signs, strict=True)):
-        raise unknown_classes(name, unknown)
-    notes = [f"{name}: {count} outlines of class {text} are not counted as tumour" for text, count in unknown.items()]
-    drawn = [(outline.polygon, sign) for outline, sign in zip(outlines, signs, strict=True) if sign]
-    polygons, repaired = _valid([polygon for polygon, _ in drawn])
-    if repaired:
-        notes.append(f"{name}: {repaired} self-crossing outlines were repaired")
+    pairs = [(one, classes.meaning_of(one)) for one in outlines]
+    unknown = Counter(one.class_name for one, meaning in pairs if meaning == "unknown")
+    tumor = [one for one, meaning in pairs if meaning == "tumor"]
+    unnamed = [one for one in tumor if not (classes.tumor or one.class_name or is_usual(one.name))]
+    if unknown and len(unnamed) == len(tumor):
+        raise unknown_classes(file, unknown)
+    notes = [f"{count} outlines of class {name} do not count as tumour" for name, count in unknown.items()]
+    notes += [f"{len(unnamed)} outlines without a class count as tumour"] if unnamed else []
+    ignored = shapely.union_all([one.polygon for one, meaning in pairs if meaning == "ignored"])
+    layers = [(one.polygon, meaning == "tumor") for one, meaning in pairs if meaning in {"tumor", "hole"}]
     try:
-        return _layered(polygons, [sign for _, sign in drawn]), tuple(notes)
+        area = shapely.difference(_layered(layers), ignored)
     except shapely.GEOSException as error:
-        raise AnnotationError(f"{name}: its outlines cannot be put together: {error}", "draw them again") from error
+        raise AnnotationError(f"{file}: its outlines cannot be put together: {error}", "draw them again") from error
+    return Marked(area, ignored, tuple(f"{file}: {note}; {CHOOSE}" for note in notes))
 
 
-def _layered(polygons: list[Any], signs: list[int]) -> Any:  # noqa: ANN401  a shapely geometry
-    """Lay polygons over each other, the largest first; those with a negative sign cut."""
+def _layered(layers: list[tuple[Any, bool]]) -> Any:  # noqa: ANN401  shapely geometries
+    """Lay polygons over each other, the largest first; those that do not count cut."""
     import shapely  # noqa: PLC0415  heavy: only where outlines are read
 
-    layers = sorted(zip(polygons, signs, strict=True), key=lambda layer: -layer[0].area)
     area = shapely.MultiPolygon()
-    for sign, group in itertools.groupby(layers, key=lambda layer: layer[1]):
+    layers = sorted(layers, key=lambda layer: -layer[0].area)
+    for counts, group in itertools.groupby(layers, key=lambda layer: layer[1]):
         together = shapely.union_all([polygon for polygon, _ in group])
-        area = area.union(together) if sign > 0 else area.difference(together)
+        area = area.union(together) if counts else area.difference(together)
     return area
 
 
-def unknown_classes(name: str, classes: Iterable[str]) -> AnnotationError:
+def unknown_classes(file: str, classes: Iterable[str]) -> AnnotationError:
     """Make the error for a file all of whose classes could mean anything."""
-    listed = ", ".join(sorted(classes))
-    return AnnotationError(f"{name}: nothing is of a class known as tumour, but of {listed}", "give --tumor-class NAME")
-
-
-def _valid(polygons: list[Any]) -> tuple[list[Any], int]:
-    """Repair outlines that cross themselves; a part that is enclosed twice stays part of the outline."""
-    import shapely  # noqa: PLC0415  heavy: only where outlines are read
-
-    broken = [not shapely.is_valid(polygon) for polygon in polygons]
-    mended = [
-        shapely.make_valid(polygon, method="structure", keep_collapsed=False) if is_broken else polygon
-        for polygon, is_broken in zip(polygons, broken, strict=True)
-    ]
-    return mended, sum(broken)
+    names = sorted(classes)
+    listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return AnnotationError(f"{file}: nothing is of a class known as tumour, but of {listed}", CHOOSE)

@@ -5,7 +5,9 @@ its boundary: the boundary is cut at the lines of the grid, so that each piece l
 of its own, and all of the cells to its left in the same row.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from wsiseg.annotations.dissolved import outlines
 
 Floats = NDArray[np.float64]
+_SURFACE = 2
 _ROWS_AT_A_TIME = 1024  # of a mask, held as numbers
 
 
@@ -51,7 +54,7 @@ def polygon_area(geometry: Any, x_edges: Floats, y_edges: Floats) -> Floats:  # 
 
 
 def _pieces(begin: Floats, end: Floats, x_edges: Floats, y_edges: Floats) -> tuple[Floats, Floats]:
-    """Cut segments at all grid lines; give the middles (float64[n, 2]) and signed heights (float64[n]) of pieces."""
+    """Cut segments at all grid lines; return the middles (float64[n, 2]) and signed heights (float64[n]) of pieces."""
     count = len(begin)
     cuts = [_crossings(begin[:, axis], end[:, axis], edges) for axis, edges in enumerate((x_edges, y_edges))]
     segment = np.concatenate([np.arange(count), np.arange(count), *(of for of, _ in cuts)])
@@ -66,7 +69,7 @@ def _pieces(begin: Floats, end: Floats, x_edges: Floats, y_edges: Floats) -> tup
 
 
 def _crossings(begin: Floats, end: Floats, lines: Floats) -> tuple[NDArray[np.intp], Floats]:
-    """Give for every crossing of a segment with a line: which segment, and at which share of its length."""
+    """Return for every crossing of a segment with a line which segment it is, and at which share of its length."""
     low, high = np.minimum(begin, end), np.maximum(begin, end)
     first, after = np.searchsorted(lines, low, side="right"), np.searchsorted(lines, high, side="left")
     counts = np.maximum(after - first, 0)
@@ -94,12 +97,6 @@ class Polygons:
     def covered(self, x_edges: Floats, y_edges: Floats) -> Floats:
         """Measure how much of every cell lies in the area: float64[rows, columns], level-0 pixels."""
         return polygon_area(self.geometry, x_edges, y_edges)
-
-    def parts(self) -> list[Any]:
-        """Give the connected parts as shapely polygons."""
-        import shapely  # noqa: PLC0415  heavy: only where outlines are measured
-
-        return list(shapely.get_parts(self.geometry))
 
 
 @dataclass(frozen=True)
@@ -132,13 +129,52 @@ class Mask:
             area += down[:, part] @ (across @ self.pixels[part].T.astype(np.float64)).T
         return area
 
-    def parts(self) -> list[Any]:
-        """Give the connected parts as shapely polygons, their corners on whole level-0 pixels."""
-        return outlines(self.pixels, self.step_px, self.offset_px)
+    @cached_property
+    def geometry(self) -> Any:  # noqa: ANN401  a shapely geometry
+        """The area as a valid shapely MultiPolygon in level-0 pixels."""
+        import shapely  # noqa: PLC0415  heavy: only where outlines are measured
+
+        area = shapely.MultiPolygon(outlines(self.pixels, (1.0, 1.0)))
+        return shapely.transform(area, lambda points: points * self.step_px + self.offset_px)
+
+    @property
+    def frame(self) -> tuple[Any, ...]:
+        """Where its pixels lie: equal for masks whose pixels can be compared one by one."""
+        return self.pixels.shape, self.step_px, self.offset_px
+
+
+Area = Polygons | Mask
+"""A part of a slide."""
+NOTHING = Mask(np.zeros((1, 1), np.bool_), (1.0, 1.0))
+
+
+def union(one: Area, other: Area) -> Area:
+    """Return what lies in either of two areas."""
+    return _combined(one, other, np.logical_or, "union")
+
+
+def within(one: Area, other: Area) -> Area:
+    """Return what lies in both of two areas."""
+    return _combined(one, other, np.logical_and, "intersection")
+
+
+def without(one: Area, other: Area) -> Area:
+    """Return what lies in the first of two areas and not in the other."""
+    return _combined(one, other, np.greater, "difference")
+
+
+def _combined(one: Area, other: Area, of_pixels: Callable[..., Any], of_polygons: str) -> Area:
+    """Combine areas exactly: masks that lie alike pixel by pixel, all others as polygons."""
+    import shapely  # noqa: PLC0415  heavy: only where outlines are measured
+
+    if isinstance(one, Mask) and isinstance(other, Mask) and one.frame == other.frame:
+        return replace(one, pixels=of_pixels(one.pixels, other.pixels))
+    parts = shapely.get_parts(getattr(shapely, of_polygons)(one.geometry, other.geometry))
+    return Polygons(shapely.union_all(parts[shapely.get_dimensions(parts) == _SURFACE]))
 
 
 def _overlaps(edges: Floats, count: int, step: float, offset: float) -> Any:  # noqa: ANN401  a sparse array
-    """Give the length of every cell that lies in every mask pixel: float64[cells, count], sparse."""
+    """Return the length of every cell that lies in every mask pixel: float64[cells, count], sparse."""
     from scipy.sparse import csr_array  # noqa: PLC0415  heavy: only where masks are measured
 
     lines = offset + step * np.arange(count + 1)

@@ -1,22 +1,26 @@
-"""Truth: where the tumour of a slide is, whoever drew it and in whichever format."""
+"""Truth: where the tumour of a slide is, and regions that people marked, whoever drew them and in whichever format."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from wsiseg.annotations.classes import AnnotationError, Classes, Outline, ZeroedMapError, tumor_area
-from wsiseg.annotations.coverage import Mask, Polygons
+from wsiseg.annotations.classes import Classes, is_cut, marked
+from wsiseg.annotations.coverage import NOTHING, Area, Floats, Polygons, union, within, without
 from wsiseg.annotations.geojson import read_json
-from wsiseg.annotations.raster import read_labels, read_mask
+from wsiseg.annotations.labels import read_labels
+from wsiseg.annotations.masks import read_mask, read_region
+from wsiseg.annotations.outlines import Outline
 from wsiseg.annotations.xml_outlines import read_xml
 from wsiseg.run.errors import UsageError
 from wsiseg.slides.slide import SlideFacts
 
 _ZARR = (".ome.zarr", ".zarr")
 _JSON = (".geojson", ".geojson.gz", ".json", ".json.gz")
-_IMAGES = (".png", ".tif", ".tiff")
-TRUTH_SUFFIXES = (*_ZARR, *_JSON, ".xml", *_IMAGES)
+MASKS = (".png", ".tif", ".tiff")
+TRUTH_SUFFIXES = (*_ZARR, *_JSON, ".xml", *MASKS)
 """What the files of a truth folder end in, after the name of the slide."""
+REGION_SUFFIXES = (*_JSON, ".xml", *MASKS)
+"""The same of a folder of regions."""
 _SAME_SIZE = 0.05  # the um/px that ImageScope wrote may differ by this share
 
 Origin = Literal["auto", "slide", "bounds"]
@@ -24,23 +28,51 @@ Origin = Literal["auto", "slide", "bounds"]
 
 @dataclass(frozen=True)
 class Truth:
-    """The tumour of one slide.
+    """What is known of one slide; what is neither tumour nor ignored is neither by this truth.
 
     Attributes:
-        tumor: Its area in level-0 pixels of OpenSlide's frame.
+        tumor: The tumour, without what is ignored, in level-0 pixels of OpenSlide's frame.
+        ignored: What is left out of all measures; it shares nothing with `tumor`.
         notes: What a person should know of it.
     """
 
-    tumor: Polygons | Mask
+    tumor: Area
+    ignored: Area = NOTHING
+    notes: tuple[str, ...] = ()
+
+    def covered(self, x_edges: Floats, y_edges: Floats) -> tuple[Floats, Floats]:
+        """Measure how much of every cell is tumour and how much is ignored: float64[rows, columns], level-0 pixels."""
+        return self.tumor.covered(x_edges, y_edges), self.ignored.covered(x_edges, y_edges)
+
+    def inside(self, region: Area, size_px: tuple[int, int]) -> Self:
+        """Ignore everything outside a region of a slide of this width and height."""
+        import shapely  # noqa: PLC0415  heavy: only where outlines are measured
+
+        outside = without(Polygons(shapely.box(0, 0, *size_px)), region)
+        return replace(self, tumor=within(self.tumor, region), ignored=union(self.ignored, outside))
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of one slide that a person marked: where to look, where not to look, or its tissue.
+
+    Attributes:
+        area: The part, in level-0 pixels of OpenSlide's frame.
+        pieces: What was drawn, one by one, before anything was cut from it.
+        notes: What a person should know of it.
+    """
+
+    area: Area
+    pieces: tuple[Area, ...]
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the files of a truth folder are to be read.
+    """How annotations are to be read.
 
     Attributes:
-        classes: Which classes mean tumour.
+        classes: What the classes of outlines and the labels of masks mean.
         origin: Where the coordinates of outlines begin: at the corner of level 0 (`slide`), at that of the scan within
             it (`bounds`), or as the program that writes such files does it (`auto`): QuPath, and so GeoJSON, counts
             from the bounds, all others from level 0.
@@ -62,70 +94,86 @@ def truth_files(place: Path) -> dict[str, list[Path]]:
     """
     if not place.exists():
         raise UsageError(f"{place}: no such folder", "give the folder of outlines or masks with --truth")
-    is_one = not place.is_dir() or _suffix(place) in _ZARR
+    is_one = not place.is_dir() or suffix_of(place) in _ZARR
     paths = [place] if is_one else sorted(place.iterdir())
-    if any(_suffix(path) in _ZARR for path in paths):
-        paths = [path for path in paths if _suffix(path) in _ZARR]
+    if any(suffix_of(path) in _ZARR for path in paths):
+        paths = [path for path in paths if suffix_of(path) in _ZARR]
     found: dict[str, list[Path]] = {}
     for path in paths:
-        suffix = _suffix(path)
+        suffix = suffix_of(path)
         if suffix:
             found.setdefault(path.name[: -len(suffix)].removesuffix("_mask"), []).append(path)
     return found
 
 
-def open_truth(path: Path, slide: SlideFacts, reading: Reading) -> Truth:
+def open_truth(path: Path, slide: SlideFacts, reading: Reading, roi: Path | None = None) -> Truth:
     """Read the truth of a slide.
 
     Args:
         path: Outlines, a mask or NGFF labels.
         slide: The slide, whose size and bounds say where things lie.
         reading: How to read it.
+        roi: Outlines or a mask of the only parts to be measured; everything else is ignored.
 
     Raises:
-        AnnotationError: The file cannot be read, or nothing says what in it is tumour.
+        AnnotationError: A file cannot be read, or nothing says what in it is tumour.
     """
-    suffix = _suffix(path)
+    suffix = suffix_of(path)
     if suffix in _ZARR:
-        return Truth(*read_labels(path, slide, reading.classes))
-    if suffix in _IMAGES:
-        return Truth(read_mask(path, slide, reading.classes, reading.mask_mpp))
-    if suffix == ".xml":
-        outlines, mpp = read_xml(path)
-        tumor, notes = tumor_area(path.name, outlines, reading.classes)
-        return Truth(_placed(tumor, slide, is_cropped=reading.origin == "bounds"), notes + _sizes(path, mpp, slide))
-    tumor, notes = tumor_area(path.name, read_json(path), reading.classes)
-    return Truth(_placed(tumor, slide, is_cropped=reading.origin != "slide"), notes)
+        truth = Truth(*read_labels(path, slide, reading.classes))
+    elif suffix in MASKS:
+        truth = Truth(*read_mask(path, slide, reading.classes, reading.mask_mpp))
+    else:
+        found, notes = _outlines(path, slide, reading.origin)
+        mark = marked(path.name, found, reading.classes)
+        truth = Truth(Polygons(mark.tumor), Polygons(mark.ignored), notes + mark.notes)
+    if roi is None:
+        return truth
+    region = open_region(roi, slide, reading)
+    return replace(truth.inside(region.area, slide.size_px), notes=truth.notes + region.notes)
 
 
-def _suffix(path: Path) -> str:
-    return next((suffix for suffix in TRUTH_SUFFIXES if path.name.lower().endswith(suffix)), "")
+def open_region(path: Path, slide: SlideFacts, reading: Reading | None = None, *, cuts: bool = True) -> Region:
+    """Read a part of a slide that a person marked.
+
+    Args:
+        path: Outlines or a mask; of a mask every label counts.
+        slide: The slide, whose size and bounds say where things lie.
+        reading: How to read it.
+        cuts: Cut out outlines of classes that say what is not meant (`Ignore*`, `Exclude`, `Artefact`, `Hole`, `Pen`);
+            otherwise they count like the others.
+
+    Raises:
+        AnnotationError: The file cannot be read.
+    """
+    reading = reading or Reading()
+    if suffix_of(path) in MASKS:
+        area, notes = read_region(path, slide, reading.mask_mpp)
+        return Region(area, (area,), notes)
+    import shapely  # noqa: PLC0415  heavy: only where outlines are read
+
+    outlines, notes = _outlines(path, slide, reading.origin)
+    out = [one.polygon for one in outlines if (is_cut(one) if cuts else one.is_negative)]
+    kept = [one.polygon for one in outlines if not (is_cut(one) if cuts else one.is_negative)]
+    area = shapely.difference(shapely.union_all(kept), shapely.union_all(out))
+    return Region(Polygons(area), tuple(Polygons(one.polygon) for one in outlines), notes)
 
 
-def _placed(tumor: object, slide: SlideFacts, *, is_cropped: bool) -> Polygons:
-    """Bring outlines into OpenSlide's frame."""
+def _outlines(path: Path, slide: SlideFacts, origin: Origin) -> tuple[list[Outline], tuple[str, ...]]:
+    """Read outlines, moved into OpenSlide's frame, and what a person should know of them."""
     from shapely import affinity  # noqa: PLC0415  heavy: only where outlines are read
 
-    if not is_cropped or slide.bounds_px is None:
-        return Polygons(tumor)
-    return Polygons(affinity.translate(tumor, *slide.bounds_px[:2]))
+    is_xml = suffix_of(path) == ".xml"
+    drawn, mpp = read_xml(path) if is_xml else (read_json(path), None)
+    notes = drawn.notes
+    if mpp is not None and abs(mpp / slide.mpp[0] - 1) > _SAME_SIZE:
+        notes += (f"{path.name}: was drawn at {mpp:g} um/px, the slide has {slide.mpp[0]:g} um/px",)
+    if slide.bounds_px is None or origin == "slide" or (is_xml and origin == "auto"):
+        return list(drawn.outlines), notes
+    corner = slide.bounds_px[:2]
+    return [replace(one, polygon=affinity.translate(one.polygon, *corner)) for one in drawn.outlines], notes
 
 
-def _sizes(path: Path, mpp: float | None, slide: SlideFacts) -> tuple[str, ...]:
-    if mpp is None or abs(mpp / slide.mpp[0] - 1) <= _SAME_SIZE:
-        return ()
-    return (f"{path.name}: was drawn at {mpp:g} um/px, the slide has {slide.mpp[0]:g} um/px",)
-
-
-__all__ = [
-    "TRUTH_SUFFIXES",
-    "AnnotationError",
-    "Classes",
-    "Origin",
-    "Outline",
-    "Reading",
-    "Truth",
-    "ZeroedMapError",
-    "open_truth",
-    "truth_files",
-]
+def suffix_of(path: Path) -> str:
+    """Return what the name of an annotation ends in after the name of its slide; empty for files of other kinds."""
+    return next((suffix for suffix in TRUTH_SUFFIXES if path.name.lower().endswith(suffix)), "")

@@ -9,15 +9,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.annotations.truth import (
-    AnnotationError,
-    Classes,
-    Reading,
-    Truth,
-    ZeroedMapError,
-    open_truth,
-    truth_files,
-)
+from wsiseg.annotations.classes import Classes
+from wsiseg.annotations.outlines import AnnotationError
+from wsiseg.annotations.published_maps import ZeroedMapError
+from wsiseg.annotations.truth import Reading, Truth, open_truth, truth_files
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.froc import Lesions, find_lesions
 from wsiseg.heatmap.heatmap import Heatmap

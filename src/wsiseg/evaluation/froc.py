@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.annotations.coverage import Mask, Polygons
+from wsiseg.annotations.coverage import Area
 from wsiseg.heatmap.heatmap import Heatmap
 
 REACH_UM = 75.0
@@ -60,13 +60,13 @@ class Froc:
         return float(np.mean([self.at(alarms) for alarms in FALSE_ALARMS]))
 
 
-def find_lesions(heatmap: Heatmap, tumor: Polygons | Mask) -> Lesions:
+def find_lesions(heatmap: Heatmap, tumor: Area) -> Lesions:
     """Compare the local maxima of a heatmap with the lesions of its slide."""
     import shapely  # noqa: PLC0415  heavy: only where lesions are looked for
 
     mpp = max(heatmap.slide.mpp)
     reach = REACH_UM / 2 / mpp
-    outlines = shapely.simplify(np.array(tumor.parts(), dtype=object), _DETAIL_UM / mpp)
+    outlines = shapely.simplify(shapely.get_parts(tumor.geometry), _DETAIL_UM / mpp)
     lesions = shapely.get_parts(shapely.union_all(shapely.buffer(outlines, reach, quad_segs=4)))
     lesions = lesions[~shapely.is_empty(lesions)]
     counted = _longest_sides(lesions) * mpp >= ISOLATED_UM

@@ -5,9 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from wsiseg.annotations.classes import ZeroedMapError
-from wsiseg.annotations.published_maps import STEP_PX, THRESHOLD, is_published_map, is_zeroed, probabilities
-from wsiseg.annotations.raster import whole_slide_step
+from wsiseg.annotations.masks import whole_slide_step
+from wsiseg.annotations.published_maps import (
+    STEP_PX,
+    THRESHOLD,
+    ZeroedMapError,
+    is_published_map,
+    is_zeroed,
+    probabilities,
+)
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.slides.slide import ASSUMED, Slide, SlideFacts

@@ -8,12 +8,11 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.annotations.geojson import read_json
+from wsiseg.annotations.truth import open_region
 from wsiseg.run.errors import SlideError
 from wsiseg.slides.slide import Slide
-from wsiseg.tiles.drawn_masks import LEFT_OUT, content_of, drawn, is_outlines, named_after, read_mask, touches
 from wsiseg.tiles.tissue import MASK_MPP, TissueMask
-from wsiseg.tiles.tissue_choice import TissueChoice
+from wsiseg.tiles.tissue_choice import TissueChoice, content_of, filled, named_after, touches
 
 
 class Found(NamedTuple):
@@ -38,13 +37,13 @@ class Drawings:
         option: What they were given with.
         setting: Where they lie; None where none were given.
         files: The file of each slide that has one.
-        left_out: Classes of outlines that are cut from the others.
+        cuts: Cut out outlines of classes that say what is not meant.
     """
 
     option: str
     setting: str | None = None
     files: dict[str, Path] = field(default_factory=dict)
-    left_out: frozenset[str] = LEFT_OUT
+    cuts: bool = True
 
     def content(self, slide: str) -> str | None:
         """Return what the drawing of a slide depends on; None where there is none."""
@@ -62,21 +61,17 @@ class Drawings:
             A mask of the same shape, and what a person should know.
 
         Raises:
-            SlideError: A mask has other proportions than the slide.
-            AnnotationError: The file cannot be read.
+            AnnotationError: The file cannot be read, or a mask has other proportions than the slide.
         """
         path = self.files[name]
-        if not is_outlines(path):
-            mask = _resized(read_mask(path, slide), tissue.shape)
-            missed, count = int(not (mask & tissue).any()), 1
-        else:
-            outlines = read_json(path)
-            mask = drawn(outlines, slide, tissue.shape, self.left_out)
-            missed, count = sum(not touches(one, slide, tissue) for one in outlines), len(outlines)
-        if count and not missed:
-            return mask, ()
-        text = f"{missed} of {count} parts touch no tissue" if count else "nothing is drawn in it"
-        return mask, (f"{self.option} {path.name}: {text}",)
+        region = open_region(path, slide.facts, cuts=self.cuts)
+        count = len(region.pieces)
+        missed = sum(not touches(one, slide.size_px, tissue) for one in region.pieces)
+        notes = region.notes
+        if missed or not count:
+            text = f"{missed} of {count} parts touch no tissue" if count else "nothing is drawn in it"
+            notes += (f"{self.option} {path.name}: {text}",)
+        return filled(region.area, slide.size_px, tissue.shape), notes
 
 
 @dataclass(frozen=True)
@@ -103,8 +98,8 @@ class Places:
             UsageError: There is no such file or folder, or a file in it belongs to none of the slides.
         """
         drawings = [
-            Drawings(option, setting, {} if setting is None else named_after(option, setting, slides), left_out)
-            for option, setting, left_out in (("--roi", roi, LEFT_OUT), ("--exclude", exclude, frozenset[str]()))
+            Drawings(option, setting, {} if setting is None else named_after(option, setting, slides), cuts)
+            for option, setting, cuts in (("--roi", roi, True), ("--exclude", exclude, False))
         ]
         return cls(TissueChoice.of(tissue, slides), *drawings)
 
@@ -154,7 +149,7 @@ def _no_coarser(tissue: TissueMask, slide: Slide) -> TissueMask:
 
 
 def _resized(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return a mask another shape; each pixel takes the value at its centre."""
+    """Return a mask of another shape; each pixel takes the value at its centre."""
     places = [
         np.minimum(((np.arange(n) + 0.5) * m / n).astype(int), m - 1) for n, m in zip(shape, mask.shape, strict=True)
     ]

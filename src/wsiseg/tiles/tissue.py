@@ -27,7 +27,8 @@ class TissueMask:
         mpp: Micrometers per mask pixel along x and y.
         pixel_level0: Width and height of a mask pixel in level-0 pixels.
         source: `auto`, `none` or the file that it came from.
-        unreadable_share: Share of the slide whose overview could not be read; it counts as no tissue.
+        unreadable_share: Share of the slide whose overview could not be read; it does not count as tissue.
+        notes: What a person should know of where it came from.
     """
 
     mask: NDArray[np.bool_]
@@ -35,6 +36,7 @@ class TissueMask:
     pixel_level0: tuple[float, float]
     source: str
     unreadable_share: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @property
     def area_mm2(self) -> float:
@@ -44,7 +46,7 @@ class TissueMask:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a person should know before trusting it."""
-        found = []
+        found = [*self.notes]
         if self.unreadable_share:
             found.append(f"{self.unreadable_share:.2%} of the slide cannot be read and is left out")
         if self.source != "none" and self.mask.any():
@@ -55,7 +57,7 @@ class TissueMask:
         return tuple(found)
 
     def share(self, grid: Grid) -> NDArray[np.float32]:
-        """Give the share of tissue in every tile of a grid, float32[rows, columns]."""
+        """Return the share of tissue in every tile of a grid, float32[rows, columns]."""
         return share_of_cells(self.mask, self.pixel_level0, grid)
 
 
@@ -79,8 +81,10 @@ def find_tissue(
     return mask_over(slide, _detect(slide, overview), "auto", overview), overview.image
 
 
-def mask_over(slide: Slide, mask: NDArray[np.bool_], source: str, overview: Picture) -> TissueMask:
-    """Lay a mask of any size over a whole slide; what of it could not be read is no tissue."""
+def mask_over(
+    slide: Slide, mask: NDArray[np.bool_], source: str, overview: Picture, notes: tuple[str, ...] = ()
+) -> TissueMask:
+    """Lay a mask of any size over a whole slide; what of the slide could not be read is not tissue."""
     from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
 
     if overview.unreadable.any():
@@ -88,7 +92,7 @@ def mask_over(slide: Slide, mask: NDArray[np.bool_], source: str, overview: Pict
         mask = mask & ~np.asarray(Image.fromarray(overview.unreadable).resize(size, Image.Resampling.NEAREST))
     pixel = (slide.size_px[0] / mask.shape[1], slide.size_px[1] / mask.shape[0])
     mpp = (pixel[0] * slide.mpp[0], pixel[1] * slide.mpp[1])
-    return TissueMask(mask, mpp, pixel, source, float(overview.unreadable.mean()))
+    return TissueMask(mask, mpp, pixel, source, float(overview.unreadable.mean()), notes)
 
 
 def _detect(slide: Slide, overview: Picture) -> NDArray[np.bool_]:
@@ -100,7 +104,7 @@ def _detect(slide: Slide, overview: Picture) -> NDArray[np.bool_]:
 
 
 def _scanned(slide: Slide, shape: tuple[int, ...]) -> tuple[slice, slice]:
-    """Give the rows and columns of an overview that lie within the bounds of the scan."""
+    """Return the rows and columns of an overview that lie within the bounds of the scan."""
     x, y, width, height = slide.bounds_px or (0, 0, *slide.size_px)
     rows, columns = shape[0] / slide.size_px[1], shape[1] / slide.size_px[0]
     top, left = max(0, int(y * rows)), max(0, int(x * columns))

@@ -1,19 +1,129 @@
 """The tissue that the user chose: found by colour, everything, or from masks and outlines named after the slides."""
 
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.annotations.geojson import read_json
-from wsiseg.run.errors import SlideError
+from wsiseg.annotations.coverage import Area, Mask
+from wsiseg.annotations.outlines import AnnotationError
+from wsiseg.annotations.truth import REGION_SUFFIXES, open_region
+from wsiseg.run.errors import SlideError, UsageError
 from wsiseg.slides.blocks import MOST_UNREADABLE
 from wsiseg.slides.slide import Slide
-from wsiseg.tiles.drawn_masks import content_of, drawn, is_outlines, named_after, read_mask
 from wsiseg.tiles.tissue import MASK_MPP, TissueMask, find_tissue, mask_over
+
+_MOST_PIXELS = 2**26  # of a mask that is kept at its own size
+_SHOWN = 5
+
+
+def named_after(option: str, setting: str, slides: Sequence[str]) -> dict[str, Path]:
+    """Match files with slides before anything is started, so that none is passed over in silence.
+
+    Args:
+        option: What the user gave them with, as `--tissue`.
+        setting: A mask image, a file of outlines, or a folder of either named after the slides.
+        slides: The ids of all slides.
+
+    Returns:
+        The file of each slide that has one.
+
+    Raises:
+        UsageError: There is no such file or folder, or a file in it belongs to none of the slides.
+    """
+    path = Path(setting)
+    if not path.exists():
+        raise UsageError(f"{option} {setting}: no such file or folder", "give a mask, a GeoJSON file or a folder")
+    if path.is_file() and len(slides) == 1:
+        return {slides[0]: path}
+    found = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = {name: one for one in found if (name := _slide_name(one))}
+    unused = sorted(one.name for name, one in files.items() if name not in set(slides))
+    if unused or not files:
+        names = ", ".join(unused[:_SHOWN]) + (", ..." if len(unused) > _SHOWN else "")
+        what = f"{names} would not be used: no slide has that name" if unused else "no masks and no GeoJSON in it"
+        raise UsageError(f"{option} {setting}: {what}", f"name them after the slides, as {slides[0]}.png")
+    return files
+
+
+def content_of(path: Path) -> str:
+    """Return name and SHA-256 of a file: what depends on it is done again where either changes.
+
+    Raises:
+        AnnotationError: It is not there any more, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError as error:
+        raise AnnotationError(f"{path.name}: cannot be read: {error.strerror or error}", "put it back") from error
+
+
+def _slide_name(path: Path) -> str:
+    """Return the id of the slide that a file is named after; empty for files of other kinds."""
+    suffix = next((end for end in REGION_SUFFIXES if path.name.lower().endswith(end)), "")
+    return path.name[: -len(suffix)] if suffix and path.is_file() else ""
+
+
+def filled(area: Area, size_px: tuple[int, int], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Set the pixels whose centre lies in an area.
+
+    Args:
+        area: A part of a slide.
+        size_px: Width and height of the slide.
+        shape: Rows and columns of the result, which covers the whole slide.
+    """
+    scale = np.asarray([shape[1] / size_px[0], shape[0] / size_px[1]])
+    if not isinstance(area, Mask):
+        return _filled(_rings(area.geometry, scale), shape)
+    places, hits = [], []
+    for axis, count in ((1, area.pixels.shape[0]), (0, area.pixels.shape[1])):
+        centres = (np.arange(shape[1 - axis]) + 0.5) / scale[axis]
+        place = np.floor((centres - area.offset_px[axis]) / area.step_px[axis]).astype(int)
+        places.append(np.clip(place, 0, count - 1))
+        hits.append((place >= 0) & (place < count))
+    within: NDArray[np.bool_] = area.pixels[np.ix_(*places)] & np.logical_and.outer(*hits)
+    return within
+
+
+def touches(piece: Area, size_px: tuple[int, int], mask: NDArray[np.bool_]) -> bool:
+    """Tell whether a piece holds the centre of any set pixel of a mask (bool[rows, columns]) over the slide."""
+    if isinstance(piece, Mask):
+        return bool((filled(piece, size_px, mask.shape) & mask).any())
+    rings = _rings(piece.geometry, np.asarray([mask.shape[1] / size_px[0], mask.shape[0] / size_px[1]]))
+    points = np.concatenate(rings)
+    left, top = (max(0, int(value)) for value in points.min(0))
+    right, below = (max(0, int(value) + 1) for value in points.max(0))
+    part = mask[top:below, left:right]
+    return bool(part.any()) and bool((part & _filled([ring - (left, top) for ring in rings], part.shape)).any())
+
+
+def _rings(area: Any, scale: NDArray[np.float64]) -> list[NDArray[np.float64]]:  # noqa: ANN401  a shapely geometry
+    """Return the rings of an area as float64[n, 2], scaled."""
+    import shapely  # noqa: PLC0415  heavy: only where outlines are drawn
+
+    return [shapely.get_coordinates(ring) * scale for ring in shapely.get_rings(shapely.get_parts(area))]
+
+
+def _filled(rings: Sequence[NDArray[np.float64]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Set the pixels whose centre lies within an odd number of closed rings (float64[n, 2], x and y in pixels)."""
+    begins = np.concatenate([np.empty((0, 2)), *(ring[:-1] for ring in rings)])
+    ends = np.concatenate([np.empty((0, 2)), *(ring[1:] for ring in rings)])
+    top = np.clip(np.ceil(np.minimum(begins[:, 1], ends[:, 1]) - 0.5), 0, shape[0]).astype(int)
+    below = np.clip(np.ceil(np.maximum(begins[:, 1], ends[:, 1]) - 0.5), 0, shape[0]).astype(int)
+    count = below - top
+    edge = np.repeat(np.arange(len(count)), count)
+    row = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count) + top[edge]
+    along = (row + 0.5 - begins[edge, 1]) / (ends[edge, 1] - begins[edge, 1])
+    x = begins[edge, 0] + along * (ends[edge, 0] - begins[edge, 0])
+    crossings = np.zeros((shape[0], shape[1] + 1), np.bool_)
+    np.logical_xor.at(crossings, (row, np.clip(np.ceil(x - 0.5), 0, shape[1]).astype(int)), True)  # noqa: FBT003  a value
+    return np.logical_xor.accumulate(crossings[:, :-1], axis=1)
 
 
 @dataclass(frozen=True)
@@ -24,7 +134,7 @@ class TissueChoice:
 
     Attributes:
         setting: `auto`, `none`, or where masks and outlines lie.
-        files: The mask image or GeoJSON file of each slide, where the setting names any.
+        files: The mask or outlines of each slide, where the setting names any.
     """
 
     setting: str
@@ -32,21 +142,11 @@ class TissueChoice:
 
     @classmethod
     def of(cls, setting: str, slides: Sequence[str]) -> Self:
-        """Match masks with slides before anything is started, so that none is passed over in silence.
-
-        Args:
-            setting: `auto`, `none`, a mask image, a GeoJSON file, or a folder of either named after the slides.
-            slides: The ids of all slides.
-
-        Raises:
-            UsageError: There is no such file or folder, or a mask in it belongs to none of the slides.
-        """
-        if setting in {"auto", "none"}:
-            return cls(setting)
-        return cls(setting, named_after("--tissue", setting, slides))
+        """Match masks with slides before anything is started; arguments and errors as those of `named_after`."""
+        return cls(setting, {} if setting in {"auto", "none"} else named_after("--tissue", setting, slides))
 
     def settings(self, slide: str) -> str:
-        """Give what the tissue of a slide depends on; a mask that changes gives another text."""
+        """Return what the tissue of a slide depends on; a mask that changes gives another text."""
         path = self.files.get(slide)
         return self.setting if path is None else content_of(path)
 
@@ -65,8 +165,8 @@ class TissueChoice:
             The mask, and a thumbnail of the slide (uint8[rows, columns, 3]).
 
         Raises:
-            SlideError: The slide cannot be read, or has no mask though masks were given, or one of another shape.
-            AnnotationError: Its mask or its outlines cannot be read.
+            SlideError: The slide cannot be read, or has no mask though masks were given.
+            AnnotationError: Its mask or its outlines cannot be read, or the mask has another shape.
         """
         if self.setting == "auto":
             return find_tissue(slide, threads=threads, most_unreadable=most_unreadable)
@@ -74,9 +174,18 @@ class TissueChoice:
             text = f"{slide.path.name}: no tissue mask for it in {self.setting}"
             raise SlideError(text, f"add {name}.png or {name}.geojson, or leave out --tissue")
         overview = slide.overview(MASK_MPP, threads=threads, most_unreadable=most_unreadable)
-        if self.setting == "none":
-            return mask_over(slide, np.ones_like(overview.unreadable), "none", overview), overview.image
-        path = self.files[name]
         shape = overview.unreadable.shape
-        mask = drawn(read_json(path), slide, shape) if is_outlines(path) else read_mask(path, slide)
-        return mask_over(slide, mask, path.name, overview), overview.image
+        if self.setting == "none":
+            return mask_over(slide, np.ones(shape, np.bool_), "none", overview), overview.image
+        region = open_region(self.files[name], slide.facts)
+        if isinstance(region.area, Mask):
+            shape = _own_shape(region.area)
+        mask = filled(region.area, slide.size_px, shape)
+        return mask_over(slide, mask, self.files[name].name, overview, region.notes), overview.image
+
+
+def _own_shape(mask: Mask) -> tuple[int, int]:
+    """Return the rows and columns of a mask, fewer where it has more pixels than are needed."""
+    rows, columns = mask.pixels.shape
+    every = math.ceil(math.sqrt(rows * columns / _MOST_PIXELS))
+    return -(-rows // every), -(-columns // every)

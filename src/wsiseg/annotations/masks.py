@@ -1,0 +1,244 @@
+"""Masks as images: what a person sees as marked is marked, however a program stored it.
+
+Black, and what is transparent, is background. Where a picture can be meant in two ways it is refused, or a note says
+how it was read. `docs/reference/inputs.md` has the rule for every kind of image.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.annotations.classes import Classes, unknown_classes
+from wsiseg.annotations.coverage import NOTHING, Area, Mask
+from wsiseg.annotations.mask_files import Stored, bands, stored
+from wsiseg.annotations.outlines import AnnotationError
+from wsiseg.annotations.published_maps import THRESHOLD, is_published_map, is_zeroed, probabilities, zeroed
+from wsiseg.slides.slide import SlideFacts
+
+Booleans = NDArray[np.bool_]
+_SAME_SHAPE = 1.5  # a mask may miss the slide's proportions by so many of its own pixels
+_COLORED = 12  # channels that differ by more show a colour
+_SOFT_FROM, _SOFT_VALUES, _EDGE = 100, 8, 0.1  # of soft edges: brightest value, distinct values, what is near an end
+_MOST_VALUES, _SHOWN = 2**16, 6
+_PAINT = "paint what is marked white on black and save it as PNG"
+
+
+def read_mask(path: Path, slide: SlideFacts, classes: Classes, mpp: float | None) -> tuple[Mask, Area, tuple[str, ...]]:
+    """Read what a mask image says of tumour.
+
+    Args:
+        path: A PNG or TIFF file.
+        slide: The slide that it belongs to.
+        classes: Which values mean tumour; without it there may be only one besides 0.
+        mpp: Micrometers per mask pixel; where it is not given, the mask covers the whole slide.
+
+    Returns:
+        The tumour, what is ignored, and what a person should know.
+
+    Raises:
+        AnnotationError: No such image, the wrong proportions, or it is not clear what is marked.
+    """
+    image = stored(path, slide)
+    step = _step(path.name, slide, image, mpp)
+    published = _published(path.name, image)
+    if published is not None:
+        return Mask(published, step), NOTHING, image.notes
+    labels, notes = _labels(path.name, image, is_named=bool(classes.tumor or classes.ignored))
+    tumor, ignored = chosen(path.name, labels, classes, {})
+    return Mask(tumor, step), Mask(ignored, step) if ignored.any() else NOTHING, image.notes + notes
+
+
+def read_region(path: Path, slide: SlideFacts, mpp: float | None = None) -> tuple[Mask, tuple[str, ...]]:
+    """Read a region from a mask image: every label in it counts; arguments and errors as those of `read_mask`."""
+    image = stored(path, slide)
+    labels, notes = _labels(path.name, image, is_named=False)
+    return Mask(labels > 0, _step(path.name, slide, image, mpp)), image.notes + notes
+
+
+def _step(name: str, slide: SlideFacts, image: Stored, mpp: float | None) -> tuple[float, float]:
+    rows, columns = image.pixels.shape[:2]
+    if mpp is None:
+        return whole_slide_step(name, slide, (columns, rows))
+    return mpp * image.reduced / slide.mpp[0], mpp * image.reduced / slide.mpp[1]
+
+
+def whole_slide_step(name: str, slide: SlideFacts, size: tuple[int, int]) -> tuple[float, float]:
+    """Return the level-0 pixels per pixel along x and y of an image that covers a whole slide.
+
+    Whole steps that explain both sides of the image, the last pixel being cut, come before stretched ones.
+
+    Raises:
+        AnnotationError: The image has other proportions than the slide.
+    """
+    sides = list(zip(slide.size_px, size, strict=True))
+    least = max(-(-full // part) for full, part in sides)
+    most = min((full - 1) // (part - 1) if part > 1 else full for full, part in sides)
+    if least <= most:
+        # Of several, programs choose those that are rounder in binary: 448 rather than 443.
+        step = max(range(least, most + 1), key=lambda step: (step & -step, -step))
+        return float(step), float(step)
+    across, down = (full / part for full, part in sides)
+    if abs(across - down) > _SAME_SHAPE * max(across / size[0], down / size[1]):
+        what = f"{size[0]}x{size[1]} pixels do not cover the slide's {slide.size_px[0]}x{slide.size_px[1]}"
+        raise AnnotationError(f"{name}: its {what}", "give a mask of the whole slide, or of truth its truth_mpp")
+    return across, down
+
+
+def chosen(name: str, labels: NDArray[Any], classes: Classes, names: Mapping[int, str]) -> tuple[Booleans, Booleans]:
+    """Choose the labels that mean tumour and those that are ignored, by their names or as numbers.
+
+    Raises:
+        AnnotationError: Nothing says which mean tumour.
+    """
+    present = [int(value) for value in np.unique(np.concatenate([np.unique(labels[band]) for band in bands(labels)]))]
+    meanings = {value: classes.meaning(names.get(value, str(value))) for value in present if value}
+    left = [value for value, meaning in meanings.items() if meaning != "ignored"]
+    if not classes.tumor and not names and len(left) == 1:
+        meanings[left[0]] = "tumor"
+    unknown = [names.get(value, str(value)) for value, meaning in meanings.items() if meaning == "unknown"]
+    if unknown and "tumor" not in meanings.values():
+        raise unknown_classes(name, unknown)
+    tumor, ignored = np.zeros((2, *labels.shape), np.bool_)
+    for area, wanted in ((tumor, "tumor"), (ignored, "ignored")):
+        values = [value for value, meaning in meanings.items() if meaning == wanted]
+        for band in bands(labels) if values else ():
+            area[band] = np.isin(labels[band], values)
+    return tumor, ignored
+
+
+def _published(name: str, image: Stored) -> Booleans | None:
+    """Return the tumour of a published map, as the authors cut the raw ones; None for other images.
+
+    Raises:
+        ZeroedMapError: It is the map of a normal slide.
+    """
+    colors = image.pixels if image.colors is None else image.colors[None]
+    if colors.ndim < 3 or not is_published_map(colors):  # noqa: PLR2004  channels
+        return None
+    if not (colors[..., 0].any() or ".svs" in name):
+        return None  # blue on black, as anybody may paint
+    pixels = image.pixels if image.colors is None else image.colors[image.pixels]
+    values = probabilities(pixels)
+    if is_zeroed(name, values):
+        raise zeroed(name)
+    tumor: Booleans = np.nan_to_num(values) > THRESHOLD
+    return tumor
+
+
+def _labels(name: str, image: Stored, *, is_named: bool) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Return the label of every pixel, 0 where nothing is marked, and how the image was read.
+
+    Args:
+        name: File name, for messages.
+        image: The image.
+        is_named: True if the user says what the labels mean, so that they are to stay as they are.
+
+    Raises:
+        AnnotationError: It is not clear what is marked.
+    """
+    image, notes = _without_alpha(name, image)
+    pixels = image.pixels
+    if image.colors is not None:
+        pixels, how = _by_colors(name, image, is_named=is_named)
+        notes += how
+    elif pixels.ndim > 2:  # noqa: PLR2004  channels
+        raise AnnotationError(f"{name}: has more colours than a mask", _PAINT)
+    labels, how = _settled(name, pixels, is_named=is_named)
+    return labels, notes + how
+
+
+def _without_alpha(name: str, image: Stored) -> tuple[Stored, tuple[str, ...]]:
+    """Take what is transparent for background; where all that is opaque has one colour, that is what is marked."""
+    opaque, pixels = image.opaque, image.pixels
+    if opaque is None:
+        return image, ()
+    shown = [pixels[band][opaque[band]] for band in bands(opaque) if opaque[band].any()]
+    if not shown:
+        raise AnnotationError(f"{name}: is transparent everywhere", _PAINT)
+    if all((part == shown[0][0]).all() for part in shown):
+        note = f"{name}: what is opaque in it is marked"
+        return replace(image, pixels=opaque.astype(np.uint8), colors=None, opaque=None), (note,)
+    note = f"{name}: what is transparent in it is background"
+    if image.colors is None:
+        return replace(image, pixels=np.where(opaque, pixels, 0), opaque=None), (note,)
+    is_free = not any((part == 0).any() for part in shown)  # so that the number 0 can stand for the background
+    colors = np.vstack([image.colors, np.zeros((1, 3), np.uint8)])
+    number = 0 if is_free else len(colors) - 1
+    colors[number] = 0
+    pixels = np.where(opaque, pixels, number)
+    return replace(image, pixels=pixels, colors=colors, has_palette=image.has_palette and is_free, opaque=None), (note,)
+
+
+def _by_colors(name: str, image: Stored, *, is_named: bool) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Return grey values or labels of an image of few colours, and how it was read.
+
+    Raises:
+        AnnotationError: The colours do not say what is marked.
+    """
+    index, colors = image.pixels, image.colors
+    assert colors is not None  # noqa: S101  the caller looked
+    used = np.flatnonzero(np.bincount(index.ravel(), minlength=len(colors)))
+    has_hue = np.ptp(colors.astype(np.int16), axis=1) > _COLORED
+    if not has_hue[used].any():
+        note = (f"{name}: was read by the colours of its palette, not by their order",) if image.has_palette else ()
+        return colors[:, 1][index], note
+    texts = ["#" + bytes(colors[number]).hex() for number in used]
+    if len(used) == 2 and has_hue[used].sum() == 1:  # noqa: PLR2004  a colour and its background
+        (hue,) = used[has_hue[used]]
+        return (index == hue).astype(np.uint8), (
+            f"{name}: what has the colour {texts[list(used).index(hue)]} is marked",
+        )
+    if image.has_palette and (is_named or not has_hue[0]):
+        return index, (f"{name}: its labels are the numbers of its palette's colours",)
+    listed = ", ".join(texts[:_SHOWN]) + (", ..." if len(texts) > _SHOWN else "")
+    raise AnnotationError(f"{name}: its colours do not say what is marked: {listed}", _PAINT)
+
+
+def _settled(name: str, values: NDArray[Any], *, is_named: bool) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Return labels of grey values; where these are soft edges, what is at least half as bright as the brightest.
+
+    Raises:
+        AnnotationError: Values below 0, more values than labels, or soft edges where values are named.
+    """
+    found, counts = _counted(values)
+    if found[0] < 0:
+        raise AnnotationError(f"{name}: has values below 0", _PAINT)
+    is_whole = np.issubdtype(values.dtype, np.integer)
+    if len(found) <= 2 and found[0] == 0 and not is_named:  # noqa: PLR2004  nothing and one label
+        return values > 0, ()
+    if not _is_soft(found, counts, is_whole=is_whole):
+        if (found % 1).any() or len(found) == _MOST_VALUES:
+            raise AnnotationError(f"{name}: has many different values", _PAINT)
+        return (values if is_whole else values.astype(np.int32)), ()
+    if is_named:
+        raise AnnotationError(f"{name}: has soft edges, so its values are not classes", "store it without loss")
+    note = f"{name}: has soft edges; what is at least half as bright as its brightest pixel is marked"
+    return values >= found[-1] / 2, (note,)
+
+
+def _is_soft(values: NDArray[Any], counts: NDArray[np.int64], *, is_whole: bool) -> bool:
+    """Tell soft edges between two values from labels by the values, ascending, and their numbers of pixels."""
+    top = float(values[-1])
+    low, high = values <= _EDGE * top, values >= (1 - _EDGE) * top
+    between = ~low & ~high
+    if is_whole and top < _SOFT_FROM:
+        return False
+    if not between.any():
+        return bool(high.sum() > 1)
+    return len(values) >= _SOFT_VALUES and bool(counts[between].sum() <= counts[high].sum())
+
+
+def _counted(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the different values of an image, ascending, at most `_MOST_VALUES`, and how often each occurs."""
+    found: dict[Any, int] = {}
+    for band in bands(values):
+        for value, count in zip(*np.unique(values[band], return_counts=True), strict=True):
+            found[value] = found.get(value, 0) + int(count)
+        if len(found) > _MOST_VALUES:
+            break
+    ordered = sorted(found)[:_MOST_VALUES]
+    return np.array(ordered), np.array([found[value] for value in ordered])

@@ -1,0 +1,173 @@
+"""Outlines as people and programs drew them, made into valid polygons: the one place that repairs geometry.
+
+What an outline encloses is what it winds around (the non-zero rule, by which QuPath fills its polygons): a part that is
+enclosed twice lies inside, both halves of a bow-tie count, and so does the middle of a five-pointed star.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.run.errors import WsisegError
+
+EMPTY = "features without geometry"
+"""Why a part is passed over in which nothing was drawn."""
+NOT_AN_AREA = "points or lines"
+"""Why a part is passed over that bounds no area."""
+
+_FARTHEST = 1e8  # level-0 pixels; also keeps areas exact
+_CORNERS = 3  # a triangle's
+_DRAW_AREAS = "draw closed outlines, or leave the file empty where there is nothing to outline"
+
+
+class AnnotationError(WsisegError):
+    """Outlines or a mask cannot be read, or mean nothing here."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """An area as a file has it.
+
+    Attributes:
+        rings: Its outer ring and its holes; the points of a ring are sequences of x, y and perhaps more.
+        class_name: Its class, empty where it has none.
+        is_negative: True if the file itself says that it is a hole.
+        name: What it was called besides.
+    """
+
+    rings: Sequence[Any]
+    class_name: str = ""
+    is_negative: bool = False
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """One outline.
+
+    Attributes:
+        polygon: A valid shapely Polygon or MultiPolygon with an area, in pixels.
+        class_name: Its class, empty where it has none.
+        is_negative: True if the file itself says that it is a hole.
+        name: What it was called besides; taken for its class where it has none and the name is that of a class.
+    """
+
+    polygon: Any
+    class_name: str = ""
+    is_negative: bool = False
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The outlines of a file.
+
+    Attributes:
+        outlines: All of them, as in the file.
+        notes: What a person should know: what was repaired or passed over.
+    """
+
+    outlines: tuple[Outline, ...]
+    notes: tuple[str, ...] = ()
+
+
+def drawn(file: str, parts: Iterable[Part | str]) -> Drawn:
+    """Make the outlines of a file; a broken part is passed over and noted.
+
+    Args:
+        file: Its name, for messages.
+        parts: The areas in it, or why something in it is not an area.
+
+    Raises:
+        AnnotationError: There are parts, and none of them is an area.
+    """
+    outlines, passed_over, repaired = [], Counter[str](), 0
+    for part in parts:
+        try:
+            polygon, is_repaired = (None, False) if isinstance(part, str) else valid_polygon(part.rings)
+        except ValueError as error:
+            passed_over[f"outlines {error}"] += 1
+            continue
+        if isinstance(part, str):
+            passed_over[part] += 1
+        else:
+            repaired += is_repaired
+            outlines.append(Outline(polygon, part.class_name, part.is_negative, part.name))
+    reasons = [f"{count} {reason}" for reason, count in passed_over.items()]
+    if not outlines and set(passed_over) - {EMPTY}:
+        raise AnnotationError(f"{file}: holds no outline of an area, but {', '.join(reasons)}", _DRAW_AREAS)
+    notes = [f"{file}: {repaired} self-crossing outlines were repaired"] if repaired else []
+    return Drawn(tuple(outlines), (*notes, *(f"{file}: passed over {reason}" for reason in reasons)))
+
+
+def valid_polygon(rings: Sequence[Any]) -> tuple[Any, bool]:
+    """Make a valid polygon of an outer ring and holes, closed or not.
+
+    Returns:
+        A shapely Polygon or MultiPolygon, and whether a ring had to be repaired.
+
+    Raises:
+        ValueError: It bounds no area, or is broken; the text continues "outlines ...".
+    """
+    import shapely  # noqa: PLC0415  heavy: only where outlines are read
+
+    shell, *holes = [_points(ring) for ring in rings] or [np.empty((0, 2))]
+    plain = shapely.Polygon(shell, [hole for hole in holes if _is_ring(hole)]) if _is_ring(shell) else shapely.Polygon()
+    if shapely.is_valid(plain):
+        area, is_repaired = plain, False
+    else:
+        area, is_repaired = shapely.difference(_enclosed(shell), shapely.union_all([*map(_enclosed, holes)])), True
+    if not area.area > 0:
+        raise ValueError("without an area")
+    return area, is_repaired
+
+
+def _points(ring: Any) -> NDArray[np.float64]:  # noqa: ANN401  any JSON value
+    """Return the points of a ring as float64[n, 2]."""
+    try:
+        points = np.array([(float(point[0]), float(point[1])) for point in ring]).reshape(-1, 2)
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise ValueError("with points that are not two numbers") from error
+    if not (np.abs(points) < _FARTHEST).all():  # so is NaN
+        raise ValueError("with a coordinate that lies on no slide")
+    return points
+
+
+def _is_ring(points: NDArray[np.float64]) -> bool:
+    return len(points) >= _CORNERS
+
+
+def _enclosed(points: NDArray[np.float64]) -> Any:  # noqa: ANN401  a shapely geometry
+    """Return the area that a ring winds around at least once, whichever way: its faces are tried one by one."""
+    import shapely  # noqa: PLC0415  heavy: only where outlines are read
+
+    if len(points) < _CORNERS:
+        return shapely.Polygon()
+    ring = np.vstack([points, points[:1]])
+    faces = shapely.get_parts(shapely.polygonize([shapely.union_all([shapely.LineString(ring)])]))
+    inside = [_winding(ring, shapely.get_coordinates(shapely.point_on_surface(face))[0]) != 0 for face in faces]
+    return shapely.union_all(faces[np.array(inside, np.bool_)])
+
+
+def _winding(ring: NDArray[np.float64], point: NDArray[np.float64]) -> int:
+    """Count how often a closed ring goes around a point (Sunday 2001): upward crossings to its right less downward."""
+    begin, end = ring[:-1] - point, ring[1:] - point
+    side = begin[:, 0] * end[:, 1] - end[:, 0] * begin[:, 1]
+    upward = (begin[:, 1] <= 0) & (end[:, 1] > 0) & (side > 0)
+    downward = (begin[:, 1] > 0) & (end[:, 1] <= 0) & (side < 0)
+    return int(upward.sum()) - int(downward.sum())
+
+
+def ellipse(points: Sequence[tuple[float, float]], corners: int = 256) -> list[tuple[float, float]]:
+    """Return the points of an ellipse that is given by two opposite corners of the box around it."""
+    (left, right), (top, below) = zip(*points, strict=True)
+    angles = [2 * math.pi * step / corners for step in range(corners)]
+    return [
+        ((left + right + (right - left) * math.cos(a)) / 2, (top + below + (below - top) * math.sin(a)) / 2)
+        for a in angles
+    ]
