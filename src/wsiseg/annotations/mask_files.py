@@ -136,7 +136,7 @@ def _decoded(name: str, image: Any, full: tuple[int, int]) -> Stored:  # noqa: A
             found = replace(found, opaque=found.pixels != transparency)
     else:
         is_keyed = mode == "RGB" and transparency is not None
-        found = _colored(image.convert("RGBA") if is_keyed or mode in {"LA", "La", "PA", "RGBa"} else image)
+        found = _colored(image.convert("RGBA") if is_keyed or mode.upper() in {"LA", "RGBA"} else image)
     return replace(found, reduced=reduced, notes=notes)
 
 
