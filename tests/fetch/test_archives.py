@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from wsiseg.fetch.archives import extract_member
+from wsiseg.fetch.demo import extract_member
 from wsiseg.run.errors import DownloadError
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from wsiseg.fetch.hosts import is_private, redirected
+from wsiseg.fetch.connection import is_private, redirected
 from wsiseg.run.errors import DownloadError
 
 

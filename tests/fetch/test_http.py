@@ -10,8 +10,7 @@ import pytest
 
 from making.servers import FAULTS, Server, made_file, serving
 from wsiseg.fetch.connection import GoneError, open_client, read_json
-from wsiseg.fetch.http import Remote, download, is_complete, measure_speed
-from wsiseg.fetch.part import Checksum
+from wsiseg.fetch.http import Checksum, Remote, download, is_complete, measure_speed
 from wsiseg.fetch.patience import Patience, StoppedError
 from wsiseg.run.errors import DownloadError
 

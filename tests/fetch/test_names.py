@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiseg.fetch.names import name_problem, safe_name, shown, shown_url
+from wsiseg.fetch.connection import name_problem, safe_name, shown, shown_url
 from wsiseg.run.errors import DownloadError
 
 

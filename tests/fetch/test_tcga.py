@@ -165,7 +165,7 @@ def test_a_manifest_is_resolved_by_name_and_confirmed_by_md5(server: Server, tmp
     server.add(same, moved, replaced)
     result = fetch(server, tmp_path / "out", manifest=tmp_path / "old.txt")
     assert {problem["file"]: problem["hint"] for problem in result.failed} == {
-        replaced.name: "take that with --take-replaced",
+        replaced.name: "take that with take-replaced = true in a file for --config",
         lost.name: "it may have been moved or withdrawn",
     }
     assert (tmp_path / "out" / moved.name).read_bytes() == moved.content
@@ -241,7 +241,7 @@ def test_a_list_that_never_is_whole_is_refused(server: Server, tmp_path: Path) -
 def test_a_login_page_in_place_of_a_list_is_refused(server: Server, tmp_path: Path, fault: str) -> None:
     server.add(made_file(0))
     server.list_fault = lambda _: fault
-    with pytest.raises(DownloadError, match="no JSON"):
+    with pytest.raises(DownloadError, match="not JSON"):
         fetch(server, tmp_path)
 
 

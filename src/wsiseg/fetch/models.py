@@ -13,11 +13,9 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from wsiseg.config.fetch import FetchModelConfig
-from wsiseg.fetch.batch import Batch, Silent, Wanted, Watcher
-from wsiseg.fetch.connection import open_client, read_json
-from wsiseg.fetch.http import Remote
-from wsiseg.fetch.names import shown_url
-from wsiseg.fetch.part import Checksum
+from wsiseg.fetch.batch import Batch, Wanted, Watcher
+from wsiseg.fetch.connection import open_client, read_json, shown_url
+from wsiseg.fetch.http import Checksum, Remote
 from wsiseg.fetch.patience import Patience
 from wsiseg.run.errors import DownloadError, UsageError
 from wsiseg.run.outputs import write_json
@@ -82,7 +80,7 @@ ZOO = (
         "c4681c340adc0bea311c1abbf18da6fa523a714d",
     ),
 )  # fmt: skip
-"""Models that are known to fit; lymphocyte models and the like are no tumour models and left out."""
+"""Models that are known to fit; lymphocyte models and the like do not find tumour and are left out."""
 
 
 class _LargeFile(BaseModel):
@@ -136,7 +134,7 @@ def fetch_model(config: FetchModelConfig, watcher: Watcher | None = None, patien
     """
     from platformdirs import user_cache_path  # noqa: PLC0415  only where models are fetched
 
-    model, watcher, patience = zoo_model(config.name or ""), watcher or Silent(), patience or Patience()
+    model, watcher, patience = zoo_model(config.name or ""), watcher or Watcher(), patience or Patience()
     folder = (config.cache or user_cache_path("wsiseg") / "zoo") / model.name / model.revision
     if (folder / _ORIGIN).exists():
         return folder

@@ -12,17 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
-from wsiseg.fetch.connection import open_client, read_text
-from wsiseg.fetch.http import Remote, download
-from wsiseg.fetch.names import safe_name, shown_url
-from wsiseg.fetch.part import Checksum
+from wsiseg.fetch.connection import open_client, read_text, safe_name, shown_url
+from wsiseg.fetch.http import Checksum, Remote, download
 from wsiseg.fetch.patience import Patience
 from wsiseg.run.errors import DownloadError
 
 _DEFAULT_INDEX = "https://pypi.org/simple"
 _PIP_S = 120
 _MOST_BYTES = 64 << 20
-# PEP 691; an older mirror gives PEP 503 pages, which are HTML
+# PEP 691; an older mirror serves PEP 503 pages, which are HTML
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 
 
@@ -72,7 +70,7 @@ def _fetch_with_pip(project: str, version: str, folder: Path) -> Path:
 
 
 def index_urls() -> list[str]:
-    """Give the package indexes that the user has set for pip or uv, else PyPI; only those that are reached by HTTP."""
+    """Return the package indexes that the user has set for pip or uv, else PyPI; only those that HTTP reaches."""
     stated = [os.environ.get(name, "") for name in ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL")]
     configured, more = _pip_settings()
     first = next((url for url in [*stated, configured] if url), _DEFAULT_INDEX)
@@ -110,7 +108,7 @@ def _fetch_over_http(index: str, project: str, version: str, folder: Path, patie
 
 
 def _listed(text: str, page: str) -> Iterator[tuple[str, str, str]]:
-    """Give name, address and sha256 (or nothing) of the files on a simple page, JSON (PEP 691) or HTML (PEP 503)."""
+    """Yield name, address and sha256 (or nothing) of the files on a simple page, JSON (PEP 691) or HTML (PEP 503)."""
     try:
         files = json.loads(text)["files"]
         entries = [(file["filename"], file["url"], file.get("hashes", {}).get("sha256", "")) for file in files]

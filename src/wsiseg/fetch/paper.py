@@ -5,8 +5,15 @@ without asking anyone. Four slides are the exception; all counts together are th
 2334, bronchus and lung 2168).
 """
 
-from wsiseg.fetch.http import Remote
-from wsiseg.fetch.part import Checksum
+import tempfile
+from pathlib import Path
+
+import httpx
+
+from wsiseg.fetch.connection import refuse_offline
+from wsiseg.fetch.http import Checksum, Remote, download
+from wsiseg.fetch.manifest import Entry, read_manifest
+from wsiseg.fetch.patience import Patience
 from wsiseg.slides import barcode
 
 REPOSITORY = "https://raw.githubusercontent.com/MarvinLer/tcga_segmentation"
@@ -34,19 +41,27 @@ _SITE_OF_CASE = {
 }
 
 
-def manifest_file(mirror: str | None = None) -> Remote:
-    """Say where the paper's manifest lies."""
-    url = f"{mirror or REPOSITORY}/{_COMMIT}/{_MANIFEST}"
-    return Remote("the paper's manifest", (url,), _SIZE, _CHECKSUM)
+def paper_entries(client: httpx.Client, mirror: str | None, patience: Patience) -> list[Entry]:
+    """Fetch the manifest of the paper.
+
+    Raises:
+        DownloadError: It cannot be had.
+    """
+    refuse_offline("the paper's manifest", "give a copy of it with --manifest")
+    remote = Remote("the paper's manifest", (f"{mirror or REPOSITORY}/{_COMMIT}/{_MANIFEST}",), _SIZE, _CHECKSUM)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "manifest.tsv"
+        download(client, remote, path, patience)
+        return read_manifest(path)
 
 
 def map_url(mirror: str | None, name: str, *, thresholded: bool) -> str:
-    """Say where the published map of a slide lies: its probabilities, or where they exceed the authors' threshold."""
+    """Return the address of the published map of a slide: its probabilities, or where they exceed a threshold."""
     folder = "thresholded_probabilities" if thresholded else "raw_probabilities"
     return f"{mirror or REPOSITORY}/{_MAPS_COMMIT}/results/{folder}/{name}.png"
 
 
 def site(name: str) -> str:
-    """Give the organ of a slide by the source site in its name; empty where it is none of the paper's."""
+    """Return the organ of a slide by the source site in its name; empty where it is not one of the paper's."""
     case = barcode.case(name)
     return _SITE_OF_CASE.get(case) or _SITE_OF_SOURCE.get(case.split("-")[1], "")

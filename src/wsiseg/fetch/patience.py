@@ -37,9 +37,9 @@ class Patience:
     slowest: float = 500.0
 
     def wait_s(self, failures: int) -> float:
-        """Give the wait after so many failures in a row, with jitter so that many clients do not return at once."""
+        """Return the wait after so many failures in a row, with jitter so that many clients do not return at once."""
         longest = min(self.longest_wait_s, self.first_wait_s * 2.0 ** min(failures - 1, 30))
-        return longest * random.uniform(0.5, 1)  # noqa: S311  no secret
+        return longest * random.uniform(0.5, 1)  # noqa: S311  not a secret
 
 
 class TemporaryError(Exception):
@@ -76,29 +76,26 @@ def patiently(
         reached: Bytes that have arrived so far. An attempt that gets a good deal further does not count as a failure.
 
     Returns:
-        What the attempt gave.
+        What the attempt returned.
 
     Raises:
         DownloadError: The attempts are used up, or the server asks for too long a wait.
         StoppedError: `stop` was set.
     """
     failures = furthest = 0
-    while True:
-        if stop.is_set():
-            raise StoppedError
+    while not stop.is_set():
         try:
             return attempt()
         except TemporaryError as error:
             problem = error
-        got_on = reached() >= furthest + _REAL_PROGRESS
+        failures = 1 if reached() >= furthest + _REAL_PROGRESS else failures + 1
         furthest = max(furthest, reached())
-        failures = 1 if got_on else failures + 1
         if failures >= patience.tries:
             raise DownloadError(f"{name}: {problem.reason}, {failures} times in a row", "run it again later")
         if problem.asked_s > patience.longest_asked_s:
             raise DownloadError(f"{name}: the server asks to come back in {problem.asked_s:.0f} s", "run it again then")
-        if stop.wait(max(problem.asked_s, patience.wait_s(failures))):
-            raise StoppedError
+        stop.wait(max(problem.asked_s, patience.wait_s(failures)))
+    raise StoppedError
 
 
 def asked_s(retry_after: str | None) -> float:

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 from wsiseg.config.fetch import FetchPcamConfig
-from wsiseg.fetch.batch import Batch, Outcome, Silent, Wanted, Watcher
+from wsiseg.fetch.batch import Batch, Outcome, Wanted, Watcher
 from wsiseg.fetch.connection import open_client
-from wsiseg.fetch.http import Remote
-from wsiseg.fetch.part import Checksum
+from wsiseg.fetch.http import Checksum, Remote
 from wsiseg.fetch.patience import Patience
 from wsiseg.tiles.pcam_files import BASE, FILES, PcamFile
 
@@ -34,13 +33,8 @@ def fetch_pcam(
     """
     patience = patience or Patience()
     base = (config.mirror or BASE).rstrip("/")
-    wanted = [
-        Wanted(
-            Remote(file.name, (f"{base}/{file.name}",), file.size, Checksum("sha256", file.sha256)),
-            config.out / file.name,
-        )
-        for file in files
-        if config.split == "all" or f"_split_{config.split}_" in file.name
-    ]
+    chosen = [file for file in files if config.split == "all" or f"_split_{config.split}_" in file.name]
+    remotes = [Remote(one.name, (f"{base}/{one.name}",), one.size, Checksum("sha256", one.sha256)) for one in chosen]
+    wanted = [Wanted(remote, config.out / remote.name) for remote in remotes]
     with open_client(patience) as client:
-        return Batch(client, patience, config.jobs, watcher or Silent()).fetch(wanted)
+        return Batch(client, patience, config.jobs, watcher or Watcher()).fetch(wanted)

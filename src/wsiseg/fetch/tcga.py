@@ -2,23 +2,24 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import httpx
 from pydantic import BaseModel, ConfigDict
 
 from wsiseg.config.fetch import FetchTcgaConfig
-from wsiseg.fetch.batch import Batch, Outcome, Silent, Wanted, Watcher
+from wsiseg.fetch.batch import Batch, Outcome, Wanted, Watcher
 from wsiseg.fetch.connection import open_client
 from wsiseg.fetch.gdc import S3, SITE, Gdc, s3_url
-from wsiseg.fetch.http import Remote, is_complete, measure_speed
-from wsiseg.fetch.manifest import Entry, read_manifest
-from wsiseg.fetch.part import Checksum
+from wsiseg.fetch.http import Checksum, Remote, is_complete, measure_speed
+from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
+from wsiseg.fetch.paper import paper_entries
 from wsiseg.fetch.patience import Patience
-from wsiseg.fetch.tcga_choice import Choice, choose_from_manifest, choose_listed, paper_entries, resolve
-from wsiseg.fetch.tcga_record import Record
-from wsiseg.fetch.tcga_slides import TcgaSlide, disagreement
-from wsiseg.run.errors import DownloadError, UsageError, WsisegError
+from wsiseg.fetch.tcga_choice import Choice, TcgaSlide, choose_from_manifest, choose_listed, disagreement, resolve
+from wsiseg.run.errors import DownloadError, UsageError
 from wsiseg.slides import barcode
+from wsiseg.slides.cohort import Cohort, CohortSlide
+from wsiseg.slides.split import by_case
 
 
 class TcgaResult(BaseModel):
@@ -67,8 +68,8 @@ def fetch_tcga(config: FetchTcgaConfig, watcher: Watcher | None = None, patience
         DownloadError: The GDC cannot be asked.
         OutputError: There is no room, or the results cannot be written.
     """
-    watcher, patience = watcher or Silent(), patience or Patience()
-    record = Record(config.out, config.seed)
+    watcher, patience = watcher or Watcher(), patience or Patience()
+    folder = _Folder(config.out, config.seed)
     with open_client(patience) as client:
         gdc = Gdc(client, config.mirror or SITE, patience)
         choice = _choose(config, client, gdc, patience, watcher)
@@ -76,14 +77,55 @@ def fetch_tcga(config: FetchTcgaConfig, watcher: Watcher | None = None, patience
         moved = _Moved(config, gdc)
         if config.dry_run:
             speed = None if config.manifest else _speed(client, wanted, moved, patience, watcher)
-            return _result(config, choice, record, wanted, speed=speed)
+            return _result(config, choice, folder, wanted, speed=speed)
         batch = Batch(client, patience, config.jobs, watcher, moved, by_size=not config.verify)
         outcomes: list[Outcome] = []
         try:
             outcomes = batch.fetch(wanted)
         finally:
-            outputs = record.write(choice.slides, _missing(choice, wanted)) if choice.slides else {}
-        return _result(config, choice, record, wanted, outcomes, outputs=outputs)
+            outputs = folder.write(choice.slides, _missing(choice, wanted)) if choice.slides else {}
+        return _result(config, choice, folder, wanted, outcomes, outputs=outputs)
+
+
+class _Folder:
+    """The tables in a folder of slides; what an earlier run wrote there is kept and added to."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self._folder, self._seed = folder, seed
+        self._cohort, self._manifest = folder / "cohort.csv", folder / "manifest.tsv"
+        self._rows = Cohort.read(self._cohort).slides if self._cohort.exists() else ()
+        self._entries = read_manifest(self._manifest) if self._manifest.exists() else []
+
+    def splits(self, slides: Sequence[TcgaSlide]) -> list[str]:
+        """Assign slides to train, val or test by case; cases of earlier runs stay where they are."""
+        known = {row.case: row.split for row in self._rows if row.split}
+        strata = [slide.stratum for slide in slides]
+        return by_case([slide.case for slide in slides], strata, self._seed, known=known)
+
+    def write(self, slides: Sequence[TcgaSlide], missing: Sequence[Entry]) -> dict[str, str]:
+        """Write what there is of the slides that were wanted, and what is missing; return the paths of the tables."""
+        gone = {entry.name for entry in missing}
+        rows = {row.slide: row for row in self._rows if row.path.exists()}
+        for slide, split in zip(slides, self.splits(slides), strict=True):
+            if slide.entry.name not in gone:
+                rows.setdefault(slide.name, self._row(slide, split))
+        entries = {entry.name: entry for entry in [*self._entries, *(slide.entry for slide in slides)]}
+        write_manifest(self._manifest, entries.values())
+        outputs = {"manifest": str(self._manifest)}
+        if rows:
+            Cohort(tuple(rows.values())).write(self._cohort)
+            outputs["cohort"] = str(self._cohort)
+        still = self._folder / "missing.tsv"
+        still.unlink(missing_ok=True)
+        if missing:
+            write_manifest(still, missing)
+            outputs["missing"] = str(still)
+        return outputs
+
+    def _row(self, slide: TcgaSlide, split: str) -> CohortSlide:
+        extra = {"project": slide.gdc.project, **slide.gdc.measures} if slide.gdc else {}
+        path = self._folder / slide.entry.name
+        return CohortSlide(slide.name, path, slide.case, slide.label, split, slide.site, extra=extra)
 
 
 class _Moved:
@@ -115,10 +157,9 @@ def _choose(
         if not config.dry_run:
             _resolve(config, choice, gdc, watcher)
     if not choice.slides and not choice.failed:
-        raise UsageError("no slides fit", "check --site, --project, --sample-type, --barcode and --strategy")
-    for slide in choice.slides:
-        if disagreement(slide):
-            watcher.note(f"warning: {disagreement(slide)}")
+        raise UsageError("no slides fit", "check site, project, sample-type, barcode and strategy")
+    for text in filter(None, map(disagreement, choice.slides)):
+        watcher.note(f"warning: {text}")
     return choice
 
 
@@ -149,8 +190,7 @@ def _speed(
         return None
     largest = max(wanted, key=lambda item: item.remote.size or 0)
     try:
-        place = moved(largest) or largest
-        return measure_speed(client, place.remote.urls[0], patience)
+        return measure_speed(client, (moved(largest) or largest).remote.urls[0], patience)
     except DownloadError as error:
         watcher.note(f"the speed is unknown: {error.message}")
         return None
@@ -165,7 +205,7 @@ def _missing(choice: Choice, wanted: Sequence[Wanted]) -> list[Entry]:
 def _result(
     config: FetchTcgaConfig,
     choice: Choice,
-    record: Record,
+    folder: _Folder,
     wanted: Sequence[Wanted],
     outcomes: Sequence[Outcome] = (),
     *,
@@ -173,52 +213,45 @@ def _result(
     outputs: dict[str, str] | None = None,
 ) -> TcgaResult:
     slides = choice.slides
-    to_fetch = sum(item.remote.size or 0 for item in wanted if not is_complete(item.remote, item.path, by_size=True))
+    to_fetch = sum(entry.size for entry in _missing(choice, wanted))
     failed = choice.failed | {one.name: one.error for one in outcomes if one.error is not None}
-    splits = record.splits(slides)
     statuses = Counter(outcome.status for outcome in outcomes)
+    every = _counted(slides)
     return TcgaResult(
         dry_run=config.dry_run,
         slides=len(slides),
-        cases=len({slide.case for slide in slides}),
-        labels=_labels(slides),
+        cases=every["cases"],
+        labels={label: every[label] for label in ("tumor", "normal")},
         sample_types=dict(sorted(Counter(barcode.sample_code(slide.entry.name) for slide in slides).items())),
         sites=_grouped(slides, [slide.site or "unknown" for slide in slides]),
-        splits=_grouped(slides, splits),
-        bytes=sum(slide.entry.size for slide in slides),
+        splits=_grouped(slides, folder.splits(slides)),
+        bytes=every["bytes"],
         bytes_to_fetch=to_fetch,
         bytes_per_second=speed,
         seconds=to_fetch / speed if speed else None,
         fetched=statuses["fetched"],
         up_to_date=statuses["up_to_date"],
-        failed=tuple(_problem(name, error) for name, error in failed.items()),
+        failed=tuple({"file": name, "message": one.message, "hint": one.hint} for name, one in failed.items()),
         left_out=tuple(error.message for error in choice.left_out),
         replaced=tuple(choice.replaced),
-        disagreements=tuple(text for text in map(disagreement, slides) if text),
+        disagreements=tuple(filter(None, map(disagreement, slides))),
         outputs=outputs or {},
     )
 
 
-def _labels(slides: Sequence[TcgaSlide]) -> dict[str, int]:
-    tumor = sum(slide.label for slide in slides)
-    return {"tumor": tumor, "normal": len(slides) - tumor}
-
-
 def _grouped(slides: Sequence[TcgaSlide], groups: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Count slides, cases, labels and bytes by group."""
-    members: dict[str, list[TcgaSlide]] = {}
-    for slide, group in sorted(zip(slides, groups, strict=True), key=lambda pair: pair[1]):
-        members.setdefault(group, []).append(slide)
     return {
-        group: {
-            "slides": len(some),
-            "cases": len({slide.case for slide in some}),
-            **_labels(some),
-            "bytes": sum(slide.entry.size for slide in some),
-        }
-        for group, some in members.items()
+        group: _counted([slide for slide, its in zip(slides, groups, strict=True) if its == group])
+        for group in sorted(set(groups))
     }
 
 
-def _problem(name: str, error: WsisegError) -> dict[str, str]:
-    return {"file": name, "message": error.message, "hint": error.hint}
+def _counted(slides: Sequence[TcgaSlide]) -> dict[str, int]:
+    tumor = sum(slide.label for slide in slides)
+    return {
+        "slides": len(slides),
+        "cases": len({slide.case for slide in slides}),
+        "tumor": tumor,
+        "normal": len(slides) - tumor,
+        "bytes": sum(slide.entry.size for slide in slides),
+    }
