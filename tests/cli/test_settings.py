@@ -132,3 +132,14 @@ def test_the_commands_take_these_settings() -> None:
             found = found.commands[word]
         shown = {parameter.name for parameter in found.params}
         assert {field for field, one in settings.model_fields.items() if shown_as(one).place != "file"} <= shown
+
+
+def test_a_variable_gives_a_setting_without_an_option_and_comes_before_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s.toml").write_text('s3-mirror = "https://file"\npaper-mirror = "https://file"\n')
+    monkeypatch.setenv("WSISEG_MIRROR_S3", "https://variable")
+    monkeypatch.delenv("WSISEG_MIRROR_PAPER", raising=False)
+    taken = outcome(fetch.FetchTcgaConfig, ["--config", str(tmp_path / "s.toml")])
+    assert isinstance(taken, fetch.FetchTcgaConfig)
+    assert (taken.s3_mirror, taken.paper_mirror) == ("https://variable", "https://file")

@@ -4,6 +4,7 @@ import ssl
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,49 @@ def test_a_part_of_any_length_is_put_right(server: Server, tmp_path: Path, size:
     (tmp_path / "a.svs.part").write_bytes((CONTENT.content + b"x" * 50)[:size])
     fetch(remote(server), tmp_path / "a.svs")
     assert (tmp_path / "a.svs").read_bytes() == CONTENT.content
+
+
+@pytest.mark.parametrize(
+    ("start", "whole", "reason"),
+    [
+        (99_999, len(CONTENT.content), "another part of the file"),
+        (100_001, len(CONTENT.content), "another part of the file"),
+        (None, None, "another part of the file"),
+        (100_000, len(CONTENT.content) - 1, "announced 299999 bytes rather than 300000"),
+        (100_000, 2 * len(CONTENT.content), "announced 600000 bytes rather than 300000"),
+    ],
+)
+def test_another_range_than_was_asked_for_is_refused(
+    server: Server, tmp_path: Path, start: int | None, whole: int | None, reason: str
+) -> None:
+    rest = CONTENT.content[start:] if start else CONTENT.content[100_000:]
+    stated = {"Content-Range": f"bytes {start}-{len(CONTENT.content) - 1}/{whole}"} if start else {}
+    kind = {"Content-Type": "application/octet-stream"}
+    server.pages[f"/data/{CONTENT.id}"] = lambda handler: handler.answer(206, rest, {**kind, **stated})
+    (tmp_path / "a.svs.part").write_bytes(CONTENT.content[:100_000])
+    arrived: list[int] = []
+    with open_client(QUICK) as client, pytest.raises(DownloadError, match=reason):
+        download(client, remote(server), tmp_path / "a.svs", replace(QUICK, tries=1), told=arrived.append)
+    assert arrived == []
+    assert not (tmp_path / "a.svs").exists()
+
+
+def test_a_resumed_download_whose_server_answers_another_range_begins_anew(server: Server, tmp_path: Path) -> None:
+    server.add(CONTENT)
+    server.fault = lambda _path, _number: "wrong_range"
+    (tmp_path / "a.svs.part").write_bytes(CONTENT.content[:100_000])
+    fetch(remote(server), tmp_path / "a.svs")
+    assert (tmp_path / "a.svs").read_bytes() == CONTENT.content
+    assert sum(server.requests.values()) == 2
+
+
+def test_the_whole_file_in_place_of_its_rest_is_taken(server: Server, tmp_path: Path) -> None:
+    headers = {"Content-Type": "application/octet-stream", "Content-Range": "bytes 0-299999/300000"}
+    server.pages[f"/data/{CONTENT.id}"] = lambda handler: handler.answer(206, CONTENT.content, headers)
+    (tmp_path / "a.svs.part").write_bytes(CONTENT.content[:100_000])
+    fetch(remote(server), tmp_path / "a.svs")
+    assert (tmp_path / "a.svs").read_bytes() == CONTENT.content
+    assert sum(server.requests.values()) == 1
 
 
 def test_a_complete_part_costs_no_request(server: Server, tmp_path: Path) -> None:

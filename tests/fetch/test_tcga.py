@@ -357,6 +357,20 @@ def test_the_paper_is_fetched_from_its_own_manifest(server: Server, data: Path, 
     assert (result.slides, result.cases) == (2334, 916)
 
 
+def test_offline_the_advice_is_to_give_the_papers_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSISEG_OFFLINE", "1")
+    with pytest.raises(DownloadError, match="the paper's manifest: not fetched") as caught:
+        fetch_tcga(FetchTcgaConfig(out=tmp_path, paper=True))
+    assert caught.value.hint == "give a copy of it with --manifest"
+
+
+def test_sites_that_the_gdc_does_not_know_are_empty(server: Server, tmp_path: Path) -> None:
+    server.add(*(made_file(number, 10, site=site) for number, site in enumerate(["Not Reported", "Unknown", "Breast"])))
+    assert set(fetch(server, tmp_path, dry_run=True).sites) == {"unknown", "Breast"}
+    fetch(server, tmp_path)
+    assert [slide.site for slide in Cohort.read(tmp_path / "cohort.csv").slides] == ["", "", "Breast"]
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -461,6 +475,17 @@ def test_ten_kills_cost_at_most_a_part_of_each_file(server: Server, tmp_path: Pa
         assert (tmp_path / "out" / stored.name).read_bytes() == stored.content
         # What is lost at a kill is what the system had received and the program not yet read.
         assert server.sent[stored.name] - len(stored.content) <= _MOST_LOST_BYTES
+
+
+def test_mirrors_of_settings_without_an_option_come_from_the_environment(server: Server, tmp_path: Path) -> None:
+    stored = made_file(0)
+    server.add(stored)
+    server.fault = lambda path, _: "500" if path.startswith("/data/") else "ok"
+    command = [sys.executable, "-m", "wsiseg", "fetch", "tcga", "--source", "s3", "--out", str(tmp_path), "--quiet"]
+    mirrors = {"WSISEG_MIRROR_GDC": server.url, "WSISEG_MIRROR_S3": server.url}
+    assert subprocess.run(command, env={**os.environ, **mirrors}, check=False).returncode == 0
+    assert (tmp_path / stored.name).read_bytes() == stored.content
+    assert server.requests[f"/{stored.id}/{stored.name}"] == 1
 
 
 def test_the_command_line_names_what_failed_and_goes_on(server: Server, tmp_path: Path) -> None:

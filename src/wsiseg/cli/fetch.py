@@ -1,7 +1,7 @@
 """`wsiseg fetch`: public slides, maps and models."""
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,6 @@ import typer
 
 from wsiseg.cli.shell import app, command
 from wsiseg.cli.streams import Streams
-from wsiseg.cli.transfers import Transfers, size_text, time_text
 from wsiseg.config.export import ExportConfig
 from wsiseg.config.fetch import (
     FetchDemoConfig,
@@ -20,6 +19,7 @@ from wsiseg.config.fetch import (
     FetchTumorMapsConfig,
 )
 from wsiseg.run.errors import UsageError
+from wsiseg.run.pace import spoken, spoken_size
 
 if TYPE_CHECKING:
     from wsiseg.fetch.models import ZooModel
@@ -58,6 +58,7 @@ def tcga(streams: Streams, config: FetchTcgaConfig) -> int:
         wsiseg fetch tcga --paper --out paper
         wsiseg fetch tcga --manifest gdc_manifest.txt --source auto --out tcga
     """
+    from wsiseg.cli.transfers import Transfers  # noqa: PLC0415  loads the HTTP client
     from wsiseg.fetch.tcga import fetch_tcga  # noqa: PLC0415  loads the HTTP client
 
     with Transfers(streams) as transfers:
@@ -75,6 +76,7 @@ def pcam(streams: Streams, config: FetchPcamConfig) -> int:
         wsiseg fetch pcam --out pcam
         wsiseg fetch pcam --split all --out pcam
     """
+    from wsiseg.cli.transfers import Transfers  # noqa: PLC0415  loads the HTTP client
     from wsiseg.fetch.pcam import fetch_pcam  # noqa: PLC0415  loads the HTTP client
 
     with Transfers(streams) as transfers:
@@ -95,6 +97,7 @@ def tumor_maps(streams: Streams, config: FetchTumorMapsConfig) -> int:
         wsiseg fetch tumor-maps --out maps --slides tcga
         wsiseg fetch tumor-maps --out maps --maps results/raw_probabilities
     """
+    from wsiseg.cli.transfers import Transfers  # noqa: PLC0415  loads the HTTP client
     from wsiseg.fetch.tumor_maps import fetch_tumor_maps  # noqa: PLC0415  loads the HTTP client
 
     with Transfers(streams) as transfers:
@@ -114,6 +117,7 @@ def model(streams: Streams, config: FetchModelConfig) -> None:
         wsiseg fetch model --list
         wsiseg fetch model breast-tumor-resnet34.tcga-brca --out breast.onnx
     """
+    from wsiseg.cli.transfers import Transfers  # noqa: PLC0415  loads the HTTP client
     from wsiseg.fetch.models import ZOO, fetch_model  # noqa: PLC0415  loads the HTTP client
 
     if config.show_list or config.name is None:
@@ -135,27 +139,24 @@ def model(streams: Streams, config: FetchModelConfig) -> None:
 def _tcga_table(result: "TcgaResult") -> Iterator[str]:
     yield f"{'site':<24} {'tumor':>7} {'normal':>7} {'cases':>7} {'size':>9}"
     for site, counts in result.sites.items():
-        yield _tcga_row(site, counts["tumor"], counts["normal"], counts["cases"], counts["bytes"])
-    yield _tcga_row("all", result.labels["tumor"], result.labels["normal"], result.cases, result.bytes)
+        yield _tcga_row(site, counts)
+    yield _tcga_row("all", {**result.labels, "cases": result.cases, "bytes": result.bytes})
     yield ""
     for split in ("train", "val", "test"):
         if split in result.splits:
-            counts = result.splits[split]
-            yield _tcga_row(split, counts["tumor"], counts["normal"], counts["cases"], counts["bytes"])
+            yield _tcga_row(split, result.splits[split])
+    size = result.bytes_to_fetch
     if result.seconds is not None and result.bytes_per_second is not None:
-        speed = f"{size_text(result.bytes_per_second)}/s, measured on one connection"
-        yield f"\nto fetch: {size_text(result.bytes_to_fetch)}, about {time_text(result.seconds)} at {speed}"
+        speed = f"{spoken_size(result.bytes_per_second)}/s, measured on one connection"
+        times = f"about {spoken(result.seconds)} at {speed}"
     else:
-        yield f"\nto fetch: {size_text(result.bytes_to_fetch)}, {_times(result.bytes_to_fetch)}"
+        times = " or ".join(f"{spoken(size / speed / 1e6)} at {speed} MB/s" for speed in (10, 100))
+    yield f"\nto fetch: {spoken_size(size)}, {times}"
 
 
-def _tcga_row(name: str, tumor: int, normal: int, cases: int, size: int) -> str:
-    return f"{name:<24} {tumor:>7} {normal:>7} {cases:>7} {size_text(size):>9}"
-
-
-def _times(size: int) -> str:
-    """Say how long a download takes at usual speeds."""
-    return " or ".join(f"{time_text(size / speed / 1e6)} at {speed} MB/s" for speed in (10, 100))
+def _tcga_row(name: str, counts: Mapping[str, int]) -> str:
+    numbers = f"{counts['tumor']:>7} {counts['normal']:>7} {counts['cases']:>7}"
+    return f"{name:<24} {numbers} {spoken_size(counts['bytes']):>9}"
 
 
 def _tcga_summary(result: "TcgaResult") -> str:
@@ -186,11 +187,7 @@ def _zoo_line(model: "ZooModel") -> str:
 
 
 def _exporter(out: Path, *, overwrite: bool) -> Callable[..., object]:
-    """Give what makes a model file of a folder of the zoo, before anything is fetched.
-
-    Raises:
-        UsageError: The extra `train` is not installed, or the model file is there.
-    """
+    """Return what makes a model file of a folder of the zoo; refuse before anything is fetched."""
     if out.exists() and not overwrite:
         raise UsageError(f"{out}: is there already", "give --overwrite or another --out")
     try:

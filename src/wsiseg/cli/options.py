@@ -1,6 +1,7 @@
 """The options of a command, made from its settings, so that each name, default and help text exists once."""
 
 import inspect
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -36,12 +37,22 @@ def parameters(settings: type[Config]) -> list[inspect.Parameter]:
 
 
 def given(settings: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the command line gave of some settings, as the values that a TOML file would hold."""
+    """Return what command line and environment gave of some settings, as the values that a TOML file would hold."""
     fields = settings.model_fields
+    typed = {name: value for name, value in values.items() if name in fields and value not in (None, [])}
     return {
         name: [_value(one, fields[name]) for one in value] if isinstance(value, list) else _value(value, fields[name])
-        for name, value in values.items()
-        if name in fields and value not in (None, [])
+        for name, value in {**_in_environment(settings), **typed}.items()
+    }
+
+
+def _in_environment(settings: type[Config]) -> dict[str, str]:
+    """Return what variables say of the settings that have no option; Typer reads those of the options."""
+    return {
+        name: os.environ[variable]
+        for name, field in settings.model_fields.items()
+        for variable in reversed(shown_as(field).variables)
+        if shown_as(field).place == "file" and os.environ.get(variable)
     }
 
 

@@ -12,11 +12,9 @@ Strategy = Literal["tissue", "diagnostic"]
 PcamSplit = Literal["train", "valid", "test", "all"]
 
 
-class FetchConfig(Config):
-    """What all sources share."""
+class _SeveralFilesConfig(Config):
+    """What the sources of many files share."""
 
-    out: Path = Path()
-    """Folder for what is fetched."""
     jobs: int = Field(default=4, ge=1, le=32)
     """Files that are fetched at the same time."""
 
@@ -30,7 +28,7 @@ class FetchDemoConfig(Config):
     """Address of a mirror, in place of the OpenSlide site."""
 
 
-class FetchTcgaConfig(FetchConfig):
+class FetchTcgaConfig(_SeveralFilesConfig):
     """Settings of `wsiseg fetch tcga`."""
 
     out: Path = Path("tcga")
@@ -71,13 +69,13 @@ class FetchTcgaConfig(FetchConfig):
     @model_validator(mode="after")
     def _choices_fit(self) -> Self:
         if self.manifest and self.project:
-            raise ValueError("a manifest does not tell projects: give --site or --barcode beside --manifest")
+            raise ValueError("a manifest does not name projects: give site or barcode beside it")
         if self.paper and (self.project or self.strategy != "tissue"):
-            raise ValueError("the paper's cohort is one of tissue slides and not chosen by project")
+            raise ValueError("the paper's cohort has tissue slides alone, and projects do not choose from it")
         return self
 
 
-class FetchPcamConfig(FetchConfig):
+class FetchPcamConfig(_SeveralFilesConfig):
     """Settings of `wsiseg fetch pcam`."""
 
     out: Path = Path("pcam")
@@ -88,7 +86,7 @@ class FetchPcamConfig(FetchConfig):
     """`train`, `valid`, `test` or `all`."""
 
 
-class FetchTumorMapsConfig(FetchConfig):
+class FetchTumorMapsConfig(_SeveralFilesConfig):
     """Settings of `wsiseg fetch tumor-maps`."""
 
     out: Path = Path("tumor-maps")

@@ -1,7 +1,48 @@
-import pytest
+from pathlib import Path
 
-from wsiseg.fetch.connection import is_private, redirected
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsiseg.fetch.connection import is_private, name_problem, redirected, safe_name, shown, shown_url
 from wsiseg.run.errors import DownloadError
+
+
+@given(st.text(max_size=300))
+def test_a_name_that_passes_is_a_plain_file_in_its_folder(name: str) -> None:
+    if not name_problem(name):
+        path = Path("/folder") / name
+        assert path.parent == Path("/folder")
+        assert path.resolve().parent == Path("/folder")
+        assert name.isascii()
+        assert len(name) <= 200
+
+
+@pytest.mark.parametrize(
+    "name", ["TCGA-BH-A0B7-11A-03-TSC.f0571ac2.svs", "model.safetensors", "a", "CONTENT.txt", "com.svs"]
+)
+def test_usual_names_pass(name: str) -> None:
+    assert safe_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../x", "/x", "a/b", "a\\b", "C:x", "CON", "con.svs", "Lpt1.txt", "x.", "a" * 201, "\U0001f600",
+     "a b\n", ".hidden", "-rf", "x\x00", "\u0661"],
+)  # fmt: skip
+def test_others_are_refused(name: str) -> None:
+    with pytest.raises(DownloadError, match="refused"):
+        safe_name(name)
+
+
+def test_foreign_text_is_shown_short_and_on_one_line() -> None:
+    assert shown("a\nb\x1b[31m") == "a\\nb\\x1b[31m"
+    assert len(shown("x" * 10_000)) < 100
+
+
+def test_addresses_are_shown_without_their_secrets() -> None:
+    assert shown_url("https://me:secret@host:8080/a?token=secret#secret") == "https://host:8080/a"
+    assert shown_url("https://[broken") == "a broken address"
 
 
 @pytest.mark.parametrize(
