@@ -67,7 +67,20 @@ def test_a_slide_without_a_pixel_size_is_described_all_the_same(data: Path) -> N
     assert findings.exit_code == 1
     assert "no pixel size in the file; give --slide-mpp" in findings.problems[0]
     assert findings.facts["slide"]["pixel size"] == "none that can be used"
+    assert findings.facts["slide"]["size"] == "4443 x 3567 px"
+    assert "pixel size from" not in findings.facts["slide"]
     assert findings.facts["slide"]["colour profile"] == "in the file, not applied"
+
+
+@pytest.mark.parametrize("given", [None, 900.0])
+def test_a_pixel_size_that_nobody_gave_is_never_shown(make_slide: MakeSlide, given: float | None) -> None:
+    """Also for an objective that fits no stand-in, and where what the user gives cannot be true."""
+    slide = make_slide("a.tiff", size=(700, 500), mpp=None)
+    findings = doctor(DoctorConfig(slide=slide, slide_mpp=given))
+    assert findings.exit_code == 1
+    facts = findings.facts["slide"]
+    assert (facts["size"], facts["pixel size"], facts["warnings"]) == ("700 x 500 px", "none that can be used", [])
+    assert "pixel size from" not in facts
 
 
 @pytest.mark.parametrize(

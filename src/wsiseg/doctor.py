@@ -15,12 +15,14 @@ from wsiseg.config.doctor import DoctorConfig
 from wsiseg.model_file.model_file import ModelFile, default_model_path
 from wsiseg.model_file.onnx_session import available_providers, has_fast_int8
 from wsiseg.run.errors import PixelSizeError, SlideError
+from wsiseg.run.machine import cores, memory_bytes
 from wsiseg.run.record import Progress, Silent
+from wsiseg.run.version import __version__
 from wsiseg.slides.slide import Slide
 
 _PACKAGES = ("numpy", "onnxruntime", "openslide-python", "openslide-bin", "pillow", "scipy", "shapely", "zarr")
 _TRAINING = ("torch", "torchvision", "timm", "onnx", "onnxscript")
-_ANY_MPP = 0.5  # stands in for a pixel size that is not known, and is not shown
+_ANY_MPP = 1e-3  # stands in for a pixel size that is not known; nothing that depends on it is shown
 _TILE_PX = 256  # where a slide does not tell the size of its own
 _MOST_NAMED = 20
 
@@ -64,10 +66,10 @@ def doctor(config: DoctorConfig, progress: Progress | None = None) -> Findings:
     if config.model is not None:
         facts["model"] = _model(config.model)
     if config.slide is not None:
-        slide, doubt = _opened(config.slide, config.slide_mpp)
-        problems += doubt
+        slide, complaint = _opened(config.slide, config.slide_mpp)
+        problems += [complaint] if complaint else []
         with slide:
-            facts["slide"] = dict(_slide(slide)) | ({"pixel size": "none that can be used"} if doubt else {})
+            facts["slide"] = dict(_slide(slide, has_pixel_size=not complaint))
             if config.deep:
                 bad = list(_unreadable(slide, config.threads, progress or Silent()))
                 facts["slide"]["unreadable tiles"] = len(bad)
@@ -79,26 +81,20 @@ def doctor(config: DoctorConfig, progress: Progress | None = None) -> Findings:
 def _installation() -> Iterator[tuple[str, Any]]:
     import openslide  # noqa: PLC0415  heavy: only where it is examined
 
-    from wsiseg.run.version import __version__  # noqa: PLC0415  the package imports this module
-
     yield "wsiseg", __version__
     yield "Python", f"{platform.python_version()} at {sys.executable}"
     yield "system", platform.platform()
     yield "OpenSlide library", openslide.__library_version__
     yield from ((name, metadata.version(name)) for name in _PACKAGES)
     yield "ONNX Runtime providers", ", ".join(available_providers())
-    yield "cores", _cores()
+    yield "cores", f"{cores()} of {os.cpu_count()}"
     yield "8-bit products", _int8()
-    yield "memory", _memory()
+    memory = memory_bytes()
+    yield "memory", f"{memory / 2**30:.1f} GiB" if memory else "unknown"
     model = default_model_path()
     yield "bundled model", str(model) if model.exists() else "none: give --model to predict"
     missing = [name for name in _TRAINING if util.find_spec(name) is None]
     yield "training", f"needs {', '.join(missing)}: pip install 'wsiseg[train]'" if missing else "ready"
-
-
-def _cores() -> str:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{usable} of {os.cpu_count()}"
 
 
 def _int8() -> str:
@@ -106,14 +102,6 @@ def _int8() -> str:
     if fast is None:
         return "unknown"
     return "fast" if fast else "no instructions for them (VNNI): int8 models are hardly faster than fp32"
-
-
-def _memory() -> str:
-    try:
-        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return "unknown"
-    return f"{size / 2**30:.1f} GiB"
 
 
 def _model(name: str) -> dict[str, Any]:
@@ -126,29 +114,33 @@ def _model(name: str) -> dict[str, Any]:
         return {**facts, **card}
 
 
-def _opened(path: Path, mpp: float | None) -> tuple[Slide, list[str]]:
+def _opened(path: Path, mpp: float | None) -> tuple[Slide, str]:
     """Open a slide, also one whose pixel size is not known, with what is wrong with that."""
     try:
-        return Slide(path, mpp=mpp), []
+        return Slide(path, mpp=mpp), ""
     except PixelSizeError as error:
-        return Slide(path, mpp=_ANY_MPP), [str(error)]
+        return Slide(path, mpp=_ANY_MPP), str(error)
 
 
-def _slide(slide: Slide) -> Iterator[tuple[str, Any]]:
+def _slide(slide: Slide, *, has_pixel_size: bool) -> Iterator[tuple[str, Any]]:
     facts = slide.facts
-    millimeters = [px * um / 1000 for px, um in zip(facts.size_px, facts.mpp, strict=True)]
+    size = f"{facts.size_px[0]} x {facts.size_px[1]} px"
+    millimeters = " x ".join(f"{px * um / 1000:.1f}" for px, um in zip(facts.size_px, facts.mpp, strict=True))
     yield "file", str(slide.path)
     yield "vendor", facts.vendor
-    yield "size", f"{facts.size_px[0]} x {facts.size_px[1]} px, {millimeters[0]:.1f} x {millimeters[1]:.1f} mm"
+    yield "size", f"{size}, {millimeters} mm" if has_pixel_size else size
     yield "levels", [f"{w} x {h} (1:{slide.size_px[0] / w:.5g})" for w, h in slide.level_sizes_px]
-    yield "pixel size", f"{facts.mpp[0]:.6g} x {facts.mpp[1]:.6g} um"
-    yield "pixel size from", facts.mpp_source
+    if has_pixel_size:
+        yield "pixel size", f"{facts.mpp[0]:.6g} x {facts.mpp[1]:.6g} um"
+        yield "pixel size from", facts.mpp_source
+    else:
+        yield "pixel size", "none that can be used"
     yield "said of it", facts.mpp_raw
     yield "bounds", facts.bounds_px
     yield "codec", slide.codec
     yield "colour profile", "in the file, not applied" if facts.icc_present else "none"
     yield "fingerprint", facts.fingerprint
-    yield "warnings", list(slide.warnings)
+    yield "warnings", list(slide.warnings) if has_pixel_size else []
 
 
 def _unreadable(slide: Slide, threads: int, progress: Progress) -> Iterator[str]:

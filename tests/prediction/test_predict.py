@@ -1,6 +1,9 @@
 """Predict: what is drawn on a slide comes out at its place, and every slide gets its record."""
 
+import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +13,21 @@ import numpy as np
 import pytest
 import shapely
 from numpy.typing import NDArray
+from PIL import Image
 from shapely.geometry import shape
 
 import wsiseg
 from making.models import write_color_filter_model
+from making.slides import stained_picture
+from wsiseg.cli.streams import Streams
 from wsiseg.config.predict import PredictConfig
+from wsiseg.config.tile import TileConfig
 from wsiseg.heatmap.heatmap import Heatmap
-from wsiseg.prediction.predict import predict_slides
-from wsiseg.run.errors import UsageError
-from wsiseg.run.record import Run
+from wsiseg.prediction.predict import _models_of_worker, predict_slides
+from wsiseg.run.errors import ModelFileError, NotASlideError, OutputError, UsageError
+from wsiseg.run.record import Run, Silent
+from wsiseg.slides.slide import Slide
+from wsiseg.tiles.tile import tile
 
 MakeSlide = Callable[..., Path]
 PINK, PURPLE = np.array((222, 172, 204), np.uint8), np.array((96, 44, 124), np.uint8)
@@ -36,9 +45,21 @@ def disc(width: int, height: int, center: tuple[float, float], radius: float) ->
     return np.where(is_dark[..., None], PURPLE, PINK)
 
 
-def run(model: Path, out: Path, *inputs: Path | str, **settings: Any) -> Run:
-    config = {"inputs": [str(path) for path in inputs], "model": [str(model)], "out": out, **settings}
-    return predict_slides(PredictConfig.checked(**config))
+class Heard(Silent):
+    """Remembers what a person would have read."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Remember it."""
+        self.notes.append(text)
+
+
+def run(model: Path | list[Path], out: Path, *inputs: Path | str, watch: Silent | None = None, **settings: Any) -> Run:
+    models = [str(path) for path in (model if isinstance(model, list) else [model])]
+    config = {"inputs": [str(path) for path in inputs], "model": models, "out": out, **settings}
+    return predict_slides(PredictConfig.checked(**config), watch)
 
 
 def tumor_outline(path: Path) -> Any:
@@ -138,6 +159,73 @@ def test_one_bad_slide_does_not_stop_the_others(tmp_path: Path, make_slide: Make
     assert json.loads((tmp_path / "out" / "run.json").read_text())["totals"] == {"ok": 1, "failed": 2, "skipped": 1}
 
 
+@pytest.mark.parametrize("inside", ["folder", ""])
+def test_what_is_not_a_slide_fails_where_nothing_else_was_named(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str], inside: str
+) -> None:
+    """A file by its own name, or a folder that holds nothing else; both verbs that read slides."""
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("not a slide")
+    given = str(folder if inside else folder / "notes.txt")
+    for verb, result in (
+        ("predict", run(model, tmp_path / "predict", given)),
+        ("tile", tile(TileConfig.checked(inputs=[given], out=tmp_path / "tile"))),
+    ):
+        assert result.slides[0].status == ("skipped" if inside else "failed")
+        assert (result.status, result.exit_code) == ("failed", 1)
+        assert json.loads((tmp_path / verb / "run.json").read_text())["status"] == "failed"
+        if inside:
+            with pytest.raises(NotASlideError, match=r"none of the files can be read as a slide: notes\.txt"):
+                Streams(json=True).run(result)
+            assert json.loads(capsys.readouterr().out)["slides"][0]["status"] == "skipped"
+
+
+def test_a_row_of_a_cohort_must_be_a_slide_and_a_shard_may_hold_none(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not a slide")
+    (tmp_path / "cohort.csv").write_text("slide,path\nn,notes.txt\n")
+    assert run(model, tmp_path / "out", tmp_path / "cohort.csv").slides[0].status == "failed"
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("not a slide")
+    shards = [run(model, tmp_path / "shards", folder, shard=f"{number}/2") for number in (1, 2)]
+    assert [result.exit_code for result in shards] == [0, 0]
+
+
+@pytest.mark.parametrize("has_memory_files", ["yes", ""])
+def test_no_folder_for_temporary_files_is_needed(
+    tmp_path: Path, make_slide: MakeSlide, model: Path, monkeypatch: pytest.MonkeyPatch, has_memory_files: str
+) -> None:
+    """As in a container of which the output folder alone can be written."""
+    Image.fromarray(stained_picture(700, 500)).save(tmp_path / "plain.png")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    if not has_memory_files:
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    result = run(model, tmp_path / "out", make_slide("a.tiff"), tmp_path / "plain.png", slide_mpp=0.5)
+    assert [record.status for record in result.slides] == ["ok", "ok"]
+
+
+def test_what_the_system_refuses_fails_one_slide(
+    tmp_path: Path, make_slide: MakeSlide, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [make_slide("a.tiff"), make_slide("b.tiff")]
+    opened = Slide.__init__
+
+    def refused(self: Slide, path: Path, **settings: Any) -> None:
+        if Path(path).name == "a.tiff":
+            raise OSError(28, "no room for temporary files")
+        opened(self, path, **settings)
+
+    monkeypatch.setattr(Slide, "__init__", refused)
+    results = [run(model, tmp_path / "out", *paths), tile(TileConfig.checked(inputs=map(str, paths), out=tmp_path))]
+    for result in results:
+        records = {record.slide: record for record in result.slides}
+        assert {name: record.status for name, record in records.items()} == {"a": "failed", "b": "ok"}
+        assert records["a"].error is not None
+        assert records["a"].error.message.startswith("a.tiff: ")
+        assert "no room for temporary files" in records["a"].error.message
+
+
 def test_a_slide_is_done_once_and_again_when_anything_changes(
     tmp_path: Path, make_slide: MakeSlide, model: Path
 ) -> None:
@@ -148,6 +236,77 @@ def test_a_slide_is_done_once_and_again_when_anything_changes(
     make_slide("a.tiff", size=(900, 900))
     assert run(model, tmp_path / "out", path, min_tissue=0.7).slides[0].status == "ok"
     assert Heatmap.open(tmp_path / "out" / "a.ome.zarr").slide.size_px == (900, 900)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_model_trained_again_under_the_same_name_is_asked_again(
+    tmp_path: Path, make_slide: MakeSlide, model: Path, count: int
+) -> None:
+    slide, own = make_slide("a.tiff"), tmp_path / "own.onnx"
+    named = [own, model][:count]
+    write_color_filter_model(own)
+    heard = Heard()
+    for _ in range(2):
+        run(named, tmp_path / "out", slide, watch=heard)
+    before = own.read_bytes()
+    write_color_filter_model(own, version="2")
+    assert len(own.read_bytes()) == len(before)
+    (record,) = run(named, tmp_path / "out", slide, watch=heard).slides
+    assert record.status == "ok"
+    assert [note for note in heard.notes if "done again" in note] == ["a: done again, the model file changed"]
+    stored = Heatmap.open(tmp_path / "out" / "a.ome.zarr").run["models"]
+    assert stored == [hashlib.sha256(one.read_bytes()).hexdigest() for one in named]
+
+
+def test_cells_of_an_earlier_map_are_not_left_beside_a_new_one(
+    tmp_path: Path, make_slide: MakeSlide, model: Path
+) -> None:
+    slide, out = make_slide("a.tiff", disc(900, 900, (400, 400), 200)), tmp_path / "out"
+    run(model, out, slide, csv=True, map="tile")
+    run(model, out, slide, map="dense")
+    (record,) = run(model, out, slide, csv=True, map="dense").slides
+    assert record.status == "ok"
+    assert len((out / "a.csv").read_text().splitlines()) == 1 + Heatmap.open(out / "a.ome.zarr").tissue.sum()
+
+
+def test_results_of_two_maps_do_not_count_as_those_of_one(
+    tmp_path: Path, make_slide: MakeSlide, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted while outlines of another threshold stand already, and asked for the first threshold again."""
+    slide, out = make_slide("a.tiff", disc(900, 900, (400, 400), 200)), tmp_path / "out"
+    run(model, out, slide, threshold=0.5)
+    before = (out / "a.geojson").read_bytes()
+    with monkeypatch.context() as broken:
+        broken.setattr(Heatmap, "save", lambda *_: (_ for _ in ()).throw(OutputError("the power went")))
+        assert run(model, out, slide, threshold=0.9).exit_code == 1
+    assert (out / "a.geojson").read_bytes() != before
+    assert run(model, out, slide, threshold=0.5).slides[0].status == "ok"
+    assert (out / "a.geojson").read_bytes() == before
+    assert run(model, out, slide, threshold=0.5).slides[0].status == "up_to_date"
+
+
+def test_a_map_with_too_many_unreadable_cells_is_not_up_to_date(
+    tmp_path: Path, make_slide: MakeSlide, model: Path
+) -> None:
+    slide, store = make_slide("a.tiff"), tmp_path / "out" / "a.ome.zarr"
+    run(model, tmp_path / "out", slide)
+    made = Heatmap.open(store)
+    replace(made, run={**made.run, "bad_tiles": 1 + made.run["tiles"] // 50}).save(store)
+    assert run(model, tmp_path / "out", slide, max_bad_tiles=0.1).slides[0].status == "up_to_date"
+    assert run(model, tmp_path / "out", slide).slides[0].status == "ok"
+
+
+def test_a_worker_with_another_model_file_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    path = write_color_filter_model(tmp_path / "m.onnx")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    (model,) = _models_of_worker((str(path),), "cpu", (sha256,))
+    assert model.sha256 == sha256
+    write_color_filter_model(path, version="2")
+    again = hashlib.sha256(path.read_bytes()).hexdigest()
+    (model,) = _models_of_worker((str(path),), "cpu", (again,))
+    assert model.sha256 == again, "a worker that lives on opens the new file"
+    with pytest.raises(ModelFileError, match="another file of this name"):
+        _models_of_worker((str(path),), "cpu", (sha256,))
 
 
 def test_a_map_of_an_earlier_version_counts_only_where_it_was_made_as_all_are_now(

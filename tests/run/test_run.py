@@ -40,6 +40,8 @@ def test_the_record_is_whole_at_every_moment(tmp_path: Path) -> None:
         (["ok", "no_tissue", "skipped", "up_to_date", "suspect"], "complete", 0),
         (["ok", "failed"], "partial", 1),
         (["failed", "failed"], "failed", 1),
+        (["failed", "skipped"], "failed", 1),
+        (["skipped", "skipped"], "failed", 1),
         ([], "complete", 0),
     ],
 )

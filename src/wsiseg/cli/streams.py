@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
+from wsiseg.run.errors import NotASlideError
 from wsiseg.run.pace import Pace
 from wsiseg.run.record import Run, SlideRecord
 
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-
 _NO_WORK = ("up_to_date", "skipped")
+_MOST_NAMED = 5
 
 
 @dataclass
@@ -88,6 +90,11 @@ class Streams:
             run.model_dump(mode="json", by_alias=True),
             (path for record in run.slides for path in record.outputs.values()),
         )
+        if run.has_no_slide:
+            names = [Path(record.path).name for record in run.slides]
+            more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+            text = f"none of the files can be read as a slide: {', '.join(names[:_MOST_NAMED])}{more}"
+            raise NotASlideError(text, "name slides; others than those of the reference must be converted first")
         return run.exit_code
 
     def note(self, text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsiseg.run.errors import DeviceError, UsageError
+from wsiseg.run.machine import cores
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -103,12 +104,6 @@ def run(session: "InferenceSession", outputs: list[str], inputs: dict[str, Any])
     """
     found: list[Any] = _guarded(lambda: session.run(outputs, inputs))
     return found
-
-
-def cores() -> int:
-    """Give the number of cores that this process may use."""
-    # sched_getaffinity respects containers and taskset, and does not exist everywhere.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_fast_int8(facts: Path = _CPU_FACTS) -> bool | None:

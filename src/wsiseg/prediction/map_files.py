@@ -62,14 +62,19 @@ class MapFiles:
         return self.folder / f".{self.slide}.unfinished-{key[:12]}.npz"
 
     @property
+    def _begun(self) -> Path:
+        """Stands while results are replaced: should that be interrupted, some are of one map and some of another."""
+        return self.folder / f".{self.slide}.begun"
+
+    @property
     def picture(self) -> Path:
         """The small picture of the slide that is kept for the page of the run."""
         return self.folder / ".thumbnails" / f"{self.slide}.jpg"
 
     @property
     def are_there(self) -> bool:
-        """True if every result is there."""
-        return all(path.exists() for path in self.outputs.values())
+        """True if every result is there, and all of them are of the same map."""
+        return not self._begun.exists() and all(path.exists() for path in self.outputs.values())
 
     def open(self) -> Heatmap | None:
         """Return the heatmap that is there, if it can be read."""
@@ -90,9 +95,13 @@ class MapFiles:
         Raises:
             OutputError: Something cannot be written.
         """
+        write_text(self._begun, "")
         write_packed(self.folder / f"{self.slide}.geojson", heatmap.geojson_text())
+        cells = self.folder / f"{self.slide}.csv"
         if self.with_csv:
-            _write_csv(self.outputs["csv"], heatmap)
+            _write_csv(cells, heatmap)
+        else:
+            cells.unlink(missing_ok=True)  # those of an earlier map
         report.heatmap_picture(
             self.outputs["png"],
             thumbnail,
@@ -107,6 +116,7 @@ class MapFiles:
         heatmap.save(self.outputs["zarr"], self.ngff)
         for unfinished in self.folder.glob(f".{glob.escape(self.slide)}.unfinished-*.npz"):
             unfinished.unlink(missing_ok=True)
+        self._begun.unlink(missing_ok=True)
 
     def save_unfinished(self, sums: Sums, key: str) -> None:
         """Keep what is known so far, to go on from it with the same key."""

@@ -27,8 +27,8 @@ from wsiseg.prediction.mapping import (
     warnings_of,
 )
 from wsiseg.prediction.places import Places
-from wsiseg.run.errors import NotASlideError, WsisegError
-from wsiseg.run.record import Failure, Progress, SlideRecord, Status
+from wsiseg.run.errors import WsisegError
+from wsiseg.run.record import Progress, SlideRecord, Status
 from wsiseg.slides.cohort import CohortSlide
 from wsiseg.slides.slide import Slide
 
@@ -40,6 +40,7 @@ Result = TypeVar("Result")
 _OPEN_AHEAD = 2
 _LOOK_AGAIN_S = 1.0
 _THRESHOLD = "the threshold changed"
+_NAMES = {"min_tissue": "min-tissue", "models": "the model file", "provider": "what computes"}
 _FORMER = {"stride": None, "combine": "mean"}  # settings of earlier versions, and what everything is made with now
 
 
@@ -65,10 +66,9 @@ class _Task:
         """Take a step; where it fails return the record that says why."""
         try:
             return step()
-        except WsisegError as error:
-            status: Status = "skipped" if isinstance(error, NotASlideError) else "failed"
-            path = str(self.row.path)
-            return SlideRecord(slide=self.row.slide, path=path, status=status, error=Failure.of(error))
+        except (WsisegError, OSError) as error:
+            must_be_slide = self.row.must_be_slide
+            return SlideRecord.of_error(self.row.slide, self.row.path, error, must_be_slide=must_be_slide)
 
 
 class _Map(NamedTuple):
@@ -168,6 +168,8 @@ def _opened(
         wanted = settings_of(models, config, task.places.settings(task.row.slide))
         threshold = threshold_of(models, config)
         reason = None if known is None else _what_changed(known, slide, wanted, threshold)
+        if known is not None and known.run.get("bad_tiles", 0) > config.max_bad_tiles * known.run.get("tiles", 0):
+            reason = "more of it could not be read than max-bad-tiles allows"
         if known is not None and reason is None and task.files.are_there:
             slide.close()
             return _record(task, known, "up_to_date", (*cautions.uniform(known), *cautions.unknown(known)))
@@ -185,7 +187,7 @@ def _what_changed(known: Heatmap, slide: Slide, wanted: dict[str, Any], threshol
         return "the slide changed"
     if known.slide != slide.facts:
         return f"its pixel size changed from {known.slide.mpp[0]:g} to {slide.mpp[0]:g} um"
-    changed = [name for name, value in wanted.items() if known.run.get(name) != value]
+    changed = [_NAMES.get(name, name) for name, value in wanted.items() if known.run.get(name) != value]
     changed += [name for name, value in _FORMER.items() if known.run.get(name, value) != value]
     if changed:
         return f"{', '.join(changed)} changed"

@@ -2,9 +2,9 @@
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from wsiseg.prediction.cluster import on_cluster
 from wsiseg.prediction.map_files import write_page
 from wsiseg.prediction.mapping import map_slide, prepare
 from wsiseg.prediction.places import Places
-from wsiseg.run.errors import UsageError
+from wsiseg.run.errors import ModelFileError, UsageError
 from wsiseg.run.record import Progress, Run, RunFile, Silent, SlideRecord, now
 from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import Cohort, CohortSlide
@@ -80,7 +80,9 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
             if config.dask is None:
                 records = pipeline.records(rows, places, models, config, progress)
             else:
-                records = on_cluster(config.dask, partial(_on_worker, places=places, config=config), rows)
+                hashes = tuple(model.sha256 for model in models)
+                work = partial(_on_worker, places=places, config=config, hashes=hashes)
+                records = on_cluster(config.dask, work, rows)
             try:
                 for record in records:
                     file.add(record)
@@ -90,17 +92,27 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
                 write_page(config.out, _run_name(config))
 
 
-def _on_worker(row: CohortSlide, places: Places, config: PredictConfig) -> SlideRecord:
+def _on_worker(row: CohortSlide, places: Places, config: PredictConfig, hashes: tuple[str, ...]) -> SlideRecord:
     """Map one slide in a process of a cluster."""
-    models = _models_of_worker(config)
+    models = _models_of_worker(config.model, config.device, hashes)
     (record,) = pipeline.records([row], places, models, config, Silent())
     return record
 
 
-@cache
-def _models_of_worker(config: PredictConfig) -> list[ModelFile]:
-    """Open the model files once in a process; they stay open until it ends."""
-    return _open_models(config, ExitStack())
+@lru_cache(maxsize=1)
+def _models_of_worker(names: tuple[str, ...], device: str, hashes: tuple[str, ...]) -> list[ModelFile]:
+    """Open the model files once in a process; they stay open until other files of these names are asked for.
+
+    Raises:
+        ModelFileError: The worker finds other files of these names than the process that gave out the work.
+    """
+    models = _open_models(names, device, ExitStack())
+    for model, sha256 in zip(models, hashes, strict=True):
+        if model.sha256 != sha256:
+            theirs, ours = model.sha256[:12], sha256[:12]
+            text = f"{model.path}: the worker has another file of this name (sha256 {theirs}, not {ours})"
+            raise ModelFileError(text, "copy the model file to every worker, or put it where all of them see it")
+    return models
 
 
 def _is_in_shard(slide: str, shard: str | None) -> bool:
@@ -136,13 +148,13 @@ def _run(config: PredictConfig, models: list[ModelFile]) -> Run:
 def _models(config: PredictConfig) -> Iterator[list[ModelFile]]:
     """Open the model files, so that a bad one stops the run before any slide is touched."""
     with ExitStack() as stack:
-        yield _open_models(config, stack)
+        models = _open_models(config.model, config.device, stack)
+        for model in models:
+            if config.map == "dense" and model.card.output_stride is None:
+                raise UsageError(f"{model.path}: this model gives no dense map", "use --map tile")
+        yield models
 
 
-def _open_models(config: PredictConfig, stack: ExitStack) -> list[ModelFile]:
-    paths = [default_model_path() if name == "default" else Path(name) for name in config.model]
-    models = [stack.enter_context(ModelFile.open(path, config.device)) for path in paths]
-    for model in models:
-        if config.map == "dense" and model.card.output_stride is None:
-            raise UsageError(f"{model.path}: this model gives no dense map", "use --map tile")
-    return models
+def _open_models(names: Sequence[str], device: str, stack: ExitStack) -> list[ModelFile]:
+    paths = [default_model_path() if name == "default" else Path(name) for name in names]
+    return [stack.enter_context(ModelFile.open(path, device)) for path in paths]

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from wsiseg.run.errors import WsisegError
+from wsiseg.run.errors import NotASlideError, WsisegError
 from wsiseg.run.outputs import locked, write_json
 
 Status = Literal["ok", "no_tissue", "skipped", "up_to_date", "suspect", "failed"]
@@ -28,6 +28,11 @@ class Failure(BaseModel):
     def of(cls, error: WsisegError) -> Self:
         """Describe an error."""
         return cls(type=type(error).__name__, message=error.message, hint=error.hint)
+
+    @classmethod
+    def of_system(cls, error: OSError, name: str) -> Self:
+        """Describe what the system refused while a slide of this name was worked on."""
+        return cls(type=type(error).__name__, message=f"{name}: {error}")
 
 
 class SlideRecord(BaseModel):
@@ -49,6 +54,13 @@ class SlideRecord(BaseModel):
     bad_tiles: int = 0
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of_error(cls, slide: str, path: Path, error: WsisegError | OSError, *, must_be_slide: bool) -> Self:
+        """Describe a slide that could not be done; what is not a slide is skipped unless it must be one."""
+        is_skipped = isinstance(error, NotASlideError) and not must_be_slide
+        failure = Failure.of(error) if isinstance(error, WsisegError) else Failure.of_system(error, path.name)
+        return cls(slide=slide, path=str(path), status="skipped" if is_skipped else "failed", error=failure)
 
 
 class Run(BaseModel):
@@ -84,9 +96,14 @@ class Run(BaseModel):
         return tuple(record for record in self.slides if record.status == "failed")
 
     @property
+    def has_no_slide(self) -> bool:
+        """True where files were found and all were skipped; a shard may well hold no slide."""
+        return not self.settings.get("shard") and {record.status for record in self.slides} == {"skipped"}
+
+    @property
     def exit_code(self) -> int:
-        """0 where nothing failed, else 1."""
-        return 1 if self.failed else 0
+        """0 where nothing failed and something was a slide, else 1."""
+        return 1 if self.failed or self.has_no_slide else 0
 
 
 class Progress(Protocol):
@@ -163,8 +180,8 @@ class RunFile:
 
     def finish(self) -> Run:
         """Write the end of the run."""
-        status = "complete" if not self.run.failed else "partial"
-        if self.run.slides and len(self.run.failed) == len(self.run.slides):
+        status = "complete" if self.run.exit_code == 0 else "partial"
+        if status == "partial" and all(record.status in ("failed", "skipped") for record in self.run.slides):
             status = "failed"
         self.run = self.run.model_copy(update={"status": status, "finished": now()})
         self._save()

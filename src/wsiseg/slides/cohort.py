@@ -39,6 +39,7 @@ class CohortSlide:
         extra: Further columns, kept as they are.
         doubts: What its name says that could not be used; not kept in the CSV.
         skipped: Why it is not to be read on its own, or empty; not kept in the CSV.
+        is_named: The user named the file itself, so that it must be a slide; not kept in the CSV.
     """
 
     slide: str
@@ -51,6 +52,12 @@ class CohortSlide:
     extra: dict[str, str] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     skipped: str = ""
+    is_named: bool = field(default=False, compare=False)
+
+    @property
+    def must_be_slide(self) -> bool:
+        """True where it is a failure, and nothing to pass over, that the file is not a slide."""
+        return self.is_named and not self.skipped
 
     def open(self, mpp: float | None = None, longest_read_s: float = LONGEST_READ_S) -> Slide:
         """Open the slide.
@@ -176,7 +183,8 @@ def _slides_at(text: str) -> Iterator[CohortSlide]:
         yield from Cohort.read(Path(text)).slides
         return
     for found in discovery.find(text):
-        yield CohortSlide(found.name, found.path, found.case, found.label, found.split, doubts=found.doubts)
+        known = (found.name, found.path, found.case, found.label, found.split)
+        yield CohortSlide(*known, doubts=found.doubts, is_named=found.is_named)
 
 
 def _distinct(slides: Sequence[CohortSlide]) -> list[CohortSlide]:
@@ -227,6 +235,7 @@ def _row(row: dict[str, str], folder: Path) -> CohortSlide:
         site=values.get("site", ""),
         mpp=_mpp(values.get("mpp", "")),
         extra={key: value for key, value in values.items() if key not in COLUMNS},
+        is_named=True,
     )
 
 

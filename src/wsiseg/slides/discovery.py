@@ -32,6 +32,7 @@ class Found:
         label: 1 for tumour, 0 for normal, None where its name and folders tell nothing.
         split: train, val or test, where a folder is called so.
         doubts: What its name says that cannot be used.
+        is_named: The user named the file itself, not only a folder or a glob that holds it.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Found:
     label: int | None = None
     split: str | None = None
     doubts: tuple[str, ...] = ()
+    is_named: bool = False
 
 
 def find(text: str) -> list[Found]:
@@ -54,7 +56,7 @@ def find(text: str) -> list[Found]:
     if path.is_dir():
         return [_of(file, path) for file in _files(path)]
     if path.exists() or not glob.has_magic(text):
-        return [_of(path, path.parent)]
+        return [replace(_of(path, path.parent), is_named=True)]
     matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207  any root
     return [
         found for match in matches for found in ([_of(match, match.parent)] if match.is_file() else find(str(match)))

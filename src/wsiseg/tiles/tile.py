@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from wsiseg.config.tile import TileConfig
 from wsiseg.mathematics.grid import Grid
 from wsiseg.pages import pictures as report
-from wsiseg.run.errors import NotASlideError, SlideError, UsageError, WsisegError
+from wsiseg.run.errors import SlideError, UsageError, WsisegError
 from wsiseg.run.outputs import written_whole
-from wsiseg.run.record import Failure, Progress, Run, RunFile, Silent, SlideRecord, Status, now
+from wsiseg.run.record import Progress, Run, RunFile, Silent, SlideRecord, Status, now
 from wsiseg.slides.cohort import Cohort, CohortSlide
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.packed import encoded, save_packed
@@ -139,10 +139,8 @@ def _tile_or_say_why(task: _Task) -> SlideRecord:
     began = time.monotonic()
     try:
         record = _tile_slide(task)
-    except WsisegError as error:
-        status: Status = "skipped" if isinstance(error, NotASlideError) else "failed"
-        path = str(task.row.path)
-        record = SlideRecord(slide=task.row.slide, path=path, status=status, error=Failure.of(error))
+    except (WsisegError, OSError) as error:
+        record = SlideRecord.of_error(task.row.slide, task.row.path, error, must_be_slide=task.row.must_be_slide)
     return record.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
 
 

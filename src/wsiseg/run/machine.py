@@ -1,0 +1,81 @@
+"""What this process may use of the machine: cores and memory, within the quota of the container that it runs in.
+
+Linux keeps quotas in control groups: files in a folder for each group, below those of the groups that it is part of.
+Version 2 has one tree, version 1 one for each kind of quota, and a process may be in both
+(https://docs.kernel.org/admin-guide/cgroup-v2.html and .../cgroup-v1).
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+_ROOT = Path("/")
+
+
+def cores(root: Path = _ROOT) -> int:
+    """Return the number of cores that this process may use, a part of one counted as one.
+
+    Args:
+        root: Where the system's files lie.
+    """
+    # sched_getaffinity respects taskset and cpusets, and does not exist everywhere.
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([usable, *(math.ceil(quota) for group in _groups(root) for quota in _cpu_quotas(group))]))
+
+
+def memory_bytes(root: Path = _ROOT) -> int | None:
+    """Return the memory that this process may use; None where the system does not say.
+
+    Args:
+        root: Where the system's files lie.
+    """
+    limits = [
+        int(text)
+        for group in _groups(root)
+        for name in ("memory.max", "memory.limit_in_bytes")
+        if (text := _text(group / name)).isdigit()
+    ]
+    with suppress(AttributeError, ValueError, OSError):  # not every system has sysconf, or these names
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(limits, default=None)
+
+
+def _cpu_quotas(group: Path) -> Iterator[float]:
+    """Yield how many cores a group may keep busy, where it is limited."""
+    legacy = (_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us"))
+    for quota, period in (_text(group / "cpu.max").split() or ("", ""), legacy):
+        if quota.isdigit() and period.isdigit() and int(period):  # `max` and -1 are no limit
+            yield int(quota) / int(period)
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """Yield the folders of the groups that this process is in, and of those around them."""
+    own = [line.split(":", 2) for line in _text(root / "proc/self/cgroup").splitlines() if line.count(":") > 1]
+    for folder, seen, kinds in _mounts(root):
+        for _, names, path in own:
+            if kinds.isdisjoint(names.split(",")) if names else kinds:
+                continue
+            group = PurePosixPath(path)
+            # A container may be told its path on the host, of which it sees its own group at the most.
+            is_inside = group.is_relative_to(seen) and ".." not in group.parts
+            parts = group.relative_to(seen).parts if is_inside else ()
+            yield from (folder.joinpath(*parts[:depth]) for depth in range(len(parts) + 1))
+
+
+def _mounts(root: Path) -> Iterator[tuple[Path, str, frozenset[str]]]:
+    """Yield where trees of groups are seen, the group that is seen there, and the kinds of quotas of version 1."""
+    for line in _text(root / "proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        place, kind = left.split(), right.split()
+        if len(place) > 4 and len(kind) > 2 and kind[0] in ("cgroup", "cgroup2"):  # noqa: PLR2004  the fields used
+            kinds = frozenset(kind[2].split(",")) if kind[0] == "cgroup" else frozenset[str]()
+            yield root / place[4].lstrip("/"), place[3], kinds
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
