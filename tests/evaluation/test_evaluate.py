@@ -138,6 +138,16 @@ def test_the_threshold_is_the_users_else_the_best_on_validation_else_the_models(
         run(tmp_path)
 
 
+def test_a_cell_at_the_threshold_is_tumour_everywhere(tmp_path: Path) -> None:
+    write_map(tmp_path / "maps" / "a.ome.zarr", np.array([[0.3, 0.3], [0.2, 0.1]]), size=(20, 20))
+    write_outlines(tmp_path / "truth" / "a.geojson", box(0, 0, 10, 10))
+    report = run(tmp_path, threshold=0.3)
+    assert (report.with_background["recall"]["value"], report.with_background["precision"]["value"]) == (1.0, 0.5)
+    assert report.without_background["at"]["option"]["precision"] == 0.5
+    assert report.tumor_area is not None
+    assert report.tumor_area["called_mm2"] == pytest.approx(2 * 10 * 10 * 0.25 / 1e6)
+
+
 def test_intervals_hold_the_value_and_differ_by_case_not_by_pixel(tmp_path: Path) -> None:
     write_run(tmp_path, skill=0.2)
     report = run(tmp_path, resamples=400, threshold=0.5)

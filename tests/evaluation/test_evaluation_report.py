@@ -141,6 +141,8 @@ def test_error_pictures_tell_hits_misses_and_false_alarms_apart() -> None:
     assert tuple(map_pixels(shown)[0, 4]) == (255, 255, 255)
     assert tuple(truth_pixels(shown)[0, 0]) == COLORS["hit"]
     assert tuple(truth_pixels(shown)[0, 5]) == (255, 255, 255)
+    at_threshold = error_pixels(picture([[0.3, 0.3]], [[0.5, 0.49]]), 0.3)[0]
+    assert [tuple(one) for one in at_threshold] == [COLORS["hit"], COLORS["false alarm"]]
 
 
 def test_a_drawing_is_the_same_as_svg_and_as_png(tmp_path: Path) -> None:

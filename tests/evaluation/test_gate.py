@@ -228,6 +228,33 @@ def test_the_command_leaves_with_3_and_a_table_of_what_fell_short(folder: Path) 
     assert evaluated(folder, "--fail-under", "nonsense=1").returncode == 2
 
 
+def test_a_gate_is_not_green_while_slides_have_no_map_and_every_figure_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path, slides=7)  # three of the test split
+    for number in (4, 6):
+        (tmp_path / "maps" / f"slide-{number}.ome.zarr").rename(tmp_path / f"slide-{number}")
+    junit_file, summary = tmp_path / "junit.xml", tmp_path / "summary.md"
+    gate_of_one = ("--fail-under", "auc=0.1", "--junit", junit_file, "--out", tmp_path / "out")
+    done = evaluated(tmp_path, *gate_of_one, GITHUB_STEP_SUMMARY=str(summary))
+    assert done.returncode == 1
+    assert "slide-4: has no map in" in done.stderr
+    figures = [line for line in done.stdout.splitlines()[1:] if not line.startswith("threshold")]
+    assert len(figures) >= 10
+    assert all(line.endswith("  1 of 3 slides") for line in figures)
+    suite = ElementTree.parse(junit_file).getroot()[0]
+    assert (suite.get("failures"), suite.get("errors"), suite.get("tests")) == ("0", "2", "8")
+    told = next(one.find("system-out").text for one in suite if one.get("classname") == "gate")
+    assert "over 1 of 3 slides, threshold" in told
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<td>1 of 3 slides</td>") >= len(figures) + 1  # and the gate
+    rows = [line for line in summary.read_text().splitlines() if line.startswith(("| auc |", "| f1 |", "| brier |"))]
+    assert len(rows) == 4  # three measures, one gate
+    assert all("| 1 of 3 slides |" in row for row in rows)
+    block = json.loads((tmp_path / "out" / "metrics.json").read_text())["with_background"]
+    assert (block["slides"], block["expected_slides"]) == (1, 3)
+    assert evaluated(tmp_path, *gate_of_one, "--allow-missing").returncode == 0
+    assert evaluated(tmp_path, "--allow-missing", "--fail-under", "slides=3").returncode == 3
+
+
 def test_json_is_all_that_stands_on_standard_output(folder: Path) -> None:
     done = evaluated(folder, "--json", "--split", "val")
     assert done.returncode == 1

@@ -18,7 +18,7 @@ from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation import pcam
 from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
-from wsiseg.model_file.model_file import ModelFile
+from wsiseg.model_file.model_file import ModelFile, default_model_path
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.record import Silent
 from wsiseg.tiles.pcam_files import BASE, FILES, name
@@ -202,6 +202,13 @@ def test_a_model_of_small_tiles_and_a_split_that_is_none_are_refused(folder: Pat
         run(folder, small)
     with pytest.raises(UsageError, match="PatchCamelyon has no split nightly"):
         run(folder, model, split="nightly")
+
+
+def test_default_is_the_bundled_model(tmp_path: Path) -> None:
+    write_patches(tmp_path, 8)
+    report = run(tmp_path, Path("default"), resamples=0)
+    with ModelFile.open(default_model_path(), "cpu") as bundled:
+        assert (report.settings["model"], report.settings["sha256"]) == (bundled.card.name, bundled.sha256)
 
 
 def test_the_published_files_are_pinned() -> None:

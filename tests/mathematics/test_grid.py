@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wsiseg.mathematics.grid import Grid, mean_of_tiles, share_of_cells, tile_window
+from wsiseg.mathematics.grid import Grid, mean_of_tiles, share_of_cells, sizes_of_parts, tile_window
 from wsiseg.run.errors import UsageError
 
 
@@ -21,9 +21,24 @@ def grids(draw: st.DrawFn) -> Grid:
 def test_cells_cover_every_pixel_once(grid: Grid) -> None:
     rows, columns = grid.shape
     step_x, step_y = grid.stride_level0
-    assert (columns - 1) * step_x < grid.size_px[0] + 1e-3
-    assert columns * step_x >= grid.size_px[0] - 1e-3
-    assert rows * step_y >= grid.size_px[1] - 1e-3
+    for count, step, size in ((columns, step_x, grid.size_px[0]), (rows, step_y, grid.size_px[1])):
+        assert count * step >= size - 1e-3
+        assert (count - 1) * step < size + 1e-3
+
+
+@given(grids(), st.floats(0, 1), st.floats(0, 1))
+def test_the_cell_at_a_point_holds_it(grid: Grid, across: float, down: float) -> None:
+    x, y = across * grid.size_px[0], down * grid.size_px[1]
+    row, column = grid.cell_at(x, y)
+    for place, step, at in ((column, grid.stride_level0[0], x), (row, grid.stride_level0[1], y)):
+        assert place * step <= at * (1 + 1e-12)
+        assert at < (place + 1) * step
+
+
+def test_parts_are_counted_cell_by_cell() -> None:
+    parts = np.random.default_rng(0).integers(0, 5, (700, 30)).astype(np.int32)
+    parts[parts == 3] = 0
+    assert sizes_of_parts(parts, 5).tolist() == [int((parts == part).sum()) for part in range(6)]
 
 
 @given(grids(), st.data())

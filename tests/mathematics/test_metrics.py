@@ -101,6 +101,63 @@ def test_no_threshold_gives_a_better_f1_than_the_best(case: Case) -> None:
     assert float(confusion(counts, best).measures()["f1"]) >= max(scores) - 1e-12
 
 
+Counts = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=12)
+
+
+@given(Counts)
+def test_of_several_best_thresholds_the_highest_is_taken(rows: list[tuple[int, int, int]]) -> None:
+    scores, positive, negative = (np.array(column, float) for column in zip(*rows, strict=True))
+    found = best_threshold(curve([Pixels.of((scores / 5).astype(np.float32), positive, negative)]))
+    if not positive.sum():
+        assert found is None
+        return
+    by_score = {}
+    for score in set(scores):
+        called = scores >= score
+        by_score[score] = 2 * positive[called].sum() / (positive.sum() + (positive + negative)[called].sum())
+    highest = max(score for score, f1 in by_score.items() if f1 == max(by_score.values()))
+    assert found == np.float32(highest / 5)
+
+
+@given(Counts)
+def test_a_score_at_the_threshold_is_called(rows: list[tuple[int, int, int]]) -> None:
+    scores, positive, negative = (np.array(column, float) for column in zip(*rows, strict=True))
+    pixels = Pixels.of((scores / 5).astype(np.float32), positive, negative)
+    for score in range(6):
+        found = pixels.at_or_above(np.array([score / 5], np.float32))
+        called = scores >= score
+        assert [float(count[0]) for count in found] == [positive[called].sum(), negative[called].sum()]
+
+
+@given(Counts, st.integers(1, 4))
+def test_reliability_equals_that_of_every_pixel_one_by_one(rows: list[tuple[int, int, int]], bins: int) -> None:
+    pixels = [(score / 5, label) for score, *counts in rows for label, count in zip((1, 0), counts, strict=True)
+              for _ in range(count)]  # fmt: skip
+    half = len(rows) // 2
+    slides = [Pixels.of(np.array([score / 5 for score, *_ in part], np.float32),
+                        *(np.array([one[side] for one in part], float) for side in (1, 2)))
+              for part in (rows[:half], rows[half:])]  # fmt: skip
+    found = reliability(slides, bins)
+    for number in range(bins):
+        inside = [one for one in pixels if min(int(np.float32(one[0]) * np.float32(bins)), bins - 1) == number]
+        assert found.pixels[number] == len(inside)
+        expected = np.mean(inside, axis=0) if inside else (np.nan, np.nan)
+        np.testing.assert_allclose((found.mean_score[number], found.tumor_share[number]), expected, rtol=1e-6)
+
+
+@given(Counts, st.sampled_from([0.1, 0.25, 0.5, 1.0]))
+def test_the_score_of_a_slide_equals_that_of_every_pixel_one_by_one(
+    rows: list[tuple[int, int, int]], share: float
+) -> None:
+    scores, positive, negative = (np.array(column, float) for column in zip(*rows, strict=True))
+    each = np.sort(np.repeat(scores / 5, ((positive + negative) * 20).astype(int)))[::-1]  # twentieths: whole shares
+    found = slide_score(Pixels.of((scores / 5).astype(np.float32), positive, negative), share)
+    if len(each):
+        assert found == pytest.approx(each[: round(share * len(each))].mean(), rel=1e-6)
+    else:
+        assert math.isnan(found)
+
+
 def test_measures_without_tumour_or_without_anything_are_undefined() -> None:
     normal = curve([Pixels.of(np.array([0.2, 0.7], np.float32), np.zeros(2), np.ones(2))], [0.5])
     found = measures(normal, 0.5)

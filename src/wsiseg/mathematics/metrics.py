@@ -232,10 +232,10 @@ def slide_score(pixels: Pixels, share: float = 0.1) -> float:
         share: How much of the tissue's area counts.
 
     Returns:
-        The mean score of that area; NaN for a slide without tissue.
+        The mean score of that area; NaN where there is no area.
     """
     area = (pixels.positive + pixels.negative).cumsum(dtype=np.float64)
-    if not len(area):
+    if not len(area) or not area[-1]:
         return float("nan")
     taken = np.diff(np.minimum(area, share * area[-1]), prepend=0.0)
     return float(taken @ pixels.scores / taken.sum())
