@@ -2,6 +2,7 @@ import csv
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
 
 from making.maps import box, polygon, write_map, write_outlines, write_run
 from wsiseg.config.evaluate import EvaluateConfig
@@ -48,6 +49,7 @@ def by_sklearn(
         "auc": roc_auc_score(truth, both, sample_weight=weights),
         "average_precision": average_precision_score(truth, both, sample_weight=weights),
         "f1": f1_score(truth, called, sample_weight=weights),
+        "brier": brier_score_loss(truth, both.astype(float), sample_weight=weights),
     }
 
 
@@ -95,6 +97,91 @@ def test_measures_equal_those_of_every_level_0_pixel_one_by_one(
     for mode in MODES:
         for name, value in expected[mode].items():
             assert getattr(report, mode)[name]["value"] == pytest.approx(value, abs=1e-6), (mode, name)
+
+
+def union_of(rings: Sequence[Sequence[tuple[float, float]]]) -> Any:
+    polygons = [shapely.make_valid(shapely.Polygon(ring), method="structure") for ring in rings]
+    return shapely.union_all(polygons)
+
+
+RINGS = st.lists(
+    st.lists(st.tuples(st.floats(-5, 85), st.floats(-5, 85)), min_size=3, max_size=6, unique=True), max_size=2
+)
+
+
+@given(made_cases(), RINGS, RINGS, st.sampled_from(["none", "outlines", "mask"]))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_left_out_counts_in_no_measure_pixel_by_pixel(
+    tmp_path_factory: pytest.TempPathFactory,
+    case: tuple[NDArray[np.float32], list[list[tuple[float, float]]], bool],
+    ignored: list[list[tuple[float, float]]],
+    region: list[list[tuple[float, float]]],
+    kind: str,
+) -> None:
+    folder = tmp_path_factory.mktemp("case")
+    heatmap = write_map(folder / "maps" / "a.ome.zarr", case[0])
+    width, height = heatmap.slide.size_px
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
+    pixels = shapely.box(columns, rows, columns + 1, rows + 1)
+    how: dict[str, Any] = {"ignore_class": ("pen mark",), "resamples": 0}
+    left = shapely.box(0, 0, width, height).difference(union_of(ignored))
+    tumor, share = union_of(case[1]).intersection(left), np.ones((height, width), np.bool_)
+    if kind == "outlines" and region:
+        how["roi"] = write_outlines(folder / "roi.geojson", *(polygon(ring, "Region") for ring in region))
+        left, tumor = (one.intersection(union_of(region)) for one in (left, tumor))
+    if kind == "mask":
+        share = np.random.default_rng(len(region)).random((height, width)) < 0.6
+        Image.fromarray(share.astype(np.uint8) * 255).save(folder / "roi.png")
+        how["roi"] = folder / "roi.png"
+    positive, counted = (shapely.area(shapely.intersection(pixels, one)) * share for one in (tumor, left))
+    negative = np.maximum(counted - positive, 0)
+    scores = pixels_of(heatmap)
+    looked = ~np.isnan(scores)
+    if min(positive[looked].sum(), negative[looked].sum()) < 1e-3:
+        return
+    names = ["Ignore*", "Pen mark"]
+    drawn = [polygon(ring, name) for ring, name in zip(ignored, names, strict=False)]
+    write_outlines(folder / "truth" / "a.geojson", *(polygon(ring) for ring in case[1]), *drawn)
+    report = run(folder, **how)
+    expected = {
+        "without_background": by_sklearn(scores[looked], positive[looked], negative[looked], 0.5),
+        "with_background": by_sklearn(np.nan_to_num(scores), positive, negative, 0.5),
+    }
+    for mode in MODES:
+        block = getattr(report, mode)
+        for name, value in expected[mode].items():
+            assert block[name]["value"] == pytest.approx(value, abs=1e-6), (mode, name)
+    assert report.with_background["tumor_px"] == pytest.approx(positive.sum(), abs=1e-4)
+    assert report.with_background["other_px"] == pytest.approx(negative.sum(), abs=1e-4)
+    assert report.tumor_area is not None
+    called = (positive + negative)[looked & (np.nan_to_num(scores) >= 0.5)].sum() * 0.25 / 1e6
+    assert report.tumor_area["called_mm2"] == pytest.approx(called, abs=1e-9)
+
+
+def test_a_region_is_named_after_its_slide_and_a_slide_without_one_fails(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    regions = tmp_path / "regions"
+    for number in range(4, 11):
+        write_outlines(regions / f"slide-{number}.geojson", box(0, 0, 360, 130, "Region"))
+    report = run(tmp_path, roi=regions, split="test")
+    failed = {record.slide: record.error.message for record in report.failed if record.error}
+    assert failed["slide-11"] == f"slide-11: has no region in {regions}"
+    write_outlines(regions / "slide-11.geojson", box(900, 900, 910, 910, "Region"))
+    failed = {record.slide: record.error.message for record in run(tmp_path, roi=regions).failed if record.error}
+    assert failed["slide-11"] == "slide-11: nothing of it is left to measure"
+    write_outlines(regions / "slide-12.geojson", box(0, 0, 10, 10))
+    with pytest.raises(UsageError, match=r"slide-12.geojson would not be used: no slide has that name"):
+        run(tmp_path, roi=regions, predictions=(tmp_path / "maps", tmp_path / "maps"))
+    with pytest.raises(UsageError, match="no such file or folder"):
+        run(tmp_path, roi=tmp_path / "nowhere")
+
+
+def test_truth_outside_the_slide_is_told_also_where_a_region_is_given(tmp_path: Path) -> None:
+    write_map(tmp_path / "maps" / "a.ome.zarr", np.full((5, 6), 0.5))
+    write_outlines(tmp_path / "truth" / "a.geojson", box(900, 900, 920, 920))
+    roi = write_outlines(tmp_path / "roi.geojson", box(0, 0, 30, 30, "Region"))
+    with pytest.raises(WsisegError, match="all of its tumour lies outside the slide"):
+        run(tmp_path, roi=roi)
 
 
 def test_split_site_and_location_are_measured_apart(tmp_path: Path) -> None:
@@ -324,6 +411,12 @@ def test_slide_auc_and_area_error(tmp_path: Path) -> None:
     assert report.slide_auc is not None
     assert report.tumor_area is not None
     assert (report.slide_auc["value"], report.slide_auc["slides"]) == (1.0, 8)
+    text = (tmp_path / "cohort.csv").read_text()
+    for label, is_perfect in (("0", False), ("", True)):  # the cohort's label goes before what the truth holds
+        (tmp_path / "cohort.csv").write_text(text.replace("case-4,1,", f"case-4,{label},"))
+        found = run(tmp_path, threshold=0.5).slide_auc
+        assert found is not None
+        assert (found["value"] == 1.0) == is_perfect
     um2 = 0.5 * 0.5 / 1e6
     assert report.tumor_area["truth_mm2"] == pytest.approx(6 * 120 * 80 * um2)
     assert report.tumor_area["mean_error_mm2"]["value"] == pytest.approx(
@@ -399,3 +492,8 @@ def test_single_lesions_found_and_missed_are_counted(tmp_path: Path) -> None:
     assert froc["lesions"] == 3
     assert froc["sensitivity_at"]["1"] == pytest.approx(2 / 3)
     assert run(tmp_path).froc is None
+    ignored = box(2500, 2500, 3500, 3500, "Ignore*"), box(6000, 200, 7000, 1200, "Ignore*")
+    write_outlines(tmp_path / "truth" / "a.geojson", found, missed, tiny, *split, *ignored)
+    froc = run(tmp_path, froc=True).froc
+    assert froc is not None
+    assert (froc["lesions"], froc["score"]) == (2, 1.0)  # neither the miss nor the only false alarm counts

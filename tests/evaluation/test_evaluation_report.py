@@ -12,10 +12,9 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from making.browser import opened
 from making.maps import write_run
 from wsiseg.config.evaluate import EvaluateConfig
-from wsiseg.evaluation.comparison import Picture
 from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
-from wsiseg.evaluation.pictures import COLORS, error_pixels, map_pixels, truth_pixels
+from wsiseg.evaluation.pictures import COLORS, Picture, error_pixels, map_pixels, truth_pixels
 from wsiseg.pages.drawing import Drawing, Polyline, Rectangle, Text
 from wsiseg.pages.plots import Line, plot, thinned
 
@@ -127,8 +126,9 @@ def test_a_cohort_without_tumour_still_makes_a_page(tmp_path: Path) -> None:
         assert page.console() == []
 
 
-def picture(values: Any, share: Any) -> Picture:
-    return Picture(np.array(values, np.float32), np.array(share, np.float32))
+def picture(values: Any, share: Any, ignored: Any = None) -> Picture:
+    left_out = np.zeros(np.shape(values)) if ignored is None else ignored
+    return Picture(*(np.array(one, np.float32) for one in (values, share, left_out)))
 
 
 def test_error_pictures_tell_hits_misses_and_false_alarms_apart() -> None:
@@ -143,6 +143,14 @@ def test_error_pictures_tell_hits_misses_and_false_alarms_apart() -> None:
     assert tuple(truth_pixels(shown)[0, 5]) == (255, 255, 255)
     at_threshold = error_pixels(picture([[0.3, 0.3]], [[0.5, 0.49]]), 0.3)[0]
     assert [tuple(one) for one in at_threshold] == [COLORS["hit"], COLORS["false alarm"]]
+
+
+def test_what_is_left_out_is_hatched_in_every_picture() -> None:
+    shown = picture(np.full((6, 6), 0.9), np.ones((6, 6)), np.tile([0, 0.4, 0.5, 1, 1, 1], (6, 1)))
+    for pixels in (truth_pixels(shown), map_pixels(shown), error_pixels(shown, 0.5)):
+        hatch = {tuple(pixel) for row in pixels[:, 2:] for pixel in row}
+        assert hatch == {COLORS["left out"], (255, 255, 255)}
+        assert not {tuple(pixel) for row in pixels[:, :2] for pixel in row} & hatch
 
 
 def test_a_drawing_is_the_same_as_svg_and_as_png(tmp_path: Path) -> None:

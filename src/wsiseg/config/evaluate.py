@@ -24,6 +24,10 @@ class EvaluateConfig(Config):
     """The split that is evaluated; `test` where the cohort has one."""
     threshold: float | None = Field(default=None, ge=0, le=1)
     """Probability from which a cell is tumour; the best on the validation split, or the model's, where not given."""
+    roi: Path | None = None
+    """Outlines or a mask of the only parts that count, or a folder of them named after the slides."""
+    ignore_class: tuple[str, ...] = ()
+    """Further classes of outlines, or values of masks, that are left out of all measures, as `Ignore*` is."""
     tumor_class: Annotated[tuple[str, ...], IN_FILE] = ()
     """Classes of outlines, or values of masks, that mean tumour; the usual names where none is given."""
     negative_class: Annotated[tuple[str, ...], IN_FILE] = ()

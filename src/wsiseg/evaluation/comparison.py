@@ -7,43 +7,31 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wsiseg.annotations.classes import Classes
 from wsiseg.annotations.outlines import AnnotationError
 from wsiseg.annotations.published_maps import ZeroedMapError
-from wsiseg.annotations.truth import Reading, Truth, open_truth, truth_files
+from wsiseg.annotations.truth import Reading, Truth, open_region, open_truth, truth_files
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.froc import Lesions, find_lesions
+from wsiseg.evaluation.pictures import Picture, picture_of
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.opening import open_prediction
-from wsiseg.mathematics.metrics import Floats, Pixels
+from wsiseg.mathematics.metrics import Pixels
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.record import Failure, Progress, SlideRecord
 from wsiseg.slides.cohort import CohortSlide
 from wsiseg.slides.slide import ASSUMED
+from wsiseg.tiles.tissue_choice import named_after
 
-_PICTURE_CELLS = 256  # the longer side of what a picture shows
 _SAME_SIZE = 0.01  # pixel sizes may differ by this share
 _OUTSIDE = 0.02  # a mask's last pixels may reach beyond the slide
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Prediction and truth at a size to look at.
-
-    Attributes:
-        probabilities: float32[rows, columns], NaN where nobody looked.
-        tumor_share: float32[rows, columns], the share of each cell that is tumour in truth.
-    """
-
-    probabilities: NDArray[np.float32]
-    tumor_share: NDArray[np.float32]
+_NOISE = 1e-9  # of a cell's area, from adding up what covers it
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One slide: its prediction beside its truth.
+    """One slide: its prediction beside its truth; nothing of it is about what is left out.
 
     Attributes:
         row: What the cohort says of it.
@@ -139,17 +127,18 @@ def compare_run(
         progress: Who watches.
 
     Raises:
-        UsageError: There is no truth at all.
+        UsageError: There is no truth at all, or a region belongs to none of the slides.
     """
     assert config.truth is not None  # noqa: S101  the settings were checked
     known = {row.slide: row for row in cohort}
     truths = truth_files(config.truth)
     rows = [known.get(slide) or CohortSlide(slide=slide, path=Path(), case=slide) for slide in predictions]
+    regions = _regions(config.roi, [*predictions, *known, *truths], len(predictions))
     compared, records, used = [], [], set()
     for row in rows:
         names = {name for name in (row.slide, row.path.name, row.path.stem, f"{row.slide}.svs") if name in truths}
         files = [file for name in sorted(names) for file in truths[name]]
-        one, record = _attempt(config, row, predictions[row.slide], files)
+        one, record = _attempt(config, row, predictions[row.slide], files, regions)
         compared += [one] if one else []
         records.append(record)
         used.update(names)
@@ -167,15 +156,26 @@ def compare_run(
     )
 
 
+def _regions(roi: Path | None, slides: Sequence[str], predictions: int) -> Mapping[str, Path] | None:
+    """Match the only parts that count with slides; a single file need not be named after the only prediction."""
+    if roi is None:
+        return None
+    return named_after("--roi", str(roi), slides[:1] if roi.is_file() and predictions == 1 else slides)
+
+
 def _attempt(
-    config: EvaluateConfig, row: CohortSlide, path: Path, files: Sequence[Path]
+    config: EvaluateConfig,
+    row: CohortSlide,
+    path: Path,
+    files: Sequence[Path],
+    regions: Mapping[str, Path] | None,
 ) -> tuple[Compared | None, SlideRecord]:
     """Compare a slide with the only file of truth that it has; also return what became of it."""
     began = time.monotonic()
     found: dict[str, object] = {"status": "ok"}
     one = None
     try:
-        one = _compared(config, row, path, files)
+        one = _compared(config, row, path, files, regions)
         found["warnings"] = one.notes
     except WsisegError as error:
         found = {"status": "skipped" if isinstance(error, ZeroedMapError) else "failed", "error": Failure.of(error)}
@@ -187,14 +187,24 @@ def _known(row: CohortSlide) -> dict[str, object]:
     return {name: getattr(row, name) for name in ("slide", "case", "label", "split", "site")}
 
 
-def _compared(config: EvaluateConfig, row: CohortSlide, path: Path, files: Sequence[Path]) -> Compared:
+def _compared(
+    config: EvaluateConfig,
+    row: CohortSlide,
+    path: Path,
+    files: Sequence[Path],
+    regions: Mapping[str, Path] | None,
+) -> Compared:
     if not files:
         raise WsisegError(f"{row.slide}: no truth for this slide", "an outline file without outlines means no tumour")
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
         raise WsisegError(f"{row.slide}: has more than one truth: {names}", "keep one of them in the folder")
-    reading = Reading(Classes(config.tumor_class, config.negative_class), config.truth_origin, config.truth_mpp)
-    return compare(row, path, files[0], reading, with_picture=config.out is not None, with_lesions=config.froc)
+    if regions is not None and row.slide not in regions:
+        raise WsisegError(f"{row.slide}: has no region in {config.roi}", f"add {row.slide}.geojson, or leave out --roi")
+    classes = Classes(config.tumor_class, config.negative_class, config.ignore_class)
+    reading = Reading(classes, config.truth_origin, config.truth_mpp)
+    shown = {"with_picture": config.out is not None, "with_lesions": config.froc}
+    return compare(row, path, files[0], reading, (regions or {}).get(row.slide), **shown)
 
 
 def compare(
@@ -202,6 +212,7 @@ def compare(
     prediction: Path,
     truth_path: Path,
     reading: Reading,
+    roi: Path | None = None,
     *,
     with_picture: bool = False,
     with_lesions: bool = False,
@@ -213,29 +224,39 @@ def compare(
         prediction: A heatmap or a published map.
         truth_path: Outlines, a mask or labels.
         reading: How to read the truth.
+        roi: Outlines or a mask of the only parts that count.
         with_picture: Keep what a picture needs.
         with_lesions: Look for single lesions.
 
     Raises:
-        WsisegError: The heatmap or the truth cannot be read, or all of the truth lies outside the slide.
+        WsisegError: The heatmap or the truth cannot be read, all of the truth lies outside the slide, or all of the
+            slide is left out.
     """
     heatmap = open_prediction(prediction, row.path, row.mpp)
-    truth = open_truth(truth_path, heatmap.slide, reading)
     x_edges, y_edges = heatmap.edges()
+    whole = open_truth(truth_path, heatmap.slide, reading)
+    notes = _outside(truth_path, whole, float(whole.tumor.covered(x_edges, y_edges).sum()))
+    notes = whole.notes + notes + _contradictions(row, truth_path, whole, heatmap)
+    truth = whole
+    if roi is not None:
+        region = open_region(roi, heatmap.slide, reading)
+        truth, notes = whole.inside(region.area, heatmap.slide.size_px), notes + region.notes
     cells = np.diff(y_edges)[:, None] * np.diff(x_edges)[None, :]
-    tumor = truth.tumor.covered(x_edges, y_edges)
-    rest, looked = cells - tumor, heatmap.tissue
+    tumor, ignored = truth.covered(x_edges, y_edges)
+    tumor, rest = (np.where(area > _NOISE * cells, area, 0) for area in (tumor, cells - tumor - ignored))
+    if not (tumor.any() or rest.any()):
+        raise WsisegError(f"{row.slide}: nothing of it is left to measure", "see --roi and --ignore-class")
+    looked = heatmap.tissue
+    counted = looked & (tumor + rest > 0)
     return Compared(
         row=row,
         threshold=heatmap.threshold,
         mpp=None if heatmap.slide.mpp_source == ASSUMED else heatmap.slide.mpp,
-        tissue=Pixels.of(heatmap.probabilities[looked], *(area[looked].astype(np.float32) for area in (tumor, rest))),
+        tissue=Pixels.of(heatmap.probabilities[counted], *(one[counted].astype(np.float32) for one in (tumor, rest))),
         background=(float(tumor[~looked].sum()), float(rest[~looked].sum())),
-        picture=_picture(heatmap, tumor / cells) if with_picture else None,
-        lesions=find_lesions(heatmap, truth.tumor) if with_lesions else None,
-        notes=truth.notes
-        + _outside(truth_path, truth, float(tumor.sum()))
-        + _contradictions(row, truth_path, truth, heatmap),
+        picture=picture_of(heatmap.probabilities, tumor / cells, ignored / cells) if with_picture else None,
+        lesions=find_lesions(heatmap, truth.tumor, ignored / cells) if with_lesions else None,
+        notes=notes,
     )
 
 
@@ -247,7 +268,9 @@ def _outside(path: Path, truth: Truth, inside_px: float) -> tuple[str, ...]:
     """
     total = truth.tumor.total
     if total > 0 and inside_px <= 0:
-        raise AnnotationError(f"{path.name}: all of its tumour lies outside the slide", "see --truth-origin")
+        raise AnnotationError(
+            f"{path.name}: all of its tumour lies outside the slide", "set truth-origin in the file of --config"
+        )
     if inside_px < (1 - _OUTSIDE) * total:
         return (f"{path.name}: {1 - inside_px / total:.0%} of its tumour lies outside the slide",)
     return ()
@@ -263,22 +286,3 @@ def _contradictions(row: CohortSlide, path: Path, truth: Truth, heatmap: Heatmap
     if row.mpp is not None and abs(row.mpp / heatmap.slide.mpp[0] - 1) > _SAME_SIZE:
         notes.append(f"{row.slide}: was mapped at {heatmap.slide.mpp[0]:g} um/px, the cohort says {row.mpp:g} um/px")
     return tuple(notes)
-
-
-def _picture(heatmap: Heatmap, share: Floats) -> Picture:
-    """Average cells until the longer side is small enough."""
-    factor = -(-max(share.shape) // _PICTURE_CELLS)
-    looked = heatmap.tissue
-    count = _sums(looked.astype(np.float64), factor)
-    total = _sums(np.nan_to_num(heatmap.probabilities).astype(np.float64), factor)
-    values = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
-    return Picture(
-        values.astype(np.float32), (_sums(share, factor) / _sums(np.ones_like(share), factor)).astype(np.float32)
-    )
-
-
-def _sums(values: Floats, factor: int) -> Floats:
-    """Add up blocks of `factor` x `factor`, the last ones cut."""
-    starts = [np.arange(0, size, factor) for size in values.shape]
-    total: Floats = np.add.reduceat(np.add.reduceat(values, starts[0], axis=0), starts[1], axis=1)
-    return total

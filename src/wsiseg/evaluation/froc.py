@@ -18,6 +18,7 @@ from wsiseg.heatmap.heatmap import Heatmap
 
 REACH_UM = 75.0
 ISOLATED_UM = 275.0
+_LEFT_OUT = 0.5
 _DETAIL_UM = 2.0  # finer detail of an outline cannot matter at the reach above
 FALSE_ALARMS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False alarms a slide at which the sensitivity is read."""
@@ -60,8 +61,15 @@ class Froc:
         return float(np.mean([self.at(alarms) for alarms in FALSE_ALARMS]))
 
 
-def find_lesions(heatmap: Heatmap, tumor: Area) -> Lesions:
-    """Compare the local maxima of a heatmap with the lesions of its slide."""
+def find_lesions(heatmap: Heatmap, tumor: Area, ignored_share: Floats) -> Lesions:
+    """Compare the local maxima of a heatmap with the lesions of its slide.
+
+    Args:
+        heatmap: The heatmap.
+        tumor: The lesions.
+        ignored_share: float64[rows, columns], the share of each cell that is left out; a detection in a cell half of
+            which is left out is none.
+    """
     import shapely  # noqa: PLC0415  heavy: only where lesions are looked for
 
     mpp = max(heatmap.slide.mpp)
@@ -70,7 +78,7 @@ def find_lesions(heatmap: Heatmap, tumor: Area) -> Lesions:
     lesions = shapely.get_parts(shapely.union_all(shapely.buffer(outlines, reach, quad_segs=4)))
     lesions = lesions[~shapely.is_empty(lesions)]
     counted = _longest_sides(lesions) * mpp >= ISOLATED_UM
-    boxes, scores = _detections(heatmap)
+    boxes, scores = _detections(heatmap, ignored_share)
     which, lesion = shapely.STRtree(lesions).query(boxes, predicate="intersects")
     found = np.full(len(lesions), -1.0)
     np.maximum.at(found, lesion, scores[which])
@@ -97,7 +105,7 @@ def _longest_sides(lesions: NDArray[Any]) -> Floats:
     return np.array([np.linalg.norm(np.diff(points, axis=0), axis=1).max() for points in corners])
 
 
-def _detections(heatmap: Heatmap) -> tuple[NDArray[Any], Floats]:
+def _detections(heatmap: Heatmap, ignored_share: Floats) -> tuple[NDArray[Any], Floats]:
     """Return the cells that are local maxima, as shapely boxes in level-0 pixels, and their scores.
 
     Of a plateau of equal cells only the first counts.
@@ -111,6 +119,8 @@ def _detections(heatmap: Heatmap) -> tuple[NDArray[Any], Floats]:
     labels, count = ndimage.label(peaks, structure=np.ones((3, 3)))
     _, first = np.unique(labels, return_index=True)
     rows, columns = np.unravel_index(first[-count:] if count else first[:0], values.shape)
+    counted = ignored_share[rows, columns] < _LEFT_OUT
+    rows, columns = rows[counted], columns[counted]
     x_edges, y_edges = heatmap.edges()
     boxes = shapely.box(x_edges[columns], y_edges[rows], x_edges[columns + 1], y_edges[rows + 1])
     return boxes, values[rows, columns].astype(np.float64)

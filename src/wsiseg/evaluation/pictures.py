@@ -1,26 +1,78 @@
 """Pictures of one slide's truth, map and errors."""
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.evaluation.comparison import Picture
 from wsiseg.pages.page import picture_address
 from wsiseg.pages.pictures import colored
 
-COLORS = {"hit": (0, 114, 178), "miss": (230, 159, 0), "false alarm": (204, 51, 102), "rest": (222, 226, 230)}
+COLORS = {
+    "hit": (0, 114, 178),
+    "miss": (230, 159, 0),
+    "false alarm": (204, 51, 102),
+    "rest": (222, 226, 230),
+    "left out": (128, 128, 128),
+}
 """Of the errors, told apart by people who see no red or no green too."""
 _TUMOR, _PAPER = (0, 114, 178), (255, 255, 255)
-_HALF = 0.5  # a cell is tumour in truth when half of it is
+_HALF = 0.5  # a cell is tumour in truth, or left out, when half of it is
+_CELLS = 256  # the longer side of what a picture shows
+_HATCH = 3  # cells from one line to the next
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Prediction and truth at a size to look at.
+
+    Attributes:
+        probabilities: float32[rows, columns], NaN where nobody looked.
+        tumor_share: float32[rows, columns], the share of each cell that is tumour in truth.
+        ignored_share: float32[rows, columns], the share of each cell that is left out of all measures.
+    """
+
+    probabilities: NDArray[np.float32]
+    tumor_share: NDArray[np.float32]
+    ignored_share: NDArray[np.float32]
+
+
+def picture_of(
+    probabilities: NDArray[np.float32], tumor_share: NDArray[np.float64], ignored_share: NDArray[np.float64]
+) -> Picture:
+    """Average cells until the longer side is small enough."""
+    factor = -(-max(probabilities.shape) // _CELLS)
+    known = ~np.isnan(probabilities)
+    count = _sums(known.astype(np.float64), factor)
+    total = _sums(np.nan_to_num(probabilities).astype(np.float64), factor)
+    values = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+    cells = _sums(np.ones(probabilities.shape), factor)
+    shares = (_sums(share, factor) / cells for share in (tumor_share, ignored_share))
+    return Picture(*(one.astype(np.float32) for one in (values, *shares)))
+
+
+def _sums(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
+    """Add up blocks of `factor` x `factor`, the last ones cut."""
+    starts = [np.arange(0, size, factor) for size in values.shape]
+    total: NDArray[np.float64] = np.add.reduceat(np.add.reduceat(values, starts[0], axis=0), starts[1], axis=1)
+    return total
+
+
+def _hatched(pixels: NDArray[np.uint8], picture: Picture) -> NDArray[np.uint8]:
+    """Draw grey lines on white over what is left out."""
+    left_out = picture.ignored_share >= _HALF
+    lines = np.add.outer(*map(np.arange, left_out.shape)) % _HATCH == 0
+    pixels[left_out] = _PAPER
+    pixels[left_out & lines] = COLORS["left out"]
+    return pixels
 
 
 def truth_pixels(picture: Picture) -> NDArray[np.uint8]:
     """Return the truth as uint8[rows, columns, 3]: tissue grey, tumour blue by its share."""
     base = np.where(np.isnan(picture.probabilities)[..., None], _PAPER, COLORS["rest"])
     share = picture.tumor_share[..., None]
-    mixed: NDArray[np.uint8] = (base * (1 - share) + np.array(_TUMOR) * share).round().astype(np.uint8)
-    return mixed
+    return _hatched((base * (1 - share) + np.array(_TUMOR) * share).round().astype(np.uint8), picture)
 
 
 def map_pixels(picture: Picture) -> NDArray[np.uint8]:
@@ -28,7 +80,7 @@ def map_pixels(picture: Picture) -> NDArray[np.uint8]:
     looked = ~np.isnan(picture.probabilities)
     pixels = np.full((*looked.shape, 3), 255, np.uint8)
     pixels[looked] = colored(picture.probabilities[looked])
-    return pixels
+    return _hatched(pixels, picture)
 
 
 def error_pixels(picture: Picture, threshold: float) -> NDArray[np.uint8]:
@@ -39,7 +91,7 @@ def error_pixels(picture: Picture, threshold: float) -> NDArray[np.uint8]:
     pixels[~np.isnan(picture.probabilities)] = COLORS["rest"]
     pixels[tumor & called], pixels[tumor & ~called] = COLORS["hit"], COLORS["miss"]
     pixels[~tumor & called] = COLORS["false alarm"]
-    return pixels
+    return _hatched(pixels, picture)
 
 
 def data_address(pixels: NDArray[np.uint8]) -> str:
