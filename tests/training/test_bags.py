@@ -16,16 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from making.tiled import TILE_PX, write_tiled_cohort
+from making.tiled import TILE_PX
 from wsiseg.run.errors import UsageError
 from wsiseg.training.augment import augmented, jittered, restained
 from wsiseg.training.bags import TileSource, Visit, ahead, drawn, order_of, visits_of
 from wsiseg.training.slides import LabelledSlide, labelled_slides
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiled_cohort(tmp_path_factory.mktemp("bags"))
 
 
 @pytest.fixture

@@ -18,21 +18,18 @@ import pytest
 import torch
 from PIL import Image
 
-from making.tiled import TILE_PX, write_tiled_cohort
+from making.tiled import SMALL, TILE_PX, training
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import Checkpoint, build, load_classifier
 from wsiseg.network.weights import read_torch
 from wsiseg.run.errors import DeviceError, UsageError, WsisegError
 from wsiseg.run.record import Silent
 from wsiseg.training.augment import augmented
-from wsiseg.training.bags import Bag, TileSource
+from wsiseg.training.bags import TileSource
 from wsiseg.training.fit import better
 from wsiseg.training.processes import Processes, interleaved
 from wsiseg.training.slides import labelled_slides, tile_truths
-from wsiseg.training.step import Stepper, batch_norms, blocks, hold, set_learning_rate, set_training
 from wsiseg.training.train import Trained, train
-
-SMALL = "timm:test_resnet"
 
 
 class Listening(Silent):
@@ -43,21 +40,6 @@ class Listening(Silent):
 
     def note(self, text: str) -> None:
         self.said.append(text)
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiled_cohort(tmp_path_factory.mktemp("train"))
-
-
-@pytest.fixture(scope="module")
-def truth(cohort: Path) -> Path:
-    return cohort.parents[1] / "cohort" / "truth"
-
-
-def config(cohort: Path, out: Path, **values: Any) -> TrainConfig:
-    small = {"arch": SMALL, "init": "none", "epochs": 2, "bag": 12}
-    return TrainConfig(**{"cohort": cohort, "out": out, **small, **values})
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -72,7 +54,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 def test_a_run_leaves_checkpoint_state_settings_and_measures(cohort: Path, truth: Path, tmp_path: Path) -> None:
     out, listening = tmp_path / "run", Listening()
-    trained = train(config(cohort, out, truth=truth), listening)
+    trained = train(training(cohort, out, truth=truth), listening)
     assert isinstance(trained, Trained)
     assert {path.name for path in out.iterdir()} == {
         "best.pt", "last.pt", "config.toml", "metrics.csv", "report.html",
@@ -87,12 +69,12 @@ def test_a_run_leaves_checkpoint_state_settings_and_measures(cohort: Path, truth
     measures = trained.best.figures["test"]["all"]
     assert set(measures) == {"auc", "auc_background", "precision", "recall", "f1", "slide_auc"}
     assert trained.best.figures["test"]["colon"] == measures
-    assert TrainConfig.from_toml(out / "config.toml") == config(cohort, out, truth=truth)
+    assert TrainConfig.from_toml(out / "config.toml") == training(cohort, out, truth=truth)
     assert re.search(r"epoch 2/2: risk \d", listening.said[-1])
 
 
 def test_colors_are_those_of_the_training_tiles(cohort: Path, tmp_path: Path) -> None:
-    train(config(cohort, tmp_path, epochs=1))
+    train(training(cohort, tmp_path, epochs=1, max_tiles=2000))
     tensors = Checkpoint.load(tmp_path / "best.pt").state_dict
     source = TileSource(augmented)
     tiles = [source.read(slide, np.arange(slide.tiles)) for slide in labelled_slides(cohort) if slide.split == "train"]
@@ -102,7 +84,7 @@ def test_colors_are_those_of_the_training_tiles(cohort: Path, tmp_path: Path) ->
 
 
 def test_the_report_stands_alone(cohort: Path, truth: Path, tmp_path: Path) -> None:
-    train(config(cohort, tmp_path, truth=truth, epochs=1))
+    train(training(cohort, tmp_path, truth=truth, epochs=1))
     text = (tmp_path / "report.html").read_text()
     assert text.count("<img") == text.count("data:image/jpeg;base64,") == 8
     assert "AUC on the validation split" in text
@@ -112,7 +94,7 @@ def test_the_report_stands_alone(cohort: Path, truth: Path, tmp_path: Path) -> N
 
 def test_a_frozen_backbone_gives_a_plain_classifier(cohort: Path, truth: Path, tmp_path: Path) -> None:
     """The head of the checkpoint takes the raw features that the head in training saw standardised."""
-    train(config(cohort, tmp_path, truth=truth, freeze=True, views=2))
+    train(training(cohort, tmp_path, truth=truth, freeze=True, views=2))
     slides = [slide for slide in labelled_slides(cohort) if slide.split == "val"]
     classifier = load_classifier(Checkpoint.load(tmp_path / "best.pt"))
     probabilities = []
@@ -135,55 +117,55 @@ def _auc(scores: np.ndarray[Any, Any], positive: np.ndarray[Any, Any], negative:
 
 
 def test_features_are_computed_once(cohort: Path, tmp_path: Path) -> None:
-    train(config(cohort, tmp_path, freeze=True, epochs=1))
+    train(training(cohort, tmp_path, freeze=True, epochs=1))
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.npy")}
     assert len(files) == 8
-    train(config(cohort, tmp_path, freeze=True, epochs=1, alpha=0.4))
+    train(training(cohort, tmp_path, freeze=True, epochs=1, alpha=0.4))
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.npy")} == files
 
 
 def test_the_same_again_is_up_to_date_and_other_settings_are_redone(cohort: Path, tmp_path: Path) -> None:
-    train(config(cohort, tmp_path))
+    train(training(cohort, tmp_path))
     before = (tmp_path / "best.pt").stat().st_mtime_ns
-    assert train(config(cohort, tmp_path)).status == "up_to_date"
+    assert train(training(cohort, tmp_path)).status == "up_to_date"
     assert (tmp_path / "best.pt").stat().st_mtime_ns == before
     listening = Listening()
-    assert train(config(cohort, tmp_path, lr=1e-3), listening).status == "ok"
+    assert train(training(cohort, tmp_path, lr=1e-3), listening).status == "ok"
     assert listening.said.count(f"{tmp_path}: trained again, as these changed: lr") == 1
     with pytest.raises(UsageError, match="was made with other settings: beta"):
-        train(config(cohort, tmp_path, lr=1e-3, beta=0.4, resume=True))
+        train(training(cohort, tmp_path, lr=1e-3, beta=0.4, resume=True))
 
 
 def test_a_run_of_an_earlier_version_goes_on_unless_it_used_what_is_gone(cohort: Path, tmp_path: Path) -> None:
-    train(config(cohort, tmp_path))
+    train(training(cohort, tmp_path, max_tiles=2000))
     settings = tmp_path / "config.toml"
     settings.write_text(settings.read_text() + 'guard = 0.0\noptimizer = "adam"\ntop = 0\n')
-    assert TrainConfig.of_run(settings) == config(cohort, tmp_path)
+    assert TrainConfig.of_run(settings) == training(cohort, tmp_path, max_tiles=2000)
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     del state["settings"]["context"]
     del state["settings"]["max_tiles"]
     state["settings"] |= {"guard": 0.0, "parts": 1, "test_views": 1, "optimizer": "adam"}
     torch.save({**state, "last_risks": {"slide-0": 0.7}}, tmp_path / "last.pt")
-    assert train(config(cohort, tmp_path, resume=True)).status == "up_to_date"
+    assert train(training(cohort, tmp_path, max_tiles=2000, resume=True)).status == "up_to_date"
     with pytest.raises(UsageError, match="was made with other settings: context; give"):
-        train(config(cohort, tmp_path, resume=True, context=64))
+        train(training(cohort, tmp_path, max_tiles=2000, resume=True, context=64))
     state["settings"]["guard"] = 0.3
     torch.save(state, tmp_path / "last.pt")
     with pytest.raises(
         UsageError, match=r"other settings: guard = 0.3, which is no longer a setting; give --overwrite"
     ):
-        train(config(cohort, tmp_path, resume=True))
+        train(training(cohort, tmp_path, max_tiles=2000, resume=True))
 
 
 def test_the_state_of_an_earlier_version_goes_on_within_its_epoch(cohort: Path, tmp_path: Path) -> None:
-    train(config(cohort, tmp_path, epochs=1))
+    train(training(cohort, tmp_path, epochs=1))
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     # As if it had stopped after the last step of its only epoch.
     risks = [("slide-0", 0.7, 12), ("slide-1", 0.9, 12)]
     torch.save(
         {**state, "epoch": 0, "place": 4, "risks": risks, "history": [], "finished": False}, tmp_path / "last.pt"
     )
-    train(config(cohort, tmp_path, epochs=1))
+    train(training(cohort, tmp_path, epochs=1))
     assert float(rows(tmp_path / "metrics.csv")[0]["risk"]) == pytest.approx(0.8)
     _assert_same(weights(tmp_path / "last.pt"), state["network"])
 
@@ -194,10 +176,11 @@ def test_settings_that_went_are_refused_with_what_to_do(name: str) -> None:
         TrainConfig.checked(**{"cohort": "c.csv", "out": "r", name.replace("-", "_"): 1})
 
 
-def test_more_epochs_go_on_where_fewer_ended(cohort: Path, tmp_path: Path) -> None:
-    train(config(cohort, tmp_path / "long", epochs=3))
-    train(config(cohort, tmp_path / "short", epochs=1))
-    train(config(cohort, tmp_path / "short", epochs=3, resume=True))
+@pytest.mark.parametrize("values", [{"max_tiles": 12}, {"freeze": True, "lr": 1e-2}], ids=["whole", "frozen"])
+def test_more_epochs_go_on_where_fewer_ended(cohort: Path, tmp_path: Path, values: dict[str, Any]) -> None:
+    train(training(cohort, tmp_path / "long", epochs=3, **values))
+    train(training(cohort, tmp_path / "short", epochs=1, **values))
+    train(training(cohort, tmp_path / "short", epochs=3, resume=True, **values))
     _assert_same(weights(tmp_path / "short" / "last.pt"), weights(tmp_path / "long" / "last.pt"))
 
 
@@ -209,14 +192,14 @@ def _assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 def test_a_state_that_is_none_is_refused(cohort: Path, tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(2)}, tmp_path / "last.pt")
     with pytest.raises(WsisegError, match="not the state of a training run"):
-        train(config(cohort, tmp_path))
+        train(training(cohort, tmp_path))
 
 
 def test_a_risk_that_is_no_number_stops_and_keeps_the_last_good_state(cohort: Path, tmp_path: Path) -> None:
-    train(config(cohort, tmp_path, epochs=1))
+    train(training(cohort, tmp_path, epochs=1))
     sentence = r"slide-\d: (the risk is|NaN or infinity in the weights) .*in epoch \d; lower --lr"
     with pytest.raises(WsisegError, match=sentence):
-        train(config(cohort, tmp_path, lr=1e30, epochs=30, save_minutes=1e-9))
+        train(training(cohort, tmp_path, lr=1e30, epochs=30, save_minutes=1e-9))
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "last.pt").values())
 
 
@@ -225,32 +208,32 @@ def test_a_run_without_validation_slides_keeps_the_last_epoch(cohort: Path, tmp_
     alone = cohort.with_name("no-val.csv")
     alone.write_text(text)
     listening = Listening()
-    train(config(alone, tmp_path), listening)
+    train(training(alone, tmp_path), listening)
     assert "no validation slides: the last epoch is kept" in listening.said
     assert Checkpoint.load(tmp_path / "best.pt").figures["epoch"]["epoch"] == 2
 
 
 def test_crops_smaller_than_the_tiles_are_refused(cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="context 48 is smaller than the tiles of 64 pixels"):
-        train(config(cohort, tmp_path, context=48))
+        train(training(cohort, tmp_path, context=48))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_device_that_is_not_there_is_named(cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="device nonsense"):
-        train(config(cohort, tmp_path, device="nonsense"))
+        train(training(cohort, tmp_path, device="nonsense"))
 
 
 def test_tensorboard_gets_the_measures(cohort: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
-    train(config(cohort, tmp_path, epochs=1, tensorboard=True))
+    train(training(cohort, tmp_path, epochs=1, tensorboard=True))
     assert b"val_slide_auc" in next((tmp_path / "tensorboard").iterdir()).read_bytes()
 
 
 def test_without_tensorboard_its_extra_is_named(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UsageError, match=re.escape("pip install 'wsiseg[tensorboard]'")):
-        train(config(cohort, tmp_path, tensorboard=True))
+        train(training(cohort, tmp_path, tensorboard=True))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +254,7 @@ def test_settings_that_do_not_fit_are_refused_at_once(values: dict[str, Any], re
 
 
 def test_a_grid_trains_every_configuration_on_shared_features(cohort: Path, truth: Path, tmp_path: Path) -> None:
-    settings = config(cohort, tmp_path, truth=truth, freeze=True, grid=True, supervised=True, epochs=1)
+    settings = training(cohort, tmp_path, truth=truth, freeze=True, grid=True, supervised=True, epochs=1)
     trained = train(settings)
     assert len(trained.configurations) == 16
     table = rows(tmp_path / "grid.csv")
@@ -289,7 +272,7 @@ def test_a_grid_trains_every_configuration_on_shared_features(cohort: Path, trut
 
 
 def test_a_grid_that_was_stopped_before_its_table_writes_it(cohort: Path, tmp_path: Path) -> None:
-    settings = config(cohort, tmp_path, freeze=True, grid=True, epochs=1)
+    settings = training(cohort, tmp_path, freeze=True, grid=True, epochs=1)
     train(settings)
     table = (tmp_path / "grid.csv").read_text()
     for name in ("grid.csv", "grid.png", "report.html"):
@@ -305,76 +288,9 @@ def test_a_grid_that_was_stopped_before_its_table_writes_it(cohort: Path, tmp_pa
 
 
 def test_true_labels_are_an_upper_bound(cohort: Path, truth: Path, tmp_path: Path) -> None:
-    trained = train(config(cohort, tmp_path, truth=truth, freeze=True, supervised=True, epochs=20, lr=1e-2))
+    trained = train(training(cohort, tmp_path, truth=truth, freeze=True, supervised=True, epochs=20, lr=1e-2))
     assert trained.best.alpha is None
     assert (trained.best.measure("auc", "test") or 0) > 0.95
-
-
-def test_micro_batches_have_the_gradients_of_the_whole_bag(cohort: Path) -> None:
-    slide = next(one for one in labelled_slides(cohort) if one.label == 1)
-    tiles = TileSource(augmented).read(slide, np.arange(20))
-    gradients = []
-    for micro_batch in (None, 6):
-        torch.manual_seed(0)
-        classifier = build(SMALL, "none").double().eval()
-        risk = Stepper(0.4, 0.4, torch.device("cpu"), micro_batch=micro_batch).backward(
-            _Double(classifier), Bag(slide, tiles)
-        )
-        gradients.append((risk, classifier.backbone.get_parameter("conv1.0.weight").grad))
-    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
-    torch.testing.assert_close(gradients[0][1], gradients[1][1], rtol=1e-4, atol=1e-7)
-
-
-class _Double(torch.nn.Module):
-    """A classifier in float64, whose sums do not depend on how they are split."""
-
-    def __init__(self, classifier: torch.nn.Module) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        normalised = self.classifier.normalised(images).double()  # type: ignore[operator]  # a method
-        logits: torch.Tensor = self.classifier.head(self.classifier.feature_map(normalised).mean((2, 3)))  # type: ignore[operator]  # the same
-        return logits.squeeze(1)
-
-
-def test_batch_norm_statistics_move_once_a_visit(cohort: Path) -> None:
-    slide = next(one for one in labelled_slides(cohort) if one.label == 1)
-    bag = Bag(slide, TileSource(augmented).read(slide, np.arange(12)))
-    classifier = build(SMALL, "none").train()
-    momenta = [layer.momentum for layer in batch_norms(classifier)]
-    Stepper(0.4, 0.4, torch.device("cpu"), micro_batch=12).backward(classifier, bag)
-    once = next(batch_norms(classifier)).num_batches_tracked
-    assert once is not None
-    assert int(once) == 1
-    before = next(batch_norms(classifier)).running_mean
-    Stepper(0.4, 0.4, torch.device("cpu"), micro_batch=6).backward(classifier, bag)
-    assert before is not None
-    assert [layer.momentum for layer in batch_norms(classifier)] == momenta
-
-
-def test_what_is_held_does_not_move() -> None:
-    classifier = build("resnet18", "none")
-    settings = TrainConfig(cohort=Path("c"), out=Path("o"), train_last=2, batch_norm="frozen")
-    hold(classifier, 2)
-    set_training(classifier, classifier, settings)
-    every = blocks(classifier.backbone)
-    assert len(every) == 10
-    assert not any(weight.requires_grad for block in every[:-2] for weight in block.parameters())
-    assert all(weight.requires_grad for block in every[-2:] for weight in block.parameters())
-    assert not any(layer.training for layer in batch_norms(classifier))
-    assert every[-1].training
-    assert not every[0].training
-
-
-def test_the_learning_rate_falls_as_a_cosine() -> None:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    settings = TrainConfig(cohort=Path("c"), out=Path("o"), lr=0.4, schedule="cosine")
-    rates = []
-    for done in (0.0, 0.5, 1.0):
-        set_learning_rate(optimizer, settings, done)
-        rates.append(optimizer.param_groups[0]["lr"])
-    assert rates == pytest.approx([0.4, 0.2, 0.0])
 
 
 def test_epochs_are_ranked_by_slides_then_by_risk() -> None:

@@ -83,7 +83,9 @@ class Learner:
 
     def save(self) -> None:
         """Write `last.pt`."""
-        self.state.network, self.state.optimizer = self.task.network.state_dict(), self.optimizer.state_dict()
+        # Copies, as the best epoch's weights take the place of the last one's before the state is saved as finished.
+        self.state.network = {name: value.clone() for name, value in self.task.network.state_dict().items()}
+        self.state.optimizer = self.optimizer.state_dict()
         self.state.average = None if self.average is None else self.average.state_dict()
         if self.processes.is_first:
             self.folder.save(self.state)

@@ -60,7 +60,8 @@ def _features(task: Task, config: TrainConfig, slide: LabelledSlide) -> Features
     for size in sizes:
         middle = None if size is None else slide.tile_px
         compute = Compute(task.classifier.eval(), middle, config.precision == "bfloat16")
-        parts += [compute.features(some) for some in _read(slide, indices, config, size)]
+        tiles = TileSource(augmented, config.threads, size).read(slide, indices)
+        parts += [compute.features(some) for some in tiles.split(_AT_ONCE)]
     return np.concatenate(parts)
 
 

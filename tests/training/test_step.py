@@ -1,0 +1,175 @@
+"""A step against the equation of the paper, and what moves in it."""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from making.tiled import SMALL
+from wsiseg.config.train import TrainConfig
+from wsiseg.network.network import build
+from wsiseg.training.augment import augmented
+from wsiseg.training.bags import Bag, TileSource
+from wsiseg.training.slides import LabelledSlide, labelled_slides
+from wsiseg.training.step import (
+    Stepper,
+    batch_norms,
+    blocks,
+    hold,
+    moving_average,
+    optimizer_of,
+    set_learning_rate,
+    set_training,
+)
+
+TILES, CHANNELS, SIDE = 30, 5, 3
+ALPHA, BETA, C0, C1, WEIGHT = 0.3, 0.1, 0.5, 2.0, 0.7
+CPU, HERE = torch.device("cpu"), Path()
+Floats = NDArray[np.float64]
+
+
+def cross_entropy(logit: float, target: int) -> float:
+    return math.log1p(math.exp(-logit)) if target else math.log1p(math.exp(logit))
+
+
+def focal(logit: float, target: int) -> float:
+    return (1 - math.exp(-cross_entropy(logit, target))) ** 2 * cross_entropy(logit, target)
+
+
+def literal_risk(outputs: Floats, label: int, loss: Callable[[float, int], float], truth: Floats | None) -> float:
+    """The equation word by word, of logits [tiles, positions]."""
+    costs = {target: [np.mean([loss(one, target) for one in tile]) for tile in outputs] for target in (0, 1)}
+    if truth is not None:
+        return (C0, C1)[label] * float(np.mean([costs[int(one)][k] for k, one in enumerate(truth)]))
+    if label == 0:
+        return C0 * float(np.mean(costs[0]))
+    falling = sorted(range(len(outputs)), key=lambda k: -outputs[k].mean())
+    top, bottom = falling[: int(ALPHA * len(outputs))], falling[len(outputs) - int(BETA * len(outputs)) :]
+    return C1 * float(np.mean([*(costs[1][k] for k in top), *(costs[0][k] for k in bottom)]))
+
+
+class Linear(nn.Module):
+    """Logits of features, [n] of [n, channels] and maps of maps."""
+
+    def __init__(self, weights: Floats) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.from_numpy(weights))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features @ self.weights
+
+
+@pytest.mark.parametrize("micro_batch", [None, 7])
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("is_supervised", [False, True])
+@pytest.mark.parametrize(
+    ("name", "loss", "positions"),
+    [("cross-entropy", cross_entropy, 1), ("focal", focal, 1), ("dense", cross_entropy, SIDE * SIDE)],
+)
+def test_risk_and_gradients_are_those_of_the_literal_equation(
+    name: Any,
+    loss: Callable[[float, int], float],
+    positions: int,
+    is_supervised: bool,  # noqa: FBT001  a parameter of the test
+    label: int,
+    micro_batch: int | None,
+) -> None:
+    random = np.random.default_rng(0)
+    weights, features = random.normal(size=CHANNELS), random.normal(size=(TILES, positions, CHANNELS))
+    truth = (random.random(TILES) < 0.4).astype(float) if is_supervised else None
+    config = TrainConfig(
+        cohort=HERE, out=HERE, alpha=ALPHA, beta=BETA, c0=C0, c1=C1, loss=name, micro_batch=micro_batch
+    )
+    network = Linear(weights)
+    slide = LabelledSlide("a", label, "train", "", HERE, HERE, TILES, 64, 0.5, "")
+    tiles = torch.from_numpy(features.reshape(TILES, SIDE, SIDE, CHANNELS) if positions > 1 else features[:, 0])
+    labels = None if truth is None else torch.from_numpy(truth.astype(np.int8))
+    risk = Stepper.of(config, CPU).backward(network, Bag(slide, tiles, WEIGHT, labels))
+
+    def risk_at(moved: Floats) -> float:
+        return literal_risk(features @ moved, label, loss, truth)
+
+    assert risk == pytest.approx(risk_at(weights), rel=1e-5)
+    steps = 1e-6 * np.eye(CHANNELS)
+    slopes = [WEIGHT * (risk_at(weights + step) - risk_at(weights - step)) / 2e-6 for step in steps]
+    assert network.weights.grad is not None
+    assert network.weights.grad.tolist() == pytest.approx(slopes, rel=1e-3, abs=1e-5)
+
+
+def test_bfloat16_computes_in_half_the_bits() -> None:
+    seen = []
+
+    class Listening(nn.Linear):
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            out = super().forward(features)
+            seen.append(out.dtype)
+            return out[:, 0]
+
+    slide = LabelledSlide("a", 1, "train", "", HERE, HERE, TILES, 64, 0.5, "")
+    for precision in ("float32", "bfloat16"):
+        config = TrainConfig(cohort=HERE, out=HERE, precision=precision)
+        Stepper.of(config, CPU).backward(Listening(CHANNELS, 1), Bag(slide, torch.ones(TILES, CHANNELS)))
+    assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_weights_shrink_where_that_is_asked_for_and_their_average_trails_them() -> None:
+    for decay in (0.0, 0.5):
+        network = nn.Linear(3, 1)
+        begin = network.weight.detach().clone()
+        average = moving_average(network, 0.9)
+        average.update_parameters(network)  # the first time it copies
+        config = TrainConfig(cohort=HERE, out=HERE, lr=0.1, weight_decay=decay)
+        optimizer = optimizer_of(network, config)
+        network.weight.grad = torch.zeros_like(network.weight)
+        optimizer.step()
+        average.update_parameters(network)
+        torch.testing.assert_close(network.weight.detach(), begin * (1 - 0.1 * decay))
+        (trailing,) = (value for name, value in average.module.named_parameters() if name == "weight")
+        torch.testing.assert_close(trailing.detach(), 0.9 * begin + 0.1 * network.weight.detach())
+
+
+def test_batch_norm_statistics_move_in_the_pass_that_sees_all_tiles(cohort: Path) -> None:
+    slide = next(one for one in labelled_slides(cohort) if one.label == 1)
+    bag = Bag(slide, TileSource(augmented).read(slide, np.arange(12)))
+    classifier = build(SMALL, "none").train()
+    alone = copy.deepcopy(classifier)
+    momenta = [layer.momentum for layer in batch_norms(classifier)]
+    Stepper(0.4, 0.4, CPU, micro_batch=6).backward(classifier, bag)
+    with torch.no_grad():
+        for part in bag.tiles.split(6):
+            alone(part)
+    assert [layer.momentum for layer in batch_norms(classifier)] == momenta
+    for layer, expected in zip(batch_norms(classifier), batch_norms(alone), strict=True):
+        torch.testing.assert_close(layer.running_mean, expected.running_mean)
+        torch.testing.assert_close(layer.running_var, expected.running_var)
+
+
+def test_what_is_held_does_not_move() -> None:
+    classifier = build("resnet18", "none")
+    settings = TrainConfig(cohort=Path("c"), out=Path("o"), train_last=2, batch_norm="frozen")
+    hold(classifier, 2)
+    set_training(classifier, classifier, settings)
+    every = blocks(classifier.backbone)
+    assert len(every) == 10
+    assert not any(weight.requires_grad for block in every[:-2] for weight in block.parameters())
+    assert all(weight.requires_grad for block in every[-2:] for weight in block.parameters())
+    assert not any(layer.training for layer in batch_norms(classifier))
+    assert every[-1].training
+    assert not every[0].training
+
+
+def test_the_learning_rate_falls_as_a_cosine() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    settings = TrainConfig(cohort=Path("c"), out=Path("o"), lr=0.4, schedule="cosine")
+    rates = []
+    for done in (0.0, 0.5, 1.0):
+        set_learning_rate(optimizer, settings, done)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.4, 0.2, 0.0])
