@@ -146,6 +146,17 @@ def test_tissue_is_sought_within_the_bounds_of_the_scan(make_slide: MakeSlide) -
     assert tissue.area_mm2 == pytest.approx(np.pi * 0.33 * 0.33 * 1024 * 768 * 0.25e-6, rel=0.06)
 
 
+def test_stain_beyond_the_bounds_of_the_scan_is_not_tissue(make_slide: MakeSlide) -> None:
+    pink = np.full((768, 1024, 3), (200, 120, 170), np.uint8)
+    with Slide(make_slide("a.tiff", pink)) as slide:
+        bounds = {"x": 256, "y": 128, "width": 512, "height": 384}
+        slide.properties = {**slide.properties, **{f"openslide.bounds-{key}": str(n) for key, n in bounds.items()}}
+        tissue, _ = find_tissue(slide)
+    rows, columns = np.nonzero(tissue.mask)
+    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (16, 47, 8, 31)
+    assert tissue.mask.sum() == 32 * 24
+
+
 def test_little_tissue_and_tissue_all_over_warn_but_none_does_not(make_slide: MakeSlide) -> None:
     with Slide(make_slide("a.tiff")) as slide:
         (warning,) = find_tissue(slide)[0].warnings

@@ -31,7 +31,7 @@ _NO_CLASS = frozenset(["", "nan", "none", "null", "unclassified"])
 _SAYS_NOTHING = re.compile(
     r"(path)?(annotation|area|brush|cell|detection|ellipse|feature|freehand|geometry|item|line|multi ?point|nucleus"
     r"|object|path|point|polygon|polyline|rectangle|region|roi|root|shape|square|tile|tma core|unknown|unnamed"
-    r"|untitled|wand|)( ?object)?[\s#_-]*\d*",
+    r"|untitled|wand)( ?object)?[\s#_-]*\d*",
 )
 """Values that are not a class, in small letters."""
 
@@ -136,7 +136,7 @@ def _class_and_name(feature: Mapping[str, Any], properties: Mapping[str, Any]) -
     own = {key: value for key, value in feature.items() if key not in {"type", "geometry", "properties", "id"}}
     texts = {re.sub("[^a-z]", "", key.casefold()): _text(value) for key, value in {**own, **properties}.items()}
     found = [texts[key] for key in _CLASS_KEYS if texts.get(key, "").casefold() not in _NO_CLASS]
-    others = [texts[key] for key in _OTHER_KEYS if key in texts and not says_nothing(texts[key])]
+    others = [texts[key] for key in _OTHER_KEYS if not _says_nothing(key, texts.get(key, ""))]
     name = texts.get("name", "")
     if _QUPATH_KEYS & texts.keys():
         others = [text for text in others if text != name]
@@ -144,10 +144,11 @@ def _class_and_name(feature: Mapping[str, Any], properties: Mapping[str, Any]) -
     return (found[0] if found else ""), name
 
 
-def says_nothing(text: str) -> bool:
-    """Tell whether a text names no class but a kind of object, perhaps with a number, or nothing at all."""
-    plain = text.strip().casefold()
-    return plain in _NO_CLASS or _SAYS_NOTHING.fullmatch(plain) is not None
+def _says_nothing(key: str, text: str) -> bool:
+    """Tell whether a value is not a class but a kind of object, perhaps numbered, a number of one, or nothing."""
+    plain = text.casefold()
+    is_number = key in {"name", "title"} and plain.isdigit()
+    return is_number or plain in _NO_CLASS or _SAYS_NOTHING.fullmatch(plain) is not None
 
 
 def _text(value: Any) -> str:  # noqa: ANN401  any JSON value

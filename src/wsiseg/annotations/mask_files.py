@@ -15,7 +15,7 @@ from wsiseg.slides.slide import Slide, SlideFacts
 
 _MOST_BYTES = 2**30  # of a decoded image; of larger ones a smaller level or every nth pixel is read
 _BLOCK_PX = 4096
-_BAND_ROWS = 1024
+_BAND_ROWS = 256
 _FEW_COLORS = 256
 _OPAQUE = 128  # from here on a person sees the pixel
 _SAME_COLOR = 8  # channels that differ by no more are grey
@@ -50,6 +50,22 @@ def bands(pixels: NDArray[Any]) -> Iterator[slice]:
     """Yield slices of some rows at a time, so that what is computed of an image does not need its room again."""
     for row in range(0, len(pixels), _BAND_ROWS):
         yield slice(row, row + _BAND_ROWS)
+
+
+def counted(pixels: NDArray[Any], most: int = 2**16) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the different values of an image, ascending, at most so many, and how often each occurs."""
+    if pixels.dtype in {np.dtype(np.uint8), np.dtype(np.uint16)}:
+        size = 2 ** (8 * pixels.dtype.itemsize)
+        counts = sum((np.bincount(pixels[band].ravel(), minlength=size) for band in bands(pixels)), np.zeros(size, int))
+        return np.flatnonzero(counts), counts[counts > 0]
+    found: dict[Any, int] = {}
+    for band in bands(pixels):
+        for value, count in zip(*np.unique(pixels[band], return_counts=True), strict=True):
+            found[value] = found.get(value, 0) + int(count)
+        if len(found) > most:
+            break
+    ordered = sorted(found)[:most]
+    return np.array(ordered), np.array([found[value] for value in ordered])
 
 
 def stored(path: Path, slide: SlideFacts) -> Stored:
@@ -126,12 +142,17 @@ def _decoded(name: str, image: Any, full: tuple[int, int]) -> Stored:  # noqa: A
     mode, palette = image.mode, image.getpalette("RGB") if image.mode in {"P", "PA"} else None
     transparency = image.info.get("transparency")
     reduced = full[0] / image.width
-    notes = (f"{name}: was read from its level of {image.width}x{image.height} pixels",) if reduced > 1 else ()
+    notes: tuple[str, ...] = (
+        (f"{name}: was read from its level of {image.width}x{image.height} pixels",) if reduced > 1 else ()
+    )
     image.load()
     if palette is not None:
         found = _with_palette(image, palette, transparency)
     elif mode in {"1", "L", "F", "I", "I;16", "I;16B"}:
-        found = Stored(_grey(name, image))
+        is_inverted = _is_white_zero(name, image)
+        if is_inverted:
+            notes += (f"{name}: is stored white-is-zero, as arrays are; what is not 0 in the array is marked",)
+        found = Stored(_grey(image, is_inverted=is_inverted and mode in {"1", "L"}))
         if transparency is not None and mode in {"1", "L", "I", "I;16"}:
             found = replace(found, opaque=found.pixels != transparency)
     else:
@@ -147,11 +168,10 @@ def _rows(image: Any) -> Iterator[tuple[slice, NDArray[Any]]]:  # noqa: ANN401  
         yield slice(row, below), np.asarray(image.crop((0, row, image.width, below)))
 
 
-def _grey(name: str, image: Any) -> NDArray[Any]:  # noqa: ANN401  an image of Pillow
-    """Return grey values; NaN is 0."""
+def _grey(image: Any, *, is_inverted: bool) -> NDArray[Any]:  # noqa: ANN401  an image of Pillow
+    """Return grey values as an array library wrote them; NaN is 0."""
     kind = {"1": np.uint8, "L": np.uint8, "F": np.float32, "I": np.int64}.get(image.mode, np.uint16)
     pixels = np.empty((image.height, image.width), kind)
-    is_inverted = _is_inverted(name, image) and image.mode in {"1", "L"}
     for band, values in _rows(image):
         pixels[band] = np.nan_to_num(values) if kind is np.float32 else values
         if is_inverted:
@@ -159,8 +179,8 @@ def _grey(name: str, image: Any) -> NDArray[Any]:  # noqa: ANN401  an image of P
     return pixels
 
 
-def _is_inverted(name: str, image: Any) -> bool:  # noqa: ANN401  an image of Pillow
-    """Tell whether Pillow inverts what a program meant: array libraries and ImageJ write arrays as white-is-zero.
+def _is_white_zero(name: str, image: Any) -> bool:  # noqa: ANN401  an image of Pillow
+    """Tell whether an array library or ImageJ wrote an array as white-is-zero: Pillow inverts what they mean.
 
     Raises:
         AnnotationError: It is stored white-is-zero by another program, which may mean either.

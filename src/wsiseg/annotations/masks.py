@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from wsiseg.annotations.classes import Classes, unknown_classes
 from wsiseg.annotations.coverage import NOTHING, Area, Mask
-from wsiseg.annotations.mask_files import Stored, bands, stored
+from wsiseg.annotations.mask_files import Stored, bands, counted, stored
 from wsiseg.annotations.outlines import AnnotationError
 from wsiseg.annotations.published_maps import THRESHOLD, is_published_map, is_zeroed, probabilities, zeroed
 from wsiseg.slides.slide import SlideFacts
@@ -94,8 +94,8 @@ def chosen(name: str, labels: NDArray[Any], classes: Classes, names: Mapping[int
     Raises:
         AnnotationError: Nothing says which mean tumour.
     """
-    present = [int(value) for value in np.unique(np.concatenate([np.unique(labels[band]) for band in bands(labels)]))]
-    meanings = {value: classes.meaning(names.get(value, str(value))) for value in present if value}
+    present = [int(value) for value in counted(labels)[0] if value]
+    meanings = {value: classes.meaning(names.get(value, str(value))) for value in present}
     left = [value for value, meaning in meanings.items() if meaning != "ignored"]
     if not classes.tumor and not names and len(left) == 1:
         meanings[left[0]] = "tumor"
@@ -181,7 +181,7 @@ def _by_colors(name: str, image: Stored, *, is_named: bool) -> tuple[NDArray[Any
     """
     index, colors = image.pixels, image.colors
     assert colors is not None  # noqa: S101  the caller looked
-    used = np.flatnonzero(np.bincount(index.ravel(), minlength=len(colors)))
+    used, _ = counted(index)
     has_hue = np.ptp(colors.astype(np.int16), axis=1) > _COLORED
     if not has_hue[used].any():
         note = (f"{name}: was read by the colours of its palette, not by their order",) if image.has_palette else ()
@@ -204,7 +204,7 @@ def _settled(name: str, values: NDArray[Any], *, is_named: bool) -> tuple[NDArra
     Raises:
         AnnotationError: Values below 0, more values than labels, or soft edges where values are named.
     """
-    found, counts = _counted(values)
+    found, counts = counted(values)
     if found[0] < 0:
         raise AnnotationError(f"{name}: has values below 0", _PAINT)
     is_whole = np.issubdtype(values.dtype, np.integer)
@@ -230,15 +230,3 @@ def _is_soft(values: NDArray[Any], counts: NDArray[np.int64], *, is_whole: bool)
     if not between.any():
         return bool(high.sum() > 1)
     return len(values) >= _SOFT_VALUES and bool(counts[between].sum() <= counts[high].sum())
-
-
-def _counted(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return the different values of an image, ascending, at most `_MOST_VALUES`, and how often each occurs."""
-    found: dict[Any, int] = {}
-    for band in bands(values):
-        for value, count in zip(*np.unique(values[band], return_counts=True), strict=True):
-            found[value] = found.get(value, 0) + int(count)
-        if len(found) > _MOST_VALUES:
-            break
-    ordered = sorted(found)[:_MOST_VALUES]
-    return np.array(ordered), np.array([found[value] for value in ordered])
