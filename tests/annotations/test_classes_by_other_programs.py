@@ -85,7 +85,8 @@ def test_an_unknown_class_is_refused_alone_and_noted_beside_tumour(tmp_path: Pat
 @pytest.mark.parametrize(
     "properties",
     [{}, {"classification": None}, {"class": "None"}, {"name": "Annotation 12"}, {"type": "freehand"},
-     {"label": "ROI_3"}, {"objectType": "annotation", "name": "where I looked"}, {"isLocked": False, "name": "mine"}, {"id": 7}],
+     {"label": "ROI_3"}, {"objectType": "annotation", "name": "where I looked"},
+     {"isLocked": False, "name": "mine"}, {"id": 7}],
     ids=json.dumps,
 )  # fmt: skip
 def test_outlines_without_any_class_are_tumour_and_that_is_said(tmp_path: Path, properties: dict[str, Any]) -> None:
