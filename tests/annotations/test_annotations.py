@@ -17,7 +17,7 @@ from wsiseg.slides.slide import SlideFacts
 
 NO_AREA = "no outline of an area"
 AREAS: dict[str, float | str] = {
-    "aperio_imagescope_TCGA-EJ-5518-01Z-00-DX1.xml": "CaP; name the classes that mean tumour with tumor_class",
+    "aperio_imagescope_TCGA-EJ-5518-01Z-00-DX1.xml": "CaP; name the classes that mean tumour with tumor-class",
     "asap/asap-dot.xml": NO_AREA,
     "asap/asap-pointset.xml": NO_AREA,
     "asap/asap-polygon.xml": 28616.81,

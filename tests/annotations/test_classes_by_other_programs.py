@@ -69,13 +69,13 @@ def test_a_class_is_found_wherever_it_is_written(tmp_path: Path, properties: Any
 @pytest.mark.parametrize("key", ["classification", "class", "label", "category", "type", "name"])
 def test_an_unknown_class_is_refused_alone_and_noted_beside_tumour(tmp_path: Path, key: str) -> None:
     unknown = feature(shifted(200), **{key: "Gleason 4"})
-    with pytest.raises(AnnotationError, match=r"known as tumour, but of Gleason 4; .*tumor_class"):
+    with pytest.raises(AnnotationError, match=r"known as tumour, but of Gleason 4; .*tumor-class"):
         truth(tmp_path, unknown)
     found = truth(tmp_path, feature(**{key: "Tumor"}), unknown)
     assert found.tumor.total == AREA
     (note,) = found.notes
     assert note.startswith("a.geojson: 1 outlines of class Gleason 4 do not count as tumour; ")
-    assert "tumor_class" in note
+    assert "tumor-class" in note
     assert truth(tmp_path, unknown, classes=Classes(("gleason-4",))).tumor.total == AREA
     assert truth(tmp_path, feature(label=4), classes=Classes(("4",))).tumor.total == AREA
     with pytest.raises(AnnotationError, match="but of 4"):

@@ -23,7 +23,7 @@ _NAMES: dict[Meaning, str] = {
 }
 _MEANINGS = {name: meaning for meaning, names in _NAMES.items() for name in names.split(", ")}
 _NOT_TISSUE = frozenset(["artefact", "artifact", "exclude", "excluded", "exclusion", "hole", "pen"])
-CHOOSE = "name the classes that mean tumour with tumor_class in the file of --config"
+CHOOSE = "name the classes that mean tumour with tumor-class in the file of --config"
 """What to do about classes whose meaning is not known."""
 _SHOWN = 8
 

@@ -84,7 +84,7 @@ def whole_slide_step(name: str, slide: SlideFacts, size: tuple[int, int]) -> tup
     across, down = (full / part for full, part in sides)
     if abs(across - down) > _SAME_SHAPE * max(across / size[0], down / size[1]):
         what = f"{size[0]}x{size[1]} pixels do not cover the slide's {slide.size_px[0]}x{slide.size_px[1]}"
-        raise AnnotationError(f"{name}: its {what}", "give a mask of the whole slide, or of truth its truth_mpp")
+        raise AnnotationError(f"{name}: its {what}", "give a mask of the whole slide, or for truth its truth-mpp")
     return across, down
 
 
