@@ -1,5 +1,6 @@
 """Heatmaps survive the disk, validate as NGFF and land on the slide."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,14 @@ from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 from ome_zarr_models.v04 import Image as Image04
 from ome_zarr_models.v05 import Image as Image05
+from PIL import Image
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.prediction.viewer import overlay
 from wsiseg.run.errors import WsisegError
-from wsiseg.slides.slide import SlideFacts
+from wsiseg.slides.slide import ASSUMED, SlideFacts
 
 FACTS = SlideFacts(
     file="slide.svs",
@@ -148,6 +151,34 @@ def test_labels_tell_background_tissue_and_tumor(tmp_path: Path) -> None:
     seen = ~np.isnan(saved.probabilities)
     np.testing.assert_array_equal(labels == 0, ~seen)
     np.testing.assert_array_equal(labels == 2, seen & (np.nan_to_num(saved.probabilities) >= 0.4))
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.1, 0.0, 1.0])
+def test_a_cell_at_the_threshold_is_tumour_and_the_next_number_below_is_not(tmp_path: Path, threshold: float) -> None:
+    """In memory, in the labels on the disk, in the outlines, and in the picture of a page alike."""
+    at = np.float32(threshold)
+    values = np.full((3, 4), np.nan, np.float32)
+    values[1, 1:3] = at, max(np.nextafter(at, np.float32(-1)), np.float32(0))
+    is_tumor = np.nan_to_num(values, nan=-1) >= at
+    slide = replace(FACTS, size_px=(4 * 224, 3 * 224), mpp=(0.5, 0.5))
+    made = heatmap(probabilities=values, slide=slide, threshold=threshold)
+    np.testing.assert_array_equal(made.tumor, is_tumor)
+    np.testing.assert_array_equal(made.labels, np.where(np.isnan(values), 0, 1) + is_tumor)
+    made.save(tmp_path / "a.ome.zarr")
+    labels = zarr.open_group(tmp_path / "a.ome.zarr", mode="r")["labels/segmentation/0"][0]  # type: ignore[index]  # zarr: Array | Group
+    np.testing.assert_array_equal(labels, made.labels)
+    outlines = [one for one in made.to_geojson()["features"] if one["properties"]["name"] != "tissue"]
+    assert sum(one["properties"]["measurements"]["area mm2"] for one in outlines) == pytest.approx(
+        is_tumor.sum() * made.cell_mm2, abs=1e-6
+    )
+    picture = Image.open(io.BytesIO(overlay(made, 4).png))
+    inked = np.asarray(picture) == np.asarray(picture).max()
+    np.testing.assert_array_equal(inked, is_tumor)
+
+
+def test_no_area_is_stated_where_nobody_knows_the_size_of_a_pixel() -> None:
+    made = heatmap(3, 4, slide=replace(FACTS, mpp_source=ASSUMED))
+    assert all("area mm2" not in one["properties"]["measurements"] for one in made.to_geojson()["features"])
 
 
 @given(values=arrays(np.float32, (3, 4), elements=st.floats(0, 1, width=32)), threshold=st.floats(0, 1))

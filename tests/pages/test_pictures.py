@@ -43,6 +43,12 @@ def test_cells_are_coloured_where_somebody_looked_and_tumour_is_outlined(tmp_pat
     assert not is_ink[410:790, 410:790].any()
 
 
+@pytest.mark.parametrize(("value", "is_tumor"), [(0.5, True), (np.nextafter(np.float32(0.5), np.float32(0)), False)])
+def test_a_cell_at_the_threshold_is_outlined(tmp_path: Path, value: float, *, is_tumor: bool) -> None:
+    _, mapped = halves(tmp_path / "map.png", np.full((4, 4), value, np.float32))
+    assert (mapped == INK).all(-1).any() == is_tumor
+
+
 def test_cells_that_reach_beyond_the_slide_are_cut(tmp_path: Path) -> None:
     cells = np.tile(np.array([0.1, 0.9], np.float32), (2, 1))
     _, mapped = halves(tmp_path / "map.png", cells, extent=(1.25, 2))

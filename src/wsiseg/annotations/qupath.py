@@ -24,16 +24,18 @@ class Frame:
     Attributes:
         cell_px: Width and height of a cell in level-0 pixels.
         corner_px: x and y of the first cell's corner.
-        mpp: Micrometers per pixel along x and y.
+        mpp: Micrometers per pixel along x and y; None where nobody knows them.
     """
 
     cell_px: tuple[float, float]
     corner_px: tuple[float, float]
-    mpp: tuple[float, float]
+    mpp: tuple[float, float] | None
 
-    def mm2(self, polygon: Any) -> float:  # noqa: ANN401  a shapely polygon
-        """Give the area of a polygon."""
-        return float(polygon.area) * self.mpp[0] * self.mpp[1] / 1e6
+    def measured(self, *polygons: Any) -> dict[str, float]:  # noqa: ANN401  shapely polygons
+        """Return the area of polygons under the name that it has in the file."""
+        if self.mpp is None:
+            return {}
+        return {"area mm2": round(sum(one.area for one in polygons) * self.mpp[0] * self.mpp[1] / 1e6, 6)}
 
 
 @dataclass(frozen=True)
@@ -93,15 +95,13 @@ def features(
     means = np.bincount(numbers, values[tumor]) / np.maximum(np.bincount(numbers), 1)
     del labels, numbers, tumor  # the tissue is outlined next
     for number in sorted(range(len(foci)), key=lambda number: -foci[number].area):
-        area, mean = frame.mm2(foci[number]), float(means[number + 1])
-        measured = {"area mm2": round(area, 6), "mean p(tumor)": round(mean, 4)}
+        measured = {**frame.measured(foci[number]), "mean p(tumor)": round(float(means[number + 1]), 4)}
         parts = _parts(foci[number])
         if parts:
             yield Feature(_properties(f"tumor p>={threshold:.2f}", _TUMOR, measured, metadata), parts)
     tissue = outlines(seen, frame.cell_px, frame.corner_px)
     if tissue:
-        measured = {"area mm2": round(sum(frame.mm2(part) for part in tissue), 6)}
-        yield Feature(_properties("tissue", _TISSUE, measured, metadata), tissue)
+        yield Feature(_properties("tissue", _TISSUE, frame.measured(*tissue), metadata), tissue)
 
 
 def _properties(

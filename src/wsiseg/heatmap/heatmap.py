@@ -167,7 +167,8 @@ class Heatmap:
             "model_sha256": str(self.model.get("sha256", "")),
             "threshold": f"{threshold:g}",
         }
-        frame = Frame(self.cell_level0, (-bounds[0], -bounds[1]) if bounds else (0, 0), self.slide.mpp)
+        mpp = None if self.slide.mpp_source == ASSUMED else self.slide.mpp
+        frame = Frame(self.cell_level0, (-bounds[0], -bounds[1]) if bounds else (0, 0), mpp)
         return features(self.probabilities, threshold, frame, metadata)
 
     def save(self, path: Path | str, ngff: NgffVersion = "0.4") -> None:

@@ -1,0 +1,81 @@
+"""What is said of windows becomes cells: seams are ramps, tiles count alike, and half a cell of tissue is enough."""
+
+from typing import cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from making.maps import slide_facts
+from wsiseg.mathematics.grid import Grid
+from wsiseg.prediction.inference import Sums, run
+from wsiseg.prediction.windows import Plan, _wanted
+from wsiseg.slides.slide import Slide
+from wsiseg.tiles.tissue import TissueMask
+
+CELL, SIDE, STEP = 32, 36, 32  # pixels a cell, cells a window, cells from window to window
+
+
+class Blank:
+    """A slide without anything on it."""
+
+    mpp = (0.5, 0.5)
+
+    def read(self, _x: float, _y: float, size: tuple[int, int], _mpp: float) -> NDArray[np.uint8]:
+        return np.zeros((size[1], size[0], 3), np.uint8)
+
+
+class Counting:
+    """Says 0 everywhere of the first window, 1 of the second, and so on."""
+
+    def __init__(self) -> None:
+        self.asked = -1
+
+    def probabilities(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.arange(len(tiles), dtype=np.float32) / 10
+
+    def probability_map(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.asked += 1
+        return np.full((1, image.shape[1] // CELL, image.shape[2] // CELL), self.asked, np.float32)
+
+
+def mapped(plan: Plan) -> NDArray[np.float32]:
+    sums = Sums.empty(plan.grid.shape)
+    return run(cast("Slide", Blank()), plan, Counting(), sums, lambda *_: None)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_from_one_window_to_the_next_is_a_ramp(axis: int) -> None:
+    """Cell by cell the weight of a window is its distance from the window's border by 128 px, at least 0.05."""
+    length = STEP + SIDE
+    shape = (SIDE, length) if axis else (length, SIDE)
+    grid = Grid((shape[1] * CELL, shape[0] * CELL), (0.5, 0.5), 224, CELL, 0.5)
+    windows = ((0, 0, SIDE, SIDE), (0, STEP, SIDE, SIDE) if axis else (STEP, 0, SIDE, SIDE))
+    values = mapped(Plan(grid, np.ones(shape, np.bool_), windows, is_dense=True))
+    expected = np.zeros(length)
+    for cell in range(length):
+        weights = []
+        for first in (0, STEP):
+            inside = min(cell + 0.5 - first, first + SIDE - cell - 0.5)  # cells from the border
+            weights.append(min(1, max(0.05, inside * CELL / 128)) if inside > 0 else 0)
+        expected[cell] = weights[1] / sum(weights)
+    assert sorted(set(expected.tolist()))[1:-1], "there is an overlap"
+    np.testing.assert_allclose(values, np.broadcast_to(expected if axis else expected[:, None], shape), atol=1e-6)
+
+
+def test_tiles_are_cells_as_they_were_answered() -> None:
+    grid = Grid((5 * 224, 224), (0.5, 0.5), 224, 224, 0.5)
+    wanted = np.array([[True, False, True, True, False]])
+    windows = ((0, 0, 1, 1), (0, 2, 1, 1), (0, 3, 1, 1))
+    values = mapped(Plan(grid, wanted, windows, is_dense=False))
+    np.testing.assert_allclose(values, [[0, np.nan, 0.1, 0.2, np.nan]])
+
+
+def test_a_cell_with_just_the_least_share_of_tissue_is_looked_at() -> None:
+    facts = slide_facts(4 * 64, 64)
+    mask = np.zeros((4, 16), np.bool_)
+    mask[:2, :4] = mask[:, 4:8] = mask[0, 8:12] = True  # half, whole, a quarter, none
+    tissue = TissueMask(mask, (8.0, 8.0), (16.0, 16.0), "auto")
+    cells = Grid(facts.size_px, facts.mpp, 64, 64, 0.5)
+    assert _wanted(tissue, cells, 0.5).tolist() == [[True, True, False, False]]
+    assert _wanted(tissue, cells, 0.0).tolist() == [[True, True, True, False]]
