@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,9 +53,15 @@ class Heard(Silent):
     def __init__(self) -> None:
         self.notes: list[str] = []
 
+        self.details: list[str] = []
+
     def note(self, text: str) -> None:
         """Remember it."""
         self.notes.append(text)
+
+    def detail(self, text: str) -> None:
+        """Remember it."""
+        self.details.append(text)
 
 
 def run(model: Path | list[Path], out: Path, *inputs: Path | str, watch: Silent | None = None, **settings: Any) -> Run:
@@ -224,6 +232,28 @@ def test_what_the_system_refuses_fails_one_slide(
         assert records["a"].error is not None
         assert records["a"].error.message.startswith("a.tiff: ")
         assert "no room for temporary files" in records["a"].error.message
+
+
+def test_with_verbose_a_person_reads_what_was_read_and_how_long_it_took(
+    tmp_path: Path, make_slide: MakeSlide, model: Path
+) -> None:
+    slide, heard = make_slide("a.tiff", size=(2000, 1600), levels=[(1000, 800)], mpp=0.25), Heard()
+    run(model, tmp_path / "out", slide, watch=heard)
+    sha256 = hashlib.sha256(model.read_bytes()).hexdigest()[:12]
+    for part in (str(model), sha256, "CPUExecutionProvider", "first that works", "dense maps (as the model file says)"):
+        assert part in heard.details[0]
+    said = "\n".join(heard.details[1:])
+    for part in (
+        "a: 0.25 um/px from openslide.mpp-x, tissue auto, 0.5 um/px read from level 1 of 0.5 um/px, opened in ",
+        "a: mapped in ",
+        "a: written in ",
+    ):
+        assert part in said
+    command = [sys.executable, "-m", "wsiseg", "predict", str(slide), "--model", str(model), "--overwrite", "--out"]
+    for more, is_said in (([], False), (["--verbose"], True)):
+        done = subprocess.run([*command, str(tmp_path / "o"), *more], capture_output=True, text=True, check=True)
+        assert ("a: mapped in" in done.stderr) == is_said
+        assert " cells, " in done.stderr, "what a dense map has are cells"
 
 
 def test_a_slide_is_done_once_and_again_when_anything_changes(

@@ -178,7 +178,7 @@ def _outcome(record: SlideRecord) -> str:
     if record.tumor_share is not None:
         parts.append(f"{record.tumor_share:.0%} tumour")
     if record.tiles:
-        parts.append(f"{record.tiles} tiles")
+        parts.append(f"{record.tiles} {'tiles' if record.tumor_mm2 is None else 'cells'}")
     return ", ".join([*parts, f"{record.seconds:.1f} s"])
 
 

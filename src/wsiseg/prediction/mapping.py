@@ -91,6 +91,18 @@ def picture_of(job: Job) -> NDArray[np.uint8]:
         return job.thumbnail
 
 
+def particulars(job: Job, models: Sequence[ModelFile]) -> str:
+    """Say how a slide is read: where its pixel size comes from, and which of its levels models see."""
+    slide = job.slide
+    parts = [f"{slide.mpp[0]:.4g} um/px from {slide.pixel_size.source}", f"tissue {job.places['tissue']}"]
+    for mpp in sorted({model.card.mpp for model in models}):
+        scale = (mpp / slide.mpp[0], mpp / slide.mpp[1])
+        number = level_for(slide.levels, scale)
+        own = slide.mpp[0] * slide.size_px[0] / slide.level_sizes_px[number][0]
+        parts.append(f"{mpp:g} um/px read from level {number} of {own:.4g} um/px")
+    return ", ".join(parts)
+
+
 def forecast(job: Job, models: Sequence[ModelFile], config: PredictConfig, slides: int) -> str:
     """Say how long the first slide that models are asked about, and `slides` like it in all, will take."""
     seconds = sum(

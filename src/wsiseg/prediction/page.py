@@ -13,7 +13,7 @@ from wsiseg.run.record import Run, SlideRecord, totals
 
 _MOST_SECTIONS = 1000
 _MOST_PICTURE_BYTES = 22_000_000  # of all pictures as text, so that a page of hundreds of slides stays below 25 MB
-_HEADS = ("slide", "status", "tissue mm2", "tumour mm2", "share", "mean p", "max p", "tiles", "bad", "seconds", "notes")
+_HEADS = ("slide", "status", "tissue mm2", "tumour mm2", "share", "mean p", "max p", "cells", "bad", "seconds", "notes")
 _STYLE = """
 table.sortable { font-size: .9rem; }
 table.sortable th, table.sortable td { padding: .25rem .45rem; }
@@ -95,7 +95,7 @@ def _sums(records: Sequence[SlideRecord]) -> str:
     parts = [
         f"{len(records)} slides: {counts}",
         f"{tissue:.2f} mm2 of tissue, {tumor:.2f} mm2{share} of it tumour",
-        f"{sum(one.tiles for one in records):,} tiles, {sum(one.bad_tiles for one in records)} of them unreadable",
+        f"{sum(one.tiles for one in records):,} cells, {sum(one.bad_tiles for one in records)} of them unreadable",
     ]
     return "; ".join(parts)
 

@@ -20,6 +20,7 @@ from wsiseg.prediction.mapping import (
     Job,
     forecast,
     map_slide,
+    particulars,
     picture_of,
     prepare,
     settings_of,
@@ -87,12 +88,14 @@ class _Opened:
         known: A map with the very probabilities that are asked for.
         reason: Why it is done again.
         picture: The slide for people, read while models are asked.
+        seconds: How long opening took.
     """
 
     job: Job
     known: Heatmap | None
     reason: str | None
     picture: Future[NDArray[np.uint8]]
+    seconds: float
 
     @property
     def is_asked(self) -> bool:
@@ -138,7 +141,7 @@ def records(
                 progress.note(forecast(opened.job, models, config, 1 + len(opening) + len(waiting)))
                 is_foretold = True
             result = _mapped(task, opened, models, config, progress)
-            writing.append(writer.submit(_write, task, result, models))
+            writing.append(writer.submit(_write, task, result, models, progress))
             while len(writing) > 1:
                 yield writing.popleft().result()
         while writing:
@@ -162,6 +165,7 @@ def _open(
 def _opened(
     task: _Task, models: list[ModelFile], config: PredictConfig, reader: ThreadPoolExecutor
 ) -> _Opened | SlideRecord:
+    began = time.monotonic()
     known = None if config.overwrite else task.files.open()
     slide = task.row.open(config.slide_mpp, config.read_timeout)
     try:
@@ -175,7 +179,7 @@ def _opened(
             return _record(task, known, "up_to_date", (*cautions.uniform(known), *cautions.unknown(known)))
         known = known.with_threshold(threshold) if known is not None and reason in (None, _THRESHOLD) else None
         job = prepare(task.row, slide, models, config, task.places)
-        return _Opened(job, known, reason, reader.submit(picture_of, job))
+        return _Opened(job, known, reason, reader.submit(picture_of, job), time.monotonic() - began)
     except BaseException:
         slide.close()
         raise
@@ -206,6 +210,7 @@ def _mapped(
         return opened
     if opened.reason is not None:
         progress.note(f"{task.row.slide}: done again, {opened.reason}")
+    progress.detail(f"{task.row.slide}: {particulars(opened.job, models)}, opened in {opened.seconds:.1f} s")
     if opened.known is not None:
         return opened, _Map(opened.known)
     name = task.row.slide
@@ -221,16 +226,22 @@ def _mapped(
     if isinstance(heatmap, SlideRecord):
         opened.close()
         return heatmap
-    return opened, _Map(heatmap, round(waited / max(time.monotonic() - began, 1e-9), 3))
+    seconds = max(time.monotonic() - began, 1e-9)
+    progress.detail(f"{name}: mapped in {seconds:.1f} s, {waited:.1f} s of them waiting for reading")
+    return opened, _Map(heatmap, round(waited / seconds, 3))
 
 
-def _write(task: _Task, result: tuple[_Opened, _Map] | SlideRecord, models: list[ModelFile]) -> SlideRecord:
+def _write(
+    task: _Task, result: tuple[_Opened, _Map] | SlideRecord, models: list[ModelFile], progress: Progress
+) -> SlideRecord:
     """Write the results of a slide and let others have it."""
     try:
         if not isinstance(result, SlideRecord):
             opened, found = result
+            began = time.monotonic()
             result = task.attempt(lambda: _written(task, opened, found, models))
             opened.close()
+            progress.detail(f"{task.row.slide}: written in {time.monotonic() - began:.1f} s")
         return result.model_copy(update={"seconds": round(time.monotonic() - task.began, 3)})
     finally:
         task.lock.release()

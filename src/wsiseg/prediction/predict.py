@@ -14,7 +14,7 @@ from wsiseg.model_file.model_file import ModelFile, default_model_path
 from wsiseg.prediction import pipeline
 from wsiseg.prediction.cluster import on_cluster
 from wsiseg.prediction.map_files import write_page
-from wsiseg.prediction.mapping import map_slide, prepare
+from wsiseg.prediction.mapping import kind, map_slide, prepare
 from wsiseg.prediction.places import Places
 from wsiseg.run.errors import ModelFileError, UsageError
 from wsiseg.run.record import Progress, Run, RunFile, Silent, SlideRecord, now
@@ -75,6 +75,8 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
     with _models(config) as models:
         for line in _introduction(models):
             progress.note(line)
+        for model in models:
+            progress.detail(_particulars(model, config))
         progress.begin(len(rows))
         with RunFile(config.out / _run_name(config), _run(config, models)) as file:
             if config.dask is None:
@@ -131,6 +133,17 @@ def _introduction(models: list[ModelFile]) -> Iterator[str]:
     for model in models:
         yield f"model {model.card.name} {model.card.version} on {model.provider}: {model.card.intended_use}"
         yield from (f"warning: {warning}" for warning in model.warnings)
+
+
+def _particulars(model: ModelFile, config: PredictConfig) -> str:
+    """Say what a person who looks for the cause of something wants to know of a model."""
+    card = model.card
+    device = "taken as the first that works here" if config.device == "auto" else "as --device says"
+    chosen = "as the model file says" if config.map == "auto" else "as --map says"
+    return (
+        f"{model.path}: sha256 {model.sha256[:12]}, {card.precision}, {model.provider} ({device}), "
+        f"{kind(model, config)} maps ({chosen}), tiles of {card.tile_px} px at {card.mpp:g} um/px"
+    )
 
 
 def _run(config: PredictConfig, models: list[ModelFile]) -> Run:

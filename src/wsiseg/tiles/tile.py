@@ -243,6 +243,6 @@ def _encoded_tiles(slide: Slide, tiles: Tiles, readable: NDArray[np.bool_], task
             bad = int((~readable).sum())
             if bad > most:
                 text = f"{slide.path.name}: at least {bad} of {len(tiles)} tissue tiles cannot be read"
-                raise SlideError(text, "get the slide again or raise --max-bad-tiles")
+                raise SlideError(text, "get the slide again, or allow more with max-bad-tiles in the file of --config")
             yield from (file for file in files if file is not None)
             task.progress.advance(task.row.slide, len(files))
