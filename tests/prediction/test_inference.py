@@ -32,7 +32,7 @@ class Counting:
         self.asked = -1
 
     def probabilities(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.arange(len(tiles), dtype=np.float32) / 10
+        return (np.arange(len(tiles)) / 10).astype(np.float32)
 
     def probability_map(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.asked += 1
