@@ -1,5 +1,7 @@
 """Runs every block of code in README.md and docs as a test: ```python blocks, and the `$` lines of ```console blocks.
 
+A ```toml block becomes a file of the name in its first line, as `# card.toml`.
+
 Each page has a folder of its own with what its readers have: `slides/` with a `cohort.csv` and `truth/` beside it, and
 the real sample slide where it is to be had.
 """
@@ -9,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -70,8 +73,24 @@ class ConsoleParser(CodeBlockParser):
         super().__init__("console", run_console)
 
 
+def write_toml(example: Example) -> None:
+    """Write a block of TOML into the folder of the page."""
+    text = str(example.parsed)
+    name = text.partition("\n")[0].removeprefix("# ").partition(",")[0]
+    tomllib.loads(text)
+    if name.endswith(".toml"):
+        (example.namespace["folder"] / name).write_text(text, encoding="utf-8")
+
+
+class TomlParser(CodeBlockParser):
+    """Finds ```toml blocks."""
+
+    def __init__(self) -> None:
+        super().__init__("toml", write_toml)
+
+
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser(), ConsoleParser(), SkipParser()],
+    parsers=[PythonCodeBlockParser(), ConsoleParser(), TomlParser(), SkipParser()],
     patterns=["*.md"],
     excludes=["CHANGELOG.md", "CONTRIBUTING.md"],
     setup=enter_folder,

@@ -19,24 +19,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 DEFAULT = Path(__file__).resolve().parents[1] / "src" / "wsiseg" / "model_file" / "default.onnx"
-DATA = (
-    "Mosaics of H&E colon images of the GlaS challenge (Warwick-QU, MICCAI 2015, Sirinukunwattana et al. 2017), "
-    "training patients only, one label per mosaic"
-)
-LICENCE = "Weights for research only: the GlaS images may be used for research only"
-NAME, VERSION = "colon-glas-lite0", 4
-LIMITS = (
-    (
-        "It calls much stroma and some muscle, mucus and normal mucosa tumour: "
-        "AUC .910 (.844 to .960) on 108 tiles of nine classes of other slides."
+CARD = {
+    "name": "colon-glas-lite0",
+    "version": "4",
+    "licence": "Weights for research only: the GlaS images may be used for research only",
+    "data": (
+        "Mosaics of H&E colon images of the GlaS challenge (Warwick-QU, MICCAI 2015, Sirinukunwattana et al. 2017), "
+        "training patients only, one label per mosaic"
     ),
-    (
-        "Tumour that looks otherwise than that of its eleven training patients may be missed, "
-        "as of other scanners and stains."
-    ),
-    "Its threshold is too low for some patients: on the test slides a third of what it calls tumour is none.",
-)
+    "limits": [
+        (
+            "It calls much stroma and some muscle, mucus and normal mucosa tumour: "
+            "AUC .910 (.844 to .960) on 108 tiles of nine classes of other slides."
+        ),
+        (
+            "Tumour that looks otherwise than that of its eleven training patients may be missed, "
+            "as of other scanners and stains."
+        ),
+        "Its threshold is too low for some patients: on the test slides a third of what it calls tumour is none.",
+    ],
+}
 ARCH = ("--arch", "timm:tf_efficientnet_lite0")
 SHARES = ("--alpha", 0.4, "--beta", 0)
 # The early layers overfit first, so that they stay; stains are jittered for other scanners, weights averaged over some
@@ -107,8 +112,10 @@ def main() -> None:
     wsiseg("train", seen, *network, "--init", given.weights, "--freeze", "--out", head)
     wsiseg("train", seen, *network, "--init", head / "best.pt", *TUNING, "--out", run)
     drafts = {precision: given.work / f"draft-{precision}.onnx" for precision in ("fp32", "int8")}
+    settings = given.work / "export.toml"
+    settings.write_text(tomli_w.dumps({"texture-penalty": PENALTY}))
     for precision, draft in drafts.items():
-        wsiseg("export", run, "--out", draft, "--precision", precision, "--texture-penalty", PENALTY, "--overwrite")
+        wsiseg("export", run, "--out", draft, "--precision", precision, "--config", settings, "--overwrite")
     figures = {kind: measured(drafts["fp32"], cohort, given.truth, kind, "val") for kind in ("tile", "dense")}
     best = max(figures, key=lambda kind: auc(figures[kind]))
     print("validation AUC", {kind: auc(path) for kind, path in figures.items()}, "->", best)
@@ -118,20 +125,15 @@ def main() -> None:
     mark = "-int8" if precision == "int8" else ""
     test = {kind: measured(drafts[precision], cohort, given.truth, kind, "test", mark) for kind in ("tile", "dense")}
     print("test AUC", {kind: auc(path) for kind, path in test.items()})
-    card = {
-        "name": NAME,
-        "model-version": VERSION,
-        "licence": LICENCE,
-        "data": DATA,
-        "figures": test[best],
-        "map": best,
+    content = {
         "texture-penalty": PENALTY,
         "precision": precision,
+        "map": best,
         "threshold": threshold(eight if precision == "int8" else figures[best]),
+        "card": {**CARD, "figures": str(test[best])},
     }
-    options = [word for name, value in card.items() for word in (f"--{name}", value)]
-    options += [word for limit in LIMITS for word in ("--limit", limit)]
-    wsiseg("export", run, "--out", given.out, *options, "--overwrite")
+    settings.write_text(tomli_w.dumps(content))
+    wsiseg("export", run, "--out", given.out, "--config", settings, "--overwrite")
 
 
 if __name__ == "__main__":

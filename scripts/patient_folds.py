@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--mosaics", type=int, default=40)
     parser.add_argument("--only", type=int, nargs="*", help="these folds alone")
     parser.add_argument("--also", help="a further file, and patients that it has not seen, as one more fold")
-    parser.add_argument("--penalty", type=float, default=PENALTY, help="--texture-penalty of the model files")
+    parser.add_argument("--penalty", type=float, default=PENALTY, help="texture-penalty of the model files")
     parser.add_argument("--without", nargs="*", default=[], help="patients that do not count in the end")
     given = parser.parse_args()
     with given.labels.open(newline="") as file:
@@ -118,7 +118,8 @@ def trained(given: argparse.Namespace, fold: int, images: Sequence[Image]) -> Pa
     network = (*ARCH, *SHARES, "--truth", folder / "truth")
     wsiseg("train", tiles / "cohort.csv", *network, "--init", given.weights, "--freeze", "--out", head)
     wsiseg("train", tiles / "cohort.csv", *network, "--init", head / "best.pt", *TUNING, "--out", run)
-    wsiseg("export", run, "--out", model, "--map", "dense", "--texture-penalty", given.penalty, "--overwrite")
+    (folder / "export.toml").write_text(f"texture-penalty = {given.penalty}\n")
+    wsiseg("export", run, "--out", model, "--config", folder / "export.toml", "--overwrite")
     return model
 
 

@@ -1,3 +1,4 @@
+import csv
 import json
 import subprocess
 import sys
@@ -14,18 +15,20 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
 from torch import nn
-from torch.nn import functional
 
 from making.models import with_changed_card
 from making.tiled import TILE_PX, write_tiled_cohort
 from making.trained import settled, tiles_of, write_run
-from wsiseg.config.export import ExportConfig
+from wsiseg.config.export import CardFacts, ExportConfig
 from wsiseg.config.predict import PredictConfig
+from wsiseg.exporting.dilation import exportable
 from wsiseg.exporting.export import Exported, _self_test_side, export
-from wsiseg.exporting.onnx_graph import DenseGraph, padded_by_convolutions
+from wsiseg.exporting.onnx_graph import DenseGraph, padded_by_convolutions, to_onnx
+from wsiseg.exporting.parity import SAME_NUMBERS, Answers, OnnxGraph, compared
+from wsiseg.exporting.precision import to_int8
+from wsiseg.exporting.sample_tiles import Sample, Samples, from_cohort, from_folder
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.model_file.onnx_session import has_fast_int8
-from wsiseg.network.dilation import exportable
 from wsiseg.network.network import Checkpoint, TileClassifier, build
 from wsiseg.network.texture import Stage, textures, tissue_weights
 from wsiseg.prediction.predict import predict_slides
@@ -63,7 +66,7 @@ def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 @pytest.fixture(scope="module")
 def exported(trained: tuple[Path, TileClassifier], tmp_path_factory: pytest.TempPathFactory) -> Exported:
     out = tmp_path_factory.mktemp("model") / "model.onnx"
-    return export(ExportConfig(run=trained[0], out=out, licence="CC0-1.0", data="Squares on pink."))
+    return export(ExportConfig(run=trained[0], out=out, card=CardFacts(licence="CC0-1.0", data="Squares on pink.")))
 
 
 @torch.no_grad()
@@ -99,39 +102,6 @@ def test_the_file_tells_how_far_tiles_are_from_those_of_training(
         assert model.card.calibration.temperature == pytest.approx(1.25)
 
 
-def test_tiles_unlike_those_of_training_lose_logits(
-    trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path
-) -> None:
-    known = Checkpoint.load(trained[0] / "best.pt").known_tissue
-    assert known is not None
-    config = ExportConfig(run=trained[0], out=tmp_path / "m.onnx", unknown_penalty=3, threshold=0.3)
-    card = export(config).card
-    assert card.threshold == pytest.approx(0.3)
-    assert card.known_tissue is not None
-    assert card.known_tissue.penalty == pytest.approx(3)
-    assert card.known_tissue.tile_limit == pytest.approx(known.tile_limit)
-    random = np.random.default_rng(0)
-    mixed = np.clip(tiles[:12] + random.normal(size=tiles[:12].shape) * 3, 0, 255).astype(np.uint8)
-    seen = np.concatenate([tiles[:32], mixed])
-    with torch.no_grad(), ModelFile.open(config.out) as model:
-        features = trained[1].features(torch.from_numpy(seen)).numpy()
-        beyond = np.maximum(known.distances(features) / known.tile_limit - 1, 0)
-        assert (beyond == 0).sum() > 6
-        assert (beyond > 0).sum() > 6
-        plain = trained[1](torch.from_numpy(seen)).numpy()
-        np.testing.assert_allclose(model.probabilities(seen), _sigmoid(plain - 3 * beyond), atol=1e-4)
-        window = np.concatenate([np.concatenate([seen[3], seen[35]], 1), np.concatenate([seen[40], seen[9]], 1)])[None]
-        maps = trained[1].feature_map(trained[1].normalised(torch.from_numpy(window)))
-        cells = np.stack([_over_tiles(channel.numpy().astype(float)) for channel in maps[0]], -1)
-        weights, bias = trained[1].head.weight[0].numpy(), float(trained[1].head.bias)
-        # Distances are of the three cells around, logits of one and half its neighbours.
-        around = functional.avg_pool2d(maps, 3, 1, 1, count_include_pad=False)[0].permute(1, 2, 0).numpy()
-        lost = 3 * np.maximum(known.distances(around.reshape(-1, len(weights))) / known.tile_limit - 1, 0)
-        expected = _sigmoid(cells @ weights + bias - lost.reshape(cells.shape[:2]))
-        assert lost.any()
-        np.testing.assert_allclose(model.probability_map(window)[0], expected, atol=1e-3)
-
-
 @pytest.mark.parametrize("output_stride", [32, 16])
 def test_tiles_without_the_texture_of_tumour_lose_logits(
     trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path, output_stride: int
@@ -139,9 +109,11 @@ def test_tiles_without_the_texture_of_tumour_lose_logits(
     texture = Checkpoint.load(trained[0] / "best.pt").tumor_texture
     assert texture is not None
     config = ExportConfig.checked(
-        run=trained[0], out=tmp_path / "m.onnx", texture_penalty=2, output_stride=output_stride
+        run=trained[0], out=tmp_path / "m.onnx", texture_penalty=2, threshold=0.3, output_stride=output_stride
     )
-    found = export(config).card.tumor_texture
+    card = export(config).card
+    assert card.threshold == pytest.approx(0.3)
+    found = card.tumor_texture
     assert found is not None
     assert (found.layer, found.penalty, found.slides) == ("layer3", 2, texture.slides)
     assert found.tile_limit == pytest.approx(texture.tile_limit)
@@ -190,17 +162,9 @@ def test_distances_are_part_of_the_self_test(exported: Exported, tmp_path: Path)
             ModelFile.open(path).close()
 
 
-def test_a_penalty_needs_known_tissue(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
-    checkpoint = Checkpoint.load(trained[0] / "best.pt")
-    replace(checkpoint, known_tissue=None).save(tmp_path / "best.pt")
-    with pytest.raises(UsageError, match="not measured which tiles"):
-        export(ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx", unknown_penalty=1))
-
-
-@pytest.mark.parametrize("name", ["unknown_penalty", "texture_penalty"])
-def test_a_penalty_that_would_do_nothing_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name.replace('_', '-')} is for runs"):
-        ExportConfig(from_torch=tmp_path / "a.pt", arch="resnet18", out=tmp_path / "m.onnx", **{name: 1})
+def test_a_penalty_that_would_do_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="texture-penalty is for runs"):
+        ExportConfig.checked(from_torch="a.pt", arch="resnet18", out=tmp_path / "m.onnx", texture_penalty=1)
 
 
 def _sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -249,7 +213,7 @@ def _over_tiles(cells: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def test_the_card_says_what_the_run_knows(exported: Exported) -> None:
     card = exported.card
-    assert (card.mpp, card.tile_px, card.output_stride, card.map) == (0.5, TILE_PX, 32, "tile")
+    assert (card.mpp, card.tile_px, card.output_stride, card.map) == (0.5, TILE_PX, 32, "dense")
     assert (card.alpha, card.beta, card.threshold, card.licence) == (0.2, 0.4, 0.6, "CC0-1.0")
     assert card.trained_on["data"] == "Squares on pink."
     assert card.trained_on["settings"] == {"lr": 1e-4}, "places on the machine stay out of it"
@@ -278,10 +242,14 @@ def test_figures_of_an_evaluation_come_with_their_intervals(
     metrics["per_site"] = {"colon": {"without_background": measures}}
     metrics["reliability"] = {"mean_score": [0.1, None], "tumor_share": [0.25, None], "pixels": [10.0, 0.0]}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    known = ("It calls muscle tumour.",)
-    config = ExportConfig(run=trained[0], out=tmp_path / "m.onnx", figures=tmp_path / "metrics.json", limit=known)
+    said = {"name": "squares", "version": "7", "licence": "MIT", "intended_use": "Tests.", "citation": "Nobody."}
+    lines = [f'{name} = "{text}"' for name, text in said.items()]
+    lines += ['limits = ["It calls muscle tumour."]', 'figures = "metrics.json"']
+    (tmp_path / "card.toml").write_text("\n".join(lines))
+    config = ExportConfig.checked(run=trained[0], out=tmp_path / "m.onnx", card=tmp_path / "card.toml")
     exported = export(config)
-    assert exported.card.limits[-1:] == known
+    assert exported.card.model_dump(include=set(said)) == said
+    assert exported.card.limits[-1:] == ("It calls muscle tumour.",)
     assert len(exported.card.limits) > 1
     assert "| colon | 0.800 (0.700 to 0.900) | 0.500 |  | 0.600 |" in exported.page.read_text()
     assert "| 0.10 | 0.25 | 100.0% |" in exported.page.read_text()
@@ -295,7 +263,7 @@ def test_an_export_is_done_once(trained: tuple[Path, TileClassifier], tmp_path: 
     first = export(config)
     assert export(config) == replace(first, status="up_to_date")
     notes = Notes()
-    again = export(config.model_copy(update={"name": "other"}), notes)
+    again = export(config.model_copy(update={"card": CardFacts(name="other")}), notes)
     assert (again.status, again.card.name) == ("ok", "other")
     assert any("exported again" in line for line in notes.lines)
     config.out.write_bytes(b"something else")
@@ -309,7 +277,7 @@ def test_exports_in_the_folder_of_the_run_change_nothing(trained: tuple[Path, Ti
         (tmp_path / name).write_bytes((trained[0] / name).read_bytes())
     config = ExportConfig(run=tmp_path, out=tmp_path / "a.onnx")
     export(config)
-    export(config.model_copy(update={"out": tmp_path / "b.onnx", "name": "other"}))
+    export(config.model_copy(update={"out": tmp_path / "b.onnx", "card": CardFacts(name="other")}))
     assert export(config).status == "up_to_date"
 
 
@@ -508,8 +476,6 @@ def test_the_run_of_a_cohort_that_is_gone_is_exported_with_a_warning(
 
 
 def test_the_splits_of_a_cohort_are_kept_apart(cohort: Path) -> None:
-    from wsiseg.exporting.sample_tiles import from_cohort  # noqa: PLC0415  only here
-
     samples = from_cohort(cohort, TILE_PX, 0.5, (64, 64))
     assert samples is not None
     assert "train" in samples.calibration.source
@@ -520,11 +486,6 @@ def test_the_splits_of_a_cohort_are_kept_apart(cohort: Path) -> None:
 
 
 def test_a_graph_with_one_changed_weight_is_caught(trained: tuple[Path, TileClassifier], tiles: Images) -> None:
-    from wsiseg.exporting.onnx_answers import OnnxGraph  # noqa: PLC0415  only here
-    from wsiseg.exporting.onnx_graph import to_onnx  # noqa: PLC0415  only here
-    from wsiseg.exporting.parity import SAME_NUMBERS, Answers, compared  # noqa: PLC0415  only here
-    from wsiseg.exporting.sample_tiles import Sample  # noqa: PLC0415  only here
-
     classifier = build("resnet18", "none").eval()
     classifier.load_state_dict(trained[1].state_dict())
     nn.init.constant_(classifier.head.bias, classifier.head.bias.item() + 0.01)
@@ -574,3 +535,93 @@ def test_other_padding_stays(mode: str, value: float, sides: list[int]) -> None:
     graph = helper.make_graph([pad, conv], "padding", [image], [out], constants)
     fused = padded_by_convolutions(helper.make_model(graph))
     assert [node.op_type for node in fused.graph.node] == ["Pad", "Conv"]
+
+
+def test_maps_are_by_tiles_where_the_export_is_told_so(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    card = export(ExportConfig(run=trained[0], out=tmp_path / "m.onnx", map="tile")).card
+    assert (card.map, card.output_stride) == ("tile", 32)
+
+
+def test_a_network_without_a_map_cannot_be_told_to_make_one(cohort: Path, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", cohort, "squeezenet1_1")
+    with pytest.raises(UsageError, match="no dense map"):
+        export(ExportConfig(run=tmp_path / "run", out=tmp_path / "m.onnx", map="dense"))
+
+
+def test_a_card_is_read_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "card.toml"
+    path.write_text('name = "squares"\nintended-use = "Tests."\nlimits = ["None known."]\nfigures = "metrics.json"\n')
+    card = ExportConfig.checked(run="run", out="m.onnx", card=str(path)).card
+    expected = CardFacts(
+        name="squares", intended_use="Tests.", limits=("None known.",), figures=path.with_name("metrics.json")
+    )
+    assert card == expected
+    assert ExportConfig.checked(run="run", out="m.onnx", card={"licence": "MIT"}).card == CardFacts(licence="MIT")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('license = "MIT"', "license: no such setting; did you mean licence?"),
+        ("limits = 3", "limits: "),
+        ("licence =", "cannot be read as settings"),
+    ],
+)
+def test_a_wrong_card_is_refused(tmp_path: Path, content: str, sentence: str) -> None:
+    path = tmp_path / "card.toml"
+    path.write_text(content)
+    with pytest.raises(UsageError) as caught:
+        ExportConfig.checked(run="run", out="m.onnx", card=path)
+    assert sentence in str(caught.value)
+    assert "card.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["name", "model-version", "licence", "data", "limit", "figures"])
+def test_what_stands_in_the_card_is_no_longer_an_option(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} is no longer a setting: put it into the file of --card"):
+        ExportConfig.checked(run="run", out="m.onnx", **{name: "x"})
+
+
+def test_every_fact_of_a_card_is_explained() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "export.md").read_text(encoding="utf-8")
+    assert [name for name in CardFacts.model_fields if f"`{name.replace('_', '-')}`" not in page] == []
+
+
+@pytest.mark.parametrize("source", ["splits", "no splits", "folder"])
+def test_no_tile_is_both_for_calibration_and_held_out(cohort: Path, tiles: Images, tmp_path: Path, source: str) -> None:
+    counts = (1000, 1000)
+    if source == "folder":
+        for number, tile in enumerate(tiles):
+            Image.fromarray(tile).save(tmp_path / f"{number}.png")
+        samples = from_folder(tmp_path, TILE_PX, counts)
+    else:
+        table = cohort
+        if source == "no splits":
+            table = cohort.with_name("without-splits.csv")
+            rows = list(csv.DictReader(cohort.read_text(encoding="utf-8").splitlines()))
+            with table.open("w", newline="") as file:
+                writer = csv.DictWriter(file, [name for name in rows[0] if name != "split"], extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(rows)
+        found = from_cohort(table, TILE_PX, 0.5, counts)
+        assert found is not None
+        samples = found
+    calibration, held_out = (
+        {tile.tobytes() for tile in sample.tiles} for sample in (samples.calibration, samples.held_out)
+    )
+    assert len(calibration) > 10
+    assert len(held_out) > 10
+    assert not calibration & held_out
+
+
+def test_int8_is_calibrated_on_the_calibration_tiles_alone(trained: tuple[Path, TileClassifier], tiles: Images) -> None:
+    graph = OnnxGraph(to_onnx(DenseGraph(exportable(trained[1], 32), TILE_PX // 32), TILE_PX))
+    halves = [Sample(some, np.full(len(some), -1, np.int8), "tiles") for some in (tiles[::2], tiles[1::2], 255 - tiles)]
+    calibration, *held_out = halves
+    files = [
+        to_int8(graph, Samples(calibration, judge), lambda _: None, any_loss=True).graph.model.SerializeToString()
+        for judge in held_out
+    ]
+    assert files[0] == files[1]
+    other = to_int8(graph, Samples(held_out[1], calibration), lambda _: None, any_loss=True)
+    assert other.graph.model.SerializeToString() != files[0]

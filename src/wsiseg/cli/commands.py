@@ -64,6 +64,7 @@ def export(streams: Streams, config: ExportConfig) -> None:
 
     Examples:
         wsiseg export run --out model.onnx
+        wsiseg export run --out model.onnx --card card.toml
         wsiseg export run --out fast.onnx --precision int8
         wsiseg export --from-wsinfer breast-tumor-resnet34 --out breast.onnx
     """

@@ -128,7 +128,7 @@ def model(streams: Streams, config: FetchModelConfig) -> None:
         folder = fetch_model(config, transfers)
     if export:
         terms = next(one.license for one in ZOO if one.name == config.name)
-        settings = {"name": config.name, "licence": terms, "positive_class": config.positive_class}
+        settings = {"card": {"name": config.name, "licence": terms}, "positive_class": config.positive_class}
         made = ExportConfig.checked(from_wsinfer=folder, out=config.out, overwrite=config.overwrite, **settings)
         export(made, streams)
     streams.result(

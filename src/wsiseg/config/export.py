@@ -1,18 +1,67 @@
 """The settings of `wsiseg export`."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from wsiseg.config.settings import ARGUMENT, IN_FILE, Config
+from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Gone, Shown, read_toml
+from wsiseg.run.errors import UsageError
 
 Precision = Literal["fp32", "fp16", "int8"]
 MapOfModel = Literal["dense", "tile"]
 
 
+class CardFacts(Config):
+    """What a person says of a model, for its card: the content of the file of `--card`."""
+
+    name: str | None = Field(default=None, min_length=1, max_length=200)
+    """Name of the model; made from the network's name where it is not given."""
+    version: str = Field(default="1", min_length=1, max_length=200)
+    """Version of the model."""
+    licence: str = "not stated"
+    """Terms under which the model may be used."""
+    intended_use: str | None = None
+    """What it is for; of a run, research on the organs that it was trained on where it is not given."""
+    citation: str = ""
+    """How to cite it."""
+    data: str | None = None
+    """A sentence on the data that it was trained on."""
+    limits: tuple[str, ...] = ()
+    """Sentences on what the model cannot do, after those that follow from the run."""
+    figures: Path | None = None
+    """`metrics.json` of an evaluation; a relative path starts from the folder of the card's file."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the file of `--card`.
+
+        Raises:
+            UsageError: It is missing, is not TOML, or holds names or values that do not fit.
+        """
+        values = read_toml(path)
+        try:
+            facts = cls.checked(**values)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error.message}") from error
+        return facts.model_copy(update={"figures": facts.figures and path.parent / facts.figures})
+
+
+_IN_CARD = "put it into the file of --card, as {} = ..."
+
+
 class ExportConfig(Config):
     """Settings of `wsiseg export`."""
+
+    gone: ClassVar = {
+        "unknown-penalty": Gone("tissue unlike that of training is told by predict as unknown, its probability stays"),
+        "name": Gone(_IN_CARD.format("name")),
+        "model-version": Gone(_IN_CARD.format("version")),
+        "licence": Gone(_IN_CARD.format("licence")),
+        "data": Gone(_IN_CARD.format("data")),
+        "limit": Gone(_IN_CARD.format("limits")),
+        "figures": Gone(_IN_CARD.format("figures")),
+    }
 
     out: Path
     """The model file to write; its model card is written beside it, with the ending `.md`."""
@@ -34,32 +83,27 @@ class ExportConfig(Config):
     """Numbers that it computes with: `fp32`, `fp16` for GPUs, `int8` for CPUs."""
     output_stride: Literal[16, 32] | None = None
     """Input pixels per cell of the dense map; the network's own, nearly always 32, where it is not given."""
-    unknown_penalty: float = Field(default=0.0, ge=0, le=100)
-    """Logits that tiles lose for being unlike the training tiles; 0 leaves them."""
     texture_penalty: Annotated[float, IN_FILE] = Field(default=0.0, ge=0, le=100)
     """Logits that tiles lose for textures unlike those of the tumour of training; 0 leaves them."""
     threshold: Annotated[float | None, IN_FILE] = Field(default=None, gt=0, lt=1)
     """Probability from which a cell is tumour; that of the training where it is not given."""
-    map: MapOfModel = "tile"
-    """The kind of map that predict makes with this model unless it is told otherwise."""
+    map: MapOfModel | None = None
+    """The kind of map that predict makes with this model unless it is told otherwise; dense where the model can."""
     calibration: Path | None = None
     """Folder of images, or cohort CSV beside tile stores, to calibrate and compare with in place of the run's tiles."""
     allow_loss: bool = False
     """Write the file even if it does not follow the network closely enough."""
-    name: str | None = Field(default=None, min_length=1, max_length=200)
-    """Name of the model; made from the network's name where it is not given."""
-    model_version: str = Field(default="1", min_length=1, max_length=200)
-    """Version of the model."""
-    licence: str = "not stated"
-    """Terms under which the model may be used."""
-    data: str | None = None
-    """A sentence on the data that it was trained on."""
-    limit: tuple[str, ...] = ()
-    """Sentences on what the model cannot do, for the model card, after those that follow from the run."""
-    figures: Path | None = None
-    """`metrics.json` of an evaluation, for the model card."""
+    card: Annotated[CardFacts | None, Shown(metavar="FILE.toml")] = None
+    """TOML file of what a person says of the model: name, version, licence, data, limits, figures, intended use."""
     overwrite: bool = False
     """Replace a file that is there."""
+
+    @field_validator("card", mode="before")
+    @classmethod
+    def _read_card(cls, value: Any) -> Any:  # noqa: ANN401  a path, a table of TOML, or facts
+        if isinstance(value, dict):
+            return CardFacts.checked(**value)
+        return CardFacts.read(Path(value)) if isinstance(value, (str, Path)) else value
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -68,9 +112,8 @@ class ExportConfig(Config):
         sources = [source for source in (self.run, self.from_torch, self.from_wsinfer) if source is not None]
         if len(sources) != 1:
             raise ValueError("give one of a run, from-torch and from-wsinfer")
-        for name in ("unknown-penalty", "texture-penalty"):
-            if getattr(self, name.replace("-", "_")) and self.run is None:
-                raise ValueError(f"{name} is for runs of wsiseg, which measured the tiles that they know")
+        if self.texture_penalty and self.run is None:
+            raise ValueError("texture-penalty is for runs of wsiseg, which measured the textures of tumour")
         if self.from_torch is not None and self.arch is None:
             raise ValueError("from-torch needs arch, the name of its network")
         if self.from_torch is None and (self.arch or self.tile or self.mpp):

@@ -3,20 +3,20 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsiseg.config.export import ExportConfig
-from wsiseg.exporting.foreign_models import from_state_dict, from_wsinfer
+from wsiseg.config.export import CardFacts, ExportConfig
+from wsiseg.exporting.from_others import from_state_dict
+from wsiseg.exporting.from_run import from_run
+from wsiseg.exporting.from_wsinfer import from_wsinfer
 from wsiseg.exporting.model_page import parity_lines, written_page
-from wsiseg.exporting.onnx_answers import OnnxGraph
 from wsiseg.exporting.onnx_graph import to_onnx
 from wsiseg.exporting.origin import Origin
-from wsiseg.exporting.parity import FEWER_BITS, SAME_NUMBERS, compared
+from wsiseg.exporting.parity import FEWER_BITS, SAME_NUMBERS, OnnxGraph, compared
 from wsiseg.exporting.precision import speed, to_float16, to_int8
-from wsiseg.exporting.run_origin import from_run
 from wsiseg.exporting.sample_tiles import Samples, from_cohort, from_folder, textures
 from wsiseg.model_file.model_card import METADATA_KEY, ModelCard, Parity, signed
 from wsiseg.model_file.model_file import ModelFile
@@ -35,6 +35,16 @@ _CALIBRATION_TILES, _HELD_OUT_TILES = 128, 400
 _TORCH_TILES, _TEXTURES = 64, 32
 _MULTIPLE_PX, _MOST_SELF_TEST_PX = 32, 256
 _TOLERANCE = {"fp32": 0.001, "fp16": 0.02, "int8": 0.05}
+_FIGURES = {
+    "split",
+    "unit",
+    "without_background",
+    "with_background",
+    "per_site",
+    "slide_auc",
+    "threshold",
+    "reliability",
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class Exported:
     card: ModelCard
 
     def as_json(self) -> dict[str, Any]:
-        """Give it as JSON."""
+        """Return it as JSON."""
         return {
             "schema": "wsiseg.export/1",
             "status": self.status,
@@ -103,13 +113,21 @@ def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
 
 
 def _origin(config: ExportConfig) -> Origin:
-    """Read what is exported."""
+    """Read what is exported, and choose the kind of map.
+
+    Which kind is better can be measured with outlines alone, which an export does not have.
+    """
     if config.run is not None:
-        return from_run(config.run, config.output_stride, config.unknown_penalty, config.texture_penalty)
-    if config.from_wsinfer is not None:
-        return from_wsinfer(config.from_wsinfer, config.positive_class, config.output_stride)
-    size = (config.tile or 224, config.mpp or 0.5)
-    return from_state_dict(config.source, config.arch or "", config.positive_class, size, config.output_stride)
+        origin = from_run(config.run, config.output_stride, config.texture_penalty)
+    elif config.from_wsinfer is not None:
+        origin = from_wsinfer(config.from_wsinfer, config.positive_class, config.output_stride)
+    else:
+        size = (config.tile or 224, config.mpp or 0.5)
+        origin = from_state_dict(config.source, config.arch or "", config.positive_class, size, config.output_stride)
+    is_dense = origin.facts["output_stride"] is not None
+    if config.map == "dense" and not is_dense:
+        raise UsageError(f"{config.source}: has one value per tile and no dense map", "leave out --map")
+    return replace(origin, facts={**origin.facts, "map": config.map or ("dense" if is_dense else "tile")})
 
 
 def _samples(config: ExportConfig, origin: Origin, progress: Progress) -> Samples:
@@ -152,7 +170,7 @@ def _graph(
 
 
 def _reduced(config: ExportConfig, graph: OnnxGraph, samples: Samples, progress: Progress) -> tuple[OnnxGraph, Parity]:
-    """Give the graph with fewer bits, and how closely it follows."""
+    """Return the graph with fewer bits, and how closely it follows."""
     if config.precision == "fp16":
         reduced = to_float16(graph, samples.held_out)
     else:
@@ -168,7 +186,7 @@ def _reduced(config: ExportConfig, graph: OnnxGraph, samples: Samples, progress:
 
 
 def _judge(config: ExportConfig, rows: Sequence[Parity], progress: Progress) -> None:
-    """Tell how comparisons came out.
+    """Report how comparisons came out.
 
     Raises:
         GateError: One failed and no loss is allowed.
@@ -182,25 +200,23 @@ def _judge(config: ExportConfig, rows: Sequence[Parity], progress: Progress) -> 
 
 
 def _card(config: ExportConfig, origin: Origin, graph: OnnxGraph, parity: tuple[Parity, ...], mark: str) -> ModelCard:
-    """Fill the model card."""
-    facts = {"map": config.map, **origin.facts}
-    if config.name is not None:
-        facts["name"] = config.name
+    """Fill the model card with what the origin knows, what was asked for and what a person says."""
+    said, facts = config.card or CardFacts(), dict(origin.facts)
+    facts |= {name: value for name in ("name", "intended_use") if (value := getattr(said, name)) is not None}
     if config.threshold is not None:
         facts["threshold"] = config.threshold
-    if config.data is not None:
-        facts["trained_on"] = {"data": config.data, **facts.get("trained_on", {})}
-    if config.figures is not None:
-        facts["figures"] = {**facts.get("figures", {}), "evaluation": _figures(config.figures)}
-    facts["limits"] = (*facts.get("limits", ()), *config.limit)
-    side = _self_test_side(origin.tile_px, origin.facts["output_stride"] if graph.has_map else None)
+    if said.data is not None:
+        facts["trained_on"] = {"data": said.data, **facts.get("trained_on", {})}
+    if said.figures is not None:
+        facts["figures"] = {**facts.get("figures", {}), "evaluation": _figures(said.figures)}
+    side = _self_test_side(origin.tile_px, facts["output_stride"])
     return ModelCard.model_validate(
         {
             **facts,
-            "version": config.model_version,
+            "limits": (*facts.get("limits", ()), *said.limits),
+            **said.model_dump(include={"version", "licence", "citation"}),
             "precision": config.precision,
             "parity": parity,
-            "licence": config.licence,
             "made_with": {"wsiseg": __version__, **{name: version(name) for name in ("torch", "onnx", "onnxruntime")}},
             "made_from": mark,
             "self_test": recorded(graph.one, side, seed=0, tolerance=_TOLERANCE[config.precision]),
@@ -229,21 +245,10 @@ def _figures(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: cannot be read as metrics.json: {error}") from error
     if not isinstance(figures, dict) or not str(figures.get("schema", "")).startswith("wsiseg.metrics/"):
         raise UsageError(f"{path}: not the metrics.json of wsiseg evaluate")
-    kept = (
-        "split",
-        "unit",
-        "without_background",
-        "with_background",
-        "per_site",
-        "slide_auc",
-        "threshold",
-        "reliability",
-    )
-    return {name: figures[name] for name in kept if figures.get(name) is not None}
+    return {name: value for name, value in figures.items() if name in _FIGURES and value is not None}
 
 
 def _with_card(model: "onnx.ModelProto", card: ModelCard) -> bytes:
-    """Give the bytes of a model file."""
     from onnx import helper  # noqa: PLC0415  heavy: only while exporting
 
     helper.set_model_props(model, {METADATA_KEY: card.to_json()})
@@ -251,12 +256,13 @@ def _with_card(model: "onnx.ModelProto", card: ModelCard) -> bytes:
 
 
 def _mark(config: ExportConfig) -> str:
-    """Give a text that is the same where weights and settings are."""
+    """Return a digest of weights and settings."""
     source = config.source
     files = [source] if source.is_file() else sorted(path for path in source.glob("*") if path.is_file())
     # Exports may stand in the folder of the run, where they change nothing.
     files = [path for path in files if path.suffix not in {".onnx", ".md"}]
-    files += [path for path in (config.figures, config.calibration) if path is not None and path.is_file()]
+    read = (config.calibration, config.card.figures if config.card else None)
+    files += [path for path in read if path is not None and path.is_file()]
     digest = hashlib.sha256(config.model_dump_json(exclude={"out", "overwrite"}).encode() + __version__.encode())
     for file in files:
         digest.update(file.name.encode())
@@ -266,7 +272,7 @@ def _mark(config: ExportConfig) -> str:
 
 
 def _earlier(config: ExportConfig, mark: str, progress: Progress) -> Exported | None:
-    """Give what is there already, if it was made of the same."""
+    """Return what is there already, if it was made of the same."""
     page = config.out.with_suffix(".md")
     if config.overwrite or not config.out.exists():
         return None
@@ -275,6 +281,6 @@ def _earlier(config: ExportConfig, mark: str, progress: Progress) -> Exported | 
             if model.card.made_from == mark and page.is_file():
                 return Exported(config.out, page, "up_to_date", model.sha256, model.card)
     except ModelFileError as error:
-        raise UsageError(f"{config.out}: is there and is no valid model file", "give --overwrite") from error
+        raise UsageError(f"{config.out}: is there and is not a valid model file", "give --overwrite") from error
     progress.note(f"{config.out}: exported again, as the weights or settings changed")
     return None

@@ -1,6 +1,7 @@
 """What a model file is made of: a trained network, with all that is known of it."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsiseg.exporting.doubts import Doubts
-from wsiseg.exporting.onnx_graph import DenseGraph, TileGraph
-from wsiseg.exporting.parity import Answers
-from wsiseg.network.dilation import exportable, native_stride
+from wsiseg.exporting.dilation import exportable, native_stride
+from wsiseg.exporting.onnx_graph import DenseGraph, TextureLoss, TileGraph
+from wsiseg.exporting.parity import Answers, batches
+from wsiseg.network.known_tissue import KnownTissue
 from wsiseg.network.network import TileClassifier
 from wsiseg.network.texture import STRIDE_PX, Stage, textures, tissue_weights
 from wsiseg.run.errors import UsageError
 
-_BATCH = 16
 _MULTIPLE_PX = 32
 _STRIDES = (8, 16, 32)
+_TUMOR = ("tumor", "tumour")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Origin:
     Attributes:
         graph: The network with the input and outputs of a model file.
         facts: Fields of the model card that follow from where it came from.
-        trained: Gives the probabilities [n] of uint8 images [n, tile, tile, 3] as the network was trained to.
+        trained: uint8 images [n, tile, tile, 3] -> probabilities [n], as the network was trained to answer.
         is_as_trained: False if `graph` computes something else on purpose, as another output stride does.
         cohort: The cohort CSV that it was trained on, where it is still there.
     """
@@ -49,25 +50,29 @@ class Origin:
 
     @torch.no_grad()
     def probabilities(self, tiles: NDArray[np.uint8]) -> Answers:
-        """Give the probabilities of tiles as the network was trained to."""
+        """Return the probabilities of tiles as the network was trained to answer."""
         parts = [self.trained(torch.from_numpy(batch)) for batch in batches(tiles)]
         return Answers(torch.cat(parts).numpy(), None)
 
     @torch.no_grad()
     def answers(self, tiles: NDArray[np.uint8]) -> Answers:
-        """Give what the graph says of tiles, computed by PyTorch."""
-        parts = [self.graph(torch.from_numpy(batch)) for batch in batches(tiles)]
+        """Return what the graph answers to tiles, computed by PyTorch."""
         if isinstance(self.graph, TileGraph):
-            return Answers(torch.cat(parts).numpy(), None)
-        probabilities = self.probabilities(tiles).probabilities if self.is_as_trained else None
-        if probabilities is None:
-            probabilities = torch.cat([part[0] for part in parts]).numpy()
-        return Answers(probabilities, torch.cat([part[1] for part in parts]).numpy())
+            return Answers(torch.cat([self.graph(torch.from_numpy(batch)) for batch in batches(tiles)]).numpy(), None)
+        parts = [self.graph(torch.from_numpy(batch)) for batch in batches(tiles)]
+        whole, maps = (torch.cat([part[output] for part in parts]).numpy() for output in (0, 1))
+        return Answers(self.probabilities(tiles).probabilities if self.is_as_trained else whole, maps)
 
 
-def batches(tiles: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """Cut tiles into batches."""
-    return [tiles[begin : begin + _BATCH] for begin in range(0, len(tiles), _BATCH)]
+def of_tiles(graph: TileGraph, facts: dict[str, Any], output_stride: int | None) -> Origin:
+    """Make an origin of a network that has one value a tile and no map.
+
+    Raises:
+        UsageError: An output stride is asked for.
+    """
+    if output_stride is not None:
+        raise UsageError("this model has no linear head over a map: it cannot be dense", "leave out --output-stride")
+    return Origin(graph.eval(), {**facts, "output_stride": None}, graph)
 
 
 def of_classifier(
@@ -75,7 +80,8 @@ def of_classifier(
     facts: dict[str, Any],
     output_stride: int | None,
     cohort: Path | None = None,
-    doubts: Doubts | None = None,
+    known: KnownTissue | None = None,
+    texture: TextureLoss | None = None,
 ) -> Origin:
     """Make a tile classifier ready for export, with a map where its network can have one.
 
@@ -84,13 +90,12 @@ def of_classifier(
         facts: Fields of the model card; `tile_px` among them.
         output_stride: Input pixels per cell of the map; the network's own where it is not given.
         cohort: What it was trained on.
-        doubts: What makes it less sure of a tile; heeded by models with a map alone.
+        known: The tissue of its training; a dense model's file measures the distance from it.
+        texture: What tiles lose for their texture; for dense models only.
 
     Raises:
-        UsageError: The network cannot have the output stride that is asked for, or it was not measured what it is to
-            doubt.
+        UsageError: The network cannot have the output stride that is asked for, or no map that could lose anything.
     """
-    doubts = doubts or Doubts()
     tile_px, native = facts["tile_px"], native_stride(classifier)
     stride = output_stride or native
     if tile_px % _MULTIPLE_PX or native is None or stride not in _STRIDES:
@@ -100,25 +105,46 @@ def of_classifier(
                 f"and a network that divides its input evenly, here by {native or 'no whole number'}",
                 "leave out --output-stride",
             )
-        if doubts.are_heeded:
-            raise UsageError("tiles unlike the training tiles are told by dense models alone", "leave out the penalty")
+        if texture is not None:
+            raise UsageError("only dense models can lose logits for texture", "leave out texture-penalty")
         graph = TileGraph(classifier, torch.nn.Identity())
-        facts = {**facts, "output_stride": None, "map": "tile"}
-        return Origin(graph, facts, lambda images: torch.sigmoid(classifier(images)), cohort=cohort)
+        return Origin(
+            graph, {**facts, "output_stride": None}, lambda images: torch.sigmoid(classifier(images)), cohort=cohort
+        )
 
     def trained(images: Tensor) -> Tensor:
-        with nullcontext() if dense.stage is None else Stage(classifier.backbone, doubts.layer) as stage:
-            features = classifier.features(images)
-        logits = classifier.head(features).squeeze(1)
-        if dense.tissue_penalty is not None:
-            logits = logits - dense.tissue_penalty(features)
+        with nullcontext() if texture is None else Stage(classifier.backbone, texture.layer) as stage:
+            logits = classifier(images)
         if dense.texture_penalty is not None and stage is not None:
             logits = logits - dense.texture_penalty(textures(stage.map, tissue_weights(images)))
         return torch.sigmoid(logits)
 
-    doubts.check()
-    dense = DenseGraph(
-        exportable(classifier, stride), tile_px // stride, native // stride, doubts, stride // STRIDE_PX
-    ).eval()
-    facts = {**facts, **doubts.facts(), "output_stride": stride, "map_cells": "tiles"}
+    copied = exportable(classifier, stride)
+    dense = DenseGraph(copied, tile_px // stride, native // stride, known, texture, stride // STRIDE_PX).eval()
+    facts = {**facts, "output_stride": stride, "map_cells": "tiles"}
+    if known is not None:
+        facts["known_tissue"] = {"limit": known.limit, **_measured(known)}
+    if texture is not None:
+        facts["tumor_texture"] = {"layer": texture.layer, "penalty": texture.penalty, **_measured(texture.tumor)}
     return Origin(dense, facts, trained, native == stride, cohort)
+
+
+def _measured(known: KnownTissue) -> dict[str, Any]:
+    limit = {"tile_limit": known.tile_limit} if math.isfinite(known.tile_limit) else {}
+    return {**limit, "tiles": known.tiles, "slides": known.slides}
+
+
+def class_index(source: Path, names: Sequence[str], positive: str | None) -> int:
+    """Find the class that counts as tumour.
+
+    Raises:
+        UsageError: No class, or more than one, is called so.
+    """
+    wanted = [positive.lower()] if positive is not None else list(_TUMOR)
+    found = [index for index, name in enumerate(names) if name.lower() in wanted]
+    if len(found) == 1:
+        return found[0]
+    if positive is None and len(names) == 1:
+        return 0
+    what = f"no class is called {positive}" if positive else "which class is tumour is not known"
+    raise UsageError(f"{source}: {what}; its classes are {', '.join(names)}", "name one with --positive-class")

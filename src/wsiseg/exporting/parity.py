@@ -1,23 +1,72 @@
-"""How closely one graph follows another, and whether that is close enough."""
+"""What graphs answer to tiles, how closely one follows another, and whether that is close enough."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from wsiseg.exporting.sample_tiles import Sample
 from wsiseg.mathematics.metrics import Pixels, auc, curve
 from wsiseg.model_file.model_card import Parity
+from wsiseg.model_file.onnx_session import run, start
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 Floats = NDArray[np.float32]
+_BATCH = 16
 
 
 class Answers(NamedTuple):
-    """What a graph says of some tiles: float32[n], and float32[n, rows, columns] where it has a map."""
+    """What a graph answers to tiles: float32[n], and float32[n, rows, columns] where it has a map."""
 
     probabilities: Floats
     maps: Floats | None
+
+
+class OnnxGraph:
+    """An ONNX graph with the input and outputs of a model file, on the CPU.
+
+    Args:
+        model: The graph; it is not changed while this lives.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self._outputs = [output.name for output in model.graph.output]
+
+    @cached_property
+    def _session(self) -> "InferenceSession":
+        return start(self.model.SerializeToString()).session
+
+    @property
+    def has_map(self) -> bool:
+        """True if it has a map."""
+        return "probability_map" in self._outputs
+
+    def outputs(self, images: NDArray[np.uint8]) -> list[Floats]:
+        """Return all outputs for uint8 [n, height, width, 3], in their order."""
+        found: list[Floats] = run(self._session, self._outputs, {"image": images})
+        return found
+
+    def one(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats | None, Floats | None]:
+        """Return the probabilities, the maps and the distances of uint8 [n, height, width, 3], all at once."""
+        found = dict(zip(self._outputs, self.outputs(images), strict=True))
+        return found["probability"], found.get("probability_map"), found.get("distance")
+
+    def answers(self, tiles: NDArray[np.uint8]) -> Answers:
+        """Return the probabilities and the maps of many tiles."""
+        parts = [self.one(batch) for batch in batches(tiles)]
+        maps = [cells for _, cells, _ in parts if cells is not None]
+        return Answers(np.concatenate([part[0] for part in parts]), np.concatenate(maps) if maps else None)
+
+
+def batches(tiles: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Cut tiles into batches."""
+    return [tiles[begin : begin + _BATCH] for begin in range(0, len(tiles), _BATCH)]
 
 
 @dataclass(frozen=True)
@@ -58,7 +107,7 @@ def compared(names: tuple[str, str], found: Answers, expected: Answers, sample: 
     largest = max(float(difference.max()) for difference in differences)
     means = [float(difference.mean()) for difference in differences]
     areas = [_auc(answers.probabilities, sample.labels) for answers in (found, expected)]
-    # NaN is no number that any bar lets through.
+    # No bar lets NaN through.
     passed = (
         np.isfinite(largest)
         and (bars.max_difference is None or largest <= bars.max_difference)
@@ -80,17 +129,17 @@ def compared(names: tuple[str, str], found: Answers, expected: Answers, sample: 
 
 
 def _difference(found: Floats, expected: Floats) -> Floats:
-    """Give the absolute differences; answers of another shape are no answers."""
+    """Return the absolute differences; NaN where the shapes differ."""
     return np.abs(found - expected) if found.shape == expected.shape else np.full(1, np.nan, np.float32)
 
 
 def _share(value: float) -> float:
-    """Round for the file; what is no number counts as the largest difference there is."""
+    """Round for the file; NaN counts as the largest difference there is."""
     return float(f"{value:.3g}") if np.isfinite(value) else 1.0
 
 
 def _auc(probabilities: Floats, labels: NDArray[np.int8]) -> float | None:
-    """Give the AUC over the labels of slides, or None where there are not both kinds."""
+    """Return the AUC over the labels of slides, or None unless there are both kinds."""
     positive, negative = (labels == 1).astype(float), (labels == 0).astype(float)
     is_complete = probabilities.shape == labels.shape and np.isfinite(probabilities).all()
     if not positive.any() or not negative.any() or not is_complete:

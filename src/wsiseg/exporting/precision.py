@@ -9,9 +9,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from wsiseg.exporting.onnx_answers import OnnxGraph
 from wsiseg.exporting.onnx_graph import tidied
-from wsiseg.exporting.parity import FEWER_BITS, Answers, compared
+from wsiseg.exporting.parity import FEWER_BITS, Answers, OnnxGraph, compared
 from wsiseg.exporting.quantization import Range, head_bias, layers, quantised, tensors
 from wsiseg.exporting.sample_tiles import Sample, Samples
 from wsiseg.model_file.model_card import Parity
@@ -87,7 +86,7 @@ def to_int8(graph: OnnxGraph, samples: Samples, note: Callable[[str], None], *, 
 
 
 def measured_ranges(model: onnx.ModelProto, names: Sequence[str], tiles: NDArray[np.uint8]) -> dict[str, Range]:
-    """Give the least and the largest value of tensors of a graph over tiles (uint8[n, tile, tile, 3])."""
+    """Return the least and the largest value of tensors of a graph over tiles (uint8[n, tile, tile, 3])."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]

@@ -59,7 +59,7 @@ class TissueLimits(_Part):
     tile_limit: float | None = Field(default=None, gt=0)
     """Nearly all training tiles have a smaller distance."""
     penalty: float = Field(default=0.0, ge=0)
-    """Logits that a tile loses per `tile_limit` by which it lies beyond that limit."""
+    """Logits that a tile lost per `tile_limit` by which it lies beyond that limit, in files of version 0.1."""
     tiles: int = Field(ge=0)
     """Number of training tiles that distances are measured from; these are about 1 away on average."""
     slides: int = Field(ge=0)
@@ -115,7 +115,7 @@ class ModelCard(_Part):
     """What a cell of `probability_map` stands for: its own pixels, or the tile around it. Tiles overlap far: `predict`
     gives each cell the mean of the tiles over it."""
     map: Literal["dense", "tile"] = "tile"
-    """The kind of tumour map that serves better: one value per cell, or one per tile."""
+    """The kind of tumour map that is made unless another is asked for: one value per cell, or one per tile."""
     threshold: Probability = 0.5
     """Probability from which a cell is tumour."""
     alpha: Probability | None = None

@@ -210,15 +210,36 @@ def _starting_checkpoint(init: str) -> Checkpoint | None:
     return Checkpoint.load(Path(init)) if isinstance(content, dict) and content.get("schema") == _SCHEMA else None
 
 
+def whole(arch: str, **settings: Any) -> nn.Module:  # noqa: ANN401  whatever the family takes
+    """Make a classifier of torchvision, or `timm:NAME`, with a head of its own.
+
+    Raises:
+        UsageError: There is no such classifier.
+    """
+    name = arch.removeprefix(TIMM)
+    network: nn.Module
+    if name != arch:
+        import timm  # noqa: PLC0415  heavy: only where this family is built
+
+        if not timm.is_model(name):
+            raise UsageError(f"{arch}: no such classifier", "see timm.list_models()")
+        network = timm.create_model(name, **settings)
+    else:
+        from torchvision import models  # noqa: PLC0415  heavy: only where this family is built
+
+        if name not in models.list_models(module=models):
+            raise UsageError(f"{name}: no such classifier", "name one of torchvision.models, or timm:NAME")
+        network = models.get_model(name, weights=None, **_QUIET.get(name, {}), **settings)
+    return network
+
+
 _Trunk = tuple[nn.Module, tuple[float, ...], tuple[float, ...]]
 
 
 def _from_torchvision(name: str, init: str, note: Note) -> _Trunk:
     from torchvision import models  # noqa: PLC0415  heavy: only where this family is built
 
-    if name not in models.list_models(module=models):
-        raise UsageError(f"{name}: no such classifier", "name one of torchvision.models, or timm:NAME")
-    network = models.get_model(name, weights=None, **_QUIET.get(name, {}))
+    network = whole(name)
     if init == "imagenet":
         weights = next(iter(models.get_model_weights(name)))  # the oldest, which is IMAGENET1K_V1 but for few
         path = downloaded(weights.url, Path(torch.hub.get_dir()) / "checkpoints")
@@ -232,28 +253,23 @@ def _from_torchvision(name: str, init: str, note: Note) -> _Trunk:
 
 
 def _from_timm(name: str, init: str, note: Note) -> _Trunk:
-    import timm  # noqa: PLC0415  heavy: only where this family is built
-
-    if not timm.is_model(name):
-        raise UsageError(f"{TIMM}{name}: no such classifier", "see timm.list_models()")
-    network: Any = _pretrained(name) if init == "imagenet" else timm.create_model(name)
-    if init not in ("imagenet", "none"):
+    network: Any = whole(f"{TIMM}{name}")
+    if init == "imagenet":
+        network = _pretrained(name)
+    elif init != "none":
         put(read_state_dict(Path(init)), network, init, note)
     network.reset_classifier(0, "")
     return network, tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
 
 
 def _pretrained(name: str) -> nn.Module:
-    import timm  # noqa: PLC0415  heavy: only where this family is built
-
     advice = f"give a file of its weights with --init FILE; https://huggingface.co/timm/{name} has them"
     if is_offline():
         raise DownloadError(f"{TIMM}{name}: {OFFLINE} forbids the download of its weights", advice)
     try:
-        network: nn.Module = timm.create_model(name, pretrained=True)
+        return whole(f"{TIMM}{name}", pretrained=True)
     except (OSError, RuntimeError) as error:
         raise DownloadError(f"{TIMM}{name}: its weights cannot be downloaded: {error}", advice) from error
-    return network
 
 
 @torch.no_grad()

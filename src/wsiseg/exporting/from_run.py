@@ -1,4 +1,4 @@
-"""A training run of wsiseg as the origin of a model file."""
+"""Export a training run of wsiseg."""
 
 import math
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.exporting.doubts import Doubt, Doubts
+from wsiseg.exporting.onnx_graph import TextureLoss
 from wsiseg.exporting.origin import Origin, of_classifier
 from wsiseg.network.network import TIMM, Checkpoint, load_classifier
 from wsiseg.network.weights import read_torch
@@ -18,19 +18,17 @@ BEST, LAST, SETTINGS, GRID = "best.pt", "last.pt", "config.toml", "grid.csv"
 _PRIVATE = {"cohort", "out", "truth", "init", "resume", "overwrite", "device", "threads", "save_minutes", "tensorboard"}
 
 
-def from_run(
-    path: Path, output_stride: int | None, unknown_penalty: float = 0.0, texture_penalty: float = 0.0
-) -> Origin:
+def from_run(path: Path, output_stride: int | None, texture_penalty: float = 0.0) -> Origin:
     """Make an origin of the best checkpoint of a run, or of one checkpoint.
 
     Args:
         path: Folder of the run, or a checkpoint file, which may be of a run that has not ended.
         output_stride: Input pixels per cell of the map; the network's own where it is not given.
-        unknown_penalty: Logits that tiles lose for being unlike the training tiles.
-        texture_penalty: Logits that they lose for textures unlike those of the tumour of training.
+        texture_penalty: Logits that tiles lose for textures unlike those of the tumour of training; 0 takes none.
 
     Raises:
-        UsageError: There is no such run, it has not ended, or it has no best checkpoint.
+        UsageError: There is no such run, it has not ended, has no best checkpoint, or measured no textures to hold
+            tiles against.
         WsisegError: The checkpoint is damaged.
     """
     file = path if path.is_file() else _best_of(path)
@@ -41,14 +39,23 @@ def from_run(
         classifier = load_classifier(checkpoint)
     except WsisegError as error:
         reason = " ".join(error.message.split())[:300]
-        raise UsageError(f"{file}: is no tile classifier with one output: {reason}", "train it again") from error
+        raise UsageError(f"{file}: not a tile classifier with one output: {reason}", "train it again") from error
     with torch.no_grad():
         classifier.head.weight /= checkpoint.temperature
         classifier.head.bias.copy_(classifier.head.bias / checkpoint.temperature + checkpoint.offset)
     cohort = _cohort(file.parent / SETTINGS)
-    tissue, texture = Doubt(checkpoint.known_tissue, unknown_penalty), Doubt(checkpoint.tumor_texture, texture_penalty)
-    doubts = Doubts(tissue, texture, checkpoint.texture_layer)
-    return of_classifier(classifier, _facts(checkpoint), output_stride, cohort, doubts)
+    texture = _texture(file, checkpoint, texture_penalty) if texture_penalty else None
+    return of_classifier(classifier, _facts(checkpoint), output_stride, cohort, checkpoint.known_tissue, texture)
+
+
+def _texture(file: Path, checkpoint: Checkpoint, penalty: float) -> TextureLoss:
+    if checkpoint.tumor_texture is None:
+        raise UsageError(
+            f"{file}: the textures of tumour were not measured, which takes a run without --freeze, 64 tiles of tumour "
+            "and a network with a stage of stride 16",
+            "train it again, or leave out texture-penalty",
+        )
+    return TextureLoss(checkpoint.texture_layer, checkpoint.tumor_texture, penalty)
 
 
 def _best_of(run: Path) -> Path:
@@ -75,7 +82,7 @@ def _has_ended(run: Path) -> bool:
 
 
 def _cohort(settings: Path) -> Path | None:
-    """Give the cohort that a run was trained on, if it can still be found."""
+    """Find the cohort that a run was trained on, if it is still there."""
     if not settings.is_file():
         return None
     cohort = TrainConfig.of_run(settings).cohort
@@ -83,14 +90,14 @@ def _cohort(settings: Path) -> Path | None:
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Give the fields of the model card that a checkpoint knows."""
+    """Return the fields of the model card that a checkpoint knows."""
     trained_on = dict(checkpoint.trained_on)
     settings = {name: value for name, value in trained_on.pop("settings", {}).items() if name not in _PRIVATE}
     sites = ", ".join(checkpoint.sites)
     limits = [
         f"Trained on {sites} only; on other organs nothing was measured." if sites else "Its organs are not recorded.",
         f"It sees tiles of {checkpoint.tile_px * checkpoint.mpp:g} um; structures that need a wider view escape it.",
-        "It gives probabilities of tumour, no diagnosis and no grade.",
+        "It gives probabilities of tumour, not a diagnosis or a grade.",
     ]
     return {
         "name": f"wsiseg {checkpoint.arch.removeprefix(TIMM)}",
@@ -109,7 +116,7 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401  any JSON value
-    """Give plain JSON in which what is no number is null."""
+    """Return plain JSON in which NaN and infinity are null."""
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,16 +1,15 @@
-"""Models that others trained, as origins of model files: plain state dicts and WSInfer folders."""
+"""Export plain state dicts of networks that others trained, the paper's own among them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from wsiseg.exporting.from_wsinfer import Prepare
 from wsiseg.exporting.onnx_graph import TileGraph
-from wsiseg.exporting.origin import Origin, of_classifier
-from wsiseg.exporting.wsinfer_folder import Prepare, read_wsinfer
-from wsiseg.network.network import IMAGENET_MEAN, IMAGENET_STD, TIMM, TileClassifier, build
+from wsiseg.exporting.origin import Origin, class_index, of_classifier, of_tiles
+from wsiseg.network.network import IMAGENET_MEAN, IMAGENET_STD, TIMM, TileClassifier, build, whole
 from wsiseg.network.weights import StateDict, read_state_dict
 from wsiseg.run.errors import UsageError
 
@@ -19,7 +18,6 @@ PAPER_MEAN, PAPER_STD = (0.6387467, 0.51136744, 0.6061169), (0.31200314, 0.32607
 
 _PAPER = "instance_model."
 _WRAPPERS = ("module.", "_orig_mod.")
-_TUMOR = ("tumor", "tumour")
 _BINARY = ("normal", "tumor")
 _SAME = 1e-4  # of logits, for two orders of the same sums
 
@@ -47,8 +45,8 @@ def from_state_dict(
     tensors, is_paper = _plain_names(read_state_dict(path))
     classes = _count_classes(path, tensors)
     names = _BINARY if classes <= len(_BINARY) else tuple(f"class {number}" for number in range(classes))
-    index = _class_index(path, names, positive)
-    network = _whole_network(arch, classes)
+    index = class_index(path, names, positive)
+    network = whole(arch, num_classes=classes).eval()
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -68,40 +66,7 @@ def from_state_dict(
     if classifier is not None:
         return of_classifier(classifier, facts, output_stride)
     prepare = Prepare(size[0], size[0], mean, std)
-    return _tile_origin(TileGraph(network, prepare, classes, index), facts, output_stride)
-
-
-def from_wsinfer(folder: Path, positive: str | None, output_stride: int | None) -> Origin:
-    """Make an origin of a folder in the format of WSInfer.
-
-    Args:
-        folder: With `config.json` and weights.
-        positive: Name of the class that counts as tumour, where none is called tumor.
-        output_stride: Must not be given: such a model has no map.
-
-    Raises:
-        UsageError: The folder is not in this format, or the class is not known.
-    """
-    config, network, prepare = read_wsinfer(folder)
-    index = _class_index(folder, config.class_names, positive)
-    # The card needs two classes; a single one has an unnamed other.
-    classes = config.class_names if config.num_classes > 1 else (f"not {config.class_names[0]}", *config.class_names)
-    facts = {
-        "name": folder.resolve().name,
-        "architecture": config.architecture,
-        "tile_px": config.patch_size_pixels,
-        "mpp": config.spacing_um_px,
-        "classes": classes,
-        "positive_class": config.class_names[index],
-        "limits": ("Converted from a WSInfer model: see its own page for its data, figures and terms.",),
-    }
-    return _tile_origin(TileGraph(network, prepare, config.num_classes, index), facts, output_stride)
-
-
-def _tile_origin(graph: TileGraph, facts: dict[str, Any], output_stride: int | None) -> Origin:
-    if output_stride is not None:
-        raise UsageError("this model has no linear head over a map: it cannot be dense", "leave out --output-stride")
-    return Origin(graph.eval(), {**facts, "map": "tile"}, graph)
+    return of_tiles(TileGraph(network, prepare, classes, index), facts, output_stride)
 
 
 def _plain_names(tensors: StateDict) -> tuple[StateDict, bool]:
@@ -123,41 +88,11 @@ def _count_classes(path: Path, tensors: StateDict) -> int:
     return len(matrices[-1])
 
 
-def _class_index(source: Path, names: Sequence[str], positive: str | None) -> int:
-    """Find the class that counts as tumour."""
-    wanted = [positive.lower()] if positive is not None else list(_TUMOR)
-    found = [index for index, name in enumerate(names) if name.lower() in wanted]
-    if len(found) == 1:
-        return found[0]
-    if positive is None and len(names) == 1:
-        return 0
-    what = f"no class is called {positive}" if positive else "which class is tumour is not known"
-    raise UsageError(f"{source}: {what}; its classes are {', '.join(names)}", "name one with --positive-class")
-
-
-def _whole_network(arch: str, classes: int) -> nn.Module:
-    """Make a network with its own head, as it was trained."""
-    network: nn.Module
-    if arch.startswith(TIMM):
-        import timm  # noqa: PLC0415  heavy: only where this family is built
-
-        if not timm.is_model(arch.removeprefix(TIMM)):
-            raise UsageError(f"{arch}: no such classifier", "see timm.list_models()")
-        network = timm.create_model(arch.removeprefix(TIMM), num_classes=classes)
-    else:
-        from torchvision import models  # noqa: PLC0415  heavy: only where this family is built
-
-        if arch not in models.list_models(module=models):
-            raise UsageError(f"{arch}: no such classifier", "name one of torchvision.models, or timm:NAME")
-        network = models.get_model(arch, weights=None, num_classes=classes)
-    return network.eval()
-
-
 @torch.no_grad()
 def _as_classifier(
     network: nn.Module, arch: str, index: int, standard: tuple[tuple[float, ...], tuple[float, ...]]
 ) -> TileClassifier | None:
-    """Give the same network with a linear head over its map, or None where its head is no such thing."""
+    """Return the same network with a linear head over its map, or None if its head is anything else."""
     heads = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     classifier = build(arch, "none").eval()
     if not heads or heads[-1].in_features != classifier.head.in_features or heads[-1].out_features > len(_BINARY):
@@ -187,7 +122,7 @@ def _logit(network: nn.Module, index: int) -> Callable[[Tensor], Tensor]:
 
 
 def _agree(classifier: TileClassifier, expected: Callable[[Tensor], Tensor]) -> bool:
-    """Try whether a classifier gives the logits of the network that it was made of."""
+    """Check that a classifier gives the logits of the network that it was made of."""
     images = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found, wanted = classifier(images), expected(classifier.normalised(images))
     return bool(torch.allclose(found, wanted, rtol=_SAME, atol=_SAME))

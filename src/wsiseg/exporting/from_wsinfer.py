@@ -1,4 +1,4 @@
-"""Models in the format of WSInfer: a folder with `config.json` and weights."""
+"""Export models in the format of WSInfer: a folder with `config.json` and weights."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from wsiseg.run.errors import UsageError
+from wsiseg.exporting.onnx_graph import TileGraph
+from wsiseg.exporting.origin import Origin, class_index, of_tiles
+from wsiseg.network.network import TIMM, whole
+from wsiseg.network.weights import read_state_dict
+from wsiseg.run.errors import UsageError, WsisegError
 
 _TORCHSCRIPT = ("torchscript_model.pt", "torchscript_model.pth")
 _SAFETENSORS = "*.safetensors"
@@ -73,28 +77,40 @@ class Prepare(nn.Module):
         return (pixels.float() / 255 - self.mean) / self.std
 
 
-def read_wsinfer(folder: Path) -> tuple[WsinferConfig, nn.Module, Prepare]:
-    """Read a folder in the format of WSInfer.
+def from_wsinfer(folder: Path, positive: str | None, output_stride: int | None) -> Origin:
+    """Make an origin of a folder in the format of WSInfer.
 
     TorchScript is a program: read it only from those whom you would let run one.
 
-    Returns:
-        Its configuration, its network (normalised float images -> logits), and what comes before the network.
+    Args:
+        folder: With `config.json` and weights.
+        positive: Name of the class that counts as tumour, where none is called tumor.
+        output_stride: Must not be given: such a model has no map.
 
     Raises:
-        UsageError: The configuration or the weights are missing or wrong.
+        UsageError: The configuration or the weights are missing or wrong, or the class is not known.
     """
     config = _config(folder / "config.json")
-    network = _network(folder, config).eval()
-    prepare = _prepare(folder, config)
-    outputs = _count_outputs(folder, network, prepare, config.patch_size_pixels)
-    if not len(config.class_names) == config.num_classes == outputs:
+    network, prepare = _network(folder, config).eval(), _prepare(folder, config)
+    names, outputs = config.class_names, _count_outputs(folder, network, prepare, config.patch_size_pixels)
+    if not len(names) == config.num_classes == outputs:
         raise UsageError(
             f"{folder}: the classes are not known: the network has {outputs} outputs, num_classes is "
-            f"{config.num_classes} and class_names are {', '.join(config.class_names) or 'none'}",
+            f"{config.num_classes} and class_names are {', '.join(names) or 'none'}",
             "correct config.json",
         )
-    return config, network, prepare
+    index = class_index(folder, names, positive)
+    facts = {
+        "name": folder.resolve().name,
+        "architecture": config.architecture,
+        "tile_px": config.patch_size_pixels,
+        "mpp": config.spacing_um_px,
+        # The card needs two classes; a single one has an unnamed other.
+        "classes": names if len(names) > 1 else (f"not {names[0]}", *names),
+        "positive_class": names[index],
+        "limits": ("Converted from a WSInfer model: see its own page for its data, figures and terms.",),
+    }
+    return of_tiles(TileGraph(network, prepare, config.num_classes, index), facts, output_stride)
 
 
 def _config(path: Path) -> WsinferConfig:
@@ -127,18 +143,12 @@ def _network(folder: Path, config: WsinferConfig) -> nn.Module:
 
 
 def _from_timm(weights: Path, config: WsinferConfig) -> nn.Module:
-    import timm  # noqa: PLC0415  heavy: only for this format
-    from safetensors import SafetensorError  # noqa: PLC0415  comes with timm
-    from safetensors.torch import load_file  # noqa: PLC0415  comes with timm
-
-    if not timm.is_model(config.architecture):
-        raise UsageError(f"{weights}: {config.architecture}: no such network of timm", "correct config.json")
-    network: nn.Module = timm.create_model(config.architecture, num_classes=config.num_classes)
     try:
-        network.load_state_dict(load_file(weights))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        network = whole(f"{TIMM}{config.architecture}", num_classes=config.num_classes)
+        network.load_state_dict(read_state_dict(weights))
+    except (WsisegError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"{weights}: does not fit {config.architecture}: {reason}") from error
+        raise UsageError(f"{weights}: does not fit {config.architecture}: {reason}", "correct config.json") from error
     return network
 
 
@@ -162,7 +172,7 @@ def _prepare(folder: Path, config: WsinferConfig) -> Prepare:
 
 
 def _standard(arguments: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Give the mean and deviation that Normalize takes."""
+    """Return the mean and deviation that Normalize takes."""
     given = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), **arguments}
     mean, std = (tuple(float(value) for value in given[name]) for name in ("mean", "std"))
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:  # noqa: PLR2004  RGB
@@ -171,7 +181,7 @@ def _standard(arguments: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float
 
 
 def _side(arguments: dict[str, Any]) -> int:
-    """Give the side that Resize resizes a square to."""
+    """Return the side that Resize resizes a square to."""
     size = arguments["size"]
     sides = {int(value) for value in (size if isinstance(size, list) else [size])}
     if len(sides) != 1 or not 16 <= min(sides) <= 4096:  # noqa: PLR2004  the sizes of tiles
@@ -198,7 +208,7 @@ def _rounded(sums: Tensor) -> Tensor:
 
 
 def _resampling(before: int, after: int) -> NDArray[np.float64]:
-    """Give the weights [before, after] with which Pillow resizes a row of 8-bit pixels.
+    """Return the weights [before, after] with which Pillow resizes a row of 8-bit pixels.
 
     They are whole multiples of 1 / `_ONE`, as Pillow's are: their sums are exact in float64, whatever the order.
     """

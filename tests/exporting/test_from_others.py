@@ -14,8 +14,8 @@ from torchvision import models, transforms
 
 from wsiseg.config.export import ExportConfig
 from wsiseg.exporting.export import export
-from wsiseg.exporting.foreign_models import PAPER_MEAN, PAPER_STD
-from wsiseg.exporting.wsinfer_folder import Prepare
+from wsiseg.exporting.from_others import PAPER_MEAN, PAPER_STD
+from wsiseg.exporting.from_wsinfer import Prepare
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.network.network import IMAGENET_MEAN, IMAGENET_STD
 from wsiseg.run.errors import UsageError, WsisegError
