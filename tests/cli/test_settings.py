@@ -69,7 +69,7 @@ def samples(settings: type[Config], name: str) -> Iterator[Any]:
         return
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     values: tuple[Any, ...] = (*choices, "nonsense") if choices else (1, 3, 0.25, -5, 10**9, "nonsense", "1/2")
-    values = tuple(map(str, values)) if kind in (str, Path) else values  # a file holds text there
+    values = tuple(map(str, values)) if kind in (str, Path, export.CardFacts) else values  # a file holds text there
     yield from ([value] for value in values) if many else values
 
 
