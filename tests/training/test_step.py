@@ -1,17 +1,15 @@
 """A step against the equation of the paper, and what moves in it."""
 
 import copy
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from making.equation import Floats, Loss, cross_entropy, focal, literal_risk
 from making.tiled import SMALL
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import build
@@ -32,27 +30,6 @@ from wsiseg.training.step import (
 TILES, CHANNELS, SIDE = 30, 5, 3
 ALPHA, BETA, C0, C1, WEIGHT = 0.3, 0.1, 0.5, 2.0, 0.7
 CPU, HERE = torch.device("cpu"), Path()
-Floats = NDArray[np.float64]
-
-
-def cross_entropy(logit: float, target: int) -> float:
-    return math.log1p(math.exp(-logit)) if target else math.log1p(math.exp(logit))
-
-
-def focal(logit: float, target: int) -> float:
-    return (1 - math.exp(-cross_entropy(logit, target))) ** 2 * cross_entropy(logit, target)
-
-
-def literal_risk(outputs: Floats, label: int, loss: Callable[[float, int], float], truth: Floats | None) -> float:
-    """The equation word by word, of logits [tiles, positions]."""
-    costs = {target: [np.mean([loss(one, target) for one in tile]) for tile in outputs] for target in (0, 1)}
-    if truth is not None:
-        return (C0, C1)[label] * float(np.mean([costs[int(one)][k] for k, one in enumerate(truth)]))
-    if label == 0:
-        return C0 * float(np.mean(costs[0]))
-    falling = sorted(range(len(outputs)), key=lambda k: -outputs[k].mean())
-    top, bottom = falling[: int(ALPHA * len(outputs))], falling[len(outputs) - int(BETA * len(outputs)) :]
-    return C1 * float(np.mean([*(costs[1][k] for k in top), *(costs[0][k] for k in bottom)]))
 
 
 class Linear(nn.Module):
@@ -75,7 +52,7 @@ class Linear(nn.Module):
 )
 def test_risk_and_gradients_are_those_of_the_literal_equation(
     name: Any,
-    loss: Callable[[float, int], float],
+    loss: Loss,
     positions: int,
     is_supervised: bool,  # noqa: FBT001  a parameter of the test
     label: int,
@@ -94,7 +71,7 @@ def test_risk_and_gradients_are_those_of_the_literal_equation(
     risk = Stepper.of(config, CPU).backward(network, Bag(slide, tiles, WEIGHT, labels))
 
     def risk_at(moved: Floats) -> float:
-        return literal_risk(features @ moved, label, loss, truth)
+        return literal_risk(features @ moved, label, (ALPHA, BETA), (C0, C1), loss, truth)
 
     assert risk == pytest.approx(risk_at(weights), rel=1e-5)
     steps = 1e-6 * np.eye(CHANNELS)

@@ -1,0 +1,42 @@
+"""How the configurations of a grid are ranked and told."""
+
+from pathlib import Path
+
+from wsiseg.cli import commands
+from wsiseg.pages.configurations import Configured, best_first
+from wsiseg.training.train import Trained
+
+
+def configured(name: str, alpha: float | None, val: dict[str, float], test: dict[str, float]) -> Configured:
+    return Configured(alpha, alpha and 0.2, Path("grid") / name, 0.5, {"val": {"all": val}, "test": {"all": test}})
+
+
+CONFIGURED = [
+    configured("low", 0.2, {"auc": 0.7, "slide_auc": 0.9}, {"auc": 0.99, "slide_auc": 1.0}),
+    configured("tie", 0.4, {"auc": 0.8, "slide_auc": 0.8}, {"auc": 0.97, "slide_auc": 1.0}),
+    configured("best", 0.6, {"auc": 0.8, "slide_auc": 0.9}, {"auc": 0.5, "slide_auc": 0.5}),
+    configured("supervised", None, {"auc": 0.95, "slide_auc": 1.0}, {"auc": 0.98, "slide_auc": 1.0}),
+]
+
+
+def test_validation_ranks_test_has_no_say_and_true_labels_come_last() -> None:
+    assert [one.out.name for one in best_first(CONFIGURED)] == ["best", "tie", "low", "supervised"]
+
+
+def test_slides_rank_where_there_is_no_truth() -> None:
+    some = [configured(str(area), 0.2, {"slide_auc": area}, {}) for area in (0.5, 0.9, 0.7)]
+    assert [one.out.name for one in best_first(some)] == ["0.9", "0.7", "0.5"]
+
+
+def test_the_command_ends_with_the_ranking() -> None:
+    ranked = tuple(best_first(CONFIGURED))
+    lines = list(commands._train_lines(Trained(Path("grid"), "ok", ranked[0], ranked)))
+    assert lines[0] == "configurations, best first by the validation slides:"
+    assert lines[1] == " 1. best: val: auc 0.800, slide_auc 0.900; test: auc 0.500, slide_auc 0.500"
+    assert lines[4].startswith(" 4. supervised: val: auc 0.950")
+    assert lines[5:] == ["grid/best/best.pt", "grid/grid.csv"]
+    alone = Trained(Path("run"), "ok", CONFIGURED[0])
+    assert list(commands._train_lines(alone))[:2] == [
+        "val: auc 0.700, slide_auc 0.900",
+        "test: auc 0.990, slide_auc 1.000",
+    ]

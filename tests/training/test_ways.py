@@ -1,0 +1,162 @@
+"""What each way to train changes, and what weak labels teach."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from making.equation import focal, literal_risk
+from making.tiled import TILE_PX, training
+from wsiseg.config.train import TrainConfig
+from wsiseg.network.network import Checkpoint, TileClassifier, load_classifier
+from wsiseg.network.views import MapView, PartView
+from wsiseg.network.weights import read_torch
+from wsiseg.training.augment import augmented
+from wsiseg.training.bags import TileSource, order_of
+from wsiseg.training.slides import LabelledSlide, labelled_slides, tile_truths
+from wsiseg.training.step import batch_norms, blocks
+from wsiseg.training.task import Task, started, task_of
+from wsiseg.training.train import train
+
+CPU = torch.device("cpu")
+
+
+def task_for(config: TrainConfig, truth: Path | None = None) -> Task:
+    slides = labelled_slides(config.cohort)
+    truths = tile_truths(truth, slides, lambda _: None) if truth else {}
+    return task_of(config, started(config, None, CPU, lambda _: None), slides, truths, None)
+
+
+def logits_of(classifier: TileClassifier, slide: LabelledSlide) -> NDArray[np.float64]:
+    with torch.inference_mode():
+        logits: torch.Tensor = classifier(TileSource(augmented).read(slide, np.arange(slide.tiles)))
+    return logits.numpy().astype(np.float64)
+
+
+@pytest.mark.parametrize("values", [{}, {"freeze": True}], ids=["whole", "frozen"])
+def test_training_and_validation_report_the_same_literal_risk(
+    cohort: Path, tmp_path: Path, values: dict[str, Any]
+) -> None:
+    """With a rate of nearly zero and bags of all tiles both are those of the starting network."""
+    shares, c = (0.4, 0.1), (0.25, 3.0)
+    config = training(cohort, tmp_path, alpha=shares[0], beta=shares[1], c0=c[0], c1=c[1], loss="focal", lr=1e-12,
+                      epochs=1, bag=1000, batch_norm="frozen", **values)  # fmt: skip
+    train(config)
+    checkpoint = Checkpoint.load(tmp_path / "best.pt")
+    classifier = load_classifier(replace(checkpoint, temperature=1, offset=0))
+    risks: dict[str, list[float]] = {"train": [], "val": []}
+    for slide in labelled_slides(cohort, most_tiles=config.max_tiles):
+        if slide.split in risks:
+            outputs = logits_of(classifier, slide)[:, None]
+            risks[slide.split].append(literal_risk(outputs, slide.label, shares, c, focal))
+    row = checkpoint.figures["epoch"]
+    assert row["val_risk"] == pytest.approx(np.mean(risks["val"]), rel=0.02)
+    # Tiles of a bag are augmented where they are not frozen.
+    assert row["risk"] == pytest.approx(np.mean(risks["train"]), rel=0.02 if values else 0.3)
+
+
+def test_validation_of_a_supervised_run_counts_true_labels(cohort: Path, truth: Path, tmp_path: Path) -> None:
+    config = training(cohort, tmp_path, truth=truth, supervised=True, freeze=True, lr=1e-12, epochs=1, c1=2.0)
+    train(config)
+    checkpoint = Checkpoint.load(tmp_path / "best.pt")
+    slides = [one for one in labelled_slides(cohort, most_tiles=config.max_tiles) if one.split == "val"]
+    truths = tile_truths(truth, slides, lambda _: None)
+    expected = []
+    for slide in slides:
+        logits, labels = logits_of(load_classifier(checkpoint), slide), truths[slide.slide].labels
+        costs = np.log1p(np.exp(np.where(labels, -logits, logits)))
+        expected.append((1.0, 2.0)[slide.label] * float(costs.mean()))
+    assert checkpoint.figures["epoch"]["val_risk"] == pytest.approx(np.mean(expected), rel=0.02)
+
+
+def test_every_tile_of_a_bag_is_changed_in_its_own_way(cohort: Path, tmp_path: Path) -> None:
+    same = np.zeros(8, np.int64)
+    for stain in (0.0, 0.3):
+        task = task_for(training(cohort, tmp_path, stain_jitter=stain))
+        drawn = task.source.draw(task.slides[1], same, np.random.default_rng(0)).numpy()
+        random = np.random.default_rng(0)
+        tiles = task.source.read(task.slides[1], same).numpy()
+        np.testing.assert_array_equal(drawn, [augmented(tile, random, stain) for tile in tiles])
+        assert len({tile.tobytes() for tile in (*drawn, tiles[0])}) == 9
+
+
+def test_context_shows_crops_and_dense_loss_maps(cohort: Path, truth: Path, tmp_path: Path) -> None:
+    task = task_for(training(cohort, tmp_path, context=96))
+    assert isinstance(task.network, PartView)
+    assert (task.network.tile_px, task.network.is_random) == (TILE_PX, True)
+    assert task.source.read(task.slides[0], np.arange(2)).shape == (2, 96, 96, 3)
+    supervised = task_for(training(cohort, tmp_path, context=96, supervised=True, truth=truth), truth)
+    assert isinstance(supervised.network, PartView)
+    assert not supervised.network.is_random  # the true label of a tile holds for that tile alone
+    assert isinstance(task_for(training(cohort, tmp_path, loss="dense")).network, MapView)
+    plain = task_for(training(cohort, tmp_path))
+    assert plain.network is plain.classifier
+
+
+def test_only_the_last_blocks_move_and_statistics_stay(cohort: Path, tmp_path: Path) -> None:
+    config = training(cohort, tmp_path, train_last=1, batch_norm="frozen", epochs=1, max_tiles=8)
+    train(config)
+    before, after = started(config, None, CPU, lambda _: None), started(config, None, CPU, lambda _: None)
+    after.load_state_dict(read_torch(tmp_path / "last.pt")["network"])
+    moved = [
+        any(not torch.equal(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True))
+        for first, second in zip(blocks(before.backbone), blocks(after.backbone), strict=True)
+    ]
+    assert moved == [False] * (len(moved) - 1) + [True]
+    assert not torch.equal(before.head.weight, after.head.weight)
+    pairs = zip(batch_norms(before), batch_norms(after), strict=True)
+    assert all(torch.equal(one.running_mean, other.running_mean) for one, other in pairs)  # type: ignore[arg-type]  # they have some
+
+
+def test_steps_of_several_slides_a_falling_rate_and_an_average_that_is_kept(cohort: Path, tmp_path: Path) -> None:
+    values = {"accumulate": 3, "schedule": "cosine", "average": 0.9, "weight_decay": 0.01}
+    train(training(cohort, tmp_path, epochs=1, max_tiles=8, **values))
+    state, checkpoint = read_torch(tmp_path / "last.pt"), Checkpoint.load(tmp_path / "best.pt")
+    assert {int(one["step"]) for one in state["optimizer"]["state"].values()} == {2}  # four slides
+    (group,) = state["optimizer"]["param_groups"]
+    assert (group["weight_decay"], group["lr"]) == (0.01, pytest.approx(1e-4 * 0.5 * (1 + np.cos(np.pi * 3 / 4))))
+    kept = checkpoint.state_dict["head.weight"]
+    assert torch.equal(kept, state["average"]["module.head.weight"])
+    assert not torch.equal(kept, state["network"]["head.weight"])
+
+
+def test_a_balanced_epoch_visits_the_rarer_class_again(cohort: Path, tmp_path: Path) -> None:
+    text = cohort.read_text().replace("case-3,1,train", "case-3,0,train")
+    rare = cohort.with_name("rare.csv")
+    rare.write_text(text)
+    assert sum(slide.label for slide in labelled_slides(rare) if slide.split == "train") == 1
+    train(training(rare, tmp_path, balance=True, freeze=True, epochs=1, max_tiles=8))
+    steps = read_torch(tmp_path / "last.pt")["optimizer"]["state"].values()
+    assert {int(one["step"]) for one in steps} == {6}
+    assert len(order_of([one for one in labelled_slides(rare) if one.split == "train"], (0,))) == 4
+
+
+def test_views_are_further_copies_of_training_tiles(cohort: Path, tmp_path: Path) -> None:
+    train(training(cohort, tmp_path, freeze=True, views=3, context=96, epochs=1, max_tiles=8))
+    features = {path.name.partition(".")[0]: np.load(path) for path in (tmp_path / "features").rglob("*.npy")}
+    assert {name: len(views) for name, views in features.items()} == {
+        f"slide-{number}": 3 if number < 4 else 1 for number in range(8)
+    }
+    first, second, third = features["slide-1"]
+    assert len({view.tobytes() for view in (first, second, third)}) == 3
+
+
+def test_weak_labels_teach_where_the_tumour_is(cohort: Path, truth: Path, tmp_path: Path) -> None:
+    """Slide labels alone tell tumour from the rest; a larger alpha finds more of it."""
+    probable = []
+    for alpha, beta in ((0.2, 0.2), (1.0, 0.0)):
+        out = tmp_path / f"{alpha}-{beta}"
+        config = training(cohort, out, freeze=True, epochs=15, lr=1e-2, bag=60, max_tiles=60, alpha=alpha, beta=beta,
+                          truth=truth)  # fmt: skip
+        figures = train(config).best
+        if (alpha, beta) == (0.2, 0.2):
+            assert (figures.measure("auc", "test") or 0) > 0.95
+            assert figures.measure("slide_auc", "test") == 1
+        classifier = load_classifier(Checkpoint.load(out / "best.pt"))
+        tumor = [slide for slide in labelled_slides(cohort) if slide.label]
+        probable.append(float(np.mean([1 / (1 + np.exp(-logits_of(classifier, slide))) for slide in tumor])))
+    assert probable[0] < probable[1] - 0.1
