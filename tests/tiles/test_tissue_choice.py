@@ -4,13 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from wsiseg.annotations.coverage import Mask, Polygons
 from wsiseg.annotations.outlines import AnnotationError
 from wsiseg.run.errors import SlideError, UsageError, WsisegError
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.tissue import TissueMask
-from wsiseg.tiles.tissue_choice import TissueChoice
+from wsiseg.tiles.tissue_choice import TissueChoice, filled, touches
 
 MakeSlide = Callable[..., Path]
 
@@ -129,3 +132,16 @@ def test_a_mask_that_changes_changes_the_settings(tmp_path: Path) -> None:
     Image.fromarray(np.full((96, 128), 0, np.uint8)).save(mask)
     assert TissueChoice.of(str(mask), ["a"]).settings("a") != before
     assert TissueChoice.of("auto", ["a"]).settings("a") == "auto"
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([(16.3, 11.1), (4.0, 5.0)]),
+    st.sampled_from([(0.0, 0.0), (-13.1, 7.3)]),
+)
+def test_a_mask_fills_what_its_outlines_fill(seed: int, step: tuple[float, float], offset: tuple[float, float]) -> None:
+    mask = Mask(np.random.default_rng(seed).random((9, 7)) < 0.5, step, offset)
+    found = filled(mask, (100, 80), (31, 43))
+    np.testing.assert_array_equal(found, filled(Polygons(mask.geometry), (100, 80), (31, 43)))
+    assert touches(mask, (100, 80), found) == found.any()
+    assert not touches(mask, (100, 80), ~found)

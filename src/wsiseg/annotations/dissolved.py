@@ -111,13 +111,13 @@ def _corners(padded: Labels) -> tuple[Ints, Ints, Ints, Ints, Ints]:
 
 
 def _either(one: Labels, other: Labels, at: tuple[Ints, ...]) -> Labels:
-    """Give the label of the set cell of two at some places."""
+    """Return the label of the set cell of two at some places."""
     found: Labels = np.maximum(one[at], other[at])
     return found
 
 
 def _partners(line: Ints, place: Ints, direction: Ints) -> Ints:
-    """Give for every corner the one at the other end of its piece of boundary along a row or a column."""
+    """Return for every corner the one at the other end of its piece of boundary along a row or a column."""
     order = np.lexsort((direction, place, line)).reshape(-1, 2)
     partners = np.empty(len(line), np.int64)
     partners[order[:, 0]], partners[order[:, 1]] = order[:, 1], order[:, 0]

@@ -9,9 +9,8 @@ import numpy as np
 
 from wsiseg.annotations.classes import Classes
 from wsiseg.annotations.coverage import NOTHING, Area, Mask
-from wsiseg.annotations.masks import chosen, whole_slide_step
+from wsiseg.annotations.masks import chosen, whole_slide_step, zeroed
 from wsiseg.annotations.outlines import AnnotationError
-from wsiseg.annotations.published_maps import zeroed
 from wsiseg.slides.slide import SlideFacts
 
 _MOST_BYTES = 2**30  # of labels held in memory; larger ones are read from a coarser level, or every nth

@@ -216,15 +216,18 @@ def _colored(image: Any) -> Stored:  # noqa: ANN401  an image of Pillow
     if image.mode not in {"RGB", "RGBA"}:
         image = image.convert("RGB")
     pixels = np.empty((image.height, image.width, 3), np.uint8)
-    alpha = np.full(pixels.shape[:2], 255, np.uint8)
+    opaque = np.ones(pixels.shape[:2], np.bool_)
+    least, most = 255, 0
     for band, values in _rows(image):
         pixels[band] = values[..., :3]
         if image.mode == "RGBA":
-            alpha[band] = values[..., 3]
-    if alpha.min() == alpha.max() > 0:
+            alpha = values[..., 3]
+            least, most = min(least, int(alpha.min())), max(most, int(alpha.max()))
+            opaque[band] = alpha >= _OPAQUE
+    if image.mode == "RGB" or least == most > 0:
         return few_colors(pixels)
-    opaque = alpha >= _OPAQUE
-    pixels[~opaque] = 0
+    for band in bands(pixels):
+        pixels[band] *= opaque[band][..., None]
     return replace(few_colors(pixels), opaque=opaque)
 
 
@@ -234,7 +237,10 @@ def few_colors(pixels: NDArray[np.uint8]) -> Stored:
         return Stored(np.ascontiguousarray(pixels[..., 1]))
     codes = np.empty(0, np.uint32)
     for band in bands(pixels):
-        codes = np.union1d(codes, _codes(pixels[band]))
+        found = _codes(pixels[band]).ravel()
+        if len(codes):  # what is known already need not be sorted
+            found = found[codes[np.searchsorted(codes, found).clip(max=len(codes) - 1)] != found]
+        codes = np.union1d(codes, found)
         if len(codes) > _FEW_COLORS:
             return Stored(pixels)
     numbers = np.empty(pixels.shape[:2], np.uint8)

@@ -2,6 +2,11 @@
 
 Black, and what is transparent, is background. Where a picture can be meant in two ways it is refused, or a note says
 how it was read. `docs/reference/inputs.md` has the rule for every kind of image.
+
+Among them are the tumour maps that Lerousseau et al. 2020 published (https://github.com/marvinler/tcga_segmentation,
+folder `results`): one PNG a slide, one pixel a tile. Red is floor(255 p), green 0, blue 255 on tissue and 0 elsewhere.
+In the thresholded twins red is 255 where p > 0.3. A pixel is 448 level-0 pixels whatever the magnification. The maps of
+normal slides (sample codes 10-14) were set to zero by hand, so they say nothing about false alarms.
 """
 
 from collections.abc import Mapping
@@ -16,8 +21,15 @@ from wsiseg.annotations.classes import Classes, unknown_classes
 from wsiseg.annotations.coverage import NOTHING, Area, Mask
 from wsiseg.annotations.mask_files import Stored, bands, counted, stored
 from wsiseg.annotations.outlines import AnnotationError
-from wsiseg.annotations.published_maps import THRESHOLD, is_published_map, is_zeroed, probabilities, zeroed
+from wsiseg.run.errors import UsageError
+from wsiseg.slides import barcode
 from wsiseg.slides.slide import SlideFacts
+
+_TISSUE = 255  # the blue of tissue
+STEP_PX = 448
+"""Level-0 pixels per pixel of a published map."""
+THRESHOLD = 0.3
+"""The authors called tumour what lies above it."""
 
 Booleans = NDArray[np.bool_]
 _SAME_SHAPE = 1.5  # a mask may miss the slide's proportions by so many of its own pixels
@@ -25,6 +37,10 @@ _COLORED = 12  # channels that differ by more show a colour
 _SOFT_FROM, _SOFT_VALUES, _EDGE = 100, 8, 0.1  # of soft edges: brightest value, distinct values, what is near an end
 _MOST_VALUES, _SHOWN = 2**16, 6
 _PAINT = "paint what is marked white on black and save it as PNG"
+
+
+class ZeroedMapError(AnnotationError):
+    """A published map of normal tissue, set to zero by hand: it is left out, not failed."""
 
 
 def read_mask(path: Path, slide: SlideFacts, classes: Classes, mpp: float | None) -> tuple[Mask, Area, tuple[str, ...]]:
@@ -127,6 +143,32 @@ def _published(name: str, image: Stored) -> Booleans | None:
         raise zeroed(name)
     tumor: Booleans = np.nan_to_num(values) > THRESHOLD
     return tumor
+
+
+def is_published_map(pixels: NDArray[np.uint8]) -> bool:
+    """Tell whether an image (uint8[rows, columns, 3]) is laid out as a published map, with red on blue only."""
+    red, green, blue = np.moveaxis(pixels, 2, 0)
+    return not green.any() and bool((blue[red > 0] == _TISSUE).all() and np.isin(blue, (0, _TISSUE)).all())
+
+
+def probabilities(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the probabilities of a published map: float32[rows, columns], NaN off the tissue."""
+    values: NDArray[np.float32] = np.where(pixels[..., 2] > 0, pixels[..., 0] / np.float32(255), np.nan)
+    return values.astype(np.float32)
+
+
+def is_zeroed(name: str, values: NDArray[np.float32]) -> bool:
+    """Tell whether a map is that of a normal slide, set to zero by hand."""
+    try:
+        is_normal = barcode.label(name) == 0
+    except UsageError:
+        return False
+    return is_normal and not np.nan_to_num(values).any()
+
+
+def zeroed(name: str) -> ZeroedMapError:
+    """Make the error for a map that was set to zero by hand."""
+    return ZeroedMapError(f"{name}: a map of normal tissue that was set to zero by hand is not truth")
 
 
 def _labels(name: str, image: Stored, *, is_named: bool) -> tuple[NDArray[Any], tuple[str, ...]]:

@@ -51,14 +51,14 @@ class Feature:
     polygons: list[Any]
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the feature as GeoJSON."""
+        """Return the feature as GeoJSON."""
         rings = [_rings(polygon) for polygon in self.polygons]
         coordinates = rings[0] if len(rings) == 1 else rings
         geometry = {"type": "Polygon" if len(rings) == 1 else "MultiPolygon", "coordinates": coordinates}
         return {"type": "Feature", "geometry": geometry, "properties": self.properties}
 
     def text(self) -> Iterator[str]:
-        """Give the feature as JSON, polygon by polygon."""
+        """Return the feature as JSON, polygon by polygon."""
         is_one = len(self.polygons) == 1
         kind = '"Polygon"' if is_one else '"MultiPolygon"'
         yield f'{{"type":"Feature","geometry":{{"type":{kind},"coordinates":' + ("" if is_one else "[")
@@ -68,7 +68,7 @@ class Feature:
 
 
 def collection_text(found: Iterable[Feature]) -> Iterator[str]:
-    """Give a FeatureCollection as JSON, piece by piece."""
+    """Return a FeatureCollection as JSON, piece by piece."""
     yield '{"type":"FeatureCollection","features":['
     for number, feature in enumerate(found):
         if number:
@@ -118,7 +118,7 @@ def _properties(
 
 
 def _parts(area: Any) -> list[Any]:  # noqa: ANN401  a shapely geometry
-    """Give the polygons of an area."""
+    """Return the polygons of an area."""
     import shapely  # noqa: PLC0415  heavy: only where outlines are traced
 
     return [part for part in shapely.get_parts(area) if part.area > 0]

@@ -9,8 +9,8 @@ from typing import Self
 import numpy as np
 
 from wsiseg.annotations.classes import Classes
+from wsiseg.annotations.masks import ZeroedMapError
 from wsiseg.annotations.outlines import AnnotationError
-from wsiseg.annotations.published_maps import ZeroedMapError
 from wsiseg.annotations.truth import Reading, Truth, open_region, open_truth, truth_files
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.froc import Lesions, find_lesions

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from wsiseg.annotations.masks import whole_slide_step
-from wsiseg.annotations.published_maps import (
+from wsiseg.annotations.masks import (
     STEP_PX,
     THRESHOLD,
     ZeroedMapError,
     is_published_map,
     is_zeroed,
     probabilities,
+    whole_slide_step,
 )
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.run.errors import UsageError, WsisegError

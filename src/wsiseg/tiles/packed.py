@@ -24,7 +24,7 @@ _MAKE_AGAIN = "make it again with wsiseg tile --pixels --overwrite"
 
 
 def encoded(tile: NDArray[np.uint8]) -> bytes:
-    """Give a tile (uint8[h, w, 3]) as JPEG."""
+    """Return a tile (uint8[h, w, 3]) as JPEG."""
     from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
 
     buffer = io.BytesIO()

@@ -68,7 +68,7 @@ def _is_lit(dimmest: NDArray[np.uint8], is_black: NDArray[np.bool_]) -> bool:
 
 
 def _glass(image: NDArray[np.uint8], brightest: NDArray[np.uint8], dimmest: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Give the colour of the glass; the brightest hundredth of the slide where there is none."""
+    """Return the colour of the glass; the brightest hundredth of the slide where there is none."""
     is_glass = (dimmest >= _DIM_GLASS) & (brightest - dimmest <= _GRAY)
     for candidates in (is_glass & (dimmest < _FILL), is_glass):
         if candidates.mean() >= _LEAST_GLASS:
@@ -77,7 +77,7 @@ def _glass(image: NDArray[np.uint8], brightest: NDArray[np.uint8], dimmest: NDAr
 
 
 def _quantile(values: NDArray[np.uint8], share: float) -> float:
-    """Give a quantile by counting, which for bytes is far quicker than sorting."""
+    """Return a quantile by counting, which for bytes is far quicker than sorting."""
     # To count them, NumPy makes numbers of 8 bytes: of some rows at a time.
     bands = range(0, len(values), _ROWS_AT_ONCE if values.ndim > 1 else _VALUES_AT_ONCE)
     counts = np.zeros(256, np.int64)
@@ -88,14 +88,14 @@ def _quantile(values: NDArray[np.uint8], share: float) -> float:
 
 
 def _density_of_value(glass: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Give the optical density, relative to the glass, of every value of every channel: float32[3, 256]."""
+    """Return the optical density, relative to the glass, of every value of every channel: float32[3, 256]."""
     levels = np.log(np.maximum(np.arange(256), 1.0))
     densities: NDArray[np.float32] = np.maximum(np.log(glass)[:, None] - levels, 0).astype(np.float32)
     return densities
 
 
 def _density(image: NDArray[np.uint8], of_value: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Give the optical density of every channel, float32[3, rows, columns]."""
+    """Return the optical density of every channel, float32[3, rows, columns]."""
     return np.stack([of_value[channel][image[..., channel]] for channel in range(3)])
 
 
@@ -114,7 +114,7 @@ def _histogram(values: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def _otsu(counts: NDArray[np.int64]) -> float:
-    """Give the value that parts a histogram of 0..1 into two classes of least variance (Otsu 1979)."""
+    """Return the value that parts a histogram of 0..1 into two classes of least variance (Otsu 1979)."""
     edges = np.linspace(0, 1, _BINS + 1)
     centers = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)[:-1]

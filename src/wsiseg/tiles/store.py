@@ -91,7 +91,7 @@ class Tiles:
 
 
 def store_path(folder: Path, slide: str) -> Path:
-    """Give the place of a slide's store in a folder."""
+    """Return the place of a slide's store in a folder."""
     return folder / f"{slide}{_SUFFIX}"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,14 @@ from wsiseg.run.record import Progress, Run, RunFile, Silent, SlideRecord, Statu
 from wsiseg.slides.cohort import Cohort, CohortSlide
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.packed import encoded, save_packed
-from wsiseg.tiles.placement import placed
 from wsiseg.tiles.store import Tiles, TileStore, store_path
+from wsiseg.tiles.tissue import TissueMask
 from wsiseg.tiles.tissue_choice import TissueChoice
 
 COHORT = "cohort.csv"
 _TILES_AT_ONCE = 64  # read before they are written
+_LEAST_TISSUE = 1e-6  # a tile without any tissue is never kept
+_MUCH_UPSAMPLING = 1.5  # beyond it detail is missing that a model has seen in training
 
 
 def tile(config: TileConfig, progress: Progress | None = None) -> Run:
@@ -72,7 +75,7 @@ def _write_cohort(cohort: Cohort, run: Run, config: TileConfig) -> None:
 
 
 def _known_splits(path: Path) -> dict[str, str]:
-    """Give the splits of cases that an earlier run chose, so that they stay when slides are added."""
+    """Return the splits of cases that an earlier run chose, so that they stay when slides are added."""
     try:
         return {slide.case: slide.split for slide in Cohort.read(path).slides if slide.split}
     except UsageError:
@@ -156,7 +159,7 @@ def _tile_slide(task: _Task) -> SlideRecord:
         tissue, thumbnail = task.tissue.find(
             task.row.slide, slide, threads=task.threads, most_unreadable=config.max_bad_tiles
         )
-        tiles = placed(slide, tissue, _grid(slide, config), config.min_tissue, task.settings)
+        tiles = _placed(slide, tissue, _grid(slide, config), config.min_tissue, task.settings)
         task.progress.slide(task.row.slide, len(tiles))
         with written_whole(task.store) as partial:
             tiles = _write(partial, slide, tiles, task)
@@ -169,8 +172,51 @@ def _grid(slide: Slide, config: TileConfig) -> Grid:
     return Grid(slide.size_px, slide.mpp, config.tile, config.stride or config.tile, config.mpp)
 
 
+def _placed(slide: Slide, tissue: TissueMask, grid: Grid, min_tissue: float, settings: dict[str, Any]) -> Tiles:
+    """Return the tiles of a grid that hold enough tissue, those that reach beyond the slide among them.
+
+    Args:
+        slide: The slide.
+        tissue: Where it holds tissue.
+        grid: Tiles that cover the slide.
+        min_tissue: Least share of tissue in the part of a tile that lies on the slide.
+        settings: What else they are made with, to be kept with them.
+    """
+    share = tissue.share(grid)
+    cells = np.argwhere(share >= max(min_tissue, _LEAST_TISSUE))
+    corners = grid.corners(cells)
+    return Tiles(
+        slide=slide.facts,
+        corners=corners,
+        tissue_share=share[cells[:, 0], cells[:, 1]],
+        inside_share=_inside(corners, grid),
+        tile_px=grid.tile_px,
+        stride_px=grid.stride_px,
+        mpp=grid.tile_mpp,
+        tissue_mm2=tissue.area_mm2,
+        warnings=(*slide.warnings, *tissue.warnings, *_upsampling(slide, grid.tile_mpp)),
+        settings=settings,
+    )
+
+
+def _inside(corners: NDArray[np.int32], grid: Grid) -> NDArray[np.float32]:
+    """Return the share of each tile that lies on the slide: float32[n]."""
+    sides = np.asarray(grid.tile_level0)
+    covered = np.clip(np.asarray(grid.size_px) - corners, 0, sides) / sides
+    share: NDArray[np.float32] = covered.prod(1).astype(np.float32)
+    return share
+
+
+def _upsampling(slide: Slide, mpp: float) -> tuple[str, ...]:
+    """Say where a slide is much coarser than what is asked of it."""
+    times = slide.upsampling(mpp)
+    if times <= _MUCH_UPSAMPLING:
+        return ()
+    return (f"its pixels of {max(slide.mpp):g} um are {times:.1f} times coarser than {mpp:g} um",)
+
+
 def _known(store: Path) -> Tiles | None:
-    """Give the tiles of an earlier run."""
+    """Return the tiles of an earlier run."""
     if not store.is_dir():
         return None
     try:
