@@ -5,7 +5,7 @@ DEV_ENV := .venv-dev
 BIN := $(DEV_ENV)/bin
 SOURCES := src tests benchmarks scripts docs
 
-.PHONY: demo test test-slow check format docs bench dist model clean
+.PHONY: demo test test-slow mutate check format docs bench dist model clean
 
 demo: $(USER_ENV)/.installed  ## a tumour map of a real slide, made with the bundled model
 	$(USER_ENV)/bin/wsiseg fetch demo --out demo
@@ -17,6 +17,9 @@ test: $(DEV_ENV)/.installed  ## the tests, without the long ones, a file in a pr
 
 test-slow: $(DEV_ENV)/.installed  ## the long tests alone
 	$(BIN)/python -m pytest -m slow
+
+mutate: $(DEV_ENV)/.installed  ## plant the faults of scripts/faults.toml one by one: the tests must find 90 %
+	$(BIN)/python scripts/mutate.py
 
 check: $(DEV_ENV)/.installed  ## style, types, import directions, spelling
 	$(BIN)/ruff format --check $(SOURCES)

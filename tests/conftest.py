@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from making.slides import write_slide
 
 MakeSlide = Callable[..., Path]
 
 settings.register_profile("shared", deadline=None)  # on a busy machine a deadline fails what is right
+settings.register_profile("planted", deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 settings.load_profile("shared")
 
 

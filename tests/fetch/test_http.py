@@ -297,8 +297,10 @@ def test_the_speed_is_measured(server: Server) -> None:
 
 
 def test_what_a_server_sends_beyond_the_end_is_left_unread(server: Server, tmp_path: Path) -> None:
-    server.add(CONTENT)
+    stored = made_file(1, 12_345)  # ends within a chunk
+    server.add(stored)
     server.fault = lambda _path, _number: "surplus"
-    fetch(remote(server), tmp_path / "a.svs")
-    assert (tmp_path / "a.svs").read_bytes() == CONTENT.content
+    what = Remote("a", (f"{server.url}/data/{stored.id}",), len(stored.content), Checksum("md5", stored.md5))
+    fetch(what, tmp_path / "a.svs")
+    assert (tmp_path / "a.svs").read_bytes() == stored.content
     assert sum(server.requests.values()) == 1

@@ -51,6 +51,11 @@ def test_corners_round_trip(grid: Grid, data: st.DataObject) -> None:
     assert (grid.cells(grid.corners(array)) == array).all()
 
 
+def test_float_noise_makes_no_further_cell() -> None:
+    assert 3 * 0.1 / 0.1 > 3
+    assert Grid((3, 3), (0.1, 0.1), 1, 1, 0.1).shape == (3, 3)
+
+
 @given(st.integers(1, 10**6), st.floats(0.1, 3.0))
 def test_tile_k_begins_at_k_strides_however_far(number: int, mpp: float) -> None:
     """Rounded steps that add up would be off by up to half a pixel for every tile."""
