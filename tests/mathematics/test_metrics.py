@@ -14,9 +14,9 @@ from wsiseg.mathematics.metrics import (
     auc,
     average_precision,
     best_threshold,
-    confusion,
     curve,
     measures,
+    measures_at,
     reliability,
     slide_score,
     squared_error,
@@ -59,7 +59,7 @@ def test_measures_at_a_threshold_equal_those_of_scikit_learn(case: Case, thresho
     other = for_sklearn(case)
     called = other["score"] >= np.float32(threshold)
     arguments = {"y_true": other["y_true"], "y_pred": called, "sample_weight": other["sample_weight"]}
-    found = confusion(curve([Pixels.of(*case)], [threshold]), threshold).measures()
+    found = measures_at(curve([Pixels.of(*case)], [threshold]), threshold)
     expected = {
         "precision": sklearn_metrics.precision_score(**arguments, zero_division=np.nan),
         "recall": sklearn_metrics.recall_score(**arguments),
@@ -97,8 +97,8 @@ def test_no_threshold_gives_a_better_f1_than_the_best(case: Case) -> None:
     counts = curve([Pixels.of(*case)], list(case[0]))
     best = best_threshold(counts)
     assert best is not None
-    scores = [float(confusion(counts, float(score)).measures()["f1"]) for score in case[0]]
-    assert float(confusion(counts, best).measures()["f1"]) >= max(scores) - 1e-12
+    scores = [float(measures_at(counts, float(score))["f1"]) for score in case[0]]
+    assert float(measures_at(counts, best)["f1"]) >= max(scores) - 1e-12
 
 
 Counts = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=12)

@@ -194,55 +194,23 @@ def _compared(
     files: Sequence[Path],
     regions: Mapping[str, Path] | None,
 ) -> Compared:
-    if not files:
-        raise WsisegError(f"{row.slide}: no truth for this slide", "an outline file without outlines means no tumour")
-    if len(files) > 1:
-        names = ", ".join(file.name for file in files)
-        raise WsisegError(f"{row.slide}: has more than one truth: {names}", "keep one of them in the folder")
-    if regions is not None and row.slide not in regions:
-        raise WsisegError(f"{row.slide}: has no region in {config.roi}", f"add {row.slide}.geojson, or leave out --roi")
+    """Lay the truth of a slide over its prediction, without what is ignored or outside its region."""
     classes = Classes(config.tumor_class, config.negative_class, config.ignore_class)
     reading = Reading(classes, config.truth_origin, config.truth_mpp)
-    shown = {"with_picture": config.out is not None, "with_lesions": config.froc}
-    return compare(row, path, files[0], reading, (regions or {}).get(row.slide), **shown)
-
-
-def compare(
-    row: CohortSlide,
-    prediction: Path,
-    truth_path: Path,
-    reading: Reading,
-    roi: Path | None = None,
-    *,
-    with_picture: bool = False,
-    with_lesions: bool = False,
-) -> Compared:
-    """Lay the truth of a slide over its prediction.
-
-    Args:
-        row: What the cohort says of the slide.
-        prediction: A heatmap or a published map.
-        truth_path: Outlines, a mask or labels.
-        reading: How to read the truth.
-        roi: Outlines or a mask of the only parts that count.
-        with_picture: Keep what a picture needs.
-        with_lesions: Look for single lesions.
-
-    Raises:
-        WsisegError: The heatmap or the truth cannot be read, all of the truth lies outside the slide, or all of the
-            slide is left out.
-    """
-    heatmap = open_prediction(prediction, row.path, row.mpp)
-    x_edges, y_edges = heatmap.edges()
-    whole = open_truth(truth_path, heatmap.slide, reading)
-    notes = _outside(truth_path, whole, float(whole.tumor.covered(x_edges, y_edges).sum()))
-    notes = whole.notes + notes + _contradictions(row, truth_path, whole, heatmap)
-    truth = whole
-    if roi is not None:
-        region = open_region(roi, heatmap.slide, reading)
-        truth, notes = whole.inside(region.area, heatmap.slide.size_px), notes + region.notes
-    cells = np.diff(y_edges)[:, None] * np.diff(x_edges)[None, :]
-    tumor, ignored = truth.covered(x_edges, y_edges)
+    truth_path = _only(row, files)
+    if regions is not None and row.slide not in regions:
+        raise WsisegError(f"{row.slide}: has no region in {config.roi}", f"add {row.slide}.geojson, or leave out --roi")
+    heatmap = open_prediction(path, row.path, row.mpp)
+    edges = heatmap.edges()
+    truth = open_truth(truth_path, heatmap.slide, reading)
+    tumor, ignored = truth.covered(*edges)
+    notes = truth.notes + _outside(truth_path, truth, float(tumor.sum()))
+    notes += _contradictions(row, truth_path, truth, heatmap)
+    if regions is not None:
+        region = open_region(regions[row.slide], heatmap.slide, reading)
+        truth, notes = truth.inside(region.area, heatmap.slide.size_px), notes + region.notes
+        tumor, ignored = truth.covered(*edges)
+    cells = np.diff(edges[1])[:, None] * np.diff(edges[0])[None, :]
     tumor, rest = (np.where(area > _NOISE * cells, area, 0) for area in (tumor, cells - tumor - ignored))
     if not (tumor.any() or rest.any()):
         raise WsisegError(f"{row.slide}: nothing of it is left to measure", "see --roi and --ignore-class")
@@ -254,10 +222,19 @@ def compare(
         mpp=None if heatmap.slide.mpp_source == ASSUMED else heatmap.slide.mpp,
         tissue=Pixels.of(heatmap.probabilities[counted], *(one[counted].astype(np.float32) for one in (tumor, rest))),
         background=(float(tumor[~looked].sum()), float(rest[~looked].sum())),
-        picture=picture_of(heatmap.probabilities, tumor / cells, ignored / cells) if with_picture else None,
-        lesions=find_lesions(heatmap, truth.tumor, ignored / cells) if with_lesions else None,
+        picture=picture_of(heatmap.probabilities, tumor / cells, ignored / cells) if config.out else None,
+        lesions=find_lesions(heatmap, truth.tumor, ignored / cells) if config.froc else None,
         notes=notes,
     )
+
+
+def _only(row: CohortSlide, files: Sequence[Path]) -> Path:
+    if not files:
+        raise WsisegError(f"{row.slide}: no truth for this slide", "an outline file without outlines means no tumour")
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise WsisegError(f"{row.slide}: has more than one truth: {names}", "keep one of them in the folder")
+    return files[0]
 
 
 def _outside(path: Path, truth: Truth, inside_px: float) -> tuple[str, ...]:

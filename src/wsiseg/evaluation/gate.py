@@ -62,17 +62,6 @@ class Named:
     better: int
 
 
-@dataclass(frozen=True)
-class Condition:
-    """What a measure must be at `least` or at `most`."""
-
-    measure: str
-    named: Named
-    least: float | None = None
-    most: float | None = None
-    baseline: float | None = None
-
-
 def measures_of_slides(groups: Mapping[str, Iterable[str]], *, with_lesions: bool) -> dict[str, Named]:
     """List the measures of slides that a condition can name, as `auc`, `site.breast.with_background.f1`, `slide_auc`.
 
@@ -98,8 +87,8 @@ def _block(prefix: str, path: tuple[str, ...], measures: Mapping[str, int]) -> I
             yield f"{prefix}{written}{name}", Named((*path, mode, *name.split(".")), better)
 
 
-def conditions(config: EvaluateConfig, measures: Mapping[str, Named]) -> tuple[Condition, ...]:
-    """Read the conditions of the settings.
+def conditions(config: EvaluateConfig, measures: Mapping[str, Named]) -> list[tuple[Gate, Named]]:
+    """Read the conditions of the settings: gates without values yet, and where these will stand.
 
     Raises:
         UsageError: One cannot be read, names no measure or limits one where it is better, or the baseline lacks it.
@@ -112,7 +101,8 @@ def conditions(config: EvaluateConfig, measures: Mapping[str, Named]) -> tuple[C
                 right = "--fail-over" if wrong == _LOWER else "--fail-under"
                 side = "lower" if wrong == _LOWER else "higher"
                 raise UsageError(f"--{option} {text}: {side} values of {name} are better", f"give {right} {text}")
-            found.append(Condition(name, named, **{"least" if option == "fail-under" else "most": limit}))
+            bound = {"least" if option == "fail-under" else "most": limit}
+            found.append((Gate(measure=name, **bound), named))
     before = _read_baseline(config.baseline) if config.baseline else {}
     for text in config.max_drop:
         name, named, drop = _read("max-drop", text, measures)
@@ -121,8 +111,8 @@ def conditions(config: EvaluateConfig, measures: Mapping[str, Named]) -> tuple[C
             advice = "drop the condition or evaluate the baseline again"
             raise UsageError(f"{config.baseline}: has no value of {name}", advice)
         bound = {"most": value + drop} if named.better == _LOWER else {"least": value - drop}
-        found.append(Condition(name, named, **bound, baseline=value))
-    return tuple(found)
+        found.append((Gate(measure=name, **bound, baseline=value), named))
+    return found
 
 
 def _read(option: str, text: str, measures: Mapping[str, Named]) -> tuple[str, Named, float]:
@@ -152,16 +142,14 @@ def _read_baseline(path: Path) -> Mapping[str, Any]:
     return dict(content)
 
 
-def gates(content: Mapping[str, Any], conditions: Iterable[Condition]) -> tuple[Gate, ...]:
-    """Return the conditions with the values that their measures have in the content of a `metrics.json`."""
-    return tuple(
-        Gate(
-            **{name: getattr(one, name) for name in ("measure", "least", "most", "baseline")},
-            value=_value(content, one.named),
-            ci95=found.get("ci95") if isinstance(found := _at(content, one.named), Mapping) else None,
-        )
-        for one in conditions
-    )
+def gates(content: Mapping[str, Any], conditions: Iterable[tuple[Gate, Named]]) -> tuple[Gate, ...]:
+    """Return the gates with the values that their measures have in the content of a `metrics.json`."""
+    found = []
+    for gate, named in conditions:
+        measure = _at(content, named)
+        interval = measure.get("ci95") if isinstance(measure, Mapping) else None
+        found.append(gate.model_copy(update={"value": _value(content, named), "ci95": interval and tuple(interval)}))
+    return tuple(found)
 
 
 def _at(content: Any, named: Named) -> Any:  # noqa: ANN401  any part of a JSON file

@@ -239,6 +239,6 @@ def _at_thresholds(counts: Curve, named: Mapping[str, float]) -> dict[str, dict[
     thresholds = dict(named) | ({} if best is None else {"best": best})
     found: dict[str, dict[str, float | None]] = {}
     for source, threshold in thresholds.items():
-        measures = metrics.confusion(counts, threshold).measures()
+        measures = metrics.measures_at(counts, threshold)
         found[source] = {"threshold": threshold, **{name: number(value) for name, value in measures.items()}}
     return found

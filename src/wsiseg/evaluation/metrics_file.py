@@ -33,7 +33,7 @@ class Gate(BaseModel):
     measure: str
     least: float | None = None
     most: float | None = None
-    value: float | None
+    value: float | None = None
     ci95: tuple[float, float] | None = None
     baseline: float | None = None
 

@@ -108,37 +108,22 @@ def _reliability(found: Mapping[str, Sequence[float | None]]) -> Iterator[Line]:
 
 
 @dataclass(frozen=True)
-class GridRow:
-    """A row of `grid.csv` of the test split; alpha and beta are empty for the supervised configuration."""
-
-    alpha: str
-    beta: str
-    site: str
-    values: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class Grid:
-    """The test split of `grid.csv`.
+    """The test split of a `grid.csv`.
 
     Attributes:
-        rows: Its rows.
-        sites: The organs of each kind, each once.
+        figures: Measures by site, by alpha and beta as written; those of the supervised configuration are empty.
+        kinds: The sites that the models were trained on, and others.
     """
 
-    rows: tuple[GridRow, ...]
-    sites: Mapping[str, tuple[str, ...]]
+    figures: Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]]
+    kinds: Mapping[str, Sequence[str]]
 
-    @property
-    def configurations(self) -> list[tuple[str, str]]:
-        """Alpha and beta of each configuration, in the order of the file."""
-        return list(dict.fromkeys((row.alpha, row.beta) for row in self.rows))
-
-    def mean(self, configuration: tuple[str, str], sites: Sequence[str], measure: str) -> float | None:
+    def mean(self, pair: tuple[str, str], sites: Sequence[str], measure: str) -> float | None:
         """Return the mean of a measure over some sites; None where none of them has it."""
-        rows = [row for row in self.rows if (row.alpha, row.beta) == configuration and row.site in sites]
-        values = [row.values[measure] for row in rows if measure in row.values]
-        return round(sum(values) / len(values), 6) if values else None
+        values = [self.figures[pair].get(site, {}).get(measure) for site in sites]
+        known = [value for value in values if value is not None]
+        return round(sum(known) / len(known), 6) if known else None
 
 
 def write_paper_tables(folder: Path, out: Path) -> tuple[Path, ...]:
@@ -150,11 +135,11 @@ def write_paper_tables(folder: Path, out: Path) -> tuple[Path, ...]:
         UsageError: There is no `grid.csv`, or it has no row of the test split.
     """
     grid = _read_grid(folder)
-    kinds = {kind: sites for kind, sites in grid.sites.items() if sites} or {ALL: (ALL,)}
+    kinds = grid.kinds or {ALL: (ALL,)}
     table = _table1(grid)
     drawings = {"table1": _drawn_table(table)}
     for kind, sites in kinds.items():
-        drawings["figure2" if kind in {_KINDS[0], ALL} else f"figure2_{kind}"] = _figure2(grid, kind, sites)
+        drawings[f"figure2_{kind}" if kind == _KINDS[1] else "figure2"] = _figure2(grid, kind, sites)
     write_text(out / "table1.csv", table)
     write_text(out / "figure2.csv", _figure2_csv(grid, kinds))
     for name, drawing in drawings.items():
@@ -165,47 +150,44 @@ def write_paper_tables(folder: Path, out: Path) -> tuple[Path, ...]:
 
 def _read_grid(folder: Path) -> Grid:
     path = folder / "grid.csv" if folder.is_dir() else folder
+    figures: dict[tuple[str, str], dict[str, Mapping[str, float]]] = {}
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            lines = list(csv.DictReader(file))
-        rows = tuple(_grid_row(line) for line in lines if line["split"] == "test")
-        trained = {line["site"] for line in lines if line["split"] != "test"}
+            rows = list(csv.DictReader(file))
+        for row in (row for row in rows if row["split"] == "test"):
+            known = {name: float(row[name]) for name in (*MEASURES, "threshold") if row.get(name)}
+            figures.setdefault((row["alpha"], row["beta"]), {})[row["site"] or ALL] = known
+        trained = {row["site"] for row in rows if row["split"] != "test"}
     except (OSError, KeyError, ValueError, TypeError) as error:
         advice = "give the folder of wsiseg train --grid"
         raise UsageError(f"{path}: cannot be read as a grid: {error}", advice) from error
-    if not rows:
+    if not figures:
         raise UsageError(f"{path}: has no row of the test split", "train on a cohort with a test split")
-    sites = sorted({row.site for row in rows} - {ALL})
-    kinds = (tuple(site for site in sites if (site in trained) == is_trained) for is_trained in (True, False))
-    return Grid(rows, dict(zip(_KINDS, kinds, strict=True)))
-
-
-def _grid_row(line: Mapping[str, str]) -> GridRow:
-    values = {name: float(line[name]) for name in (*MEASURES, "threshold") if line.get(name)}
-    return GridRow(line["alpha"], line["beta"], line["site"] or ALL, values)
+    sites = sorted({site for found in figures.values() for site in found} - {ALL})
+    kinds = zip(
+        _KINDS, ([site for site in sites if (site in trained) == is_it] for is_it in (True, False)), strict=True
+    )
+    return Grid(figures, {kind: found for kind, found in kinds if found})
 
 
 def _table1(grid: Grid) -> str:
     """Return the table as CSV: the AUC by organ, then the means over both kinds of organs, then over all pixels."""
-    groups: dict[str, Sequence[str]] = {site: (site,) for sites in grid.sites.values() for site in sites}
-    groups |= {kind: sites for kind, sites in grid.sites.items() if sites}
-    groups |= {ALL: (ALL,)}
+    groups: dict[str, Sequence[str]] = {site: (site,) for sites in grid.kinds.values() for site in sites}
+    groups |= {**grid.kinds, ALL: (ALL,)}
     columns = [(sites, measure) for sites in groups.values() for measure in ("auc", "auc_background")]
     heads = [f"{name}{ending}" for name in groups for ending in ("", "_background")]
-    rows = ([*pair, *(grid.mean(pair, *column) for column in columns)] for pair in grid.configurations)
+    rows = ([*pair, *(grid.mean(pair, *column) for column in columns)] for pair in grid.figures)
     return _as_csv(["alpha", "beta", *heads], rows)
 
 
 def _figure2_csv(grid: Grid, kinds: Mapping[str, Sequence[str]]) -> str:
     """Return the figures behind the matrices: one row a configuration and kind of organs."""
-    return _as_csv(
-        ["alpha", "beta", "location", *MEASURES],
-        (
-            [*pair, kind, *(grid.mean(pair, sites, name) for name in MEASURES)]
-            for kind, sites in kinds.items()
-            for pair in grid.configurations
-        ),
+    rows = (
+        [*pair, kind, *(grid.mean(pair, sites, name) for name in MEASURES)]
+        for kind, sites in kinds.items()
+        for pair in grid.figures
     )
+    return _as_csv(["alpha", "beta", "location", *MEASURES], rows)
 
 
 def _as_csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -225,7 +207,7 @@ def _figure2(grid: Grid, kind: str, sites: Sequence[str]) -> Drawing:
             threshold=grid.mean(pair, sites, "threshold") or 0.0,
             figures={over: {ALL: {name: grid.mean(pair, sites, name) for name in MEASURES}}},
         )
-        for pair in grid.configurations
+        for pair in grid.figures
     ]
     return picture(configured, over)
 

@@ -138,49 +138,31 @@ def average_precision(counts: Curve) -> Floats:
     return _share(precision.sum(-1), counts.positive)
 
 
-@dataclass(frozen=True)
-class Confusion:
-    """Areas of agreement and error at one threshold, in pixels: float64[...].
+def measures_at(counts: Curve, threshold: float) -> dict[str, Floats]:
+    """Measure agreement when every score at or above `threshold`, one of the curve's, is called tumour.
 
-    Attributes:
-        hit: Tumour called tumour.
-        false_alarm: Other tissue called tumour.
-        miss: Tumour not called.
-        correct_rejection: Other tissue not called.
+    Returns:
+        Precision, recall, specificity, F1, Dice (which is F1) and intersection over union: float64[...] each.
     """
-
-    hit: Floats
-    false_alarm: Floats
-    miss: Floats
-    correct_rejection: Floats
-
-    def measures(self) -> dict[str, Floats]:
-        """Return precision, recall, specificity, F1, Dice (which is F1) and intersection over union."""
-        wrong = self.false_alarm + self.miss
-        f1 = _share(2 * self.hit, 2 * self.hit + wrong)
-        return {
-            "precision": _share(self.hit, self.hit + self.false_alarm),
-            "recall": _share(self.hit, self.hit + self.miss),
-            "specificity": _share(self.correct_rejection, self.correct_rejection + self.false_alarm),
-            "f1": f1,
-            "dice": f1,
-            "iou": _share(self.hit, self.hit + wrong),
-        }
-
-
-def confusion(counts: Curve, threshold: float) -> Confusion:
-    """Count agreement and error when every score at or above `threshold`, one of the curve's, is called tumour."""
     called = int(np.count_nonzero(counts.thresholds >= np.float32(threshold)))
     none = np.zeros(counts.hits.shape[:-1])
-    hit = counts.hits[..., called - 1] if called else none
-    false_alarm = counts.false_alarms[..., called - 1] if called else none
-    return Confusion(hit, false_alarm, counts.positive - hit, counts.negative - false_alarm)
+    hit, false_alarm = (one[..., called - 1] if called else none for one in (counts.hits, counts.false_alarms))
+    wrong = false_alarm + counts.positive - hit
+    f1 = _share(2 * hit, 2 * hit + wrong)
+    return {
+        "precision": _share(hit, hit + false_alarm),
+        "recall": _share(hit, counts.positive),
+        "specificity": _share(counts.negative - false_alarm, counts.negative),
+        "f1": f1,
+        "dice": f1,
+        "iou": _share(hit, hit + wrong),
+    }
 
 
 def measures(counts: Curve, threshold: float) -> dict[str, Floats]:
     """Return all measures that a curve tells: those over all thresholds, and those at one."""
     over_all = {"auc": auc(counts), "average_precision": average_precision(counts)}
-    return over_all | confusion(counts, threshold).measures()
+    return over_all | measures_at(counts, threshold)
 
 
 def best_threshold(counts: Curve) -> float | None:

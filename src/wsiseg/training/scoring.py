@@ -14,8 +14,8 @@ from wsiseg.mathematics.metrics import (
     Pixels,
     auc,
     best_threshold,
-    confusion,
     curve,
+    measures_at,
     reliability,
     slide_score,
 )
@@ -140,7 +140,7 @@ def pixel_measures(slides: Sequence[Scored], truths: Mapping[str, TileTruth], th
     counts = curve(pixels_of(slides, truths), [threshold])
     outside = [truths[one.slide.slide].background for one in slides if one.slide.slide in truths]
     with_background = counts.with_zeros(*(sum(part) for part in zip(*outside, strict=True))) if outside else counts
-    errors = confusion(counts, threshold).measures()
+    errors = measures_at(counts, threshold)
     return {
         "auc": _number(auc(counts)),
         "auc_background": _number(auc(with_background)),
