@@ -164,7 +164,7 @@ def _unreadable(slide: Slide, threads: int, progress: Progress) -> Iterator[str]
 
 
 def _tiles(slide: Slide, number: int) -> Iterator[_Tile]:
-    """Give the tiles of a level as the file holds them; very small ones several at a time."""
+    """Return the tiles of a level as the file holds them; very small ones several at a time."""
     width, height = slide.level_sizes_px[number]
     sides = [int(slide.properties.get(f"openslide.level[{number}].tile-{axis}", 0)) for axis in ("width", "height")]
     step_x, step_y = (side * math.ceil(_TILE_PX / side) if side else _TILE_PX for side in sides)

@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,7 @@ def test_the_threshold_is_the_users_else_the_best_on_validation_else_the_models(
     assert (own.threshold.value, own.threshold.source) == (0.6, "option")
     (tmp_path / "cohort.csv").unlink()
     assert run(tmp_path).threshold.model_dump() == {"value": 0.5, "source": "model", "note": ""}
-    heatmap = Heatmap.open(tmp_path / "maps" / "slide-0.ome.zarr").with_threshold(0.4)
+    heatmap = replace(Heatmap.open(tmp_path / "maps" / "slide-0.ome.zarr"), threshold=0.4)
     heatmap.save(tmp_path / "maps" / "slide-0.ome.zarr")
     with pytest.raises(UsageError, match=r"several thresholds: 0\.4, 0\.5; give --threshold"):
         run(tmp_path)

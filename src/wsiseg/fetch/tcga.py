@@ -153,7 +153,9 @@ def _choose(
         choice = choose_listed(config, gdc)
     else:
         entries = read_manifest(config.manifest) if config.manifest else None
-        choice = choose_from_manifest(config, entries or paper_entries(client, config.paper_mirror, patience))
+        choice = choose_from_manifest(
+            config, entries or paper_entries(client, config.paper_mirror, patience, config.out)
+        )
         if not config.dry_run:
             _resolve(config, choice, gdc, watcher)
     if not choice.slides and not choice.failed:

@@ -167,7 +167,7 @@ def _local(folder: Path) -> list[Path]:
 def _fetched(config: FetchTumorMapsConfig, watcher: Watcher, patience: Patience) -> list[Outcome]:
     with open_client(patience) as client:
         given = read_manifest(config.manifest) if config.manifest else None
-        entries = given or paper.paper_entries(client, config.mirror, patience)
+        entries = given or paper.paper_entries(client, config.mirror, patience, config.out)
         names = sorted(entry.name for entry in entries)[: config.limit]
         wanted = [_wanted(config, name) for name in names]
         return Batch(client, patience, config.jobs, watcher).fetch(wanted)

@@ -90,7 +90,7 @@ class Heatmap:
         return float(sizes_of_parts(parts, count)[1:].max()) * self.cell_mm2 if count else 0.0
 
     def edges(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Give the level-0 x of the columns' edges [columns + 1] and the y of the rows' edges [rows + 1].
+        """Return the level-0 x of the columns' edges [columns + 1] and the y of the rows' edges [rows + 1].
 
         The outermost edges are those of the slide, so cells that reach beyond it are cut.
         """
@@ -100,13 +100,13 @@ class Heatmap:
         return x, y
 
     def at(self, x: float, y: float) -> float:
-        """Give the probability at a level-0 point; NaN where nobody looked or outside the slide."""
+        """Return the probability at a level-0 point; NaN where nobody looked or outside the slide."""
         row, column = self.grid.cell_at(x, y)
         inside = 0 <= row < self.shape[0] and 0 <= column < self.shape[1]
         return float(self.probabilities[row, column]) if inside else math.nan
 
     def resample(self, cell_um: float) -> Self:
-        """Give the heatmap on cells of another size; each takes the value at its centre."""
+        """Return the heatmap on cells of another size; each takes the value at its centre."""
         grid = Grid(self.slide.size_px, self.slide.mpp, 1, 1, cell_um)
         rows, columns = (
             np.minimum(((np.arange(n) + 0.5) * cell_um / self.cell_um).astype(int), m - 1)
@@ -120,15 +120,6 @@ class Heatmap:
             cell_um=cell_um,
         )
 
-    def with_threshold(self, threshold: float) -> Self:
-        """Give the same heatmap with another threshold."""
-        return replace(self, threshold=threshold)
-
-    def _channels(self) -> NDArray[np.float32]:
-        """Give float32[channels, rows, columns] without NaN: the probabilities and, of several models, their spread."""
-        channels = [self.probabilities, *([] if self.disagreement is None else [self.disagreement])]
-        return np.nan_to_num(np.stack(channels), nan=0.0)
-
     def _provenance(self) -> dict[str, Any]:
         return {
             "schema": "wsiseg.heatmap/1",
@@ -141,7 +132,7 @@ class Heatmap:
         }
 
     def to_geojson(self, threshold: float | None = None, *, crop_to_bounds: bool = True) -> dict[str, Any]:
-        """Give dissolved tumour and tissue outlines as a GeoJSON FeatureCollection for QuPath.
+        """Return dissolved tumour and tissue outlines as a GeoJSON FeatureCollection for QuPath.
 
         Args:
             threshold: In place of the heatmap's own.
@@ -155,7 +146,7 @@ class Heatmap:
         return {"type": "FeatureCollection", "features": [feature.as_dict() for feature in features]}
 
     def geojson_text(self) -> Iterator[str]:
-        """Give what `to_geojson` gives as text, piece by piece."""
+        """Return what `to_geojson` gives as text, piece by piece."""
         return collection_text(self._outlined())
 
     def _outlined(self, threshold: float | None = None, *, crop_to_bounds: bool = True) -> Iterator[Feature]:
@@ -181,10 +172,11 @@ class Heatmap:
         Raises:
             OutputError: The folder cannot be written.
         """
+        channels = [self.probabilities, *([] if self.disagreement is None else [self.disagreement])]
         with written_whole(Path(path)) as partial:
             write_levels(
                 partial,
-                self._channels(),
+                np.nan_to_num(np.stack(channels), nan=0.0),
                 self.labels,
                 cell_um=self.cell_um,
                 mpp=self.slide.mpp,

@@ -133,7 +133,7 @@ def _attributes(
     ngff: NgffVersion,
     unit: dict[str, str],
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Give the attributes of the image, of the list of labels and of the segmentation.
+    """Return the attributes of the image, of the list of labels and of the segmentation.
 
     `names` are those of the image and of its channels.
     """

@@ -67,7 +67,7 @@ def published_heatmap(path: Path, slide: Path | None = None, mpp: float | None =
         The map; its `model` says `zeroed_by_hand` where it is that of a normal slide.
 
     Raises:
-        WsisegError: It is no such map, or that of another slide.
+        WsisegError: It is not such a map, or that of another slide.
     """
     from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
 

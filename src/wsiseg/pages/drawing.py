@@ -63,7 +63,7 @@ class Drawing:
     shapes: list[Rectangle | Polyline | Text] = field(default_factory=list)
 
     def svg(self) -> str:
-        """Give the drawing as an SVG element."""
+        """Return the drawing as an SVG element."""
         head = (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" width="{self.width}" '
             f'height="{self.height}" role="img" font-family="sans-serif"><title>{escape(self.title)}</title>'
@@ -72,7 +72,7 @@ class Drawing:
         return head + "".join(map(_svg, self.shapes)) + "</svg>"
 
     def png(self) -> "Image":
-        """Give the drawing as an image at twice its size."""
+        """Return the drawing as an image at twice its size."""
         from PIL import Image, ImageDraw  # noqa: PLC0415  heavy: only where pictures are made
 
         scale = _ZOOM * _SMOOTH
@@ -124,6 +124,3 @@ def _write(image: "Image", text: Text, scale: int) -> None:
     ImageDraw.Draw(strip).text((0, height / 2), text.text, fill=255, font=font, anchor="lm")
     turned = strip.transpose(Image.Transpose.ROTATE_90)
     image.paste(text.color, (round(at[0] - height / 2), round(at[1] - length / 2)), turned)
-
-
-__all__ = ["GRID", "INK", "PAPER", "Drawing", "Polyline", "Rectangle", "Text"]

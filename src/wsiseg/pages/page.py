@@ -56,7 +56,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 
 def page(title: str, body: str, script: str = "", style: str = "") -> str:
-    """Give a whole page.
+    """Return a whole page.
 
     Args:
         title: Plain text.
@@ -73,25 +73,25 @@ def page(title: str, body: str, script: str = "", style: str = "") -> str:
 
 
 def embedded(name: str, value: Any) -> str:  # noqa: ANN401  any JSON value
-    """Give an element that carries a JSON value for the page's script under an id."""
+    """Return an element that carries a JSON value for the page's script under an id."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return f'<script type="application/json" id="{name}">{text}</script>'
 
 
 def picture_address(kind: str, content: bytes) -> str:
-    """Give an image file of a kind (`png`, `jpeg`) as a `data:` address."""
+    """Return an image file of a kind (`png`, `jpeg`) as a `data:` address."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Give a table; heads are text, cells are HTML."""
+    """Return a table; heads are text, cells are HTML."""
     head = "".join(f"<th>{escape(one)}</th>" for one in heads)
     body = "".join(f"<tr>{''.join(f'<td>{one}</td>' for one in row)}</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def sortable_table(heads: Sequence[str], rows: Iterable[str]) -> str:
-    """Give a table that a click on a head sorts; heads are text, rows are joined results of `cell`."""
+    """Return a table that a click on a head sorts; heads are text, rows are joined results of `cell`."""
     head = "".join(f"<th><button>{escape(one)}</button></th>" for one in heads)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return (
@@ -100,7 +100,7 @@ def sortable_table(heads: Sequence[str], rows: Iterable[str]) -> str:
 
 
 def cell(html: str, value: object = None, *, is_text: bool = False) -> str:
-    """Give a cell of a sortable table; it sorts by `value`, texts without one by what they show."""
+    """Return a cell of a sortable table; it sorts by `value`, texts without one by what they show."""
     kind = ' class="text"' if is_text else ""
     stored = "" if value is None and is_text else f' data-value="{escape("" if value is None else str(value))}"'
     return f"<td{kind}{stored}>{html}</td>"

@@ -25,19 +25,19 @@ _OPACITY = 0.55
 
 
 def colored(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Give probabilities (any shape, no NaN) as colours from blue (0) over pale yellow (0.5) to red (1)."""
+    """Return probabilities (any shape, no NaN) as colours from blue (0) over pale yellow (0.5) to red (1)."""
     return _palette()[_shades(probabilities)]
 
 
 def _palette() -> NDArray[np.uint8]:
-    """Give uint8[256, 3], the colours of probabilities in steps of 1/255."""
+    """Return uint8[256, 3], the colours of probabilities in steps of 1/255."""
     places, colors = [stop for stop, _ in _STOPS], np.asarray([color for _, color in _STOPS], float)
     steps = np.linspace(0, 1, 256)
     return np.stack([np.interp(steps, places, colors[:, channel]) for channel in range(3)], -1).round().astype(np.uint8)
 
 
 def _shades(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Give the place of each probability in the palette; NaN is 0."""
+    """Return the place of each probability in the palette; NaN is 0."""
     values = np.nan_to_num(probabilities, nan=0.0)
     values *= np.float32(255)
     return np.rint(values, out=values).astype(np.uint8)
@@ -116,7 +116,6 @@ def _mapped(
 def _enlarged(
     cells: NDArray[np.uint8] | NDArray[np.bool_], size: tuple[int, int], extent: tuple[float, float]
 ) -> "Image":
-    """Give a picture of so many columns and rows with the value of the cell at every pixel."""
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
 
     box = (0.0, 0.0, min(extent[0], cells.shape[1]), min(extent[1], cells.shape[0]))
@@ -137,12 +136,12 @@ def scaled(thumbnail: NDArray[np.uint8], least: int = _LEAST_PX) -> "Image":
 
 
 def _line(picture: "Image") -> int:
-    """Give the width of outlines that stay visible when a whole picture is looked at."""
+    """Return the width of outlines that stay visible when a whole picture is looked at."""
     return max(1, round(max(picture.size) / 600))
 
 
 def rim(mask: NDArray[np.bool_], width: int = 1) -> NDArray[np.bool_]:
-    """Give the set pixels that are no further than `width` from one that is not, or from the edge."""
+    """Return the set pixels that are no further than `width` from one that is not, or from the edge."""
     inner = mask
     for _ in range(width):
         padded = np.pad(inner, 1)

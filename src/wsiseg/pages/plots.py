@@ -21,13 +21,7 @@ _DOT = 7  # a line of one point
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a plot.
-
-    Attributes:
-        label: What the legend calls it.
-        x: float64[n].
-        y: float64[n].
-    """
+    """A line of a plot, float64[n] along x and y; the legend has its label."""
 
     label: str
     x: Floats
@@ -49,7 +43,7 @@ def plot(
     Args:
         title: What is shown.
         axes: What x and y are.
-        lines: The lines, each with a colour of its own.
+        lines: Each has a colour of its own.
         reference: Two points that a grey line joins.
         widest: The right end of the x axis.
         highest: The upper end of the y axis.

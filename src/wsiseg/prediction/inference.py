@@ -58,12 +58,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Window:
-    """A window that was read.
-
-    Attributes:
-        image: uint8[height, width, 3].
-        readable: bool[rows, columns], False for cells near something that could not be read.
-    """
+    """An image (uint8[height, width, 3]), and bool[rows, columns]: False for cells near what could not be read."""
 
     image: NDArray[np.uint8]
     readable: NDArray[np.bool_] = field(repr=False)

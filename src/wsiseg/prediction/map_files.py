@@ -26,14 +26,7 @@ from wsiseg.run.record import Run
 
 @dataclass(frozen=True)
 class MapFiles:
-    """Where the results of one slide lie.
-
-    Attributes:
-        folder: The folder of the run.
-        slide: The slide's id.
-        with_csv: True if the cells are wanted as CSV too.
-        ngff: Version of the heatmap's format.
-    """
+    """Where the results of one slide lie in the folder of a run."""
 
     folder: Path
     slide: str
@@ -135,11 +128,7 @@ class MapFiles:
 
 
 def write_page(folder: Path, run_file: str) -> None:
-    """Write the page of a run, of all slides that its file names: `report.html` for `run.json`, and so on.
-
-    Args:
-        folder: The folder of the run.
-        run_file: Name of the run's file in it.
+    """Write the page of a run in a folder, of all slides that its file names: `report.html` for `run.json`.
 
     Raises:
         OutputError: The page cannot be written.

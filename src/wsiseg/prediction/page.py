@@ -23,13 +23,7 @@ table.sortable td:last-child { min-width: 18rem; }
 
 
 def predict_page(run: Run, title: str, results: Callable[[str], Results | None]) -> str:
-    """Return the page of a run.
-
-    Args:
-        run: What became of the slides.
-        title: Plain text.
-        results: Gives what is at hand of a slide by its id; asked once for every slide that is shown.
-    """
+    """Return the page of a run; `results` is asked once for every slide that is shown, by its id."""
     records = sorted(
         run.slides, key=lambda record: (record.status not in ("failed", "suspect"), _natural(record.slide))
     )
@@ -89,7 +83,7 @@ def _models(model: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _sums(records: Sequence[SlideRecord]) -> str:
-    counts = ", ".join(f"{count} {_words(status)}" for status, count in totals(records).items())
+    counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in totals(records).items())
     tissue, tumor = (sum(getattr(one, name) or 0 for one in records) for name in ("tissue_mm2", "tumor_mm2"))
     share = f" ({tumor / tissue:.1%})" if tissue else ""
     parts = [
@@ -98,10 +92,6 @@ def _sums(records: Sequence[SlideRecord]) -> str:
         f"{sum(one.tiles for one in records):,} cells, {sum(one.bad_tiles for one in records)} of them unreadable",
     ]
     return "; ".join(parts)
-
-
-def _words(status: str) -> str:
-    return status.replace("_", " ")
 
 
 def _row(record: SlideRecord, number: int | None) -> str:
@@ -123,7 +113,7 @@ def _row(record: SlideRecord, number: int | None) -> str:
 
 
 def _status(record: SlideRecord) -> str:
-    text = escape(_words(record.status))
+    text = record.status.replace("_", " ")
     return f'<span class="bad">{text}</span>' if record.status in ("failed", "suspect") else text
 
 

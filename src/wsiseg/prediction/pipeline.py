@@ -4,7 +4,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -47,15 +48,7 @@ _FORMER = {"stride": None, "combine": "mean"}  # settings of earlier versions, a
 
 @dataclass(frozen=True)
 class _Task:
-    """A slide that this process has taken.
-
-    Attributes:
-        row: Its row in the cohort.
-        places: Where to look.
-        files: Where its results go.
-        lock: Held until the results are written.
-        began: When work on it began, on the monotonic clock.
-    """
+    """A slide that this process has taken; the lock is held until its results are written."""
 
     row: CohortSlide
     places: Places
@@ -81,26 +74,13 @@ class _Map(NamedTuple):
 
 @dataclass(frozen=True)
 class _Opened:
-    """An open slide.
-
-    Attributes:
-        job: The slide, prepared.
-        known: A map with the very probabilities that are asked for.
-        reason: Why it is done again.
-        picture: The slide for people, read while models are asked.
-        seconds: How long opening took.
-    """
+    """An open slide, with a map where the very probabilities that are asked for are known, and why it is done again."""
 
     job: Job
     known: Heatmap | None
     reason: str | None
     picture: Future[NDArray[np.uint8]]
-    seconds: float
-
-    @property
-    def is_asked(self) -> bool:
-        """True if models are to be asked."""
-        return self.known is None and self.job.tiles > 0
+    seconds: float  # that opening took
 
     def close(self) -> None:
         """Free the slide, once nobody reads it."""
@@ -128,7 +108,8 @@ def records(
                 if isinstance(task, CohortSlide):  # another process works on it: look again after the others
                     waiting.append(task)
                     break
-                opening.append((task, opener.submit(_open, task, models, config, opener)))
+                step = partial(_opened, task, models, config, opener)
+                opening.append((task, opener.submit(task.attempt, step)))
             if not opening:
                 locks.tell(progress.note)
                 time.sleep(_LOOK_AGAIN_S)
@@ -137,7 +118,7 @@ def records(
             began = time.monotonic()
             opened = coming.result()
             progress.advance(task.row.slide, 0, time.monotonic() - began)
-            if not is_foretold and isinstance(opened, _Opened) and opened.is_asked:
+            if not is_foretold and isinstance(opened, _Opened) and opened.known is None and opened.job.tiles:
                 progress.note(forecast(opened.job, models, config, 1 + len(opening) + len(waiting)))
                 is_foretold = True
             result = _mapped(task, opened, models, config, progress)
@@ -155,16 +136,10 @@ def _taken(row: CohortSlide, places: Places, config: PredictConfig, locks: Slide
     return row if lock is None else _Task(row, places, files, lock, time.monotonic())
 
 
-def _open(
-    task: _Task, models: list[ModelFile], config: PredictConfig, reader: ThreadPoolExecutor
-) -> _Opened | SlideRecord:
-    """Open a slide, unless its results are there and right."""
-    return task.attempt(lambda: _opened(task, models, config, reader))
-
-
 def _opened(
     task: _Task, models: list[ModelFile], config: PredictConfig, reader: ThreadPoolExecutor
 ) -> _Opened | SlideRecord:
+    """Open a slide, unless its results are there and right."""
     began = time.monotonic()
     known = None if config.overwrite else task.files.open()
     slide = task.row.open(config.slide_mpp, config.read_timeout)
@@ -177,7 +152,7 @@ def _opened(
         if known is not None and reason is None and task.files.are_there:
             slide.close()
             return _record(task, known, "up_to_date", (*cautions.uniform(known), *cautions.unknown(known)))
-        known = known.with_threshold(threshold) if known is not None and reason in (None, _THRESHOLD) else None
+        known = replace(known, threshold=threshold) if known is not None and reason in (None, _THRESHOLD) else None
         job = prepare(task.row, slide, models, config, task.places)
         return _Opened(job, known, reason, reader.submit(picture_of, job), time.monotonic() - began)
     except BaseException:

@@ -89,12 +89,7 @@ show();
 
 @dataclass(frozen=True)
 class Results:
-    """What is at hand of a slide.
-
-    Attributes:
-        heatmap: Its tumour map.
-        jpeg: The kept picture of the slide, where there is one.
-    """
+    """What is at hand of a slide: its map, and its kept picture where there is one."""
 
     heatmap: Heatmap
     jpeg: bytes | None
@@ -151,12 +146,7 @@ def shown_px(slide: SlideFacts) -> tuple[int, int, int, int]:
 
 
 def slide_jpeg(picture: NDArray[np.uint8], slide: SlideFacts) -> bytes:
-    """Return the picture of a slide that is kept for pages, as JPEG.
-
-    Args:
-        picture: uint8[rows, columns, 3], the whole slide.
-        slide: What it shows.
-    """
+    """Return what is kept for pages of the picture (uint8[rows, columns, 3]) of a whole slide, as JPEG."""
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
 
     x, y, width, height = shown_px(slide)

@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -118,6 +119,23 @@ def written_whole(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(partial)
         raise
+
+
+@contextmanager
+def scratch_folder(outputs: Path) -> Iterator[Path]:
+    """Yield an empty folder that is removed at the end: in that of outputs where the system's cannot be written."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="wsiseg-"))
+    except OSError:  # as in a container whose root is read-only
+        try:
+            outputs.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=".wsiseg-", dir=outputs))
+        except OSError as error:
+            raise cannot_be_written(outputs, error) from error
+    try:
+        yield folder
+    finally:
+        _remove(folder)
 
 
 def write_text(path: Path, text: str) -> None:
