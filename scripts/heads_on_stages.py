@@ -65,7 +65,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def described(network: TileClassifier, tiles: NDArray[np.uint8], layers: Sequence[str]) -> Features:
-    """Give the features of tiles by layer, float32[tiles, channels]."""
+    """Return the features of tiles by layer, float32[tiles, channels]."""
     parts: dict[str, list[torch.Tensor]] = {layer: [] for layer in (*layers, LAST)}
     with ExitStack() as stack:
         stages = {layer: stack.enter_context(Stage(network.backbone, layer)) for layer in layers}

@@ -159,7 +159,7 @@ def _probabilities(model: ModelFile, images: Images) -> NDArray[np.float32]:
 
 
 def _with_interval(values: NDArray[np.float32], labels: Values, groups: NDArray[np.int_]) -> dict[str, Any]:
-    """Give the AUC, and its interval over resampled groups."""
+    """Return the AUC, and its interval over resampled groups."""
     random, count = np.random.default_rng(0), int(groups.max()) + 1
     rows = random.multinomial(count, np.full(count, 1 / count), RESAMPLES)
     resampled = [_auc(values, labels, row[groups]) for row in rows]
@@ -182,7 +182,7 @@ def _write_resampled(path: Path, out: Path, mpp: float) -> None:
 
 
 def _common(one: Heatmap, two: Heatmap) -> tuple[Values, Values]:
-    """Give the cells that both maps cover whole."""
+    """Return the cells that both maps cover whole."""
     rows, columns = (min(a, b) - 1 for a, b in zip(one.shape, two.shape, strict=True))
     values = [heatmap.probabilities[:rows, :columns].ravel().astype(float) for heatmap in (one, two)]
     both = ~np.isnan(values[0]) & ~np.isnan(values[1])

@@ -23,7 +23,8 @@ from wsiseg.config.export import CardFacts, ExportConfig
 from wsiseg.config.predict import PredictConfig
 from wsiseg.exporting.dilation import exportable
 from wsiseg.exporting.export import Exported, _self_test_side, export
-from wsiseg.exporting.onnx_graph import DenseGraph, padded_by_convolutions, to_onnx
+from wsiseg.exporting.graphs import DenseGraph
+from wsiseg.exporting.onnx_graph import padded_by_convolutions, to_onnx
 from wsiseg.exporting.parity import SAME_NUMBERS, Answers, OnnxGraph, compared
 from wsiseg.exporting.precision import to_int8
 from wsiseg.exporting.sample_tiles import Sample, Samples, from_cohort, from_folder

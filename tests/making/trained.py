@@ -15,7 +15,7 @@ from wsiseg.tiles.store import TileStore, store_path
 
 
 def settled(arch: str, tiles: torch.Tensor) -> TileClassifier:
-    """Give a seeded network whose statistics are those of some tiles, with logits that spread around zero."""
+    """Return a seeded network whose statistics are those of some tiles, with logits that spread around zero."""
     torch.manual_seed(0)
     classifier = build(arch, "none").train()
     for layer in classifier.modules():
@@ -41,14 +41,14 @@ def tiles_of(cohort: Path, count: int = 8) -> np.ndarray[tuple[int, ...], np.dty
 
 @torch.no_grad()
 def known_to(classifier: TileClassifier, cohort: Path) -> KnownTissue | None:
-    """Give the tissue of a cohort as a network sees it."""
+    """Return the tissue of a cohort as a network sees it."""
     parts = torch.from_numpy(tiles_of(cohort, 16)).split(32)
     return KnownTissue.of([classifier.features(part).numpy() for part in parts])
 
 
 @torch.no_grad()
 def tumor_textures_to(classifier: TileClassifier, cohort: Path, layer: str) -> KnownTissue | None:
-    """Give the textures of half of the tiles of a cohort, those that a network takes for tumour."""
+    """Return the textures of half of the tiles of a cohort, those that a network takes for tumour."""
     tiles = torch.from_numpy(tiles_of(cohort, 16))
     with Stage(classifier.backbone, layer) as stage:
         logits = classifier(tiles)

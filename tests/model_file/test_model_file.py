@@ -134,7 +134,7 @@ FORGED: list[tuple[dict[str, Any], str]] = [
     ({"mpp": ...}, "mpp"),
     ({"threshold": 2}, "threshold"),
     ({"tile_px": 230}, "tiles of a multiple of 32"),
-    ({"positive_class": "cat"}, "none of its classes"),
+    ({"positive_class": "cat"}, "not one of its classes"),
     ({"output_stride": 7}, "output_stride"),
     ({"output_stride": None, "map": "tile"}, "cells of its output_stride"),
     ({"output_stride": 16}, "cells"),
@@ -175,7 +175,7 @@ def test_any_change_is_noticed(tmp_path: Path, good: bytes) -> None:
         assert changed != good
         assert "changed after it was written" in refusal(tmp_path, changed)
     assert "cut or damaged" in refusal(tmp_path, good[:-5])
-    assert "no ONNX model" in refusal(tmp_path, b"")
+    assert "not an ONNX model" in refusal(tmp_path, b"")
     assert "without wsiseg's metadata" in refusal(tmp_path, color_filter_graph().SerializeToString())
 
 

@@ -50,7 +50,7 @@ class EdgePooling(nn.Module):
 
 
 def exportable(classifier: TileClassifier, output_stride: int) -> TileClassifier:
-    """Give a copy of a classifier for export.
+    """Copy a classifier for export.
 
     Args:
         classifier: In eval mode; it is not changed.
@@ -79,7 +79,7 @@ def exportable(classifier: TileClassifier, output_stride: int) -> TileClassifier
 
 @torch.no_grad()
 def native_stride(classifier: TileClassifier) -> int | None:
-    """Give the input pixels per cell of a network's map, or None if they are no whole number or differ by size."""
+    """Return the input pixels per cell of a network's map, or None if that is not one whole number for all sizes."""
     strides = set()
     for side in (_PROBE_PX, 2 * _PROBE_PX):
         rows = classifier.feature_map(torch.zeros(1, 3, side, side)).shape[2]
@@ -105,7 +105,7 @@ def _fix_padding(network: nn.Module) -> None:
 
 
 def _plain(layer: nn.Conv2d) -> nn.Conv2d:
-    """Give a convolution of PyTorch's own with the weights of `layer` and no padding."""
+    """Return a convolution of PyTorch's own with the weights of `layer` and no padding."""
     settings: dict[str, Any] = {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups}
     channels = layer.in_channels, layer.out_channels
     plain = nn.Conv2d(*channels, layer.kernel_size, bias=layer.bias is not None, **settings)  # type: ignore[arg-type]  # torch types kernel_size wider than it takes it
@@ -133,7 +133,7 @@ def _dilate(classifier: TileClassifier) -> None:
 
 @torch.no_grad()
 def _sizes(classifier: TileClassifier) -> dict[nn.Module, tuple[int, int]]:
-    """Give the rows before and behind every layer that may change them."""
+    """Return the rows before and behind every layer that may change them."""
     sizes: dict[nn.Module, tuple[int, int]] = {}
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -150,7 +150,7 @@ def _sizes(classifier: TileClassifier) -> dict[nn.Module, tuple[int, int]]:
 
 
 def _unstrided(layer: nn.Module) -> nn.Module:
-    """Give a layer of stride 1 that computes the same at every second position."""
+    """Return a layer of stride 1 that computes the same at every second position."""
     if isinstance(layer, PaddedConvolution):
         left, right, top, bottom = layer.padding
         layer.padding = (left, right + 1, top, bottom + 1)

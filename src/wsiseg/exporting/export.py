@@ -135,7 +135,7 @@ def _samples(config: ExportConfig, origin: Origin, progress: Progress) -> Sample
     counts = _CALIBRATION_TILES, _HELD_OUT_TILES
     source, tile_px, mpp = config.calibration or origin.cohort, origin.tile_px, origin.facts["mpp"]
     if source is not None and (source / _COHORT).is_file():
-        source /= _COHORT  # beside the tile stores; the pictures there are no tiles
+        source /= _COHORT  # the pictures beside the tile stores are not tiles
     if source is not None and source.is_dir():
         return from_folder(source, tile_px, counts)
     samples = from_cohort(source, tile_px, mpp, counts) if source is not None else None

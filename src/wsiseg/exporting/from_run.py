@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.exporting.onnx_graph import TextureLoss
+from wsiseg.exporting.graphs import TextureLoss
 from wsiseg.exporting.origin import Origin, of_classifier
 from wsiseg.network.network import TIMM, Checkpoint, load_classifier
 from wsiseg.network.weights import read_torch
@@ -27,8 +27,8 @@ def from_run(path: Path, output_stride: int | None, texture_penalty: float = 0.0
         texture_penalty: Logits that tiles lose for textures unlike those of the tumour of training; 0 takes none.
 
     Raises:
-        UsageError: There is no such run, it has not ended, has no best checkpoint, or measured no textures to hold
-            tiles against.
+        UsageError: There is no such run, it has not ended, has no best checkpoint, or did not measure the
+            textures of tumour.
         WsisegError: The checkpoint is damaged.
     """
     file = path if path.is_file() else _best_of(path)

@@ -9,7 +9,7 @@ _INTERVAL = "ci95"
 
 
 def written_page(card: ModelCard, file: str, sha256: str) -> str:
-    """Give the page that stands beside a model file.
+    """Return the page that stands beside a model file.
 
     Args:
         card: What the file says of itself.
@@ -43,7 +43,7 @@ def written_page(card: ModelCard, file: str, sha256: str) -> str:
 
 
 def parity_lines(rows: Sequence[Parity]) -> list[str]:
-    """Give one line for a person per comparison."""
+    """Return one line per comparison."""
     return [_parity_line(row) for row in rows]
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsiseg.exporting.dilation import exportable, native_stride
-from wsiseg.exporting.onnx_graph import DenseGraph, TextureLoss, TileGraph
+from wsiseg.exporting.graphs import DenseGraph, TextureLoss, TileGraph
 from wsiseg.exporting.parity import Answers, batches
 from wsiseg.network.known_tissue import KnownTissue
 from wsiseg.network.network import TileClassifier

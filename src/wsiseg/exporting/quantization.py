@@ -73,7 +73,7 @@ def tensors(model: onnx.ModelProto, names: Collection[str]) -> list[str]:
 
 
 def quantised(model: onnx.ModelProto, names: Collection[str], ranges: Mapping[str, Range]) -> onnx.ModelProto:
-    """Give a graph in which some layers compute with integers.
+    """Copy a graph so that some of its layers compute with integers.
 
     Args:
         model: A float32 graph; it is not changed.
@@ -184,7 +184,7 @@ class _Rewriting:
         self.nodes.append(helper.make_node("DequantizeLinear", [f"{name}_quantised", *parts], [_dequantised(name)]))
 
     def _quantise_weights(self, node: onnx.NodeProto) -> None:
-        """Give a layer integer weights and, where it has one, an integer bias."""
+        """Replace the weights of a layer, and its bias where it has one, by integers."""
         weights = self.weights[node.input[1]]
         bias = self.weights[node.input[2]] if len(node.input) > 2 else np.zeros(len(weights), np.float32)  # noqa: PLR2004  input, weights, bias
         step = self.scales[node.input[0]].scale

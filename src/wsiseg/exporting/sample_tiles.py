@@ -39,7 +39,7 @@ class Sample:
         return len(self.tiles)
 
     def first(self, count: int) -> "Sample":
-        """Give the first tiles; samples are in random order."""
+        """Return the first tiles; samples are in random order."""
         return Sample(self.tiles[:count], self.labels[:count], self.source, self.is_real)
 
 
@@ -107,7 +107,7 @@ def from_folder(folder: Path, tile_px: int, counts: tuple[int, int]) -> Samples:
 
 
 def textures(tile_px: int, count: int) -> Samples:
-    """Make up tiles in the colours of stained tissue; they are no substitute for real ones."""
+    """Make up tiles in the colours of stained tissue, for want of real ones."""
     tiles = np.stack([seeded_pixels("texture", tile_px, tile_px, _SEED + 10 * index) for index in range(2 * count)])
     labels = np.full(count, UNKNOWN, np.int8)
     halves = (Sample(half, labels, "seeded textures", is_real=False) for half in (tiles[:count], tiles[count:]))

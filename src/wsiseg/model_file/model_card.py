@@ -156,7 +156,7 @@ class ModelCard(_Part):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.positive_class not in self.classes:
-            raise ValueError(f"positive_class {self.positive_class!r} is none of its classes")
+            raise ValueError(f"positive_class {self.positive_class!r} is not one of its classes")
         if self.output_stride is not None and self.tile_px % 32:
             raise ValueError(f"a dense model needs tiles of a multiple of 32 pixels, not {self.tile_px}")
         if any(image.cells != image.cells_at(self.output_stride) for image in self.self_test.images):
@@ -166,7 +166,7 @@ class ModelCard(_Part):
         return self
 
     def to_json(self) -> str:
-        """Give the card as it stands in a file: one line that begins with schema and sha256."""
+        """Return the card as it stands in a file: one line that begins with schema and sha256."""
         return self.model_dump_json(by_alias=True)
 
 
@@ -174,7 +174,7 @@ def signed(file: bytes) -> bytes:
     """Put the checksum into an ONNX file whose card still has zeros in its place.
 
     Raises:
-        ValueError: The file has no card, or is none that `read_card` would take.
+        ValueError: The file has no card, or is not one that `read_card` would take.
     """
     span = _digits(file)
     return file[: span.start] + _checksum(file, span).encode() + file[span.stop :]
@@ -187,7 +187,7 @@ def read_card(file: bytes) -> ModelCard:
         file: The whole file.
 
     Raises:
-        ValueError: It is no ONNX file that stands alone, has no card, a card that is not valid, or was changed; the
+        ValueError: It is not an ONNX file that stands alone, has no card, a card that is not valid, or was changed; the
             message is a sentence about `it`.
     """
     digits = _digits(file)

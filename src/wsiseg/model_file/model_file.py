@@ -58,7 +58,7 @@ class ModelFile:
 
         Raises:
             UsageError: There is no such file, or no such device.
-            ModelFileError: The file is no model file, was changed, or fails its self-test.
+            ModelFileError: The file is not a model file, was changed, or fails its self-test.
             DeviceError: The device is not available.
         """
         path = Path(path)
@@ -93,7 +93,7 @@ class ModelFile:
         return {**self.card.model_dump(mode="json", include=names), "file": self.path.name, "sha256": self.sha256}
 
     def probabilities(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give the probability of the positive class for every tile.
+        """Return the probability of the positive class for every tile.
 
         Args:
             tiles: uint8[n, height, width, 3], RGB at `card.mpp`; of `card.tile_px` unless the model is dense.
@@ -111,7 +111,7 @@ class ModelFile:
         return self._run(["probability"], tiles)[0]
 
     def probability_map(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give the probability for every cell of images: of its pixels, or of the tile around it (`card.map_cells`).
+        """Return the probability for every cell of images: of its pixels, or of the tile around it (`card.map_cells`).
 
         Args:
             image: uint8[n, height, width, 3], RGB at `card.mpp`; sides are multiples of 32 pixels.
@@ -135,7 +135,7 @@ class ModelFile:
         return self._run(["probability_map"], image)[0]
 
     def distances(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give how far tiles lie from the tissue that the model knows; `card.known_tissue` says what is too far.
+        """Return how far tiles lie from the tissue of training; beyond `card.known_tissue.limit` it is unknown.
 
         Args:
             tiles: uint8[n, tile_px, tile_px, 3], RGB at `card.mpp`.

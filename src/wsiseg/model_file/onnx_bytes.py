@@ -44,7 +44,7 @@ class _Field:
     span: Span | None
 
     def content(self) -> Span:
-        """Give the bytes of a field that must have a length."""
+        """Return the bytes of a field that must have a length."""
         if self.span is None:
             raise ValueError(f"field {self.number} is not of its type")
         return self.span
@@ -60,7 +60,7 @@ def metadata_spans(data: bytes) -> dict[str, Span]:
         Where the value of each metadata key lies in `data`.
 
     Raises:
-        ValueError: The file is cut or no ONNX file, refers to other files, carries functions, subgraphs, operators of
+        ValueError: The file is cut, not an ONNX file, refers to other files, carries functions, subgraphs, operators of
             other domains or an operator set out of `OLDEST_OPSET` to `NEWEST_OPSET`, or names a metadata key twice.
     """
     spans: dict[str, Span] = {}
@@ -80,7 +80,7 @@ def metadata_spans(data: bytes) -> dict[str, Span]:
         elif field.number in {_MODEL_TRAINING, _MODEL_FUNCTION}:
             raise ValueError("it carries functions of its own")
     if graphs != 1 or len(opsets) != 1:
-        raise ValueError("it is no ONNX model: one graph and one operator set are needed")
+        raise ValueError("it is not an ONNX model: one graph and one operator set are needed")
     return spans
 
 
@@ -100,7 +100,7 @@ def _fields(data: bytes, span: Span) -> Iterator[_Field]:
             place = begin + length
             content = Span(begin, place)
         else:
-            raise ValueError("it is no ONNX model: its bytes make no sense")
+            raise ValueError("it is not an ONNX model: its bytes make no sense")
         if place > span.stop or number == 0:
             raise ValueError("it is cut or damaged")
         yield _Field(number, value, content)
@@ -117,7 +117,7 @@ def _varint(data: bytes, place: int, stop: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << (7 * index)
         if byte < 0x80:  # noqa: PLR2004  the top bit says whether more follows
             return value, place
-    raise ValueError("it is no ONNX model: its bytes make no sense")
+    raise ValueError("it is not an ONNX model: its bytes make no sense")
 
 
 def _text(data: bytes, span: Span) -> str:

@@ -107,7 +107,7 @@ def run(session: "InferenceSession", outputs: list[str], inputs: dict[str, Any])
 
 
 def has_fast_int8(facts: Path = _CPU_FACTS) -> bool | None:
-    """Tell whether this CPU has instructions for products of 8-bit integers; None where that cannot be told.
+    """Return whether this CPU has instructions for products of 8-bit integers; None where that cannot be told.
 
     Args:
         facts: What Linux says of the CPU, where the system is Linux.

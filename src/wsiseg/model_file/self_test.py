@@ -39,8 +39,8 @@ class SeededImage(BaseModel):
     map: tuple[tuple[Probability, ...], ...] | None = None
     """The output `probability_map`, row by row, where the model has one."""
     distance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """The output `distance`, where the model has one: no tissue at all may be no tumour whatever the network's
-    weights, but how far it is from tissue depends on all of them."""
+    """The output `distance`, where the model has one: glass may be called normal whatever the network's weights
+    are, but its distance depends on all of them."""
 
     @property
     def cells(self) -> tuple[int, int] | None:
@@ -48,7 +48,7 @@ class SeededImage(BaseModel):
         return None if self.map is None else (len(self.map), max(map(len, self.map), default=0))
 
     def cells_at(self, stride: int | None) -> tuple[int, int] | None:
-        """Give the rows and columns that a map of this image has at an output stride."""
+        """Return the rows and columns that a map of this image has at an output stride."""
         return None if stride is None else (self.height // stride, self.width // stride)
 
 
@@ -81,7 +81,7 @@ def recorded(answer: Callable[[NDArray[np.uint8]], Answers], side: int, seed: in
 
     Args:
         answer: As for `largest_difference`.
-        side: Side of the images in pixels. A dense model is tried on one image more that is no square.
+        side: Side of the images in pixels. A dense model is tried on one more image, which is not square.
         seed: Seed of the images.
         tolerance: Largest difference in probability that will pass.
     """
@@ -142,7 +142,7 @@ def _difference(found: NDArray[np.float32], expected: NDArray[np.float64]) -> fl
 
 
 def _bytes(height: int, width: int, channels: int, seed: int) -> NDArray[np.int64]:
-    """Give seeded bytes [height, width, channels]; raw bits are promised to stay the same, distributions are not."""
+    """Return seeded bytes [height, width, channels]; raw bits are promised to stay the same, distributions are not."""
     count = height * width * channels
     raw = np.random.PCG64(seed).random_raw(-(-count // 8)).astype("<u8")
     return raw.view(np.uint8)[:count].reshape(height, width, channels).astype(np.int64)

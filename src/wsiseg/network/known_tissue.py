@@ -88,7 +88,7 @@ class KnownTissue:
         return replace(found, limit=_BEYOND * farthest, tile_limit=nearly_all)
 
     def distances(self, features: Features) -> Features:
-        """Give the squared Mahalanobis distance per channel of features [n, channels]: float32[n], about 1 at home."""
+        """Return the squared Mahalanobis distance per channel, float32[n], of features [n, channels]."""
         inside = (features - self.mean) * self.scale
         along = inside @ self.axes.T
         found: Features = (along**2) @ self.gains + (inside**2).sum(1) * np.float32(self.gain_of_rest)

@@ -65,21 +65,21 @@ class TileClassifier(nn.Module):
         return scaled.permute(0, 3, 1, 2)
 
     def feature_map(self, normalised: Tensor) -> Tensor:
-        """Give features [n, channels, rows, columns] of normalised images [n, 3, height, width]."""
+        """Return features [n, channels, rows, columns] of normalised images [n, 3, height, width]."""
         features: Tensor = self.backbone(normalised)
         return features
 
     def features(self, images: Tensor) -> Tensor:
-        """Give the globally averaged features [n, channels] of uint8 images [n, height, width, 3]."""
+        """Return the globally averaged features [n, channels] of uint8 images [n, height, width, 3]."""
         return self.feature_map(self.normalised(images)).mean((2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give the logits [n] of uint8 images [n, height, width, 3]."""
+        """Return the logits [n] of uint8 images [n, height, width, 3]."""
         logits: Tensor = self.head(self.features(images))
         return logits.squeeze(1)
 
     def logit_map(self, images: Tensor) -> Tensor:
-        """Give the logits [n, rows, columns] at every position of the feature map; their mean is the tile's logit."""
+        """Return the logits [n, rows, columns] at every position of the feature map; their mean is the tile's logit."""
         features = self.feature_map(self.normalised(images))
         logits: Tensor = self.head(features.permute(0, 2, 3, 1))
         return logits.squeeze(3)
@@ -143,7 +143,7 @@ class Checkpoint:
         """Read what `save` wrote.
 
         Raises:
-            WsisegError: The file is missing, damaged, or no checkpoint of wsiseg.
+            WsisegError: The file is missing, damaged, or not a checkpoint of wsiseg.
         """
         content = read_torch(path)
         if isinstance(content, dict) and _EARLIER_NAME in content:
@@ -166,7 +166,7 @@ def _used(value: Any) -> Any:  # noqa: ANN401  a tensor or a number
 
 
 def load_classifier(checkpoint: Checkpoint) -> TileClassifier:
-    """Give the network of a checkpoint, ready to predict.
+    """Build the network of a checkpoint, ready to predict.
 
     Raises:
         WsisegError: Its tensors do not fit its architecture.
@@ -203,7 +203,7 @@ def build(arch: str, init: str, note: Note = lambda _: None) -> TileClassifier:
 
 
 def _starting_checkpoint(init: str) -> Checkpoint | None:
-    """Give the checkpoint that training is to start from, where it is one and not just tensors."""
+    """Return the checkpoint that training is to start from, where it is one and not just tensors."""
     if init in ("imagenet", "none") or init.endswith(".safetensors"):
         return None
     content = read_torch(Path(init))
@@ -274,7 +274,7 @@ def _pretrained(name: str) -> nn.Module:
 
 @torch.no_grad()
 def _channels(trunk: nn.Module, arch: str) -> int:
-    """Count the features of a trunk, and thereby check that it gives a map of them."""
+    """Count the features of a trunk, and thereby check that it has a map of them."""
     try:
         probe = trunk.eval()(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX))
     except (RuntimeError, TypeError, NotImplementedError, AssertionError) as error:

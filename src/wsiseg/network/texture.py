@@ -1,4 +1,4 @@
-"""The texture of tiles as a network sees it: mean and deviation of what one of its middle stages gives.
+"""The texture of tiles as a network sees it: mean and deviation of the output of one of its middle stages.
 
 The last features tell tumour from normal tissue of the kinds that training showed. Of other kinds they may say
 anything: a network that was never shown muscle has no reason to call it normal. Middle stages describe texture more
@@ -23,7 +23,7 @@ _GLASS, _MOST_GLASS, _LEAST_WEIGHT = 220, 0.5, 1e-4  # of red, green and blue th
 
 @torch.no_grad()
 def texture_layer(classifier: TileClassifier) -> str | None:
-    """Name the first stage of a network that gives a cell for every 16 pixels; None where there is no such stage.
+    """Name the first stage of a network that has a cell for every 16 pixels; None where there is no such stage.
 
     Args:
         classifier: In eval mode.
@@ -49,7 +49,7 @@ def texture_layer(classifier: TileClassifier) -> str | None:
 
 
 class Stage:
-    """Keeps what a layer of a network gave last. A context that lets go of the layer in the end.
+    """The last output of a layer of a network; a context manager that lets go of the layer at its end.
 
     Args:
         backbone: Of a `TileClassifier`.
@@ -71,7 +71,7 @@ class Stage:
 
     @property
     def map(self) -> Tensor:
-        """What the layer gave last, [n, channels, rows, columns]."""
+        """The last output of the layer, [n, channels, rows, columns]."""
         if self._given is None:
             raise RuntimeError("the network has not been asked yet")
         return self._given
@@ -93,17 +93,17 @@ def tissue_weights(images: Tensor, size: tuple[int, int] | None = None) -> Tenso
 
 
 def weighted(stage: Tensor, weights: Tensor) -> Tensor:
-    """Give what is to be averaged, [n, 2 * channels + 1, rows, columns], of a map [n, channels, rows, columns]."""
+    """Return what is to be averaged, [n, 2 * channels + 1, rows, columns], of a map [n, channels, rows, columns]."""
     heavy = stage * weights
     return torch.cat([heavy, stage * heavy, weights], 1)
 
 
 def described(averages: Tensor) -> Tensor:
-    """Give means and deviations [..., 2 * channels] of averages [..., 2 * channels + 1] of `weighted`."""
+    """Return means and deviations [..., 2 * channels] of averages [..., 2 * channels + 1] of `weighted`."""
     mean, squares = (averages[..., :-1] / averages[..., -1:]).chunk(2, -1)
     return torch.cat([mean, (torch.relu(squares - mean * mean) + _LEAST_VARIANCE).sqrt()], -1)
 
 
 def textures(stage: Tensor, weights: Tensor) -> Tensor:
-    """Give the textures [n, 2 * channels] of whole maps [n, channels, rows, columns] with weights of their cells."""
+    """Return the textures [n, 2 * channels] of whole maps [n, channels, rows, columns] with weights of their cells."""
     return described(weighted(stage, weights).mean((2, 3)))

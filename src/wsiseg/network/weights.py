@@ -134,12 +134,12 @@ def _some(keys: list[str]) -> str:
 
 
 def is_offline() -> bool:
-    """Tell whether the user forbids network access."""
+    """Return True if the user forbids network access."""
     return os.environ.get(OFFLINE, "") not in ("", "0")
 
 
 def downloaded(url: str, folder: Path) -> Path:
-    """Give the local copy of a weights file, after downloading it where it is missing.
+    """Return the local copy of a weights file, downloaded first where it is missing.
 
     Args:
         url: Where the file lies; its name ends with the first digits of its sha256, as PyTorch names them.
