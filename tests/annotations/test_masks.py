@@ -98,6 +98,10 @@ def test_labels_too_large_to_hold_are_read_from_a_coarser_level(
     monkeypatch.setattr("wsiseg.annotations.labels._MOST_BYTES", 5000)
     mask = read(tmp_path / "a.ome.zarr", slide=slide_facts(2560, 1600, 0.5)).tumor
     assert mask.geometry.bounds == (640, 640, 1280, 960)
+    monkeypatch.setattr("wsiseg.annotations.labels._MOST_BYTES", 100)
+    truth = read(tmp_path / "a.ome.zarr", slide=slide_facts(2560, 1600, 0.5))
+    assert truth.tumor.total == pytest.approx(640 * 320, rel=0.3)
+    assert "its labels were read at " in truth.notes[0]
 
 
 def test_labels_of_others_begin_at_the_corner_unless_they_say_where(tmp_path: Path) -> None:
