@@ -183,7 +183,7 @@ class Curves:
         try:
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  an extra that few want
         except ModuleNotFoundError as error:
-            raise UsageError("--tensorboard needs TensorBoard", "pip install 'wsiseg[tensorboard]'") from error
+            raise UsageError("tensorboard needs TensorBoard", "pip install 'wsiseg[tensorboard]'") from error
         self._writer = SummaryWriter(str(folder))
 
     def add(self, row: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import Checkpoint, TileClassifier
 from wsiseg.pages.configurations import ALL, Configured, best_first
 from wsiseg.run.errors import DeviceError, UsageError
+from wsiseg.run.machine import cores
 from wsiseg.run.memory import keep_freed_memory
 from wsiseg.run.outputs import write_text
 from wsiseg.run.record import Progress, Silent
@@ -91,6 +92,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
         WsisegError: A slide cannot be read, or the risk is NaN or infinite.
     """
     keep_freed_memory()
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))  # torch knows no quota of containers
     with joined_processes() as processes:
         progress = progress if progress and processes.is_first else Silent()
         slides = labelled_slides(config.cohort, progress.note, config.max_tiles)
