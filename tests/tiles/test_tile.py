@@ -51,7 +51,7 @@ RIGHT_RESULTS = {
     "sm_image_numbers.dcm": ("no_tissue", ""),
     "hamamatsu_test3-DAPI-2-387.ndpi": ("no_tissue", ""),
     "histolab_broken.svs": ("failed", "nothing in it that can be read; get the file again"),
-    "openslide_boxes.tiff": ("failed", "352.778 x 352.778 um (openslide.mpp-x), outside 0.05-10 um; give --slide-mpp"),
+    "openslide_boxes.tiff": ("failed", "352.778 x 352.778 um (tiff.XResolution), outside 0.05-10 um: 72 dots per inch"),
     "openslide_small.svs": ("no_tissue", ""),
     "openslide_unopenable.tiff": ("failed", f"Unsupported TIFF compression: 52479; {CONVERT}"),
     "openslide_unreadable.svs": ("failed", "cannot be read: Bogus marker length; the file is broken"),

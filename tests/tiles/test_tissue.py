@@ -25,7 +25,7 @@ def lymph_node(data: Path) -> Pixels:
     """Give a real H&E section on real glass, 600x600 at some 8 um per pixel."""
     path = data / "slides" / "dicom_camelyon" / "multiframe_camelyon_challenge_image.dcm"
     with Slide(path, mpp=8.0) as slide:
-        return slide.thumbnail(8.0)[60:660, 20:620]
+        return slide.overview(8.0).image[60:660, 20:620]
 
 
 def with_ink(picture: Pixels, color: tuple[int, int, int]) -> tuple[Pixels, NDArray[np.bool_]]:

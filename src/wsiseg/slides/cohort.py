@@ -1,12 +1,10 @@
 """The table of slides: where each lies, whose it is, what is known of it."""
 
 import csv
-import hashlib
 import io
-import math
 import os
 import re
-from collections import Counter
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,13 +12,11 @@ from typing import Self
 
 from wsiseg.run.errors import NotASlideError, UsageError
 from wsiseg.run.outputs import write_text
-from wsiseg.slides import discovery, split
+from wsiseg.slides import discovery, identity, split, table
 from wsiseg.slides.slide import Slide
 from wsiseg.slides.slide_file import LONGEST_READ_S
 
 COLUMNS = ("slide", "path", "case", "label", "split", "site", "mpp")
-SPLITS = ("train", "val", "test")
-_LABELS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "": None}  # a table program writes 1.0 where others are empty
 _MOST_PROBLEMS_SHOWN = 20
 
 
@@ -67,7 +63,8 @@ class CohortSlide:
             longest_read_s: Seconds after which reading is given up.
 
         Raises:
-            SlideError: It cannot be opened, or is none (`NotASlideError`).
+            SlideError: It cannot be opened.
+            NotASlideError: It is not a slide, or belongs to another.
             StalledError: Its disk or network does not answer.
         """
         if self.skipped:
@@ -88,27 +85,19 @@ class Cohort:
         Raises:
             UsageError: It cannot be read, or rows are wrong: one line for each of them.
         """
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path}: cannot be read as a cohort: {error}") from error
-        reader = csv.DictReader(io.StringIO(text))
-        slides, problems = [], []
-        try:
-            missing = [name for name in ("slide", "path") if name not in (reader.fieldnames or ())]
-            if missing:
-                advice = f"its columns are {', '.join(COLUMNS)}, with commas between; slide and path are needed"
-                raise UsageError(f"{path}: column {' and '.join(missing)} is missing", advice)
-            for row in reader:
-                try:
-                    slides.append(_row(row, path.parent))
-                except ValueError as error:
-                    problems.append(f"line {reader.line_num}: {error}")
-        except csv.Error as error:
-            problems.append(f"line {reader.line_num}: {error}")
+        problems: list[str] = []
+        slides, lines = [], []
+        for row in table.rows(path, COLUMNS, ("slide", "path"), problems):
+            try:
+                slides.append(_slide(row.values, path.parent))
+                lines.append(f"line {row.line}")
+            except ValueError as error:
+                problems.append(f"line {row.line}: {error}")
         if not slides and not problems:
             problems.append("no slides")
-        _refuse(f"{path}: not a valid cohort:", [*problems, *_contradictions(slides)])
+        slides = identity.of_one_case(slides)
+        problems.sort(key=lambda text: int(text.split()[1].rstrip(":")) if text.startswith("line ") else 0)
+        _refuse(f"{path}: not a valid cohort:", [*problems, *identity.contradictions(slides, lines)])
         return cls(tuple(slides))
 
     def write(self, path: Path) -> None:
@@ -134,21 +123,21 @@ class Cohort:
             piped: Paths, one an item, that stand in for `-`.
 
         Returns:
-            The slides, each once, in the order named. Files of equal name get a short hash of their path.
+            The slides, each once, in the order named; rows of a table count more than the same files found elsewhere,
+            and every row of one file stays. Files of equal name get a short hash of their path.
 
         Raises:
             UsageError: A cohort is wrong, or nothing at all was found.
         """
         named = [text for name in inputs for text in (_lines(piped) if name == "-" else [name])]
-        unique: dict[Path, CohortSlide] = {}
-        for text in named:
-            for slide in _slides_at(text):
-                unique.setdefault(slide.path.absolute(), slide)
-        if not unique:
+        found = [slide for text in named for slide in _slides_at(text)]
+        if not found:
             raise UsageError(f"no slides in {', '.join(inputs) or 'nothing'}", "name slides, folders or a cohort CSV")
-        parts = discovery.parts_of_series(slide.path for slide in unique.values())
-        slides = _distinct([replace(slide, skipped=parts.get(slide.path, "")) for slide in unique.values()])
-        _refuse("these slides cannot be taken together:", list(_contradictions(slides)))
+        unique = _unique(found)
+        parts = discovery.parts_of_series({slide.path: None for slide in unique})
+        distinct = identity.distinct([replace(slide, skipped=parts.get(slide.path, "")) for slide in unique])
+        slides, paths = identity.of_one_case(distinct), [str(slide.path) for slide in distinct]
+        _refuse("these slides cannot be taken together:", list(identity.contradictions(slides, paths)))
         return cls(tuple(slides))
 
     def with_splits(self, known: Mapping[str, str]) -> Self:
@@ -178,26 +167,38 @@ def _lines(piped: Iterable[str]) -> list[str]:
     return [line.strip() for line in piped if line.strip()]
 
 
-def _slides_at(text: str) -> Iterator[CohortSlide]:
-    if Path(text).suffix.lower() == ".csv":
-        yield from Cohort.read(Path(text)).slides
+def _slides_at(text: str) -> Iterator[tuple[CohortSlide, bool]]:
+    """Yield the slides that a path names, each with True if a table lists it."""
+    path = Path(text)
+    if path.suffix.lower() in table.SUFFIXES:
+        yield from ((slide, True) for slide in Cohort.read(path).slides)
         return
     for found in discovery.find(text):
         known = (found.name, found.path, found.case, found.label, found.split)
-        yield CohortSlide(*known, doubts=found.doubts, is_named=found.is_named)
+        yield CohortSlide(*known, doubts=found.doubts, is_named=found.is_named), False
 
 
-def _distinct(slides: Sequence[CohortSlide]) -> list[CohortSlide]:
-    """Make ids unique: one that occurs twice gets a short hash of its path. A slide without a case is its own."""
-    counts = Counter(slide.slide for slide in slides)
-    distinct = []
-    for slide in slides:
-        name = slide.slide
-        if counts[name] > 1:
-            mark = hashlib.sha256(os.fsencode(slide.path.absolute())).hexdigest()[:8]
-            name = f"{name}-{mark}"
-        distinct.append(replace(slide, slide=name, case=slide.case or name))
-    return distinct
+def _unique(found: Sequence[tuple[CohortSlide, bool]]) -> list[CohortSlide]:
+    """Leave out what was named before; of a file that tables list, their rows stay.
+
+    Raises:
+        UsageError: Two tables say different things of one slide.
+    """
+    listed = {slide.path.absolute() for slide, is_listed in found if is_listed}
+    unique: dict[tuple[Path, str], CohortSlide] = {}
+    differing = []
+    for slide, is_listed in found:
+        path = slide.path.absolute()
+        if not is_listed and path in listed:
+            continue
+        key = (path, slide.slide if is_listed else "")
+        first = unique.setdefault(key, slide)
+        if is_listed and first != slide:
+            differing.append(f"slide {slide.slide!r} stands in two tables that say different things of it")
+        elif slide.is_named and not first.is_named:
+            unique[key] = replace(first, is_named=True)
+    _refuse("these tables cannot be taken together:", differing)
+    return list(unique.values())
 
 
 def _refuse(sentence: str, problems: Sequence[str]) -> None:
@@ -208,30 +209,23 @@ def _refuse(sentence: str, problems: Sequence[str]) -> None:
         raise UsageError("\n  ".join([sentence, *shown]))
 
 
-def _row(row: dict[str, str], folder: Path) -> CohortSlide:
+def _slide(values: Mapping[str, str], folder: Path) -> CohortSlide:
     """Check one row.
 
     Raises:
         ValueError: Something in it does not fit; the message says what.
     """
-    if None in row:
-        raise ValueError("more fields than columns")
-    values = {key: (value or "").strip() for key, value in row.items()}
-    slide, path = values["slide"], values["path"]
+    slide, path = _with_bytes(values.get("slide", "")), _with_bytes(values.get("path", ""))
     if not slide or not path:
         raise ValueError("slide and path are needed")
-    if re.search(r"[/\\\x00-\x1f]", slide) or slide in {".", ".."}:
-        raise ValueError(f"slide {slide!r} is no file name")
-    if values.get("label", "") not in _LABELS:
-        raise ValueError(f"label {values['label']!r} is not 1, 0 or empty")
-    if values.get("split", "") not in ("", *SPLITS):
-        raise ValueError(f"split {values['split']!r} is not train, val, test or empty")
+    if problem := identity.name_problem(slide):
+        raise ValueError(f"slide {slide!r} {problem}: give it an id that can name a file")
     return CohortSlide(
         slide=slide,
-        path=folder / path,
-        case=values.get("case") or slide,
-        label=_LABELS[values.get("label", "")],
-        split=values.get("split") or None,
+        path=_located(folder, path),
+        case=unicodedata.normalize("NFC", values.get("case", "")),
+        label=discovery.label_of(values.get("label", "")),
+        split=discovery.split_of(values.get("split", "")),
         site=values.get("site", ""),
         mpp=_mpp(values.get("mpp", "")),
         extra={key: value for key, value in values.items() if key not in COLUMNS},
@@ -239,27 +233,25 @@ def _row(row: dict[str, str], folder: Path) -> CohortSlide:
     )
 
 
+def _with_bytes(text: str) -> str:
+    """Undo the escapes that a table has for bytes that are not text, as a file name may hold them."""
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), text)
+
+
+def _located(folder: Path, text: str) -> Path:
+    """Return where a row's slide lies: as written, else with the slashes and the accents that its disk has."""
+    slashed = text.replace("\\", "/")
+    forms = [text, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))]
+    return next((folder / form for form in forms if (folder / form).exists()), folder / slashed)
+
+
 def _mpp(text: str) -> float | None:
     if not text:
         return None
     try:
-        value = float(text)
+        value = table.number(text)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or value <= 0:
-        raise ValueError(f"mpp {text!r} is no positive number")
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"mpp {text!r} is not a positive number")
     return value
-
-
-def _contradictions(slides: Sequence[CohortSlide]) -> Iterator[str]:
-    """Name ids that occur twice and cases that cross splits."""
-    for name, count in Counter(slide.slide for slide in slides).items():
-        if count > 1:
-            yield f"slide {name!r} occurs {count} times"
-    splits: dict[str, set[str]] = {}
-    for slide in slides:
-        if slide.split:
-            splits.setdefault(slide.case, set()).add(slide.split)
-    for case, names in splits.items():
-        if len(names) > 1:
-            yield f"case {case!r} stands in {' and '.join(sorted(names))}"

@@ -10,12 +10,13 @@ from pathlib import Path
 from wsiseg.run.errors import UsageError
 from wsiseg.slides import barcode
 from wsiseg.slides.dicom import DicomFile, by_series, dicom_file
-from wsiseg.slides.slide_file import SLIDE_SUFFIXES
+from wsiseg.slides.formats import SLIDE_SUFFIXES
 
 _LABELS = {
     **dict.fromkeys(["1", "tumor", "tumour", "cancer", "malignant", "positive", "pos"], 1),
     **dict.fromkeys(["0", "normal", "benign", "negative", "neg", "non-tumor", "non-tumour", "no-tumor"], 0),
 }
+_WORDS = {**_LABELS, **dict.fromkeys(["yes", "y", "true", "t", "+1"], 1), **dict.fromkeys(["no", "n", "false", "f"], 0)}
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _DICOM_SUFFIXES = frozenset(["", ".dcm", ".dicom"])
 _MOST_RUN_BYTES = 2**28
@@ -44,8 +45,35 @@ class Found:
     is_named: bool = False
 
 
+def label_of(text: str) -> int | None:
+    """Return the label that a table says in figures or words, as 1, 1.0, yes, tumour or true; None where it is empty.
+
+    Raises:
+        ValueError: It says something else.
+    """
+    word = re.sub(r"^([01])[.,]0+$", r"\1", _plain(text))
+    if word and word not in _WORDS:
+        raise ValueError(f"label {text!r} is not 1, 0 or empty, nor a word for one of them as yes, tumor, no or normal")
+    return _WORDS.get(word)
+
+
+def split_of(text: str) -> str | None:
+    """Return the split that a table says, in the words that folders have for it; None where it is empty.
+
+    Raises:
+        ValueError: It says something else.
+    """
+    if text and _plain(text) not in _SPLITS:
+        raise ValueError(f"split {text!r} is not train, val, test or empty")
+    return _SPLITS.get(_plain(text))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\s_-]+", "-", text.casefold())
+
+
 def find(text: str) -> list[Found]:
-    """Find the files that a path, a folder (searched in depth) or a glob names; one that does not exist is given too.
+    """Find the files that a path, a folder (searched in depth) or a glob names; one that does not exist is found too.
 
     Left out of folders are hidden files, what MRXS and VMS slides keep beside them, and what wsiseg itself wrote.
 
@@ -64,13 +92,18 @@ def find(text: str) -> list[Found]:
 
 
 def parts_of_series(paths: Iterable[Path]) -> dict[Path, str]:
-    """Give the files that belong to the DICOM slide of a file named before them, each with a sentence that says so."""
+    """Return the files that belong to the DICOM slide of a file named with them, and a sentence that says so for each.
+
+    Thumbnails, labels and the like are among them where a slide lies in their folder.
+    """
     seen = [file for path in paths if (file := _dicom(path)) is not None]
-    return {
-        part.path: f"{part.path.name}: belongs to the DICOM slide of {series[0].path.name}"
-        for series in by_series(seen)
-        for part in series[1:]
-    }
+    found, folders = {}, set()
+    for series in by_series(seen):
+        folders.add(series[0].path.parent)
+        for part in series[1:]:
+            found[part.path] = f"{part.path.name}: belongs to the DICOM slide of {series[0].path.name}"
+    beside = {file.path: file.refusal().message for file in seen if file.kind and file.path.parent in folders}
+    return found | beside
 
 
 def _files(folder: Path) -> list[Path]:
@@ -81,7 +114,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """Give what is in a folder and below, but not in hidden folders, zarr stores and those of MRXS slides."""
+    """Yield what is in a folder and below, but not in hidden folders, zarr stores and those of MRXS slides."""
     seen.add(folder.resolve())
     try:
         entries = sorted(folder.iterdir())
@@ -98,7 +131,7 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
 
 
 def _beside_slides(files: Iterable[Path]) -> set[Path]:
-    """Give the images that the key files of Hamamatsu VMS and VMU slides name: they are parts of those slides."""
+    """Return the images that the key files of Hamamatsu VMS and VMU slides name: they are parts of those slides."""
     parts: set[Path] = set()
     for path in files:
         if path.suffix.lower() in {".vms", ".vmu"}:
@@ -108,7 +141,7 @@ def _beside_slides(files: Iterable[Path]) -> set[Path]:
 
 
 def _written_by_wsiseg(files: Iterable[Path]) -> set[Path]:
-    """Give the files that earlier runs wrote, so that results beside slides are not taken for slides."""
+    """Return the files that earlier runs wrote, so that results beside slides are not taken for slides."""
     written: set[Path] = set()
     for path in files:
         if path.name.startswith("run.") and path.suffix == ".json" and path.stat().st_size < _MOST_RUN_BYTES:
@@ -118,7 +151,7 @@ def _written_by_wsiseg(files: Iterable[Path]) -> set[Path]:
 
 
 def _outputs(path: Path) -> Iterator[str]:
-    """Give the names of a run's outputs; none if the file is no record of a run."""
+    """Yield the names of a run's outputs; none if the file is not the record of a run."""
     try:
         run = json.loads(path.read_bytes())
         if not str(run["schema"]).startswith("wsiseg.run/"):
@@ -134,7 +167,7 @@ def _of(path: Path, root: Path) -> Found:
     """Say what the name of a file, and the folders between it and `root`, tell."""
     suffix = path.suffix.lower()
     name = (path.stem if suffix in SLIDE_SUFFIXES else path.name).removesuffix(".ome") or path.name
-    folders = [folder.casefold().replace("_", "-") for folder in reversed(path.relative_to(root).parts[:-1])]
+    folders = [_plain(folder) for folder in reversed(path.relative_to(root).parts[:-1])]
     label = next((_LABELS[folder] for folder in folders if folder in _LABELS), None)
     split = next((_SPLITS[folder] for folder in folders if folder in _SPLITS), None)
     return _with_barcode(Found(path, name, label=label, split=split))

@@ -1,11 +1,13 @@
 """The physical size of a slide's pixels: where it is written, which statement counts, and what cannot be true.
 
-The order is: the user, the reader's own figure, the vendor's key, the TIFF resolution tags, the objective power.
+The order is: the user, the OME-XML, the reader's own figure, the vendor's key, the TIFF resolution tags, the objective
+power.
 Nothing found is an error, never a default: a wrong pixel size silently spoils everything that follows. Nonsense in a
 file is an error too; what the user gives is believed, with a warning where it is odd.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,7 +20,20 @@ _LONGEST_MM, _LARGEST_MM2 = 300.0, 40_000.0  # the largest glass slides measure 
 _UNEQUAL = 0.05  # x and y may differ by this share
 _OBJECTIVE_DIFFERS = 0.3  # objective and pixel size may differ by this share
 _UM_AT_1X = 10.0  # a 10x objective gives about 1 um per pixel
-_UM_PER_UNIT = {"inch": 25400.0, "centimeter": 10000.0}
+_UM_PER_UNIT = {
+    **dict.fromkeys(["um", "micron", "microns", "micrometer"], 1.0),
+    **dict.fromkeys(["pm", "picometer"], 1e-6),
+    **dict.fromkeys(["\u00c5", "\u212b", "angstrom"], 1e-4),
+    **dict.fromkeys(["nm", "nanometer"], 1e-3),
+    **dict.fromkeys(["mm", "millimeter"], 1e3),
+    **dict.fromkeys(["cm", "centimeter"], 1e4),
+    **dict.fromkeys(["dm"], 1e5),
+    **dict.fromkeys(["m", "meter"], 1e6),
+    **dict.fromkeys(["in", "inch"], 25400.0),
+    "thou": 25.4,
+}
+_MOST_DPI = 2400
+_LONGEST_XML = 10_000_000
 _ADVICE = "give --slide-mpp or the mpp column of the cohort"
 
 
@@ -57,6 +72,7 @@ def pixel_size(
         PixelSizeError: None is stated, the file's lies outside 0.05-10 um/px, its x and y are more than 5 % apart, or
             the slide would be wider than any glass.
     """
+    properties = {**properties, **_described(properties.get("tiff.ImageDescription", ""), size_px)}
     raw = {key: properties[key] for key in _KEYS if key in properties}
     source, mpp = ("user", (user, user)) if user is not None else _stated(name, properties)
     width, height = (size * um / 1000 for size, um in zip(size_px, mpp, strict=True))
@@ -67,19 +83,31 @@ def pixel_size(
 
 
 def _stated(name: str, properties: Mapping[str, str]) -> tuple[str, tuple[float, float]]:
-    """Give what the file says, if it can be true."""
-    source, mpp = next(_statements(properties), ("", (0.0, 0.0)))
-    if not source:
-        raise PixelSizeError(f"{name}: no pixel size in the file", _ADVICE)
-    stated = f"{name}: its pixels are said to be {mpp[0]:g} x {mpp[1]:g} um ({source})"
-    if not _is_plausible(mpp):
-        raise PixelSizeError(f"{stated}, outside {SMALLEST:g}-{LARGEST:g} um", _ADVICE)
-    if abs(mpp[0] - mpp[1]) > _UNEQUAL * min(mpp):
-        raise PixelSizeError(f"{stated}, not square", _ADVICE)
-    return source, mpp
+    """Return what the file says, if it can be true.
+
+    Resolution tags are often those of a printer: where they cannot be true, what comes after them is asked.
+    """
+    refused = f"{name}: no pixel size in the file"
+    for source, mpp in _statements(properties):
+        stated = f"{name}: its pixels are said to be {mpp[0]:g} x {mpp[1]:g} um ({source})"
+        if not _is_plausible(mpp):
+            refused = f"{stated}, outside {SMALLEST:g}-{LARGEST:g} um"
+            if not _is_of_tags(source, properties):
+                break
+            if _UM_PER_UNIT["inch"] / _MOST_DPI <= min(mpp) <= max(mpp) <= _UM_PER_UNIT["inch"]:
+                refused += f": {_UM_PER_UNIT['inch'] / mpp[0]:.0f} dots per inch are those of a screen or printer"
+        elif abs(mpp[0] - mpp[1]) > _UNEQUAL * min(mpp):
+            refused = f"{stated}, not square"
+            break
+        else:
+            return source, mpp
+    raise PixelSizeError(refused, _ADVICE)
 
 
 _KEYS = (
+    "ome.PhysicalSizeX",
+    "ome.PhysicalSizeY",
+    "imagej.unit",
     "openslide.mpp-x",
     "openslide.mpp-y",
     "aperio.MPP",
@@ -93,20 +121,67 @@ _KEYS = (
 
 
 def _statements(properties: Mapping[str, str]) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Give what the file says of its pixel size, most trustworthy first."""
-    x, y = _number(properties, "openslide.mpp-x"), _number(properties, "openslide.mpp-y")
-    if x or y:
-        yield "openslide.mpp-x", (x or y, y or x)
+    """Yield what the file says of its pixel size, most trustworthy first."""
+    for source, other in (("ome.PhysicalSizeX", "ome.PhysicalSizeY"), ("openslide.mpp-x", "openslide.mpp-y")):
+        x, y = _number(properties, source), _number(properties, other)
+        if x or y:
+            yield source, (x or y, y or x)
     vendor = _number(properties, "aperio.MPP")
     if vendor:
         yield "aperio.MPP", (vendor, vendor)
-    unit = _UM_PER_UNIT.get(properties.get("tiff.ResolutionUnit", ""), 0.0)
+    named = properties.get("imagej.unit", properties.get("tiff.ResolutionUnit", ""))
+    unit = _UM_PER_UNIT.get(named.casefold(), 0.0)
     x, y = _number(properties, "tiff.XResolution"), _number(properties, "tiff.YResolution")
     if unit and (x or y):
         yield "tiff.XResolution", (unit / (x or y), unit / (y or x))
     power = _number(properties, "openslide.objective-power")
     if power:
         yield "openslide.objective-power", (_UM_AT_1X / power, _UM_AT_1X / power)
+
+
+def _is_of_tags(source: str, properties: Mapping[str, str]) -> bool:
+    """Tell whether a statement comes from the resolution tags, which OpenSlide repeats where there is nothing else."""
+    return source == "tiff.XResolution" or (
+        source == "openslide.mpp-x" and properties.get("openslide.vendor") == "generic-tiff"
+    )
+
+
+def _described(description: str, size_px: tuple[int, int]) -> dict[str, str]:
+    """Return what a TIFF's description says of its pixel size: OME-XML, or the lines of ImageJ."""
+    if description.startswith("ImageJ="):
+        unit = re.search(r"^unit=(.+)$", description, re.MULTILINE)
+        return {} if unit is None else {"imagej.unit": _plain_unit(unit[1])}
+    if "<OME" not in description or len(description) > _LONGEST_XML:
+        return {}
+    from defusedxml import ElementTree  # noqa: PLC0415  only where a slide brings XML
+
+    try:
+        root = ElementTree.fromstring(description.encode())
+    except (ValueError, SyntaxError):  # entities are forbidden and raise a ValueError
+        return {}
+    pixels = [one for one in root.iter() if str(one.tag).rpartition("}")[2] == "Pixels"]
+    sizes = [(one.get("SizeX"), one.get("SizeY")) for one in pixels]
+    own = tuple(map(str, size_px))
+    if not pixels or (own not in sizes and len(pixels) > 1):
+        return {}
+    return _physical(pixels[sizes.index(own) if own in sizes else 0].attrib)
+
+
+def _physical(attributes: Mapping[str, str]) -> dict[str, str]:
+    """Return the physical sizes of OME-XML in micrometers; units that are not lengths, as `pixel`, say nothing."""
+    found = {}
+    for axis in "XY":
+        value = _number(attributes, f"PhysicalSize{axis}")
+        unit = _UM_PER_UNIT.get(_plain_unit(attributes.get(f"PhysicalSize{axis}Unit", "um")), 0.0)
+        if value and unit:
+            found[f"ome.PhysicalSize{axis}"] = f"{value * unit:.9g}"
+    return found
+
+
+def _plain_unit(text: str) -> str:
+    """Return the name of a unit with a plain u for both letters that mean micro."""
+    text = text.strip().replace("\\u00B5", "u")
+    return text.replace("\u00b5", "u").replace("\u03bc", "u")
 
 
 def _number(properties: Mapping[str, str], key: str) -> float:
@@ -123,6 +198,10 @@ def _is_plausible(mpp: tuple[float, float]) -> bool:
 
 
 def _doubts(source: str, mpp: tuple[float, float], properties: Mapping[str, str]) -> Iterator[str]:
+    others = {key: said for key, said in _statements(properties) if source.startswith("ome.") and _is_plausible(said)}
+    for key, said in others.items():
+        if key != "openslide.objective-power" and abs(said[0] - mpp[0]) > _UNEQUAL * mpp[0]:
+            yield f"{said[0]:g} um/px ({key}) contradicts {mpp[0]:g} um/px ({source}), which is used"
     power = _number(properties, "openslide.objective-power")
     if source == "openslide.objective-power":
         yield f"pixel size {mpp[0]:g} um guessed from the {power:g}x objective"

@@ -257,20 +257,6 @@ class Slide:
         down = self.levels[number].reader_downsample
         return np.asarray(self._file.read((round(pixel[0] * down), round(pixel[1] * down)), number, size))
 
-    def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
-        """Read the whole slide at a low resolution.
-
-        Args:
-            mpp: Micrometers per pixel of the result.
-
-        Returns:
-            uint8[rows, columns, 3], RGB; its sides are those of the slide, rounded to whole pixels.
-
-        Raises:
-            SlideError: Any of it cannot be read.
-        """
-        return self.overview(mpp, most_unreadable=0.0).image
-
     def overview(self, mpp: float, *, threads: int = 1, most_unreadable: float = MOST_UNREADABLE) -> Picture:
         """Read the whole slide at a low resolution, in blocks: memory does not depend on the levels that exist.
 

@@ -6,34 +6,30 @@ import struct
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from wsiseg.run.errors import NotASlideError, SlideError
+from wsiseg.run.errors import SlideError
+from wsiseg.slides import formats, tiff
 from wsiseg.slides.dicom import dicom_file, series_file
-from wsiseg.slides.tiff import compression, impossible_tile
+from wsiseg.slides.formats import CONVERT, GET_AGAIN
 from wsiseg.slides.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     from openslide import AbstractSlide
     from PIL.Image import Image
 
-_OPENSLIDE_SUFFIXES = (".svs", ".tif", ".tiff", ".ndpi", ".vms", ".vmu", ".scn", ".mrxs", ".svslide", ".bif", ".czi")
-SLIDE_SUFFIXES = frozenset([*_OPENSLIDE_SUFFIXES, ".dcm", ".dicom", ".png", ".jpg", ".jpeg"])
-"""Names that promise a slide: a file with one of these that cannot be read has failed, any other is skipped."""
-
-_EIGHT_BITS = frozenset(["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])
+_EIGHT_BITS = frozenset(["P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])
 LONGEST_READ_S = 300.0
 """Seconds after which reading is given up, where nothing else is said."""
 
 _MOST_PLAIN_PIXELS = 400_000_000  # a plain image is held in memory: 1.2 GB
 _CACHE_BYTES = 64 * 2**20
+_GENERIC = "generic-tiff"
 _NO_TIFF_TILES = frozenset(["dicom", "hamamatsu", "mirax", "zeiss"])  # what OpenSlide reads of these lies elsewhere
 _OPAQUE = 255
-_CONVERT = "convert it to a pyramidal TIFF with JPEG tiles, as vips, bfconvert and QuPath write it"
-_GET_AGAIN = "the file is broken or incomplete: get it again"
 _UNKNOWN_CODING = ("nsupported", "Attribute ")
 _PROCESS = threading.Lock()
 
@@ -53,7 +49,7 @@ def _slide_path(path: Path) -> Path:
 def codec(path: Path) -> str:
     """Name how a file's pixels are compressed; `unknown` where it is neither TIFF, DICOM, PNG nor JPEG."""
     found = dicom_file(path)
-    return compression(path) if found is None else found.codec
+    return tiff.compression(path) if found is None else found.codec
 
 
 class SlideFile:
@@ -78,16 +74,24 @@ class SlideFile:
         try:
             self.path = self._limit.call(lambda: _slide_path(path))
             self._handle = self._limit.call(lambda: _open(self.path))
+            self.properties = self._limit.call(self._properties)
         except BaseException:
             self._limit.close()  # a folder of files that cannot be opened leaves no threads
             raise
-        self.properties: dict[str, str] = {}
+        self.level_sizes_px: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
+        self.level_downsamples: tuple[float, ...] = tuple(self._handle.level_downsamples)
+
+    def _properties(self) -> dict[str, str]:
+        """Return what OpenSlide, or for plain images the file itself, says of the slide."""
+        if not self._handle.properties and formats.plain_kind(self.path) == "TIFF":
+            with _PROCESS:
+                return tiff.properties(self.path)
+        found: dict[str, str] = {}
         for name in self._handle.properties:
             # OpenSlide does not find names again that are not text in a damaged file.
             with suppress(KeyError):
-                self.properties[name] = self._handle.properties[name]
-        self.level_sizes_px: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
-        self.level_downsamples: tuple[float, ...] = tuple(self._handle.level_downsamples)
+                found[name] = self._handle.properties[name]
+        return found
 
     def close(self) -> None:
         """Free the file, unless a thread that hangs is still in it."""
@@ -142,14 +146,22 @@ def _open(path: Path) -> "AbstractSlide":
     except openslide.OpenSlideError as error:
         reason = str(error).replace(f"Reading {path}: ", "")
         raise SlideError(f"{path.name}: cannot be opened: {reason}", _advice(reason)) from error
-    if slide.properties.get("openslide.vendor") not in _NO_TIFF_TILES:
-        with _PROCESS:
-            impossible = impossible_tile(path)
-        if impossible:
-            slide.close()
-            raise SlideError(f"{path.name}: cannot be opened: {impossible}", _GET_AGAIN)
+    try:
+        _refuse_unfit(path, slide.properties.get("openslide.vendor", ""))
+    except SlideError:
+        slide.close()
+        raise
     slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
     return slide
+
+
+def _refuse_unfit(path: Path, vendor: str) -> None:
+    """Refuse a slide that OpenSlide opens, but would read wrongly, or not without ending the process."""
+    if vendor == _GENERIC and not formats.may_be_generic(path):
+        raise formats.refusal(path)
+    if vendor not in _NO_TIFF_TILES:
+        with _PROCESS:
+            tiff.refuse_unfit(path, is_generic=vendor == _GENERIC)
 
 
 def _read(handle: "AbstractSlide", name: str, corner: tuple[int, int], level: int, size: tuple[int, int]) -> "Image":
@@ -170,7 +182,7 @@ def _read(handle: "AbstractSlide", name: str, corner: tuple[int, int], level: in
 
 def _advice(reason: str) -> str:
     """Tell a sound file in a coding that cannot be read from a broken one."""
-    return _CONVERT if any(word in reason for word in _UNKNOWN_CODING) else _GET_AGAIN
+    return CONVERT if any(word in reason for word in _UNKNOWN_CODING) else GET_AGAIN
 
 
 def _open_image(path: Path) -> "AbstractSlide":
@@ -180,9 +192,10 @@ def _open_image(path: Path) -> "AbstractSlide":
     with _decoders_kept_quiet() as said, _plain_image(path) as image:
         if image.width * image.height > _MOST_PLAIN_PIXELS:
             text = f"{path.name}: {image.width}x{image.height} pixels are too many for a plain image"
-            raise SlideError(text, _CONVERT)
+            raise SlideError(text, CONVERT)
         if image.mode not in _EIGHT_BITS:
-            raise SlideError(f"{path.name}: a plain image in mode {image.mode}, not of 8 bits per color", _CONVERT)
+            text = f"{path.name}: a plain image in mode {image.mode}, not in colour of 8 bits a sample"
+            raise SlideError(text, CONVERT)
         try:
             image.load()
             return openslide.ImageSlide(image.convert("RGBA" if image.has_transparency_data else "RGB"))
@@ -190,7 +203,7 @@ def _open_image(path: Path) -> "AbstractSlide":
             said.seek(0)
             reason = " ".join([str(error), *said.read().split()])
             text = f"{path.name}: unknown to OpenSlide, and as a plain image it cannot be decoded: {reason}"
-            raise SlideError(text, _CONVERT) from error
+            raise SlideError(text, CONVERT) from error
 
 
 def _plain_image(path: Path) -> "Image":
@@ -200,17 +213,18 @@ def _plain_image(path: Path) -> "Image":
     from PIL.TiffImagePlugin import TiffImageFile  # noqa: PLC0415  heavy: only where pixels are touched
 
     # Not by Image.open, which warns of and refuses large images; they have a limit of their own here.
-    for kind in (JpegImageFile, PngImageFile, TiffImageFile):
-        try:
-            return kind(path)
-        except PermissionError as error:
-            raise SlideError(f"{path.name}: may not be read", "check the permissions of the file") from error
-        except (OSError, SyntaxError, ValueError, TypeError, KeyError, OverflowError, struct.error):
-            continue
-    if path.suffix.lower() in SLIDE_SUFFIXES:
-        text = f"{path.name}: not a slide, whatever its name says: nothing in it that can be read"
-        raise SlideError(text, f"get the file again, or {_CONVERT}")
-    raise NotASlideError(f"{path.name}: not a slide")
+    readers: dict[str, Callable[[Path], Image]] = {"JPEG": JpegImageFile, "PNG": PngImageFile, "TIFF": TiffImageFile}
+    try:
+        kind = formats.plain_kind(path)
+        if kind == "TIFF":
+            tiff.refuse_unfit(path, is_generic=True)
+        if kind and formats.may_be_plain(path):
+            return readers[kind](path)
+    except PermissionError as error:
+        raise SlideError(f"{path.name}: may not be read", "check the permissions of the file") from error
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, OverflowError, struct.error):
+        pass
+    raise formats.refusal(path)
 
 
 @contextmanager

@@ -6,13 +6,24 @@ one. So the directories are looked at first.
 
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from wsiseg.run.errors import SlideError
+from wsiseg.slides.formats import CONVERT, GET_AGAIN
 
 if TYPE_CHECKING:
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-_COMPRESSION, _TILE_WIDTH, _TILE_LENGTH, _TILE_BYTE_COUNTS = 259, 322, 323, 325
+_WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 259, 262, 277
+_COLOR_MAP, _TILE_WIDTH, _TILE_LENGTH, _TILE_BYTE_COUNTS, _EXTRA_SAMPLES = 320, 322, 323, 325, 338
+_UNIT, _INCH, _UNITS = 296, 2, {2: "inch", 3: "centimeter"}
+_PROPERTIES = {270: "tiff.ImageDescription", 282: "tiff.XResolution", 283: "tiff.YResolution"}
+_GREY = frozenset([0, 1])  # white or black is zero
+_COLOURS, _TRANSPARENCY = 3, frozenset([1, 2])
+_RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 2, 3, 5, 6, 8
+_IN_COLOUR = frozenset([(_RGB, 3), (_RGB, 4), (_PALETTE, 1), (_CMYK, 4), (_YCBCR, 3), (_LAB, 3)])
 _MOST_PIXELS = 2**27
 _MOST_DIRECTORIES = 1000
 _BIG = 43
@@ -57,19 +68,91 @@ def directories(path: Path) -> Iterator["ImageFileDirectory_v2"]:
             place = directory.next
 
 
-def impossible_tile(path: Path) -> str:
-    """Say which tiles of a file cannot be true; nothing where all can, or where it is not a TIFF file."""
+def refuse_unfit(path: Path, *, is_generic: bool) -> None:
+    """Refuse a TIFF that would be read wrongly; files that are not TIFFs, or are broken, pass.
+
+    Only one thread at a time may use this, as `directories`.
+
+    Args:
+        path: Any file.
+        is_generic: True if the first image is what a reader shows, as where no maker's description says more.
+
+    Raises:
+        SlideError: Tiles are larger than can be, pixels are not colours of 8 bits, or the first image is a preview.
+    """
+    pages: list[_Page] = []
+    with suppress(Exception):  # a broken directory is OpenSlide's to refuse
+        pages.extend(_Page.of(directory) for directory in directories(path))
     length = path.stat().st_size
+    for number, page in enumerate(pages):
+        if page.tile_pixels > _MOST_PIXELS:
+            text = f"{path.name}: cannot be opened: tiles of {page.tile_pixels} pixels in directory {number}"
+            raise SlideError(text, GET_AGAIN)
+        if page.longest_tile > length:
+            what = f"a tile of {page.longest_tile} bytes in directory {number}, more than the file has"
+            raise SlideError(f"{path.name}: cannot be opened: {what}", GET_AGAIN)
+    pages = [page for page in pages if all(page.size_px)]
+    if pages:
+        largest = max(pages, key=lambda page: page.size_px[0] * page.size_px[1])
+        if is_generic and all(part < whole for part, whole in zip(pages[0].size_px, largest.size_px, strict=True)):
+            sizes = f"{_times(pages[0].size_px)} pixels, a later one {_times(largest.size_px)}"
+            raise SlideError(f"{path.name}: its first image is only a preview of {sizes}", CONVERT)
+        _refuse_other_than_colour(path.name, largest, sum(page.size_px == largest.size_px for page in pages))
+
+
+def _refuse_other_than_colour(name: str, page: "_Page", count: int) -> None:
+    if page.photometric is not None and (page.photometric, page.samples) not in _IN_COLOUR:
+        what = "grey sample" if page.photometric in _GREY else "sample"
+        text = f"{name}: {page.samples} {what}{'s' * (page.samples > 1)} per pixel, not the three or four of a colour"
+        if page.samples == 1 and count > 1:
+            text += f", in {count} images that may be its channels"
+        raise SlideError(text, f"merge its channels into one RGB image and {CONVERT}")
+    if page.samples > _COLOURS and page.photometric == _RGB and page.extra not in _TRANSPARENCY:
+        raise SlideError(f"{name}: its fourth sample per pixel may mean anything, not only transparency", CONVERT)
+    if page.is_grey_palette:
+        raise SlideError(f"{name}: a palette of greys, not of colours", CONVERT)
+    if set(page.bits) != {8}:
+        raise SlideError(f"{name}: {'/'.join(map(str, page.bits))} bits per sample, not 8", CONVERT)
+
+
+class _Page(NamedTuple):
+    """What counts of a directory."""
+
+    size_px: tuple[int, int]
+    samples: int
+    bits: tuple[int, ...]
+    photometric: int | None
+    extra: int
+    is_grey_palette: bool
+    tile_pixels: int
+    longest_tile: int
+
+    @classmethod
+    def of(cls, directory: "ImageFileDirectory_v2") -> Self:
+        width, height = (_largest(directory.get(tag, 0)) for tag in (_WIDTH, _LENGTH))
+        bits, palette = directory.get(_BITS, (1,)), directory.get(_COLOR_MAP, ())
+        third = len(palette) // 3
+        return cls(
+            size_px=(width, height),
+            samples=_largest(directory.get(_SAMPLES, 1)),
+            bits=tuple(bits) if isinstance(bits, tuple) else (int(bits),),
+            photometric=directory.get(_PHOTOMETRIC),
+            extra=_largest(directory.get(_EXTRA_SAMPLES, 0)),
+            is_grey_palette=third > 0 and palette[:third] == palette[third : 2 * third] == palette[2 * third :],
+            tile_pixels=_largest(directory.get(_TILE_WIDTH, 0)) * _largest(directory.get(_TILE_LENGTH, 0)),
+            longest_tile=_largest(directory.get(_TILE_BYTE_COUNTS, 0)),
+        )
+
+
+def properties(path: Path) -> dict[str, str]:
+    """Return the description and the resolution tags of the first image, named as OpenSlide names them."""
     try:
-        for number, directory in enumerate(directories(path)):
-            width, height = directory.get(_TILE_WIDTH, 0), directory.get(_TILE_LENGTH, 0)
-            if _largest(width) * _largest(height) > _MOST_PIXELS:
-                return f"tiles of {width}x{height} pixels in directory {number}"
-            if (count := _largest(directory.get(_TILE_BYTE_COUNTS, 0))) > length:
-                return f"a tile of {count} bytes in directory {number}, more than the file has"
-    except Exception:  # noqa: BLE001  a broken directory is OpenSlide's to refuse
-        return ""
-    return ""
+        directory = next(directories(path))
+        unit = _UNITS.get(int(directory.get(_UNIT, _INCH)), "none")
+        found = {name: directory[tag] for tag, name in _PROPERTIES.items() if tag in directory}
+        return {**{name: str(value) for name, value in found.items()}, "tiff.ResolutionUnit": unit}
+    except Exception:  # noqa: BLE001  Pillow raises almost anything at a broken file
+        return {}
 
 
 def compression(path: Path) -> str:
@@ -85,6 +168,10 @@ def compression(path: Path) -> str:
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, StopIteration):
         return "unknown"
     return _CODECS.get(code, f"TIFF compression {code}")
+
+
+def _times(size_px: tuple[int, int]) -> str:
+    return f"{size_px[0]}x{size_px[1]}"
 
 
 def _largest(value: Any) -> int:  # noqa: ANN401  a number, or numbers in a tuple

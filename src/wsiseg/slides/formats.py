@@ -1,0 +1,181 @@
+"""What a file is, by its first bytes and its name, and how to convert what cannot be read.
+
+Files of many slide formats begin like a plain TIFF or JPEG and hold a preview there. So what calls itself by the name
+of such a format is never read as a plain image.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from wsiseg.run.errors import NotASlideError, SlideError
+
+CONVERT = "convert it to a pyramidal TIFF with JPEG tiles, as vips, bfconvert and QuPath write it"
+GET_AGAIN = "the file is broken or incomplete: get it again"
+
+_PLAIN = frozenset([".tif", ".tiff", ".png", ".jpg", ".jpeg"])
+_TIFF_BASED = frozenset([".svs", ".scn", ".bif"])
+_OTHERS = frozenset([".ndpi", ".vms", ".vmu", ".mrxs", ".svslide", ".czi", ".dcm", ".dicom"])
+SLIDE_SUFFIXES = _PLAIN | _TIFF_BASED | _OTHERS
+"""Names that promise a slide: a file with one of these that cannot be read has failed, wherever it was found."""
+
+_VIPS = "convert it: vips tiffsave FILE slide.tiff --tile --pyramid --compression jpeg"
+_BIOFORMATS = "convert it: bfconvert -tilex 512 -tiley 512 FILE slide.ome.tif, or export it from QuPath as OME-TIFF"
+_GREY = "it lists the files of a fluorescence slide, one a channel, and wsiseg needs H&E"
+
+
+class Format(NamedTuple):
+    """A format that cannot be read.
+
+    Attributes:
+        name: Maker and name.
+        advice: What to do with a file of it.
+    """
+
+    name: str
+    advice: str
+
+
+def _export(program: str) -> str:
+    return f"export it from {program} as SVS, DICOM or pyramidal TIFF"
+
+
+_UNREADABLE = {
+    "isyntax": Format("Philips iSyntax", _export("Philips IMS") + ", or convert it with isyntax2raw and raw2ometiff"),
+    "i2syntax": Format("Philips iSyntax", _export("Philips IMS")),
+    "vsi": Format("Olympus VSI", _BIOFORMATS + " (with its folder of .ets files beside it)"),
+    "ets": Format("Olympus VSI (part of a slide)", "name the .vsi file that it belongs to, converted with bfconvert"),
+    "kfb": Format("KFBio KFB", _export("K-Viewer")),
+    "kfbf": Format("KFBio KFB", _export("K-Viewer")),
+    "sdpc": Format("Sqray SDPC", _export("Sqray's viewer")),
+    "dyqx": Format("Sqray DYQX", _export("Sqray's viewer")),
+    "tmap": Format("UNIC TMAP", _export("UNIC's viewer")),
+    "mds": Format("Motic MDS", _export("Motic's viewer")),
+    "mdsx": Format("Motic MDSX", _export("Motic's viewer")),
+    "tron": Format("InteMedic TRON", _export("the scanner's viewer")),
+    "vmic": Format("PreciPoint VMIC", _export("PreciPoint's viewer")),
+    "lif": Format("Leica LIF", _BIOFORMATS),
+    "lof": Format("Leica LOF", _BIOFORMATS),
+    "xlef": Format("Leica XLEF", _BIOFORMATS),
+    "zvi": Format("Zeiss ZVI", _BIOFORMATS),
+    "lsm": Format("Zeiss LSM", _BIOFORMATS),
+    "nd2": Format("Nikon ND2", _BIOFORMATS),
+    "oir": Format("Olympus OIR", _BIOFORMATS),
+    "oib": Format("Olympus OIB", _BIOFORMATS),
+    "oif": Format("Olympus OIF", _BIOFORMATS),
+    "stk": Format("MetaMorph STK", _BIOFORMATS),
+    "ims": Format("Imaris", _BIOFORMATS),
+    "ndpis": Format("Hamamatsu NDPIS", f"{_GREY}: name a .ndpi file of H&E"),
+    "afi": Format("Aperio AFI", f"{_GREY}: name a .svs file of H&E"),
+    "qptiff": Format("Akoya QPTIFF", _BIOFORMATS),
+    "jp2": Format("JPEG 2000", _VIPS),
+    "bmp": Format("BMP", _VIPS),
+    "webp": Format("WebP", _VIPS),
+    "gif": Format("GIF", _VIPS),
+    "heic": Format("HEIF", _VIPS),
+    "avif": Format("AVIF", _VIPS),
+    "jxl": Format("JPEG XL", _VIPS),
+    "jxr": Format("JPEG XR", _BIOFORMATS),
+    "psd": Format("Photoshop", CONVERT),
+    "pdf": Format("PDF", "name the slide itself"),
+    "h5": Format("HDF5", "name the slide itself, or export it as pyramidal TIFF"),
+    "zip": Format("ZIP", "unpack it and name what is in it"),
+    "gz": Format("gzip", "unpack it and name what is in it"),
+    "html": Format("HTML", "a page was saved in place of the slide: get it again, signed in"),
+    "ole": Format("OLE compound", _export("its scanner's viewer")),
+    "czi": Format("Zeiss CZI", _BIOFORMATS),
+    "svslide": Format("Sakura SVSLIDE", GET_AGAIN),
+}
+_ALIASES = {
+    **dict.fromkeys(["j2k", "j2c", "jpc", "jpf", "jpx"], "jp2"),
+    **dict.fromkeys(["heif", "hif"], "heic"),
+    **dict.fromkeys(["wdp", "hdp"], "jxr"),
+    **dict.fromkeys(["hdf5", "hdf", "h5ad"], "h5"),
+    **dict.fromkeys(["dib"], "bmp"),
+    **dict.fromkeys(["htm"], "html"),
+}
+_PLAIN_MAGIC = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    **dict.fromkeys([b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"], "TIFF"),
+}
+_MAGIC: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\0\0\0\x0cjP  ", "jp2"),
+    (0, b"\xff\x4f\xff\x51", "jp2"),
+    (0, b"BM", "bmp"),
+    (8, b"WEBP", "webp"),
+    (0, b"GIF8", "gif"),
+    (4, b"ftypheic", "heic"),
+    (4, b"ftypheix", "heic"),
+    (4, b"ftypmif1", "heic"),
+    (4, b"ftypavif", "avif"),
+    (0, b"\xff\x0a", "jxl"),
+    (0, b"\0\0\0\x0cJXL ", "jxl"),
+    (0, b"II\xbc\x01", "jxr"),
+    (0, b"8BPS", "psd"),
+    (0, b"%PDF-", "pdf"),
+    (0, b"\x89HDF\r\n", "h5"),
+    (0, b"PK\3\4", "zip"),
+    (0, b"\x1f\x8b", "gz"),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "ole"),
+    (0, b"ZISRAWFILE", "czi"),
+    (0, b"SQLite format 3\0", "svslide"),
+    (0, b"SIS\0", "ets"),
+    (0, b"\xda\xce\xbe\x0a", "nd2"),
+    (0, b"KFB", "kfb"),
+    (0, b"[NanoZoomer Digital Pathology Image Set]", "ndpis"),
+)
+_TEXT_MAGIC = ((b"dpufsimport", "isyntax"), (b"<!doctype html", "html"), (b"<html", "html"), (b"<imagelist", "afi"))
+_HEAD_BYTES = 1024
+
+
+def plain_kind(path: Path) -> str:
+    """Return PNG, JPEG or TIFF, whatever the file is called; empty where its first bytes are of none."""
+    head = _head(path)
+    return next((kind for magic, kind in _PLAIN_MAGIC.items() if head.startswith(magic)), "")
+
+
+def unreadable(path: Path) -> Format | None:
+    """Return the format of a file that cannot be read: the one it is named after, else the one it begins like."""
+    suffix = path.suffix.lower().removeprefix(".")
+    if f".{suffix}" not in SLIDE_SUFFIXES and (named := _UNREADABLE.get(_ALIASES.get(suffix, suffix))) is not None:
+        return named
+    head = _head(path)
+    begins = (kind for at, magic, kind in _MAGIC if head[at : at + len(magic)] == magic)
+    holds = (kind for text, kind in _TEXT_MAGIC if text in head.lower())
+    found = next(begins, None) or next(holds, None)
+    return None if found is None else _UNREADABLE[found]
+
+
+def may_be_plain(path: Path) -> bool:
+    """Tell whether a file's name allows that it is read as a plain image."""
+    suffix = path.suffix.lower()
+    return suffix in _PLAIN or not (suffix in SLIDE_SUFFIXES or suffix.removeprefix(".") in _UNREADABLE)
+
+
+def may_be_generic(path: Path) -> bool:
+    """Tell whether a file's name allows that it is read as a tiled TIFF of no maker."""
+    return may_be_plain(path) or path.suffix.lower() in _TIFF_BASED | {".qptiff"}
+
+
+def refusal(path: Path) -> SlideError:
+    """Return the error that says why a file that OpenSlide does not know cannot be read."""
+    suffix, kind, other = path.suffix.lower(), plain_kind(path), unreadable(path)
+    if suffix == ".mrxs" and not (path.with_suffix("") / "Slidedat.ini").is_file():
+        text = f"{path.name}: a MIRAX slide without its data: {path.stem}/Slidedat.ini is missing beside it"
+        return SlideError(text, f"copy the folder {path.stem} too; the file alone holds a preview")
+    if other is not None:
+        is_promised = suffix in SLIDE_SUFFIXES
+        text = f"{path.name}: {other.name} files cannot be read" + (", whatever the name says" if is_promised else "")
+        return (SlideError if is_promised else NotASlideError)(text, other.advice)
+    if suffix not in SLIDE_SUFFIXES:
+        return NotASlideError(f"{path.name}: not a slide")
+    if kind and not may_be_plain(path):
+        text = f"{path.name}: holds a {kind} image, not the slide that its name promises: broken, or only a preview"
+        return SlideError(text, "get the file again; if it is the image that you mean, give it the image's suffix")
+    text = f"{path.name}: not a slide, whatever its name says: nothing in it that can be read"
+    return SlideError(text, f"get the file again, or {CONVERT}")
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD_BYTES)
