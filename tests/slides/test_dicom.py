@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsiseg.run.errors import NotASlideError, SlideError
+from wsiseg.slides.cohort import Cohort
 from wsiseg.slides.dicom import by_series, dicom_file, series_file
 from wsiseg.slides.slide import Slide
 
@@ -42,6 +43,15 @@ def test_a_folder_of_one_series_is_a_slide(data: Path, tmp_path: Path) -> None:
         series_file(tmp_path)
     with pytest.raises(NotASlideError, match=r"boxes_1\.dcm: not a slide but a DICOM thumbnail"):
         Slide(boxes / "boxes_1.dcm")
+
+
+def test_what_lies_beside_a_slide_is_no_failure_though_a_shell_named_it(data: Path) -> None:
+    boxes = data / "slides" / "dicom_boxes"
+    slide, thumbnail = Cohort.from_inputs([str(boxes / "boxes_0.dcm"), str(boxes / "boxes_1.dcm")]).slides
+    assert (slide.must_be_slide, thumbnail.must_be_slide) == (True, False)
+    assert thumbnail.skipped == "boxes_1.dcm: not a slide but a DICOM thumbnail"
+    (alone,) = Cohort.from_inputs([str(boxes / "boxes_1.dcm")]).slides
+    assert alone.must_be_slide
 
 
 def test_a_file_without_its_suffix_is_found(data: Path, tmp_path: Path) -> None:

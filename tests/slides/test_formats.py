@@ -69,6 +69,7 @@ NAMED = {
     "a.J2K": (b"\xff\x4f\xff\x51" + bytes(100), "JPEG 2000"),
     "scan": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(100), "JPEG 2000"),
     "a.heif": (b"\0\0\0\x18ftypheic" + bytes(100), "HEIF"),
+    "cohort.xlsx": (b"PK\3\4" + bytes(100), "Excel"),
     "a.zip": (b"PK\3\4" + bytes(100), "ZIP"),
 }
 

@@ -64,7 +64,7 @@ def sample_code(name: str) -> str:
 
 
 def is_diagnostic(name: str) -> bool:
-    """Say whether a slide is formalin-fixed (DX) rather than flash-frozen.
+    """Tell whether a slide is formalin-fixed (DX) rather than flash-frozen.
 
     Raises:
         UsageError: The name does not begin with the barcode of a slide.

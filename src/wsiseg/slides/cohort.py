@@ -156,7 +156,7 @@ class Cohort:
 
 
 def _relative(path: Path, folder: Path) -> Path:
-    """Give a path as seen from a folder, also where a link leads to the folder; as it is from another drive."""
+    """Return a path as seen from a folder, also where a link leads to the folder; as it is from another drive."""
     try:
         return Path(os.path.relpath(path.absolute(), folder.resolve()))
     except ValueError:

@@ -78,6 +78,7 @@ _UNREADABLE = {
     "psd": Format("Photoshop", CONVERT),
     "pdf": Format("PDF", "name the slide itself"),
     "h5": Format("HDF5", "name the slide itself, or export it as pyramidal TIFF"),
+    "xlsx": Format("Excel", "save the table as 'CSV UTF-8' and name that"),
     "zip": Format("ZIP", "unpack it and name what is in it"),
     "gz": Format("gzip", "unpack it and name what is in it"),
     "html": Format("HTML", "a page was saved in place of the slide: get it again, signed in"),
@@ -90,6 +91,7 @@ _ALIASES = {
     **dict.fromkeys(["heif", "hif"], "heic"),
     **dict.fromkeys(["wdp", "hdp"], "jxr"),
     **dict.fromkeys(["hdf5", "hdf", "h5ad"], "h5"),
+    **dict.fromkeys(["xls", "ods"], "xlsx"),
     **dict.fromkeys(["dib"], "bmp"),
     **dict.fromkeys(["htm"], "html"),
 }

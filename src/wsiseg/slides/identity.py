@@ -35,7 +35,7 @@ def distinct(slides: Sequence["CohortSlide"]) -> list["CohortSlide"]:
 
 
 def of_one_case(slides: Sequence["CohortSlide"]) -> list["CohortSlide"]:
-    """Give slides without a case that of another row of the same file, else their own: sections share a patient."""
+    """Return the slides with a case each: where it is empty, that of another row of the same file, else the own id."""
     files = [_file(slide) for slide in slides]
     known: dict[Path, str] = {}
     labels: dict[Path, set[int | None]] = {}

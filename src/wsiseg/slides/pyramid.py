@@ -86,7 +86,7 @@ def ratio_to(level: Level, scale: tuple[float, float]) -> tuple[float, float]:
 
 
 def is_same(ratio: tuple[float, float]) -> bool:
-    """Say whether pixels are so nearly of one size that they need no resampling."""
+    """Tell whether pixels are so nearly of one size that they need no resampling."""
     return all(abs(value - 1) <= SAME_RESOLUTION for value in ratio)
 
 
