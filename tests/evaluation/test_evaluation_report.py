@@ -14,7 +14,7 @@ from making.maps import write_run
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
-from wsiseg.evaluation.pictures import COLORS, Picture, error_pixels, map_pixels, truth_pixels
+from wsiseg.evaluation.pictures import COLORS, JudgedPicture, error_pixels, map_pixels, truth_pixels
 from wsiseg.pages.drawing import Drawing, Polyline, Rectangle, Text
 from wsiseg.pages.plots import Line, plot, thinned
 
@@ -126,9 +126,9 @@ def test_a_cohort_without_tumour_still_makes_a_page(tmp_path: Path) -> None:
         assert page.console() == []
 
 
-def picture(values: Any, share: Any, ignored: Any = None) -> Picture:
+def picture(values: Any, share: Any, ignored: Any = None) -> JudgedPicture:
     left_out = np.zeros(np.shape(values)) if ignored is None else ignored
-    return Picture(*(np.array(one, np.float32) for one in (values, share, left_out)))
+    return JudgedPicture(*(np.array(one, np.float32) for one in (values, share, left_out)))
 
 
 def test_error_pictures_tell_hits_misses_and_false_alarms_apart() -> None:

@@ -486,11 +486,13 @@ def test_the_splits_of_a_cohort_are_kept_apart(cohort: Path) -> None:
     assert set(samples.held_out.labels) == {0, 1}
 
 
-def test_a_graph_with_one_changed_weight_is_caught(trained: tuple[Path, TileClassifier], tiles: Images) -> None:
+def test_a_graph_with_one_changed_weight_is_caught(
+    tmp_path: Path, trained: tuple[Path, TileClassifier], tiles: Images
+) -> None:
     classifier = build("resnet18", "none").eval()
     classifier.load_state_dict(trained[1].state_dict())
     nn.init.constant_(classifier.head.bias, classifier.head.bias.item() + 0.01)
-    graph = OnnxGraph(to_onnx(DenseGraph(exportable(classifier, 32), TILE_PX // 32), TILE_PX))
+    graph = OnnxGraph(to_onnx(DenseGraph(exportable(classifier, 32), TILE_PX // 32), TILE_PX, tmp_path))
     sample = Sample(tiles, np.full(len(tiles), -1, np.int8), "tiles")
     expected = Answers(by_torch(trained[1], tiles), None)
     assert not compared(("fp32", "torch"), graph.answers(tiles), expected, sample, SAME_NUMBERS).passed
@@ -615,8 +617,10 @@ def test_no_tile_is_both_for_calibration_and_held_out(cohort: Path, tiles: Image
     assert not calibration & held_out
 
 
-def test_int8_is_calibrated_on_the_calibration_tiles_alone(trained: tuple[Path, TileClassifier], tiles: Images) -> None:
-    graph = OnnxGraph(to_onnx(DenseGraph(exportable(trained[1], 32), TILE_PX // 32), TILE_PX))
+def test_int8_is_calibrated_on_the_calibration_tiles_alone(
+    tmp_path: Path, trained: tuple[Path, TileClassifier], tiles: Images
+) -> None:
+    graph = OnnxGraph(to_onnx(DenseGraph(exportable(trained[1], 32), TILE_PX // 32), TILE_PX, tmp_path))
     halves = [Sample(some, np.full(len(some), -1, np.int8), "tiles") for some in (tiles[::2], tiles[1::2], 255 - tiles)]
     calibration, *held_out = halves
     files = [

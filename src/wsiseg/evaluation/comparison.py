@@ -14,7 +14,7 @@ from wsiseg.annotations.outlines import AnnotationError
 from wsiseg.annotations.truth import Reading, Truth, open_region, open_truth, truth_files
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.froc import Lesions, find_lesions
-from wsiseg.evaluation.pictures import Picture, picture_of
+from wsiseg.evaluation.pictures import JudgedPicture, picture_of
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.opening import open_prediction
 from wsiseg.mathematics.metrics import Pixels
@@ -49,7 +49,7 @@ class Compared:
     mpp: tuple[float, float] | None
     tissue: Pixels
     background: tuple[float, float]
-    picture: Picture | None
+    picture: JudgedPicture | None
     lesions: Lesions | None
     notes: tuple[str, ...]
 
@@ -64,7 +64,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """The predictions of one folder beside their truth.
 
     Attributes:
@@ -116,7 +116,7 @@ def compare_run(
     predictions: Mapping[str, Path],
     cohort: Sequence[CohortSlide],
     progress: Progress,
-) -> Run:
+) -> ComparedRun:
     """Compare all predictions of a folder with their truth.
 
     Args:
@@ -145,7 +145,7 @@ def compare_run(
         progress.done(record)
     unused = {name: files for name, files in sorted(truths.items()) if name not in used}
     others = [CohortSlide(name.removesuffix(".svs"), files[0], name) for name, files in unused.items()]
-    return Run(
+    return ComparedRun(
         place,
         tuple(compared),
         tuple(records),

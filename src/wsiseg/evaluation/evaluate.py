@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation import measures
-from wsiseg.evaluation.comparison import Compared, Run, compare_run
+from wsiseg.evaluation.comparison import Compared, ComparedRun, compare_run
 from wsiseg.evaluation.gate import conditions, gates, junit, measures_of_patches, measures_of_slides
 from wsiseg.evaluation.measures import MODES, Judged, Judging, number
 from wsiseg.evaluation.metrics_file import Comparison, Report, Threshold
@@ -117,7 +117,7 @@ def _evaluated(config: EvaluateConfig, scope: Scope, progress: Progress) -> tupl
     return report.model_copy(update={"runs": further}), chosen
 
 
-def _with_missing(config: EvaluateConfig, scope: Scope, run: Run, progress: Progress) -> Run:
+def _with_missing(config: EvaluateConfig, scope: Scope, run: ComparedRun, progress: Progress) -> ComparedRun:
     """Add the slides of the headline that have no map; they fail unless they may be missing.
 
     Without a cohort these are the slides with a truth, where a gate is to speak of all of them.
@@ -131,7 +131,7 @@ def _with_missing(config: EvaluateConfig, scope: Scope, run: Run, progress: Prog
     return found
 
 
-def _headline(scope: Scope, run: Run) -> list[Compared]:
+def _headline(scope: Scope, run: ComparedRun) -> list[Compared]:
     """Choose the slides that the headline is about.
 
     Raises:
@@ -146,7 +146,7 @@ def _headline(scope: Scope, run: Run) -> list[Compared]:
     return chosen
 
 
-def _report(config: EvaluateConfig, scope: Scope, run: Run, chosen: Sequence[Compared]) -> Report:
+def _report(config: EvaluateConfig, scope: Scope, run: ComparedRun, chosen: Sequence[Compared]) -> Report:
     judging, threshold = _judging(config, scope, run)
     judged = {one.row.slide: Judged.of(one, judging.threshold) for one in run.compared}
     main = [judged[one.row.slide] for one in chosen]
@@ -177,7 +177,7 @@ def _report(config: EvaluateConfig, scope: Scope, run: Run, chosen: Sequence[Com
     )  # fmt: skip
 
 
-def _notes(run: Run, sites: Mapping[str, Any], wanted: Sequence[CohortSlide]) -> Iterable[str]:
+def _notes(run: ComparedRun, sites: Mapping[str, Any], wanted: Sequence[CohortSlide]) -> Iterable[str]:
     absent = {row.slide for row in run.absent}
     missing = [record.slide for record in run.records if record.status == "skipped" and record.slide in absent]
     without = sorted({row.site for row in wanted if row.site and row.site not in sites})
@@ -191,7 +191,7 @@ def _notes(run: Run, sites: Mapping[str, Any], wanted: Sequence[CohortSlide]) ->
             yield f"{text}: {len(names)} ({', '.join(names[:_MOST_NAMES])}{', ...' * (len(names) > _MOST_NAMES)})"
 
 
-def _judging(config: EvaluateConfig, scope: Scope, run: Run) -> tuple[Judging, Threshold]:
+def _judging(config: EvaluateConfig, scope: Scope, run: ComparedRun) -> tuple[Judging, Threshold]:
     """Choose the threshold: the one asked for, the best on the validation split, or the model's own.
 
     Raises:
@@ -247,7 +247,9 @@ def _with_measures(record: SlideRecord, judged: Judged | None, judging: Judging)
     return record.model_copy(update=fields)
 
 
-def _comparison(config: EvaluateConfig, scope: Scope, run: Run, first: Run, chosen: Sequence[Compared]) -> Comparison:
+def _comparison(
+    config: EvaluateConfig, scope: Scope, run: ComparedRun, first: ComparedRun, chosen: Sequence[Compared]
+) -> Comparison:
     """Compare a further run with the first, on the slides of the headline that both have."""
     mine = {one.row.slide: one for one in run.compared}
     both = [one for one in chosen if one.row.slide in mine]

@@ -24,7 +24,7 @@ _HATCH = 3  # cells from one line to the next
 
 
 @dataclass(frozen=True)
-class Picture:
+class JudgedPicture:
     """Prediction and truth at a size to look at.
 
     Attributes:
@@ -40,7 +40,7 @@ class Picture:
 
 def picture_of(
     probabilities: NDArray[np.float32], tumor_share: NDArray[np.float64], ignored_share: NDArray[np.float64]
-) -> Picture:
+) -> JudgedPicture:
     """Average cells until the longer side is small enough."""
     factor = -(-max(probabilities.shape) // _CELLS)
     known = ~np.isnan(probabilities)
@@ -49,7 +49,7 @@ def picture_of(
     values = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
     cells = _sums(np.ones(probabilities.shape), factor)
     shares = (_sums(share, factor) / cells for share in (tumor_share, ignored_share))
-    return Picture(*(one.astype(np.float32) for one in (values, *shares)))
+    return JudgedPicture(*(one.astype(np.float32) for one in (values, *shares)))
 
 
 def _sums(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
@@ -59,7 +59,7 @@ def _sums(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
     return total
 
 
-def _hatched(pixels: NDArray[np.uint8], picture: Picture) -> NDArray[np.uint8]:
+def _hatched(pixels: NDArray[np.uint8], picture: JudgedPicture) -> NDArray[np.uint8]:
     """Draw grey lines on white over what is left out."""
     left_out = picture.ignored_share >= _HALF
     lines = np.add.outer(*map(np.arange, left_out.shape)) % _HATCH == 0
@@ -68,14 +68,14 @@ def _hatched(pixels: NDArray[np.uint8], picture: Picture) -> NDArray[np.uint8]:
     return pixels
 
 
-def truth_pixels(picture: Picture) -> NDArray[np.uint8]:
+def truth_pixels(picture: JudgedPicture) -> NDArray[np.uint8]:
     """Return the truth as uint8[rows, columns, 3]: tissue grey, tumour blue by its share."""
     base = np.where(np.isnan(picture.probabilities)[..., None], _PAPER, COLORS["rest"])
     share = picture.tumor_share[..., None]
     return _hatched((base * (1 - share) + np.array(_TUMOR) * share).round().astype(np.uint8), picture)
 
 
-def map_pixels(picture: Picture) -> NDArray[np.uint8]:
+def map_pixels(picture: JudgedPicture) -> NDArray[np.uint8]:
     """Return the probabilities as uint8[rows, columns, 3], from blue to red, white where nobody looked."""
     looked = ~np.isnan(picture.probabilities)
     pixels = np.full((*looked.shape, 3), 255, np.uint8)
@@ -83,7 +83,7 @@ def map_pixels(picture: Picture) -> NDArray[np.uint8]:
     return _hatched(pixels, picture)
 
 
-def error_pixels(picture: Picture, threshold: float) -> NDArray[np.uint8]:
+def error_pixels(picture: JudgedPicture, threshold: float) -> NDArray[np.uint8]:
     """Return hits, misses and false alarms as uint8[rows, columns, 3]."""
     tumor = picture.tumor_share >= _HALF
     called = np.nan_to_num(picture.probabilities, nan=-1.0) >= np.float32(threshold)

@@ -108,7 +108,7 @@ def _reliability(found: Mapping[str, Sequence[float | None]]) -> Iterator[Line]:
 
 
 @dataclass(frozen=True)
-class Grid:
+class PaperGrid:
     """The test split of a `grid.csv`.
 
     Attributes:
@@ -148,7 +148,7 @@ def write_paper_tables(folder: Path, out: Path) -> tuple[Path, ...]:
     return (out / "table1.csv", out / "figure2.csv", *drawn)
 
 
-def _read_grid(folder: Path) -> Grid:
+def _read_grid(folder: Path) -> PaperGrid:
     path = folder / "grid.csv" if folder.is_dir() else folder
     figures: dict[tuple[str, str], dict[str, Mapping[str, float]]] = {}
     try:
@@ -167,10 +167,10 @@ def _read_grid(folder: Path) -> Grid:
     kinds = zip(
         _KINDS, ([site for site in sites if (site in trained) == is_it] for is_it in (True, False)), strict=True
     )
-    return Grid(figures, {kind: found for kind, found in kinds if found})
+    return PaperGrid(figures, {kind: found for kind, found in kinds if found})
 
 
-def _table1(grid: Grid) -> str:
+def _table1(grid: PaperGrid) -> str:
     """Return the table as CSV: the AUC by organ, then the means over both kinds of organs, then over all pixels."""
     groups: dict[str, Sequence[str]] = {site: (site,) for sites in grid.kinds.values() for site in sites}
     groups |= {**grid.kinds, ALL: (ALL,)}
@@ -180,7 +180,7 @@ def _table1(grid: Grid) -> str:
     return _as_csv(["alpha", "beta", *heads], rows)
 
 
-def _figure2_csv(grid: Grid, kinds: Mapping[str, Sequence[str]]) -> str:
+def _figure2_csv(grid: PaperGrid, kinds: Mapping[str, Sequence[str]]) -> str:
     """Return the figures behind the matrices: one row a configuration and kind of organs."""
     rows = (
         [*pair, kind, *(grid.mean(pair, sites, name) for name in MEASURES)]
@@ -196,7 +196,7 @@ def _as_csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return buffer.getvalue()
 
 
-def _figure2(grid: Grid, kind: str, sites: Sequence[str]) -> Drawing:
+def _figure2(grid: PaperGrid, kind: str, sites: Sequence[str]) -> Drawing:
     """Draw a matrix for every measure, alpha down and beta across."""
     over = "test" if kind == ALL else f"{kind.replace('_', '-')} test"
     configured = [

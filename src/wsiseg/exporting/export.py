@@ -163,7 +163,7 @@ def _graph(
         trained = origin.probabilities(few.tiles)
         names = f"output stride {config.output_stride}", "as trained"
         rows.append(compared(names, reference, trained, few, FEWER_BITS))
-    graph = OnnxGraph(to_onnx(origin.graph, origin.tile_px))
+    graph = OnnxGraph(to_onnx(origin.graph, origin.tile_px, config.out.parent))
     rows.append(compared(("fp32", "torch"), graph.answers(few.tiles), reference, few, SAME_NUMBERS))
     _judge(config, rows, progress)
     return graph, tuple(rows)

@@ -1,6 +1,5 @@
 """Write networks of PyTorch as ONNX graphs with the input and outputs of a model file."""
 
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import nn
 from wsiseg.exporting.graphs import DenseGraph, TileGraph
 from wsiseg.model_file.onnx_session import runtime
 from wsiseg.run.errors import UsageError
+from wsiseg.run.outputs import scratch_folder
 
 OPSET = 17
 _NEWEST_IR = 10  # what ONNX Runtime 1.20 reads
@@ -26,8 +26,13 @@ def output_names(graph: DenseGraph | TileGraph) -> list[str]:
     return ["probability", "probability_map", *(["distance"] if graph.distance is not None else [])]
 
 
-def to_onnx(graph: DenseGraph | TileGraph, tile_px: int) -> onnx.ModelProto:
+def to_onnx(graph: DenseGraph | TileGraph, tile_px: int, outputs: Path) -> onnx.ModelProto:
     """Return the ONNX graph of a network, made of operators of ONNX alone.
+
+    Args:
+        graph: The network.
+        tile_px: Side of a tile in pixels.
+        outputs: Folder for files that stand for a moment, where the system has none for such.
 
     Raises:
         UsageError: The network holds something that ONNX cannot express.
@@ -38,14 +43,14 @@ def to_onnx(graph: DenseGraph | TileGraph, tile_px: int) -> onnx.ModelProto:
     axes["distance"] = {0: "n"}
     example = torch.zeros((2, tile_px, tile_px, 3), dtype=torch.uint8)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        with warnings.catch_warnings(), torch.no_grad(), scratch_folder(outputs) as folder:
             # The exporter that traces is the one that takes TorchScript and any image size; it says that it is old.
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # torch hides its own name
             # It also tells of constants that it leaves for ONNX Runtime to fold.
             warnings.filterwarnings("ignore", "Constant folding", UserWarning)
             warnings.filterwarnings("ignore", "`torch.jit")
-            path = Path(folder) / "traced.onnx"
+            path = folder / "traced.onnx"
             torch.onnx.export(
                 _traceable(graph.eval()),
                 (example,),

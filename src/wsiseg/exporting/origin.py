@@ -99,14 +99,7 @@ def of_classifier(
     tile_px, native = facts["tile_px"], native_stride(classifier)
     stride = output_stride or native
     if tile_px % _MULTIPLE_PX or native is None or stride not in _STRIDES:
-        if output_stride is not None:
-            raise UsageError(
-                f"no map of output stride {output_stride}: it needs tiles of a multiple of 32 px, here {tile_px}, "
-                f"and a network that divides its input evenly, here by {native or 'no whole number'}",
-                "leave out --output-stride",
-            )
-        if texture is not None:
-            raise UsageError("only dense models can lose logits for texture", "leave out texture-penalty")
+        _refuse_what_needs_a_map(tile_px, native, output_stride, texture)
         graph = TileGraph(classifier, torch.nn.Identity())
         return Origin(
             graph, {**facts, "output_stride": None}, lambda images: torch.sigmoid(classifier(images)), cohort=cohort
@@ -127,6 +120,19 @@ def of_classifier(
     if texture is not None:
         facts["tumor_texture"] = {"layer": texture.layer, "penalty": texture.penalty, **_measured(texture.tumor)}
     return Origin(dense, facts, trained, native == stride, cohort)
+
+
+def _refuse_what_needs_a_map(
+    tile_px: int, native: int | None, output_stride: int | None, texture: TextureLoss | None
+) -> None:
+    if output_stride is not None:
+        raise UsageError(
+            f"no map of output stride {output_stride}: it needs tiles of a multiple of 32 px, here {tile_px}, "
+            f"and a network that divides its input evenly, here by {native or 'no whole number'}",
+            "leave out --output-stride",
+        )
+    if texture is not None:
+        raise UsageError("only dense models can lose logits for texture", "leave out texture-penalty")
 
 
 def _measured(known: KnownTissue) -> dict[str, Any]:

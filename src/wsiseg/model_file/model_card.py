@@ -81,7 +81,7 @@ class TumorTexture(_Part):
     """Number of slides that these tiles came from."""
 
 
-class Calibration(_Part):
+class CalibrationFacts(_Part):
     """How the logits of the network were turned into probabilities that fit its validation slides."""
 
     temperature: float = Field(gt=0)
@@ -124,7 +124,7 @@ class ModelCard(_Part):
     """Least share of normal tissue that was assumed in the tissue of a tumour slide."""
     architecture: _Name
     """The network."""
-    calibration: Calibration | None = None
+    calibration: CalibrationFacts | None = None
     """How its probabilities were calibrated; it is part of the graph already."""
     known_tissue: TissueLimits | None = None
     """How far tissue may lie from that of training, where the file can tell."""

@@ -57,7 +57,7 @@ class Sums:
 
 
 @dataclass(frozen=True)
-class Window:
+class ReadWindow:
     """An image (uint8[height, width, 3]), and bool[rows, columns]: False for cells near what could not be read."""
 
     image: NDArray[np.uint8]
@@ -124,7 +124,7 @@ def _weight(plan: Plan, cells: Cells) -> NDArray[np.float32]:
     return weight.astype(np.float32)
 
 
-def _read_ahead(slide: Slide, plan: Plan, begin: int) -> Iterator[tuple[int, list[Window], float]]:
+def _read_ahead(slide: Slide, plan: Plan, begin: int) -> Iterator[tuple[int, list[ReadWindow], float]]:
     """Read windows before they are needed, in order.
 
     Yields:
@@ -133,10 +133,10 @@ def _read_ahead(slide: Slide, plan: Plan, begin: int) -> Iterator[tuple[int, lis
     size = plan.batch
     corners = plan.grid.corners(np.array([cells[:2] for cells in plan.windows]).reshape(-1, 2))
 
-    def read(first: int) -> list[Window]:
+    def read(first: int) -> list[ReadWindow]:
         return [_read(slide, plan, k, corners[k]) for k in range(first, min(first + size, len(plan.windows)))]
 
-    waiting: deque[tuple[int, Future[list[Window]]]] = deque()
+    waiting: deque[tuple[int, Future[list[ReadWindow]]]] = deque()
     with ThreadPoolExecutor(_READERS, "reader") as pool:
         for first in range(begin, len(plan.windows), size):
             waiting.append((first, pool.submit(read, first)))
@@ -147,13 +147,13 @@ def _read_ahead(slide: Slide, plan: Plan, begin: int) -> Iterator[tuple[int, lis
             yield number, *_finished(reading)
 
 
-def _finished(reading: "Future[list[Window]]") -> tuple[list[Window], float]:
+def _finished(reading: "Future[list[ReadWindow]]") -> tuple[list[ReadWindow], float]:
     """Wait for a batch: what was read, and the seconds that it took to come."""
     began = time.monotonic()
     return reading.result(), time.monotonic() - began
 
 
-def _read(slide: Slide, plan: Plan, number: int, corner: NDArray[np.int32]) -> Window:
+def _read(slide: Slide, plan: Plan, number: int, corner: NDArray[np.int32]) -> ReadWindow:
     """Read a window; where that fails, read it tile by tile and mark the cells near a tile that cannot be read."""
     rows, columns = plan.windows[number][2:]
     x, y = int(corner[0]), int(corner[1])
@@ -161,14 +161,14 @@ def _read(slide: Slide, plan: Plan, number: int, corner: NDArray[np.int32]) -> W
     size = (columns * stride, rows * stride) if plan.is_dense else (side, side)
     readable = np.ones((rows, columns), np.bool_)
     try:
-        return Window(slide.read(x, y, size, plan.grid.tile_mpp), readable)
+        return ReadWindow(slide.read(x, y, size, plan.grid.tile_mpp), readable)
     except SlideError:
         if not plan.is_dense:
-            return Window(np.full((*size, 3), 255, np.uint8), ~readable)
+            return ReadWindow(np.full((*size, 3), 255, np.uint8), ~readable)
         return _read_by_parts(slide, plan, (x, y), size)
 
 
-def _read_by_parts(slide: Slide, plan: Plan, corner: tuple[int, int], size: tuple[int, int]) -> Window:
+def _read_by_parts(slide: Slide, plan: Plan, corner: tuple[int, int], size: tuple[int, int]) -> ReadWindow:
     width, height = size
     part, stride, mpp = plan.grid.tile_px, plan.grid.stride_px, plan.grid.tile_mpp
     image = np.full((height, width, 3), 255, np.uint8)
@@ -184,4 +184,4 @@ def _read_by_parts(slide: Slide, plan: Plan, corner: tuple[int, int], size: tupl
                 # Every cell whose tile-sized surroundings touch this part would see what is not there.
                 rows = slice(max(top // stride - reach, 0), (top + shape[1]) // stride + reach)
                 readable[rows, max(left // stride - reach, 0) : (left + shape[0]) // stride + reach] = False
-    return Window(image, readable)
+    return ReadWindow(image, readable)

@@ -162,10 +162,8 @@ def _opened(
 
 def _what_changed(known: Heatmap, slide: Slide, wanted: dict[str, Any], threshold: float) -> str | None:
     """Name what a heatmap was made with that differs from what is asked for now; None where nothing does."""
-    if known.slide.fingerprint != slide.facts.fingerprint:
-        return "the slide changed"
     if known.slide != slide.facts:
-        return f"its pixel size changed from {known.slide.mpp[0]:g} to {slide.mpp[0]:g} um"
+        return slide.facts.difference(known.slide)
     changed = [_NAMES.get(name, name) for name, value in wanted.items() if known.run.get(name) != value]
     changed += [name for name, value in _FORMER.items() if known.run.get(name, value) != value]
     if changed:

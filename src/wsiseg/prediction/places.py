@@ -15,7 +15,7 @@ from wsiseg.tiles.tissue import MASK_MPP, TissueMask
 from wsiseg.tiles.tissue_choice import TissueChoice, content_of, filled, named_after, touches
 
 
-class Found(NamedTuple):
+class FoundPlaces(NamedTuple):
     """Where to look on a slide.
 
     Attributes:
@@ -111,7 +111,7 @@ class Places:
             "exclude": self.exclude.content(slide),
         }
 
-    def find(self, name: str, slide: Slide, most_unreadable: float) -> Found:
+    def find(self, name: str, slide: Slide, most_unreadable: float) -> FoundPlaces:
         """Find out where to look on a slide.
 
         Args:
@@ -134,7 +134,7 @@ class Places:
                 mask, notes = drawing.filled(name, slide, tissue.mask)
                 tissue = replace(tissue, mask=tissue.mask & (mask == is_kept))
                 warnings += notes
-        return Found(tissue, thumbnail, warnings)
+        return FoundPlaces(tissue, thumbnail, warnings)
 
 
 def _no_coarser(tissue: TissueMask, slide: Slide) -> TissueMask:

@@ -163,6 +163,7 @@ def _tile_slide(task: _Task) -> SlideRecord:
         task.progress.slide(task.row.slide, len(tiles))
         with written_whole(task.store) as partial:
             tiles = _write(partial, slide, tiles, task)
+            task.picture.unlink(missing_ok=True)  # after an interruption it must not stand beside another store
         title = f"{slide.path.name}: {tissue.area_mm2:.2f} mm2 of tissue, {len(tiles)} tiles"
         report.tissue_picture(task.picture, thumbnail, tissue.mask, title)
         return _record(task, tiles, "ok" if len(tiles) else "no_tissue")
@@ -227,10 +228,8 @@ def _known(store: Path) -> Tiles | None:
 
 def _what_changed(known: Tiles, slide: Slide, task: _Task) -> str | None:
     """Name what differs from what the tiles of an earlier run were made of; None where nothing does."""
-    if known.slide.fingerprint != slide.fingerprint:
-        return "the slide changed"
     if known.slide != slide.facts:
-        return f"its pixel size changed from {known.slide.mpp[0]:g} to {slide.mpp[0]:g} um"
+        return slide.facts.difference(known.slide)
     changed = [name.replace("_", "-") for name, value in task.settings.items() if known.settings.get(name) != value]
     if changed:
         return f"{' and '.join(changed)} changed"
