@@ -1,7 +1,6 @@
 """How downloads look: on a terminal one bar a file and one for all, elsewhere one line a file and one a minute."""
 
 import threading
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import typer
@@ -34,12 +33,7 @@ class Transfers(Watcher):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._rich is not None:
             self._rich.stop()
 

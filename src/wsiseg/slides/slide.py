@@ -8,7 +8,6 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -67,6 +66,14 @@ class SlideFacts:
         }
         return cls(**values)
 
+    def difference(self, known: Self) -> str:
+        """Name what differs from what was known of the slide before."""
+        if self.fingerprint != known.fingerprint:
+            return "the slide changed"
+        if self.mpp != known.mpp:
+            return f"its pixel size changed from {known.mpp[0]:g} to {self.mpp[0]:g} um"
+        return "something else is known of the slide than before"
+
 
 class Slide:
     """A whole-slide image, open for reading; close it or use it in a `with` block.
@@ -111,12 +118,7 @@ class Slide:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -141,11 +143,9 @@ class Slide:
     @property
     def bounds_px(self) -> tuple[int, int, int, int] | None:
         """x, y, width, height of the scan within level 0, where the file says so."""
-        names = [f"openslide.bounds-{name}" for name in ("x", "y", "width", "height")]
-        if not all(name in self.properties for name in names):
-            return None
-        x, y, width, height = (int(self.properties[name]) for name in names)
-        return x, y, width, height
+        found = [self.properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
+        x, y, width, height = (int(text or 0) for text in found)
+        return None if None in found else (x, y, width, height)
 
     @property
     def codec(self) -> str:

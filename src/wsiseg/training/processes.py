@@ -75,7 +75,7 @@ class Processes:
         return joined
 
     def agree(self, network: nn.Module) -> None:
-        """Give every process the buffers of the first, such as batch-norm statistics."""
+        """Send every process the buffers of the first, such as batch-norm statistics."""
         if self.count > 1:
             for buffer in network.buffers():
                 torch.distributed.broadcast(buffer, 0)
