@@ -198,7 +198,7 @@ def test_a_few_unreadable_tiles_are_left_out_and_more_fail_the_slide(make_slide:
     assert failed.status == "failed"
     assert failed.error is not None
     assert "tissue tiles cannot be read" in failed.error.message
-    assert "--max-bad-tiles" in failed.error.hint
+    assert "max-bad-tiles" in failed.error.hint
     assert not store_path(tmp_path / "strict", "a").exists()
 
 
