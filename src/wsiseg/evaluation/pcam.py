@@ -28,6 +28,7 @@ from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.outputs import written_whole
 from wsiseg.run.record import Progress
 from wsiseg.slides.cohort import CohortSlide
+from wsiseg.slides.table import is_missing
 from wsiseg.tiles import pcam_files
 
 SIDE_PX = 96
@@ -290,6 +291,6 @@ def _slides(folder: Path, split: pcam_files.Split, count: int) -> tuple[str, ...
     path = folder / f"camelyonpatch_level_2_split_{split}_meta.csv"
     if not path.exists():
         return None
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         names = tuple(str(row.get("wsi") or "") for row in csv.DictReader(file))
-    return names if len(names) == count and all(names) else None
+    return names if len(names) == count and not any(map(is_missing, names)) else None

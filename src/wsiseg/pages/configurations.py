@@ -36,9 +36,16 @@ class Configured:
     threshold: float
     figures: Mapping[str, Mapping[str, Mapping[str, float | None]]]
 
-    def measure(self, name: str, split: str) -> float | None:
-        """Return a measure over all sites of a split; None where it is undefined."""
-        return self.figures.get(split, {}).get(ALL, {}).get(name)
+    def measure(self, name: str, split: str, sites: Sequence[str] = (ALL,)) -> float | None:
+        """Return a measure over all sites of a split, or its mean over some of them; None where it is undefined."""
+        values = [self.figures.get(split, {}).get(site, {}).get(name) for site in sites]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    def in_distribution(self, split: str) -> tuple[str, ...]:
+        """Return the sites of a split to draw: where some are of no validation slide, the paper keeps these apart."""
+        here, trained = (set(self.figures.get(name, {})) - {ALL} for name in (split, "val"))
+        return tuple(sorted(here & trained)) if here & trained and here - trained else (ALL,)
 
 
 def best_first(configured: Sequence[Configured]) -> list[Configured]:
@@ -53,24 +60,27 @@ def best_first(configured: Sequence[Configured]) -> list[Configured]:
     return sorted(configured, key=rank, reverse=True)
 
 
-def picture(configured: Sequence[Configured], split: str) -> Drawing:
-    """Draw a matrix for each measure that is known, alpha down and beta across, as the paper does."""
-    shown = [name for name in MEASURES if any(one.measure(name, split) is not None for one in configured)]
+def picture(configured: Sequence[Configured], split: str, sites: Sequence[str] = (ALL,)) -> Drawing:
+    """Draw a matrix for each measure that is known, over some sites, alpha down and beta across, as the paper does."""
+    shown = [name for name in MEASURES if any(one.measure(name, split, sites) is not None for one in configured)]
     columns = min(_COLUMNS, max(1, len(shown)))
     width, height = _LEFT + _CELL_W * len(BETAS) + 24, _TOP + _CELL_H * len(ALPHAS) + 40
     drawing = Drawing(columns * width, -(-len(shown) // columns) * height, f"Configurations on the {split} split")
     for place, name in enumerate(shown):
-        drawing.shapes += _matrix(configured, name, split, place % columns * width, place // columns * height)
+        corner = (place % columns * width, place // columns * height)
+        drawing.shapes += _matrix(configured, name, split, sites, corner)
     return drawing
 
 
 def _matrix(
-    configured: Sequence[Configured], name: str, split: str, left: float, top: float
+    configured: Sequence[Configured], name: str, split: str, sites: Sequence[str], corner: tuple[float, float]
 ) -> Iterator[Rectangle | Text]:
-    values = {(one.alpha, one.beta): one.measure(name, split) for one in configured}
+    left, top = corner
+    over = split if tuple(sites) == (ALL,) else f"in-distribution {split}"
+    values = {(one.alpha, one.beta): one.measure(name, split, sites) for one in configured}
     known = [value for value in values.values() if value is not None]
     low, high = min(known), max(known)
-    yield Text(left + 10, top + 18, f"{_NAMES.get(name, name)}, {split} split", 14)
+    yield Text(left + 10, top + 18, f"{_NAMES.get(name, name)}, {over} split", 14)
     yield Text(left + _LEFT + _CELL_W * len(BETAS) / 2, top + 38, "beta", 12, "middle")
     yield Text(left + 10, top + _TOP + _CELL_H * len(ALPHAS) / 2, "alpha", 12, "middle", is_upright=True)
     for column, beta in enumerate(BETAS):

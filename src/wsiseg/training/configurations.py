@@ -47,7 +47,7 @@ def write_grid(config: TrainConfig, configured: Sequence[Configured]) -> None:
     if rows:
         write_text(config.out / "grid.csv", as_csv(rows))
     split = "test" if any("test" in one.figures for one in configured) else "val"
-    drawing = picture(configured, split)
+    drawing = picture(configured, split, configured[0].in_distribution(split))
     drawing.save(config.out / "grid")
     ranked = best_first(configured)
     best = {"network": config.arch, "best by validation": ranked[0].out.name, "use": NOTE}

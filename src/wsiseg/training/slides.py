@@ -108,6 +108,8 @@ def labelled_slides(
         if not store.is_dir():
             missing.append(row.slide)
             continue
+        for doubt in row.doubts:
+            note(f"{row.slide}: {doubt}")
         slides.append(_labelled(row, row.label, split, store, most_tiles))
     if missing:
         advice = f"run wsiseg tile again, or take the slides out of {cohort.name}"
