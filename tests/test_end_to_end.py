@@ -98,7 +98,7 @@ def test_settings_come_from_a_file_unless_the_command_line_says_otherwise(tmp_pa
     (tmp_path / "settings.toml").write_text("min-tisue = 0.3\n")
     wrong = wsiseg("predict", "cohort.csv", "--config", "settings.toml", folder=tmp_path)
     assert wrong.returncode == 2
-    assert "min_tisue" in wrong.stderr
+    assert "min-tisue: no such setting; did you mean min-tissue?" in wrong.stderr
 
 
 @pytest.mark.parametrize(

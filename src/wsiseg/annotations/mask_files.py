@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from wsiseg.annotations.outlines import AnnotationError
 from wsiseg.run.errors import SlideError
-from wsiseg.slides.slide import Slide, SlideFacts
+from wsiseg.slides.slide_file import SlideFile
 
 _MOST_BYTES = 2**30  # of a decoded image; of larger ones a smaller level or every nth pixel is read
 _BLOCK_PX = 4096
@@ -68,7 +69,7 @@ def counted(pixels: NDArray[Any], most: int = 2**16) -> tuple[NDArray[Any], NDAr
     return np.array(ordered), np.array([found[value] for value in ordered])
 
 
-def stored(path: Path, slide: SlideFacts) -> Stored:
+def stored(path: Path) -> Stored:
     """Read a mask image.
 
     Raises:
@@ -92,7 +93,7 @@ def stored(path: Path, slide: SlideFacts) -> Stored:
                 what = f"{image.width}x{image.height} pixels are too many for a mask in this format"
                 raise AnnotationError(f"{path.name}: {what}", "store it as a tiled TIFF or with a half of the sides")
             _check_blocks(path.name, image)
-        return _by_blocks(path, slide)
+        return _by_blocks(path)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, SlideError) as error:
         text = error.message if isinstance(error, SlideError) else error
         raise AnnotationError(f"{path.name}: cannot be read as a mask: {text}", "save it as PNG or TIFF") from error
@@ -267,20 +268,23 @@ def _check_blocks(name: str, image: Any) -> None:  # noqa: ANN401  an image of P
         raise AnnotationError(f"{name}: is too large for a mask that is stored white-is-zero", _SAVE)
 
 
-def _by_blocks(path: Path, slide: SlideFacts) -> Stored:
+def _by_blocks(path: Path) -> Stored:
     """Read a tiled TIFF of any size block by block, where needed only every nth pixel."""
-    with Slide(path, mpp=slide.mpp[0]) as mask:
-        fitting = [number for number, size in enumerate(mask.level_sizes_px) if math.prod(size) * 3 <= _MOST_BYTES]
-        level = fitting[0] if fitting else len(mask.level_sizes_px) - 1
-        width, height = mask.level_sizes_px[level]
+    with closing(SlideFile(path, is_mask=True)) as mask:
+        sizes = mask.level_sizes_px
+        fitting = [number for number, size in enumerate(sizes) if math.prod(size) * 3 <= _MOST_BYTES]
+        level = fitting[0] if fitting else len(sizes) - 1
+        (width, height), down = sizes[level], mask.level_downsamples[level]
         every = math.ceil(math.sqrt(width * height * 3 / _MOST_BYTES))
         side = _BLOCK_PX // every * every
         pixels = np.empty((-(-height // every), -(-width // every), 3), np.uint8)
         for y in range(0, height, side):
             for x in range(0, width, side):
-                block = mask.read_level(level, (x, y), (min(side, width - x), min(side, height - y)))
+                block = mask.read(
+                    (round(x * down), round(y * down)), level, (min(side, width - x), min(side, height - y))
+                )
                 part = pixels[y // every : (y + side) // every, x // every : (x + side) // every]
-                part[:] = block[::every, ::every]
-        reduced = mask.size_px[0] / width * every
+                part[:] = np.asarray(block)[::every, ::every]
+        reduced = sizes[0][0] / width * every
     note = (f"{path.name}: was read at {pixels.shape[1]}x{pixels.shape[0]} pixels",) if reduced > 1 else ()
     return replace(few_colors(pixels), reduced=reduced, notes=note)

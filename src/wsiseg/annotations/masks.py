@@ -58,7 +58,7 @@ def read_mask(path: Path, slide: SlideFacts, classes: Classes, mpp: float | None
     Raises:
         AnnotationError: No such image, the wrong proportions, or it is not clear what is marked.
     """
-    image = stored(path, slide)
+    image = stored(path)
     step = _step(path.name, slide, image, mpp)
     published = _published(path.name, image)
     if published is not None:
@@ -70,7 +70,7 @@ def read_mask(path: Path, slide: SlideFacts, classes: Classes, mpp: float | None
 
 def read_region(path: Path, slide: SlideFacts, mpp: float | None = None) -> tuple[Mask, tuple[str, ...]]:
     """Read a region from a mask image: every label in it counts; arguments and errors as those of `read_mask`."""
-    image = stored(path, slide)
+    image = stored(path)
     labels, notes = _labels(path.name, image, is_named=False)
     return Mask(labels > 0, _step(path.name, slide, image, mpp)), image.notes + notes
 

@@ -61,6 +61,7 @@ class SlideFile:
     Args:
         path: The file, or the folder of one DICOM series.
         longest_s: Seconds that opening, and every reading, may take.
+        is_mask: It need not be in colour.
 
     Raises:
         NotASlideError: It is not a slide, and its name does not say that it is one.
@@ -68,12 +69,13 @@ class SlideFile:
         StalledError: Its disk or network does not answer.
     """
 
-    def __init__(self, path: Path, longest_s: float = LONGEST_READ_S) -> None:
+    def __init__(self, path: Path, longest_s: float = LONGEST_READ_S, *, is_mask: bool = False) -> None:
+        self._is_mask = is_mask
         self._mending = threading.Lock()
         self._limit = TimeLimit(path.name, longest_s)
         try:
             self.path = self._limit.call(lambda: _slide_path(path))
-            self._handle = self._limit.call(lambda: _open(self.path))
+            self._handle = self._limit.call(lambda: _open(self.path, is_mask=self._is_mask))
             self.properties = self._limit.call(self._properties)
         except BaseException:
             self._limit.close()  # a folder of files that cannot be opened leaves no threads
@@ -121,7 +123,7 @@ class SlideFile:
         self, dead: "AbstractSlide", corner: tuple[int, int], level: int, size: tuple[int, int]
     ) -> "Image":
         with self._mending:
-            fresh = self._limit.call(lambda: _open(self.path))
+            fresh = self._limit.call(lambda: _open(self.path, is_mask=self._is_mask))
             try:
                 region = self._limit.call(lambda: _read(fresh, self.path.name, corner, level, size))
             except SlideError:
@@ -135,7 +137,7 @@ class SlideFile:
             return region
 
 
-def _open(path: Path) -> "AbstractSlide":
+def _open(path: Path, *, is_mask: bool) -> "AbstractSlide":
     """Open a file with OpenSlide, or as a plain image where OpenSlide knows nothing of it."""
     import openslide  # noqa: PLC0415  heavy: only where a slide is read
 
@@ -147,7 +149,7 @@ def _open(path: Path) -> "AbstractSlide":
         reason = str(error).replace(f"Reading {path}: ", "")
         raise SlideError(f"{path.name}: cannot be opened: {reason}", _advice(reason)) from error
     try:
-        _refuse_unfit(path, slide.properties.get("openslide.vendor", ""))
+        _refuse_unfit(path, slide.properties.get("openslide.vendor", ""), is_mask=is_mask)
     except SlideError:
         slide.close()
         raise
@@ -155,13 +157,13 @@ def _open(path: Path) -> "AbstractSlide":
     return slide
 
 
-def _refuse_unfit(path: Path, vendor: str) -> None:
+def _refuse_unfit(path: Path, vendor: str, *, is_mask: bool) -> None:
     """Refuse a slide that OpenSlide opens, but would read wrongly, or not without ending the process."""
     if vendor == _GENERIC and not formats.may_be_generic(path):
         raise formats.refusal(path)
     if vendor not in _NO_TIFF_TILES:
         with _PROCESS:
-            tiff.refuse_unfit(path, is_generic=vendor == _GENERIC)
+            tiff.refuse_unfit(path, is_generic=vendor == _GENERIC, is_mask=is_mask)
 
 
 def _read(handle: "AbstractSlide", name: str, corner: tuple[int, int], level: int, size: tuple[int, int]) -> "Image":

@@ -80,7 +80,7 @@ def _text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read as a table: {error.strerror}", "check the path") from error
+        raise UsageError(f"{path}: cannot be read as a cohort: {error.strerror}", "check the path") from error
     encoding = "utf-16" if content[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
     try:
         text = content.decode(encoding)

@@ -68,7 +68,7 @@ def directories(path: Path) -> Iterator["ImageFileDirectory_v2"]:
             place = directory.next
 
 
-def refuse_unfit(path: Path, *, is_generic: bool) -> None:
+def refuse_unfit(path: Path, *, is_generic: bool, is_mask: bool = False) -> None:
     """Refuse a TIFF that would be read wrongly; files that are not TIFFs, or are broken, pass.
 
     Only one thread at a time may use this, as `directories`.
@@ -76,6 +76,7 @@ def refuse_unfit(path: Path, *, is_generic: bool) -> None:
     Args:
         path: Any file.
         is_generic: True if the first image is what a reader shows, as where no maker's description says more.
+        is_mask: True if it need not be in colour.
 
     Raises:
         SlideError: Tiles are larger than can be, pixels are not colours of 8 bits, or the first image is a preview.
@@ -97,7 +98,8 @@ def refuse_unfit(path: Path, *, is_generic: bool) -> None:
         if is_generic and all(part < whole for part, whole in zip(pages[0].size_px, largest.size_px, strict=True)):
             sizes = f"{_times(pages[0].size_px)} pixels, a later one {_times(largest.size_px)}"
             raise SlideError(f"{path.name}: its first image is only a preview of {sizes}", CONVERT)
-        _refuse_other_than_colour(path.name, largest, sum(page.size_px == largest.size_px for page in pages))
+        if not is_mask:
+            _refuse_other_than_colour(path.name, largest, sum(page.size_px == largest.size_px for page in pages))
 
 
 def _refuse_other_than_colour(name: str, page: "_Page", count: int) -> None:
