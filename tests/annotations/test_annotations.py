@@ -105,7 +105,7 @@ def test_the_areas_that_imagescope_wrote_into_its_file_are_ours(data: Path) -> N
     path = data / "annotations" / "aperio_imagescope_TCGA-EJ-5518-01Z-00-DX1.xml"
     truth = read(path, "CaP", slide=facts(mpp=0.252))
     assert truth.tumor.total == pytest.approx(29046449.6 + 641099844.1, rel=1e-6)
-    assert [note.split(": ")[1] for note in truth.notes] == ["3 self-crossing outlines were repaired"]
+    assert [note.split(": ")[1] for note in truth.notes] == ["repaired 3 self-crossing outlines"]
     assert "drawn at 0.252 um/px, the slide has 0.5 um/px" in read(path, "cap", slide=facts(mpp=0.5)).notes[-1]
 
 
@@ -168,7 +168,7 @@ def test_an_outline_that_crosses_itself_is_repaired_and_reported(tmp_path: Path)
     bow = geojson(tmp_path / "bow.geojson", polygon([(0, 0), (10, 10), (10, 0), (0, 10)]))
     truth = read(bow)
     assert truth.tumor.total == 50
-    assert truth.notes[0] == "bow.geojson: 1 self-crossing outlines were repaired"
+    assert truth.notes[0] == "bow.geojson: repaired 1 self-crossing outline"
     twice = [(0, 0), (20, 0), (20, 20), (0, 20), (0, 0), (10, 0), (10, 10), (0, 10)]
     overlapping = geojson(tmp_path / "twice.geojson", polygon([(float(x), float(y)) for x, y in twice]))
     assert read(overlapping).tumor.total == 400

@@ -107,15 +107,15 @@ def test_a_class_derived_from_another_means_what_its_base_means(tmp_path: Path) 
 
 TUMOR = feature(classification={"name": "Tumor"})
 BESIDE: dict[str, tuple[Any, str]] = {
-    "null geometry": (feature(None), "1 features without geometry"),
-    "empty polygon": (feature({"type": "Polygon", "coordinates": []}), "1 features without geometry"),
-    "empty multipolygon": (feature({"type": "MultiPolygon", "coordinates": []}), "1 features without geometry"),
-    "empty collection": (feature({"type": "GeometryCollection", "geometries": []}), "1 features without geometry"),
-    "empty ring": (feature({"type": "Polygon", "coordinates": [[]]}), "1 outlines without an area"),
-    "four equal points": (feature({"type": "Polygon", "coordinates": [[[5, 5]] * 4]}), "1 outlines without an area"),
+    "null geometry": (feature(None), "1 feature without geometry"),
+    "empty polygon": (feature({"type": "Polygon", "coordinates": []}), "1 feature without geometry"),
+    "empty multipolygon": (feature({"type": "MultiPolygon", "coordinates": []}), "1 feature without geometry"),
+    "empty collection": (feature({"type": "GeometryCollection", "geometries": []}), "1 feature without geometry"),
+    "empty ring": (feature({"type": "Polygon", "coordinates": [[]]}), "1 outline without an area"),
+    "four equal points": (feature({"type": "Polygon", "coordinates": [[[5, 5]] * 4]}), "1 outline without an area"),
     "a line as polygon": (feature({"type": "Polygon", "coordinates": [[[0, 0], [9, 9], [0, 0]]]}), "without an area"),
-    "point": (feature({"type": "Point", "coordinates": [5, 5]}), "1 points or lines"),
-    "line": (feature({"type": "LineString", "coordinates": [[5, 5], [9, 9]]}), "1 points or lines"),
+    "point": (feature({"type": "Point", "coordinates": [5, 5]}), "1 point or line"),
+    "line": (feature({"type": "LineString", "coordinates": [[5, 5], [9, 9]]}), "1 point or line"),
     "infinite": (feature({"type": "Polygon", "coordinates": [[[0, 0], [1e300, 0], [0, 9]]]}), "lies on no slide"),
     "text": (feature({"type": "Polygon", "coordinates": [[["a", 0], [1, 0], [0, 9]]]}), "are not two numbers"),
     "null points": (feature({"type": "Polygon", "coordinates": [[None, [1, 0], [0, 9]]]}), "are not two numbers"),

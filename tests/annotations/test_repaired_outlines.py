@@ -95,7 +95,7 @@ def test_a_loop_within_a_loop_is_tissue_as_it_is_truth(
         region = open_region(path, slide.facts)
     assert tissue.area_mm2 == pytest.approx(region.area.total * 0.25e-6, rel=0.02)
     assert region.area.total == pytest.approx((400 - 5 / 3) * 32**2, rel=1e-3)
-    assert "a.geojson: 1 self-crossing outlines were repaired" in tissue.warnings
+    assert "a.geojson: repaired 1 self-crossing outline" in tissue.warnings
 
 
 def test_large_tangles_are_repaired_quickly() -> None:

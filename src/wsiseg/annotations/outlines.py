@@ -5,6 +5,7 @@ enclosed twice lies inside, both halves of a bow-tie count, and so does the midd
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 
 from wsiseg.run.errors import WsisegError
 
-EMPTY = "features without geometry"
+EMPTY = "feature without geometry"
 """Why a part is passed over in which nothing was drawn."""
-NOT_AN_AREA = "points or lines"
+NOT_AN_AREA = "point or line"
 """Why a part is passed over that bounds no area."""
 
 _FARTHEST = 1e8  # level-0 pixels; also keeps areas exact
@@ -91,18 +92,23 @@ def drawn(file: str, parts: Iterable[Part | str]) -> Drawn:
         try:
             polygon, is_repaired = (None, False) if isinstance(part, str) else valid_polygon(part.rings)
         except ValueError as error:
-            passed_over[f"outlines {error}"] += 1
+            passed_over[f"outline {error}"] += 1
             continue
         if isinstance(part, str):
             passed_over[part] += 1
         else:
             repaired += is_repaired
             outlines.append(Outline(polygon, part.class_name, part.is_negative, part.name))
-    reasons = [f"{count} {reason}" for reason, count in passed_over.items()]
+    reasons = [_counted(count, reason) for reason, count in passed_over.items()]
     if not outlines and set(passed_over) - {EMPTY}:
         raise AnnotationError(f"{file}: holds no outline of an area, but {', '.join(reasons)}", _DRAW_AREAS)
-    notes = [f"{file}: {repaired} self-crossing outlines were repaired"] if repaired else []
+    notes = [f"{file}: repaired {_counted(repaired, 'self-crossing outline')}"] if repaired else []
     return Drawn(tuple(outlines), (*notes, *(f"{file}: passed over {reason}" for reason in reasons)))
+
+
+def _counted(count: int, what: str) -> str:
+    many = re.sub(r"(feature|outline|point|line)(?= |$)", r"\1s", what)
+    return f"{count} {what if count == 1 else many}"
 
 
 def valid_polygon(rings: Sequence[Any]) -> tuple[Any, bool]:
