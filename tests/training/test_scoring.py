@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from wsiseg.mathematics.metrics import auc, curve
-from wsiseg.training.scoring import Calibration, Scored, calibration_error, fitted, pixels_of
+from wsiseg.training.scoring import Calibration, Scored, calibration_error, chosen_threshold, fitted, pixels_of
 from wsiseg.training.slides import LabelledSlide, TileTruth
 
 
@@ -51,3 +51,14 @@ def test_truth_that_a_threshold_parts_gives_finite_numbers() -> None:
     found = fitted(*scored(logits, (logits > 0).astype(float)))
     assert 0.01 < found.temperature < 1
     assert abs(found.offset) < 10
+
+
+@pytest.mark.parametrize("logit", [-1.5, 0.0, 1.5])
+def test_the_threshold_is_the_least_probability_of_what_is_tumour(logit: float) -> None:
+    logits = np.linspace(-2, 2, 41, dtype=np.float32)
+    slides, truths = scored(logits, (logits >= logit - 0.01).astype(float))
+    assert chosen_threshold(slides, truths) == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-3)
+
+
+def test_without_tumour_there_is_no_threshold_to_choose() -> None:
+    assert chosen_threshold(*scored(np.linspace(-2, 2, 9, dtype=np.float32), np.zeros(9))) is None
