@@ -10,6 +10,7 @@ from making.maps import slide_facts
 from wsiseg.mathematics.grid import Grid
 from wsiseg.prediction.inference import Sums, run
 from wsiseg.prediction.windows import Plan, _wanted
+from wsiseg.run.errors import SlideError
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.tissue import TissueMask
 
@@ -39,9 +40,18 @@ class Counting:
         return np.full((1, image.shape[1] // CELL, image.shape[2] // CELL), self.asked, np.float32)
 
 
-def mapped(plan: Plan) -> NDArray[np.float32]:
+class Torn(Blank):
+    """A slide of which pixel 500, 500 cannot be read."""
+
+    def read(self, x: float, y: float, size: tuple[int, int], mpp: float) -> NDArray[np.uint8]:
+        if x <= 500 < x + size[0] and y <= 500 < y + size[1]:
+            raise SlideError("torn")
+        return super().read(x, y, size, mpp)
+
+
+def mapped(plan: Plan, slide: Blank | None = None) -> NDArray[np.float32]:
     sums = Sums.empty(plan.grid.shape)
-    return run(cast("Slide", Blank()), plan, Counting(), sums, lambda *_: None)
+    return run(cast("Slide", slide or Blank()), plan, Counting(), sums, lambda *_: None)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -61,6 +71,15 @@ def test_from_one_window_to_the_next_is_a_ramp(axis: int) -> None:
         expected[cell] = weights[1] / sum(weights)
     assert sorted(set(expected.tolist()))[1:-1], "there is an overlap"
     np.testing.assert_allclose(values, np.broadcast_to(expected if axis else expected[:, None], shape), atol=1e-6)
+
+
+def test_cells_that_would_see_what_cannot_be_read_are_not_known() -> None:
+    """Pixel 500 lies in the third tile of 224: from 448 to 672, cells 14 to 21, and half a tile around it, 3 cells."""
+    grid = Grid((SIDE * CELL, SIDE * CELL), (0.5, 0.5), 224, CELL, 0.5)
+    plan = Plan(grid, np.ones((SIDE, SIDE), np.bool_), ((0, 0, SIDE, SIDE),), is_dense=True)
+    expected = np.zeros((SIDE, SIDE))
+    expected[11:24, 11:24] = np.nan
+    np.testing.assert_array_equal(mapped(plan, Torn()), expected)
 
 
 def test_tiles_are_cells_as_they_were_answered() -> None:
