@@ -136,10 +136,10 @@ def _in_memory(slide: Path, model: str) -> float:
         side, mpp = opened.card.tile_px, opened.card.mpp
         step = int(side * mpp / read.mpp[0])
         tiles = np.stack([read.read(step * k, step * k, (side, side), mpp) for k in range(BATCH)])
-        opened.probabilities(tiles)
+        opened.answer(tiles)
         began = time.perf_counter()
         for _ in range(_IN_MEMORY):
-            opened.probabilities(tiles)
+            opened.answer(tiles)
         return _IN_MEMORY * BATCH / (time.perf_counter() - began)
 
 

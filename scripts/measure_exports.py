@@ -102,7 +102,7 @@ def report(arch: str, sample: Sample, paths: dict[str, Path]) -> None:
     for _ in range(ROUNDS):
         for precision, model in models.items():
             began = time.perf_counter()
-            model.probabilities(sample.tiles)
+            model.answer(sample.tiles)
             # The least of several is what the machine can do when nobody disturbs it.
             seconds[precision] = min(seconds[precision], time.perf_counter() - began)
     for precision, model in models.items():

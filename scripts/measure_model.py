@@ -155,7 +155,7 @@ def _images(folder: Path) -> Images:
 
 
 def _probabilities(model: ModelFile, images: Images) -> NDArray[np.float32]:
-    return np.concatenate([model.probabilities(images[k : k + 16]) for k in range(0, len(images), 16)])
+    return np.concatenate([model.answer(images[k : k + 16]).probabilities for k in range(0, len(images), 16)])
 
 
 def _with_interval(values: NDArray[np.float32], labels: Values, groups: NDArray[np.int_]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ over resampled patients. A fold that is there already is not trained again.
 LABELS.csv has the columns image, patient and tumor (0 or 1); the images lie beside each other as IMAGE.jpg.
 
 Usage: patient_folds.py IMAGES LABELS.csv WEIGHTS.pth WORK [--image-mpp 0.62] [--folds 3] [--mosaics 40]
-                        [--only FOLD...] [--penalty 16] [--without PATIENT...] [--also MODEL=PATIENT,PATIENT]
+                        [--only FOLD...] [--without PATIENT...] [--also MODEL=PATIENT,PATIENT]
 Prints one line of JSON.
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from make_default_model import ARCH, PENALTY, SHARES, TUNING, wsiseg
+from make_default_model import ARCH, SHARES, TUNING, wsiseg
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
@@ -56,7 +56,6 @@ def main() -> None:
     parser.add_argument("--mosaics", type=int, default=40)
     parser.add_argument("--only", type=int, nargs="*", help="these folds alone")
     parser.add_argument("--also", help="a further file, and patients that it has not seen, as one more fold")
-    parser.add_argument("--penalty", type=float, default=PENALTY, help="texture-penalty of the model files")
     parser.add_argument("--without", nargs="*", default=[], help="patients that do not count in the end")
     given = parser.parse_args()
     with given.labels.open(newline="") as file:
@@ -97,7 +96,7 @@ def shared_out(images: Sequence[Image], folds: int) -> list[set[str]]:
 def trained(given: argparse.Namespace, fold: int, images: Sequence[Image]) -> Path:
     """Train the recipe on the images outside a fold; give the model file."""
     folder = given.work / f"fold-{fold}"
-    model = folder / f"penalty-{given.penalty:g}.onnx"
+    model = folder / "model.onnx"
     if model.is_file():
         return model
     kinds = {
@@ -118,8 +117,7 @@ def trained(given: argparse.Namespace, fold: int, images: Sequence[Image]) -> Pa
     network = (*ARCH, *SHARES, "--truth", folder / "truth")
     wsiseg("train", tiles / "cohort.csv", *network, "--init", given.weights, "--freeze", "--out", head)
     wsiseg("train", tiles / "cohort.csv", *network, "--init", head / "best.pt", *TUNING, "--out", run)
-    (folder / "export.toml").write_text(f"texture-penalty = {given.penalty}\n")
-    wsiseg("export", run, "--out", model, "--config", folder / "export.toml", "--overwrite")
+    wsiseg("export", run, "--out", model, "--overwrite")
     return model
 
 

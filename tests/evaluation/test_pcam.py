@@ -80,7 +80,7 @@ def test_two_thousand_patches_run_through_the_protocol(folder: Path, model: Path
         scores, labels = kept["probabilities"], y["y"][:].ravel()
     expected = roc_auc_score(labels, scores)
     with ModelFile.open(model) as opened, h5py.File(folder / name("test", "x")) as x:
-        alone = opened.probabilities(pcam.model_tiles(x["x"][1990:], 224))
+        alone = opened.answer(pcam.model_tiles(x["x"][1990:], 224)).probabilities
     np.testing.assert_allclose(scores[1990:], alone, atol=1e-6)
     found = report.without_background["auc"]
     assert found["value"] == pytest.approx(expected, abs=1e-9)

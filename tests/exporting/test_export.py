@@ -31,7 +31,6 @@ from wsiseg.exporting.sample_tiles import Sample, Samples, from_cohort, from_fol
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.model_file.onnx_session import has_fast_int8
 from wsiseg.network.network import Checkpoint, TileClassifier, build
-from wsiseg.network.texture import Stage, textures, tissue_weights
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.errors import GateError, ModelFileError, UsageError, WsisegError
 from wsiseg.run.record import Silent
@@ -81,8 +80,8 @@ def test_the_file_gives_the_probabilities_of_the_network(
     expected = by_torch(trained[1], tiles)
     assert expected.std() > 0.1
     with ModelFile.open(exported.path) as model:
-        np.testing.assert_allclose(model.probabilities(tiles), expected, atol=1e-5)
-        np.testing.assert_allclose(model.probabilities(tiles[:1]), expected[:1], atol=1e-5)
+        np.testing.assert_allclose(model.answer(tiles).probabilities, expected, atol=1e-5)
+        np.testing.assert_allclose(model.answer(tiles[:1]).probabilities, expected[:1], atol=1e-5)
 
 
 def test_the_file_tells_how_far_tiles_are_from_those_of_training(
@@ -94,64 +93,28 @@ def test_the_file_tells_how_far_tiles_are_from_those_of_training(
     with torch.no_grad(), ModelFile.open(exported.path) as model:
         for some in (tiles, strange):
             expected = known.distances(trained[1].features(torch.from_numpy(some)).numpy())
-            np.testing.assert_allclose(model.distances(some), expected, rtol=1e-3)
-        limits = model.card.known_tissue
-        assert limits is not None
-        assert limits.limit == pytest.approx(known.limit)
-        assert np.median(model.distances(tiles)) < limits.limit < np.median(model.distances(strange))
+            assert model.answer(some).distances == pytest.approx(expected, rel=1e-3)
+        assert model.limit == pytest.approx(known.limit)
+        assert model.warnings == ()
         assert model.card.calibration is not None
         assert model.card.calibration.temperature == pytest.approx(1.25)
 
 
-@pytest.mark.parametrize("output_stride", [32, 16])
-def test_tiles_without_the_texture_of_tumour_lose_logits(
-    trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path, output_stride: int
+def test_the_distance_of_a_cell_is_that_of_the_tile_around_it(
+    trained: tuple[Path, TileClassifier], exported: Exported, tiles: Images
 ) -> None:
-    texture = Checkpoint.load(trained[0] / "best.pt").tumor_texture
-    assert texture is not None
-    config = ExportConfig.checked(
-        run=trained[0], out=tmp_path / "m.onnx", texture_penalty=2, threshold=0.3, output_stride=output_stride
-    )
-    card = export(config).card
-    assert card.threshold == pytest.approx(0.3)
-    found = card.tumor_texture
-    assert found is not None
-    assert (found.layer, found.penalty, found.slides) == ("layer3", 2, texture.slides)
-    assert found.tile_limit == pytest.approx(texture.tile_limit)
-    random = np.random.default_rng(0)
-    strange = np.clip(tiles[:12] + random.normal(size=tiles[:12].shape) * 9, 0, 255).astype(np.uint8)
-    seen = np.concatenate([tiles, strange])
-    with torch.no_grad(), Stage(trained[1].backbone, "layer3") as stage, ModelFile.open(config.out) as model:
-        plain = trained[1](torch.from_numpy(seen)).numpy()
-        seen_textures = textures(stage.map, tissue_weights(torch.from_numpy(seen))).numpy()
-        beyond = np.maximum(texture.distances(seen_textures) / texture.tile_limit - 1, 0)
-        assert (beyond == 0).sum() > 6
-        assert (beyond > 0).sum() > 6
-        np.testing.assert_allclose(model.probabilities(seen), _sigmoid(plain - 2 * beyond), atol=1e-4)
-        if output_stride == 16:
-            return
-        window = np.concatenate([np.concatenate([seen[3], seen[-1]], 1), np.concatenate([seen[-2], seen[9]], 1)])[None]
-        cells = _over_tiles(trained[1].logit_map(torch.from_numpy(window)).numpy()[0].astype(float))
-        # Textures are of the three cells around, six of the stage.
-        weights, lost = tissue_weights(torch.from_numpy(window)), np.zeros(cells.shape)
-        for row, column in np.ndindex(*cells.shape):
-            top, left = max(0, 2 * row - 2), max(0, 2 * column - 2)
-            place = np.s_[:, :, top : 2 * row + 4, left : 2 * column + 4]
-            distance = float(texture.distances(textures(stage.map[place], weights[place]).numpy())[0])
-            lost[row, column] = 2 * max(0.0, distance / texture.tile_limit - 1)
-        assert lost.any()
-        np.testing.assert_allclose(model.probability_map(window)[0], _sigmoid(cells - lost), atol=1e-3)
-
-
-def test_a_texture_penalty_needs_textures(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
-    checkpoint = Checkpoint.load(trained[0] / "best.pt")
-    replace(checkpoint, tumor_texture=None).save(tmp_path / "best.pt")
-    with pytest.raises(UsageError, match="textures of tumour were not measured"):
-        export(ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx", texture_penalty=1))
+    known = Checkpoint.load(trained[0] / "best.pt").known_tissue
+    assert known is not None
+    strange = np.random.default_rng(0).integers(0, 255, tiles[0].shape, np.uint8)
+    image = np.block([[[tiles[0]], [tiles[9]], [tiles[3]]], [[tiles[17]], [strange], [tiles[40]]]])[None]
+    with torch.no_grad(), ModelFile.open(exported.path) as model:
+        features = trained[1].feature_map(trained[1].normalised(torch.from_numpy(image))).numpy()[0].astype(float)
+        around = np.stack([_over_tiles(channel) for channel in features], -1).astype(np.float32)
+        expected = known.distances(around.reshape(-1, around.shape[-1])).reshape(around.shape[:2])
+        assert model.answer_map(image).distances == pytest.approx(expected[None], rel=1e-3)
 
 
 def test_distances_are_part_of_the_self_test(exported: Exported, tmp_path: Path) -> None:
-    """Where a penalty makes all seeded images none of tumour, probabilities tell nothing of the weights."""
     file = exported.path.read_bytes()
     test = exported.card.self_test.model_dump(mode="json")
     assert all(image["distance"] > 0 for image in test["images"])
@@ -163,11 +126,6 @@ def test_distances_are_part_of_the_self_test(exported: Exported, tmp_path: Path)
             ModelFile.open(path).close()
 
 
-def test_a_penalty_that_would_do_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="texture-penalty is for runs"):
-        ExportConfig.checked(from_torch="a.pt", arch="resnet18", out=tmp_path / "m.onnx", texture_penalty=1)
-
-
 def _sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(1 / (1 + np.exp(-logits)), np.float64)
 
@@ -176,14 +134,13 @@ def test_a_slide_of_unknown_tissue_is_told(exported: Exported, cohort: Path, tmp
     slides = Cohort.read(cohort).slides
     strange = tmp_path / "strange.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8)).save(strange)
-    names = (str(slides[0].path), str(strange))
-    config = PredictConfig(
-        inputs=names, model=(str(exported.path),), out=tmp_path / "out", slide_mpp=0.5, map="tile", tissue="none"
-    )
-    for _ in range(2):  # the second time the results are there already
-        run = predict_slides(config)
-        told = {record.slide: any(text.startswith("unknown: ") for text in record.warnings) for record in run.slides}
-        assert told == {slides[0].slide: False, "strange": True}
+    for path, tissue, is_unknown in ((slides[0].path, "auto", False), (strange, "none", True)):
+        config = PredictConfig(
+            inputs=(str(path),), model=(str(exported.path),), out=tmp_path / "out", slide_mpp=0.5, tissue=tissue
+        )
+        for _ in range(2):  # the second time the results are there already
+            (record,) = predict_slides(config).slides
+            assert any(text.startswith("unknown: ") for text in record.warnings) == is_unknown
 
 
 def test_a_cell_of_the_map_is_the_tile_around_it(
@@ -198,7 +155,7 @@ def test_a_cell_of_the_map_is_the_tile_around_it(
     expected = _sigmoid(_over_tiles(cells))
     assert exported.card.map_cells == "tiles"
     with ModelFile.open(exported.path) as model:
-        np.testing.assert_allclose(model.probability_map(image)[0], expected, atol=1e-4)
+        np.testing.assert_allclose(model.answer_map(image).probabilities[0], expected, atol=1e-4)
 
 
 def _over_tiles(cells: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -288,8 +245,8 @@ def test_stride_16_refines_the_map_and_keeps_the_probability(
     found = export(ExportConfig(run=trained[0], out=tmp_path / "m.onnx", output_stride=16))
     assert [row.graph for row in found.card.parity] == ["output stride 16", "fp32"]
     with ModelFile.open(found.path) as model:
-        np.testing.assert_allclose(model.probabilities(tiles), by_torch(trained[1], tiles), atol=1e-5)
-        assert model.probability_map(tiles[:2]).shape == (2, TILE_PX // 16, TILE_PX // 16)
+        np.testing.assert_allclose(model.answer(tiles).probabilities, by_torch(trained[1], tiles), atol=1e-5)
+        assert model.answer_map(tiles[:2]).probabilities.shape == (2, TILE_PX // 16, TILE_PX // 16)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +270,7 @@ def test_networks_without_a_regular_map_give_tiles_only(cohort: Path, tmp_path: 
     found = export(ExportConfig(run=run, out=tmp_path / "m.onnx"))
     assert (found.card.output_stride, found.card.map) == (None, "tile")
     with ModelFile.open(found.path) as model:
-        np.testing.assert_allclose(model.probabilities(tiles), by_torch(classifier, tiles), atol=1e-5)
+        np.testing.assert_allclose(model.answer(tiles).probabilities, by_torch(classifier, tiles), atol=1e-5)
     with pytest.raises(UsageError, match="no map of output stride 16"):
         export(ExportConfig(run=run, out=tmp_path / "n.onnx", output_stride=16))
 
@@ -333,8 +290,8 @@ def test_fewer_bits_follow_closely(
     share = {"fp16": 0.55, "int8": 0.8}[precision]
     assert found.path.stat().st_size < share * exported.path.stat().st_size
     with ModelFile.open(found.path) as model:
-        assert np.abs(model.probabilities(tiles) - by_torch(trained[1], tiles)).mean() <= 0.02
-        assert model.probability_map(tiles[:1]).dtype == np.float32
+        assert np.abs(model.answer(tiles).probabilities - by_torch(trained[1], tiles)).mean() <= 0.02
+        assert model.answer_map(tiles[:1]).probabilities.dtype == np.float32
 
 
 @pytest.mark.slow

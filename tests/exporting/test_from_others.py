@@ -106,10 +106,10 @@ def test_a_wsinfer_model_gives_the_same_probabilities(network: nn.Module, tiles:
         expected = torch.softmax(network(as_wsinfer(tiles)), 1)[:, 1].numpy()
     assert expected.std() > 0.05
     with ModelFile.open(found.path) as model:
-        np.testing.assert_allclose(model.probabilities(tiles), expected, atol=1e-4)
-        np.testing.assert_allclose(model.probabilities(tiles[:1]), expected[:1], atol=1e-4)
+        np.testing.assert_allclose(model.answer(tiles).probabilities, expected, atol=1e-4)
+        np.testing.assert_allclose(model.answer(tiles[:1]).probabilities, expected[:1], atol=1e-4)
         with pytest.raises(UsageError, match="no map"):
-            model.probability_map(tiles[:, :320, :320])
+            model.answer_map(tiles[:, :320, :320])
 
 
 def test_tiles_are_resized_as_pillow_does(data: Path) -> None:
@@ -143,7 +143,7 @@ def test_one_of_many_classes_is_chosen_by_name(tiles: Images, tmp_path: Path) ->
     with torch.no_grad():
         expected = torch.softmax(network(normalised(tiles, (0, 0, 0), (1, 1, 1))), 1)[:, 2].numpy()
     with ModelFile.open(found.path) as model:
-        np.testing.assert_allclose(model.probabilities(tiles), expected, atol=1e-4)
+        np.testing.assert_allclose(model.answer(tiles).probabilities, expected, atol=1e-4)
 
 
 def test_safetensors_weights_of_timm(tiles: Images, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_safetensors_weights_of_timm(tiles: Images, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = torch.sigmoid(network(as_wsinfer(tiles)))[:, 0].numpy()
     with ModelFile.open(found.path) as model:
-        np.testing.assert_allclose(model.probabilities(tiles), expected, atol=1e-4)
+        np.testing.assert_allclose(model.answer(tiles).probabilities, expected, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
@@ -215,7 +215,7 @@ def test_a_plain_state_dict(data: Path, tmp_path: Path, arch: str, classes: int,
         rows = torch.sigmoid(logits)[:, 0] if classes == 1 else torch.softmax(logits, 1)[:, min(classes - 1, 2)]
     assert (found.card.output_stride is not None) == is_dense
     with ModelFile.open(found.path) as model:
-        np.testing.assert_allclose(model.probabilities(tiles), rows.numpy(), atol=1e-4)
+        np.testing.assert_allclose(model.answer(tiles).probabilities, rows.numpy(), atol=1e-4)
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ def test_a_checkpoint_of_the_papers_own_code(data: Path, tmp_path: Path) -> None
     with torch.no_grad():
         expected = torch.sigmoid(network(images))[:, 0].numpy()
     with ModelFile.open(found.path) as model:
-        np.testing.assert_allclose(model.probabilities(tiles), expected, atol=1e-4)
+        np.testing.assert_allclose(model.answer(tiles).probabilities, expected, atol=1e-4)
 
 
 def test_state_dicts_that_do_not_fit(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from wsiseg.model_file.model_card import METADATA_KEY, ModelCard, signed
 from wsiseg.model_file.onnx_session import run, start
-from wsiseg.model_file.self_test import Answers, recorded
+from wsiseg.model_file.self_test import Outputs, recorded
 
 DARK_GREEN = 140
 """Stained tissue absorbs green: a pixel whose green is below this is dark."""
@@ -84,10 +84,9 @@ def model_file(graph: onnx.ModelProto, **card: Any) -> bytes:
     """Give the bytes of a model file: the graph with a card, its self-test recorded."""
     session = start(graph.SerializeToString()).session
 
-    def answer(image: NDArray[np.uint8]) -> Answers:
+    def answer(image: NDArray[np.uint8]) -> Outputs:
         names = [output.name for output in graph.graph.output]
-        found = dict(zip(names, run(session, names, {"image": image}), strict=True))
-        return found["probability"], found.get("probability_map"), found.get("distance")
+        return dict(zip(names, run(session, names, {"image": image}), strict=True))
 
     test = recorded(answer, side=int(card["tile_px"]), seed=0, tolerance=1e-3)
     return with_card(graph, ModelCard(**{"self_test": test, **card}).to_json())

@@ -9,7 +9,6 @@ from torch import nn
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.known_tissue import KnownTissue
 from wsiseg.network.network import Checkpoint, TileClassifier, build
-from wsiseg.network.texture import Stage, textures, tissue_weights
 from wsiseg.slides.cohort import Cohort
 from wsiseg.tiles.store import TileStore, store_path
 
@@ -42,17 +41,9 @@ def tiles_of(cohort: Path, count: int = 8) -> np.ndarray[tuple[int, ...], np.dty
 @torch.no_grad()
 def known_to(classifier: TileClassifier, cohort: Path) -> KnownTissue | None:
     """Return the tissue of a cohort as a network sees it."""
-    parts = torch.from_numpy(tiles_of(cohort, 16)).split(32)
-    return KnownTissue.of([classifier.features(part).numpy() for part in parts])
-
-
-@torch.no_grad()
-def tumor_textures_to(classifier: TileClassifier, cohort: Path, layer: str) -> KnownTissue | None:
-    """Return the textures of half of the tiles of a cohort, those that a network takes for tumour."""
-    tiles = torch.from_numpy(tiles_of(cohort, 16))
-    with Stage(classifier.backbone, layer) as stage:
-        logits = classifier(tiles)
-        return KnownTissue.of([textures(stage.map, tissue_weights(tiles))[logits > logits.median()].numpy()])
+    parts = torch.from_numpy(tiles_of(cohort, 32)).split(32)
+    features = [classifier.features(part).numpy() for part in parts]
+    return KnownTissue.of([one[::2] for one in features], [one[1::2] for one in features])
 
 
 def write_run(folder: Path, cohort: Path, arch: str = "resnet18") -> TileClassifier:
@@ -74,8 +65,6 @@ def write_run(folder: Path, cohort: Path, arch: str = "resnet18") -> TileClassif
         temperature=1.25,
         offset=-0.1,
         known_tissue=known_to(classifier, cohort),
-        tumor_texture=tumor_textures_to(classifier, cohort, "layer3") if arch == "resnet18" else None,
-        texture_layer="layer3" if arch == "resnet18" else "",
     )
     checkpoint.save(folder / "best.pt")
     config = TrainConfig(cohort=cohort, out=folder, arch=arch, init="none", epochs=2)

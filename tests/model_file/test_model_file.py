@@ -59,9 +59,9 @@ def test_probability_is_the_share_of_dark_pixels_and_the_map_pools_a_tile(path: 
     tiles = np.full((2, 224, 224, 3), 255, np.uint8)
     tiles[1, :112] = (90, 40, 120)
     with ModelFile.open(path) as model:
-        assert model.probabilities(tiles) == pytest.approx([0, 0.5])
-        cells = model.probability_map(tiles)
-        wide = model.probability_map(np.zeros((1, 64, 320, 3), np.uint8))
+        assert model.answer(tiles).probabilities == pytest.approx([0, 0.5])
+        cells = model.answer_map(tiles).probabilities
+        wide = model.answer_map(np.zeros((1, 64, 320, 3), np.uint8)).probabilities
     assert cells.shape == (2, 7, 7)
     assert cells[:, 3, 3] == pytest.approx([0, 0.5])
     assert (wide.shape, wide.min()) == ((1, 2, 10), pytest.approx(1))
@@ -87,27 +87,27 @@ def test_many_threads_get_their_own_answers(path: Path) -> None:
     for index, tile in enumerate(tiles):
         tile[: index * 14] = 255
     with ModelFile.open(path) as model, ThreadPoolExecutor(8) as pool:
-        alone = list(pool.map(lambda tile: float(model.probabilities(tile[None])[0]), list(tiles) * 4))
+        alone = list(pool.map(lambda tile: float(model.answer(tile[None]).probabilities[0]), list(tiles) * 4))
     assert alone == pytest.approx([1 - index / 16 for index in range(16)] * 4)
 
 
 def test_no_images_give_no_answers(path: Path) -> None:
     with ModelFile.open(path) as model:
-        assert model.probabilities(np.zeros((0, 224, 224, 3), np.uint8)).shape == (0,)
-        assert model.probability_map(np.zeros((0, 224, 256, 3), np.uint8)).shape == (0, 7, 8)
+        assert model.answer(np.zeros((0, 224, 224, 3), np.uint8)).probabilities.shape == (0,)
+        assert model.answer_map(np.zeros((0, 224, 256, 3), np.uint8)).probabilities.shape == (0, 7, 8)
 
 
 def test_images_of_another_kind_are_refused(path: Path) -> None:
     with ModelFile.open(path) as model:
         for shape in ((224, 224, 3), (1, 224, 224, 4), (1, 3, 224, 224)):
             with pytest.raises(UsageError, match="uint8"):
-                model.probabilities(np.zeros(shape, np.uint8))
+                model.answer(np.zeros(shape, np.uint8))
         with pytest.raises(UsageError, match="float32"):
-            model.probabilities(np.zeros((1, 224, 224, 3), np.float32))
+            model.answer(np.zeros((1, 224, 224, 3), np.float32))
         with pytest.raises(UsageError, match="multiples of 32"):
-            model.probability_map(np.zeros((1, 224, 230, 3), np.uint8))
+            model.answer_map(np.zeros((1, 224, 230, 3), np.uint8))
     with pytest.raises(UsageError, match="closed"):
-        model.probabilities(np.zeros((1, 224, 224, 3), np.uint8))
+        model.answer(np.zeros((1, 224, 224, 3), np.uint8))
 
 
 def test_missing_file_is_wrong_usage(tmp_path: Path) -> None:
@@ -485,9 +485,9 @@ def test_tile_models_have_no_map(tmp_path: Path) -> None:
     path.write_bytes(model_file(graph, name="x", mpp=0.5, tile_px=224, architecture="none"))
     images = np.zeros((1, 224, 224, 3), np.uint8)
     with ModelFile.open(path) as model:
-        assert model.probabilities(images) == pytest.approx([1])
+        assert model.answer(images).probabilities == pytest.approx([1])
         with pytest.raises(UsageError, match="no map"):
-            model.probability_map(images)
+            model.answer_map(images)
 
 
 def test_the_published_schema_is_that_of_the_card() -> None:

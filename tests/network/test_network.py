@@ -184,7 +184,8 @@ def test_a_checkpoint_of_an_earlier_version_opens(tmp_path: Path, classifier: Ti
     assert known is not None
     Checkpoint(classifier.state_dict(), SMALL, 64, 0.5, 0.2, 0.2, known_tissue=known).save(tmp_path / "best.pt")
     content = torch.load(tmp_path / "best.pt", weights_only=True)
-    content["domain"] = content.pop("known_tissue")
+    content["domain"] = {**content.pop("known_tissue"), "limit": 9.0, "tile_limit": known.limit}
+    content |= {"tumor_texture": None, "texture_layer": "layer3"}
     torch.save(content, tmp_path / "earlier.pt")
     again = Checkpoint.load(tmp_path / "earlier.pt").known_tissue
     assert again is not None

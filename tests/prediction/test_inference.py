@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from making.maps import slide_facts
 from wsiseg.mathematics.grid import Grid
+from wsiseg.model_file.model_file import Answer
 from wsiseg.prediction.inference import Sums, run
 from wsiseg.prediction.windows import Plan, _wanted
 from wsiseg.run.errors import SlideError
@@ -32,12 +33,12 @@ class Counting:
     def __init__(self) -> None:
         self.asked = -1
 
-    def probabilities(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return (np.arange(len(tiles)) / 10).astype(np.float32)
+    def answer(self, tiles: NDArray[np.uint8]) -> Answer:
+        return Answer((np.arange(len(tiles)) / 10).astype(np.float32))
 
-    def probability_map(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def answer_map(self, images: NDArray[np.uint8]) -> Answer:
         self.asked += 1
-        return np.full((1, image.shape[1] // CELL, image.shape[2] // CELL), self.asked, np.float32)
+        return Answer(np.full((1, images.shape[1] // CELL, images.shape[2] // CELL), self.asked, np.float32))
 
 
 class Torn(Blank):

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 import wsiseg
 from making.models import write_color_filter_model, write_lopsided_model
 from making.slides import write_slide
+from wsiseg.model_file.model_file import Answer
 from wsiseg.prediction.combining import ManyViews, turned, turned_back
 
 KINDS = ("dense", "tile")
@@ -61,23 +63,25 @@ def test_the_eight_views_are_all_different() -> None:
 class Corner:
     """Sees the first pixel of each image, and nothing else."""
 
-    def probabilities(self, tiles: np.ndarray) -> np.ndarray:
-        return tiles[:, 0, 0, 0].astype(np.float32) / 255
+    def answer(self, tiles: np.ndarray) -> Answer:
+        return Answer(tiles[:, 0, 0, 0].astype(np.float32) / np.float32(255))
 
-    def probability_map(self, image: np.ndarray) -> np.ndarray:
-        seen = np.zeros(image.shape[:3], np.float32)
-        seen[:, 0, :] = image[:, 0, :, 0] / 255
-        return seen
+    def answer_map(self, images: np.ndarray) -> Answer:
+        seen: NDArray[np.float32] = np.zeros(images.shape[:3], np.float32)
+        seen[:, 0, :] = images[:, 0, :, 0] / 255
+        return Answer(seen, seen * np.float32(2))
 
 
 def test_the_mean_over_views_is_that_of_what_each_view_shows() -> None:
     image = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
     corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1], 0] / 255
-    np.testing.assert_allclose(ManyViews(Corner(), 4).probabilities(image), corners.mean(1), atol=1e-6)
+    np.testing.assert_allclose(ManyViews(Corner(), 4).answer(image).probabilities, corners.mean(1), atol=1e-6)
     edges = np.zeros((2, 4, 4))
     for side in (np.s_[:, 0], np.s_[:, -1], np.s_[:, :, 0], np.s_[:, :, -1]):
         edges[side] += image[..., 0][side] / 255 / 4
-    np.testing.assert_allclose(ManyViews(Corner(), 8).probability_map(image), edges, atol=1e-6)
+    found = ManyViews(Corner(), 8).answer_map(image)
+    np.testing.assert_allclose(found.probabilities, edges, atol=1e-6)
+    assert found.distances == pytest.approx(2 * found.probabilities)
 
 
 @pytest.mark.parametrize("kind", KINDS)

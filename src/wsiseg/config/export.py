@@ -47,6 +47,7 @@ class CardFacts(Config):
         return facts.model_copy(update={"figures": facts.figures and path.parent / facts.figures})
 
 
+_UNKNOWN = "tissue unlike that of training is told by predict as unknown, its probability stays"
 _IN_CARD = "put it into the file of --card, as {} = ..."
 
 
@@ -54,7 +55,8 @@ class ExportConfig(Config):
     """Settings of `wsiseg export`."""
 
     gone: ClassVar = {
-        "unknown-penalty": Gone("tissue unlike that of training is told by predict as unknown, its probability stays"),
+        "texture-penalty": Gone(_UNKNOWN),
+        "unknown-penalty": Gone(_UNKNOWN),
         "name": Gone(_IN_CARD.format("name")),
         "model-version": Gone(_IN_CARD.format("version")),
         "licence": Gone(_IN_CARD.format("licence")),
@@ -83,8 +85,6 @@ class ExportConfig(Config):
     """Numbers that it computes with: `fp32`, `fp16` for GPUs, `int8` for CPUs."""
     output_stride: Literal[16, 32] | None = None
     """Input pixels per cell of the dense map; the network's own, nearly always 32, where it is not given."""
-    texture_penalty: Annotated[float, IN_FILE] = Field(default=0.0, ge=0, le=100)
-    """Logits that tiles lose for textures unlike those of the tumour of training; 0 leaves them."""
     threshold: Annotated[float | None, IN_FILE] = Field(default=None, gt=0, lt=1)
     """Probability from which a cell is tumour; that of the training where it is not given."""
     map: MapOfModel | None = None
@@ -112,8 +112,6 @@ class ExportConfig(Config):
         sources = [source for source in (self.run, self.from_torch, self.from_wsinfer) if source is not None]
         if len(sources) != 1:
             raise ValueError("give one of a run, from-torch and from-wsinfer")
-        if self.texture_penalty and self.run is None:
-            raise ValueError("texture-penalty is for runs of wsiseg, which measured the textures of tumour")
         if self.from_torch is not None and self.arch is None:
             raise ValueError("from-torch needs arch, the name of its network")
         if self.from_torch is None and (self.arch or self.tile or self.mpp):

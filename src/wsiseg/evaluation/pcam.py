@@ -211,7 +211,9 @@ def _asked(
     progress.advance(file.stem, len(probabilities))
     while len(probabilities) < count:
         part = np.asarray(images[len(probabilities) : len(probabilities) + _PATCHES_AT_A_TIME])
-        probabilities = np.concatenate([probabilities, model.probabilities(model_tiles(part, model.card.tile_px))])
+        probabilities = np.concatenate(
+            [probabilities, model.answer(model_tiles(part, model.card.tile_px)).probabilities]
+        )
         progress.advance(file.stem, len(part))
         if kept is not None and (len(probabilities) % _SAVED_EVERY == 0 or len(probabilities) == count):
             _keep(kept, key, probabilities)

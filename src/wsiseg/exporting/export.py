@@ -118,7 +118,7 @@ def _origin(config: ExportConfig) -> Origin:
     Which kind is better can be measured with outlines alone, which an export does not have.
     """
     if config.run is not None:
-        origin = from_run(config.run, config.output_stride, config.texture_penalty)
+        origin = from_run(config.run, config.output_stride)
     elif config.from_wsinfer is not None:
         origin = from_wsinfer(config.from_wsinfer, config.positive_class, config.output_stride)
     else:

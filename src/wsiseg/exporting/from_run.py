@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.exporting.graphs import TextureLoss
 from wsiseg.exporting.origin import Origin, of_classifier
 from wsiseg.network.network import TIMM, Checkpoint, load_classifier
 from wsiseg.network.weights import read_torch
@@ -18,17 +17,15 @@ BEST, LAST, SETTINGS, GRID = "best.pt", "last.pt", "config.toml", "grid.csv"
 _PRIVATE = {"cohort", "out", "truth", "init", "resume", "overwrite", "device", "threads", "save_minutes", "tensorboard"}
 
 
-def from_run(path: Path, output_stride: int | None, texture_penalty: float = 0.0) -> Origin:
+def from_run(path: Path, output_stride: int | None) -> Origin:
     """Make an origin of the best checkpoint of a run, or of one checkpoint.
 
     Args:
         path: Folder of the run, or a checkpoint file, which may be of a run that has not ended.
         output_stride: Input pixels per cell of the map; the network's own where it is not given.
-        texture_penalty: Logits that tiles lose for textures unlike those of the tumour of training; 0 takes none.
 
     Raises:
-        UsageError: There is no such run, it has not ended, has no best checkpoint, or did not measure the
-            textures of tumour.
+        UsageError: There is no such run, it has not ended, or has no best checkpoint.
         WsisegError: The checkpoint is damaged.
     """
     file = path if path.is_file() else _best_of(path)
@@ -44,18 +41,7 @@ def from_run(path: Path, output_stride: int | None, texture_penalty: float = 0.0
         classifier.head.weight /= checkpoint.temperature
         classifier.head.bias.copy_(classifier.head.bias / checkpoint.temperature + checkpoint.offset)
     cohort = _cohort(file.parent / SETTINGS)
-    texture = _texture(file, checkpoint, texture_penalty) if texture_penalty else None
-    return of_classifier(classifier, _facts(checkpoint), output_stride, cohort, checkpoint.known_tissue, texture)
-
-
-def _texture(file: Path, checkpoint: Checkpoint, penalty: float) -> TextureLoss:
-    if checkpoint.tumor_texture is None:
-        raise UsageError(
-            f"{file}: the textures of tumour were not measured, which takes a run without --freeze, 64 tiles of tumour "
-            "and a network with a stage of stride 16",
-            "train it again, or leave out texture-penalty",
-        )
-    return TextureLoss(checkpoint.texture_layer, checkpoint.tumor_texture, penalty)
+    return of_classifier(classifier, _facts(checkpoint), output_stride, cohort, checkpoint.known_tissue)
 
 
 def _best_of(run: Path) -> Path:

@@ -2,33 +2,17 @@
 
 They take uint8 images [n, height, width, 3] and normalise them. A dense one returns the tile's probability, which is
 the sigmoid of the mean of the map's logits as it was trained, and a map in which each cell is the probability of the
-tile around it. Where the tissue of training is known, it also returns how far its input lies from that.
+tile around it. Where the tissue of training is known, it also returns how far its input and those tiles lie from that.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsiseg.mathematics.grid import tile_window
 from wsiseg.network.known_tissue import KnownTissue
 from wsiseg.network.network import TileClassifier
-from wsiseg.network.texture import Stage, described, textures, tissue_weights, weighted
-
-
-class TextureLoss(NamedTuple):
-    """What tiles lose for a texture unlike that of the tumour of training.
-
-    Attributes:
-        layer: The layer of the network whose textures count.
-        tumor: The textures of the tumour of training.
-        penalty: Logits that a tile loses per `tumor.tile_limit` by which it lies beyond that limit.
-    """
-
-    layer: str
-    tumor: KnownTissue
-    penalty: float
 
 
 class Distance(nn.Module):
@@ -54,19 +38,6 @@ class Distance(nn.Module):
         return distances
 
 
-class Penalty(nn.Module):
-    """The logits that tiles lose for their texture."""
-
-    def __init__(self, texture: TextureLoss) -> None:
-        super().__init__()
-        self.distance = Distance(texture.tumor)
-        self.limit, self.penalty = texture.tumor.tile_limit, texture.penalty
-
-    def forward(self, described: Tensor) -> Tensor:
-        """Return the logits [...] that tiles with textures [..., 2 * channels] lose."""
-        return self.penalty * torch.relu(self.distance(described) / self.limit - 1)
-
-
 class DenseGraph(nn.Module):
     """A tile classifier with its probability and its map.
 
@@ -75,62 +46,48 @@ class DenseGraph(nn.Module):
         cells: Side of a tile in cells of the map.
         trained_step: Every so many cells, along both axes, make up the map that the network was trained with; their
             mean is the tile's logit, also where the map has been made finer.
-        known: The tissue of training, whose distance is a third output.
-        texture: What tiles lose for their texture.
-        stage_step: Side of a cell of the map in cells of the stage whose textures it heeds.
+        known: The tissue of training, the distances from which are two further outputs.
     """
 
     scale: Tensor
     offset: Tensor
-    window: Tensor
 
     def __init__(
-        self,
-        classifier: TileClassifier,
-        cells: int,
-        trained_step: int = 1,
-        known: KnownTissue | None = None,
-        texture: TextureLoss | None = None,
-        stage_step: int = 2,
+        self, classifier: TileClassifier, cells: int, trained_step: int = 1, known: KnownTissue | None = None
     ) -> None:
         super().__init__()
         self.distance = None if known is None else Distance(known)
-        self.texture_penalty = None if texture is None else Penalty(texture)
-        self.trained_step, self.stage_step = trained_step, stage_step
+        self.cells, self.trained_step = cells, trained_step
         self.backbone, self.head = classifier.backbone, classifier.head
-        self.stage = None if texture is None else Stage(self.backbone, texture.layer)
         self.register_buffer("scale", (1 / (255 * classifier.std))[:, None, None, None])
         self.register_buffer("offset", -classifier.mean / classifier.std)
-        line = torch.from_numpy(tile_window(cells))
-        self.register_buffer("window", torch.outer(line, line)[None, None])
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the probability [n] and the map [n, rows, columns] of uint8 images [n, height, width, 3].
 
-        Where the tissue of training is known, the distance [n] of the images from it comes third.
+        Where the tissue of training is known, the distances of the images [n] and of the tile around each cell
+        [n, rows, columns] follow.
         """
         features = self.features(image)
         logits = functional.conv2d(features, self.head.weight[:, :, None, None], self.head.bias)
-        # At the borders only cells that exist count.
-        weight = self._summed(torch.ones_like(logits))
-        tiles, whole = self._summed(logits) / weight, self._trained(logits).mean((1, 2, 3))
-        if self.texture_penalty is not None and self.stage is not None:
-            weights = tissue_weights(image)
-            cells = functional.avg_pool2d(weighted(self.stage.map, weights), self.stage_step)
-            tiles = tiles - self.texture_penalty(described(self._around(cells)))[:, None]
-            whole = whole - self.texture_penalty(textures(self.stage.map, weights))
-        answers = torch.sigmoid(whole), torch.sigmoid(tiles).squeeze(1)
-        return answers if self.distance is None else (*answers, self.distance(self._trained(features).mean((2, 3))))
+        whole = self._trained(logits).mean((1, 2, 3))
+        answers = torch.sigmoid(whole), torch.sigmoid(self._around(logits)).squeeze(1)
+        if self.distance is None:
+            return answers
+        around = self._around(features).permute(0, 2, 3, 1)
+        return *answers, self.distance(self._trained(features).mean((2, 3))), self.distance(around)
 
     def _around(self, cells: Tensor) -> Tensor:
-        """Average cells [n, channels, rows, columns] over the surroundings of each: [n, rows, columns, channels]."""
-        side = self.window.shape[-1]
-        around = functional.avg_pool2d(cells, side, 1, side // 2, count_include_pad=False)
-        return around.permute(0, 2, 3, 1)
+        """Average cells [n, channels, rows, columns] over the tile around each, as far as they exist there."""
+        return self._summed(cells) / self._summed(torch.ones_like(cells[:, :1]))
 
     def _summed(self, cells: Tensor) -> Tensor:
-        """Sum up cells [n, 1, rows, columns] over the tile-sized surroundings of each."""
-        return functional.conv2d(cells, self.window, padding=self.window.shape[-1] // 2)
+        """Sum up cells over the tile around each with the weights of `tile_window`, divided by their number.
+
+        Two poolings give the outermost cells of an even number half the weight.
+        """
+        pooled = functional.avg_pool2d(cells, self.cells, 1, self.cells // 2)
+        return pooled if self.cells % 2 else functional.avg_pool2d(pooled, 2, 1)
 
     def features(self, image: Tensor) -> Tensor:
         """Return the features [n, channels, rows, columns] of uint8 images [n, height, width, 3]."""

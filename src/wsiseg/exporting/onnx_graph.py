@@ -23,7 +23,7 @@ def output_names(graph: DenseGraph | TileGraph) -> list[str]:
     """Name the outputs of a graph."""
     if isinstance(graph, TileGraph):
         return ["probability"]
-    return ["probability", "probability_map", *(["distance"] if graph.distance is not None else [])]
+    return ["probability", "probability_map", *(["distance", "distance_map"] if graph.distance is not None else [])]
 
 
 def to_onnx(graph: DenseGraph | TileGraph, tile_px: int, outputs: Path) -> onnx.ModelProto:
@@ -39,8 +39,8 @@ def to_onnx(graph: DenseGraph | TileGraph, tile_px: int, outputs: Path) -> onnx.
     """
     names = output_names(graph)
     sides = {1: "height", 2: "width"} if isinstance(graph, DenseGraph) else {}
-    axes = {"image": {0: "n", **sides}, "probability": {0: "n"}, "probability_map": {0: "n", 1: "rows", 2: "columns"}}
-    axes["distance"] = {0: "n"}
+    cells = {0: "n", 1: "rows", 2: "columns"}
+    axes = {"image": {0: "n", **sides}, **{name: cells if name.endswith("_map") else {0: "n"} for name in names}}
     example = torch.zeros((2, tile_px, tile_px, 3), dtype=torch.uint8)
     try:
         with warnings.catch_warnings(), torch.no_grad(), scratch_folder(outputs) as folder:

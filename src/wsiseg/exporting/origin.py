@@ -1,8 +1,6 @@
 """What a model file is made of: a trained network, with all that is known of it."""
 
-import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsiseg.exporting.dilation import exportable, native_stride
-from wsiseg.exporting.graphs import DenseGraph, TextureLoss, TileGraph
+from wsiseg.exporting.graphs import DenseGraph, TileGraph
 from wsiseg.exporting.parity import Answers, batches
 from wsiseg.network.known_tissue import KnownTissue
 from wsiseg.network.network import TileClassifier
-from wsiseg.network.texture import STRIDE_PX, Stage, textures, tissue_weights
 from wsiseg.run.errors import UsageError
 
 _MULTIPLE_PX = 32
@@ -81,7 +78,6 @@ def of_classifier(
     output_stride: int | None,
     cohort: Path | None = None,
     known: KnownTissue | None = None,
-    texture: TextureLoss | None = None,
 ) -> Origin:
     """Make a tile classifier ready for export, with a map where its network can have one.
 
@@ -91,53 +87,30 @@ def of_classifier(
         output_stride: Input pixels per cell of the map; the network's own where it is not given.
         cohort: What it was trained on.
         known: The tissue of its training; a dense model's file measures the distance from it.
-        texture: What tiles lose for their texture; for dense models only.
 
     Raises:
-        UsageError: The network cannot have the output stride that is asked for, or no map that could lose anything.
+        UsageError: The network cannot have the output stride that is asked for.
     """
+
+    def trained(images: Tensor) -> Tensor:
+        return torch.sigmoid(classifier(images))
+
     tile_px, native = facts["tile_px"], native_stride(classifier)
     stride = output_stride or native
     if tile_px % _MULTIPLE_PX or native is None or stride not in _STRIDES:
-        _refuse_what_needs_a_map(tile_px, native, output_stride, texture)
+        if output_stride is not None:
+            raise UsageError(
+                f"no map of output stride {output_stride}: it needs tiles of a multiple of 32 px, here {tile_px}, "
+                f"and a network that divides its input evenly, here by {native or 'no whole number'}",
+                "leave out --output-stride",
+            )
         graph = TileGraph(classifier, torch.nn.Identity())
-        return Origin(
-            graph, {**facts, "output_stride": None}, lambda images: torch.sigmoid(classifier(images)), cohort=cohort
-        )
-
-    def trained(images: Tensor) -> Tensor:
-        with nullcontext() if texture is None else Stage(classifier.backbone, texture.layer) as stage:
-            logits = classifier(images)
-        if dense.texture_penalty is not None and stage is not None:
-            logits = logits - dense.texture_penalty(textures(stage.map, tissue_weights(images)))
-        return torch.sigmoid(logits)
-
-    copied = exportable(classifier, stride)
-    dense = DenseGraph(copied, tile_px // stride, native // stride, known, texture, stride // STRIDE_PX).eval()
+        return Origin(graph, {**facts, "output_stride": None}, trained, cohort=cohort)
+    dense = DenseGraph(exportable(classifier, stride), tile_px // stride, native // stride, known).eval()
     facts = {**facts, "output_stride": stride, "map_cells": "tiles"}
     if known is not None:
-        facts["known_tissue"] = {"limit": known.limit, **_measured(known)}
-    if texture is not None:
-        facts["tumor_texture"] = {"layer": texture.layer, "penalty": texture.penalty, **_measured(texture.tumor)}
+        facts["known_tissue"] = {"limit": known.limit, "tiles": known.tiles, "slides": known.slides}
     return Origin(dense, facts, trained, native == stride, cohort)
-
-
-def _refuse_what_needs_a_map(
-    tile_px: int, native: int | None, output_stride: int | None, texture: TextureLoss | None
-) -> None:
-    if output_stride is not None:
-        raise UsageError(
-            f"no map of output stride {output_stride}: it needs tiles of a multiple of 32 px, here {tile_px}, "
-            f"and a network that divides its input evenly, here by {native or 'no whole number'}",
-            "leave out --output-stride",
-        )
-    if texture is not None:
-        raise UsageError("only dense models can lose logits for texture", "leave out texture-penalty")
-
-
-def _measured(known: KnownTissue) -> dict[str, Any]:
-    limit = {"tile_limit": known.tile_limit} if math.isfinite(known.tile_limit) else {}
-    return {**limit, "tiles": known.tiles, "slides": known.slides}
 
 
 def class_index(source: Path, names: Sequence[str], positive: str | None) -> int:

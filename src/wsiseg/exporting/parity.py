@@ -52,16 +52,15 @@ class OnnxGraph:
         found: list[Floats] = run(self._session, self._outputs, {"image": images})
         return found
 
-    def one(self, images: NDArray[np.uint8]) -> tuple[Floats, Floats | None, Floats | None]:
-        """Return the probabilities, the maps and the distances of uint8 [n, height, width, 3], all at once."""
-        found = dict(zip(self._outputs, self.outputs(images), strict=True))
-        return found["probability"], found.get("probability_map"), found.get("distance")
+    def one(self, images: NDArray[np.uint8]) -> dict[str, Floats]:
+        """Return all outputs by their names for uint8 [n, height, width, 3], all at once."""
+        return dict(zip(self._outputs, self.outputs(images), strict=True))
 
     def answers(self, tiles: NDArray[np.uint8]) -> Answers:
         """Return the probabilities and the maps of many tiles."""
         parts = [self.one(batch) for batch in batches(tiles)]
-        maps = [cells for _, cells, _ in parts if cells is not None]
-        return Answers(np.concatenate([part[0] for part in parts]), np.concatenate(maps) if maps else None)
+        maps = [part["probability_map"] for part in parts] if self.has_map else []
+        return Answers(np.concatenate([part["probability"] for part in parts]), np.concatenate(maps) if maps else None)
 
 
 def batches(tiles: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

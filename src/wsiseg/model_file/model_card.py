@@ -51,32 +51,14 @@ class Parity(_Part):
     """True if the bars for it hold."""
 
 
-class TissueLimits(_Part):
-    """How far tissue may lie from that of training; the file's output `distance` measures it."""
+class KnownTissueFacts(_Part):
+    """What tissue the model knows; the outputs `distance` and `distance_map` measure how far other tissue is."""
 
     limit: float = Field(gt=0)
-    """A slide whose median tile has a larger distance is of tissue that the model does not know."""
-    tile_limit: float | None = Field(default=None, gt=0)
-    """Nearly all training tiles have a smaller distance."""
-    penalty: float = Field(default=0.0, ge=0)
-    """Logits that a tile lost per `tile_limit` by which it lies beyond that limit, in files of version 0.1."""
+    """A cell or tile with a larger distance is unknown. Files without a `distance_map` beside their `probability_map`,
+    which version 0.1 wrote, hold a limit for the median of a slide here and cannot tell unknown cells."""
     tiles: int = Field(ge=0)
     """Number of training tiles that distances are measured from; these are about 1 away on average."""
-    slides: int = Field(ge=0)
-    """Number of slides that these tiles came from."""
-
-
-class TumorTexture(_Part):
-    """What tumour tiles lose for a texture unlike that of the tumour of training."""
-
-    layer: str = Field(min_length=1, max_length=200)
-    """The layer of the network whose means and deviations over a tile are its texture."""
-    tile_limit: float = Field(gt=0)
-    """Most tumour tiles of the validation slides, and nearly all of the training slides, are nearer to the latter."""
-    penalty: float = Field(gt=0)
-    """Logits that a tile loses per `tile_limit` by which it lies beyond that limit."""
-    tiles: int = Field(ge=0)
-    """Number of tumour tiles that distances are measured from."""
     slides: int = Field(ge=0)
     """Number of slides that these tiles came from."""
 
@@ -126,10 +108,8 @@ class ModelCard(_Part):
     """The network."""
     calibration: CalibrationFacts | None = None
     """How its probabilities were calibrated; it is part of the graph already."""
-    known_tissue: TissueLimits | None = None
+    known_tissue: KnownTissueFacts | None = None
     """How far tissue may lie from that of training, where the file can tell."""
-    tumor_texture: TumorTexture | None = None
-    """What tiles lose for a texture unlike that of tumour, where they lose anything."""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     """Numbers that it computes with."""
     trained_on: dict[str, JsonValue] = Field(default_factory=dict)

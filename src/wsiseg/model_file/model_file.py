@@ -1,6 +1,7 @@
 """The self-describing ONNX file: checked when it is opened, then asked for probabilities."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -9,8 +10,8 @@ from numpy.typing import NDArray
 
 from wsiseg.model_file.model_card import ModelCard, read_card
 from wsiseg.model_file.onnx_bytes import MOST_BYTES
-from wsiseg.model_file.onnx_session import CPU, RuntimeFailure, Started, run, start
-from wsiseg.model_file.self_test import Answers, largest_difference
+from wsiseg.model_file.onnx_session import CPU, RuntimeFailure, Started, ports, run, start
+from wsiseg.model_file.self_test import Outputs, largest_difference
 from wsiseg.run.errors import ModelFileError, UsageError
 
 if TYPE_CHECKING:
@@ -20,12 +21,24 @@ MAP_MULTIPLE_PX = 32
 """Images for dense maps have sides that are multiples of this."""
 
 _DAMAGED = "export it again or get a fresh copy"
+_CANNOT_TELL = "{}: cannot tell tissue unlike that of its training; where it was made by wsiseg train, export it anew"
 
 
-class _Output(NamedTuple):
-    name: str
-    type: str
-    rank: int
+class Answer(NamedTuple):
+    """What a model says of tiles, [n], or of the cells of images, [n, rows, columns].
+
+    Attributes:
+        probabilities: float32, of the positive class, in 0..1.
+        distances: float32, squared Mahalanobis distances per feature from the tissue of training, about 1 for training
+            tiles; what is farther than `ModelFile.limit` is unknown. None where the model cannot tell.
+    """
+
+    probabilities: NDArray[np.float32]
+    distances: NDArray[np.float32] | None = None
+
+    def changed(self, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> "Answer":
+        """Return it with every array changed."""
+        return Answer(change(self.probabilities), None if self.distances is None else change(self.distances))
 
 
 class ModelFile:
@@ -38,14 +51,19 @@ class ModelFile:
         card: What it says of itself.
         sha256: SHA-256 of the file as it lies on the disk, as `sha256sum` prints it.
         provider: What ONNX Runtime really computes with, as `CPUExecutionProvider`.
-        warnings: What a person should know about how it was opened.
+        limit: The distance beyond which tissue is unknown; None where the file cannot tell.
+        warnings: What a person should know about the file and how it was opened.
     """
 
     def __init__(self, path: Path, card: ModelCard, sha256: str, started: Started) -> None:
         self.path, self.card, self.sha256 = path, card, sha256
         self.provider: str = started.session.get_providers()[0]
-        self.warnings = started.warnings
         self._session: InferenceSession | None = started.session
+        self._inputs, self._outputs = ports(started.session)
+        needed = "distance" if card.output_stride is None else "distance_map"
+        can_tell = card.known_tissue is not None and needed in {output.name for output in self._outputs}
+        self.limit = card.known_tissue.limit if card.known_tissue is not None and can_tell else None
+        self.warnings = (*started.warnings, *((_CANNOT_TELL.format(path.name),) if self.limit is None else ()))
 
     @classmethod
     def open(cls, path: Path | str, device: str = "cpu", threads: int | None = None) -> Self:
@@ -68,11 +86,10 @@ class ModelFile:
         except ValueError as error:
             raise ModelFileError(f"{path}: not a model file that can be used: {error}", _DAMAGED) from error
         try:
-            started = start(data, device, threads)
+            model = cls(path, card, hashlib.sha256(data).hexdigest(), start(data, device, threads))
         except RuntimeFailure as error:
             raise ModelFileError(f"{path}: ONNX Runtime cannot load it: {error}", _DAMAGED) from error
-        model = cls(path, card, hashlib.sha256(data).hexdigest(), started)
-        model._check_signature(started.session)
+        model._check_signature()
         model._check_answers()
         return model
 
@@ -92,108 +109,81 @@ class ModelFile:
         names = {"name", "version", "mpp", "tile_px", "output_stride", "precision", "licence", "intended_use"}
         return {**self.card.model_dump(mode="json", include=names), "file": self.path.name, "sha256": self.sha256}
 
-    def probabilities(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probability of the positive class for every tile.
+    def answer(self, tiles: NDArray[np.uint8]) -> Answer:
+        """Return the probability of the positive class for every tile, and how far it lies from known tissue.
 
         Args:
             tiles: uint8[n, height, width, 3], RGB at `card.mpp`; of `card.tile_px` unless the model is dense.
 
         Returns:
-            float32[n] in 0..1.
+            Of shape [n].
 
         Raises:
             UsageError: The tiles have another shape or type.
             ModelFileError: The model cannot compute them.
         """
         _check_images(tiles)
-        if not len(tiles):
-            return np.zeros(0, np.float32)
-        return self._run(["probability"], tiles)[0]
+        return self._answer(tiles, ("probability", "distance"), (len(tiles),))
 
-    def probability_map(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probability for every cell of images: of its pixels, or of the tile around it (`card.map_cells`).
+    def answer_map(self, images: NDArray[np.uint8]) -> Answer:
+        """Return the same for every cell of images: of its pixels, or of the tile around it (`card.map_cells`).
 
         Args:
-            image: uint8[n, height, width, 3], RGB at `card.mpp`; sides are multiples of 32 pixels.
+            images: uint8[n, height, width, 3], RGB at `card.mpp`; sides are multiples of 32 pixels.
 
         Returns:
-            float32[n, height / output_stride, width / output_stride] in 0..1.
+            Of shape [n, height / output_stride, width / output_stride].
 
         Raises:
             UsageError: The model has no map, or the images have another shape or type.
             ModelFileError: The model cannot compute them.
         """
-        _check_images(image)
+        _check_images(images)
         stride = self.card.output_stride
         if stride is None:
             raise UsageError(f"{self.path}: this model gives one value per tile and no map", "use --map tile")
-        count, height, width, _ = image.shape
+        count, height, width, _ = images.shape
         if height % MAP_MULTIPLE_PX or width % MAP_MULTIPLE_PX or 0 in {height, width}:
             raise UsageError(f"a dense map needs sides that are multiples of 32 pixels, not {width}x{height}")
-        if not count:
-            return np.zeros((0, height // stride, width // stride), np.float32)
-        return self._run(["probability_map"], image)[0]
+        return self._answer(images, ("probability_map", "distance_map"), (count, height // stride, width // stride))
 
-    def distances(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return how far tiles lie from the tissue of training; beyond `card.known_tissue.limit` it is unknown.
+    def _answer(self, images: NDArray[np.uint8], names: tuple[str, str], shape: tuple[int, ...]) -> Answer:
+        asked = names if self.limit is not None else names[:1]
+        return Answer(*(self._run(asked, images) if len(images) else [np.zeros(shape, np.float32) for _ in asked]))
 
-        Args:
-            tiles: uint8[n, tile_px, tile_px, 3], RGB at `card.mpp`.
-
-        Returns:
-            float32[n]: the squared Mahalanobis distance of the tiles' features per feature, about 1 for training tiles.
-
-        Raises:
-            UsageError: The model cannot tell, or the tiles have another shape or type.
-            ModelFileError: The model cannot compute them.
-        """
-        _check_images(tiles)
-        if self.card.known_tissue is None:
-            raise UsageError(f"{self.path}: this model does not know what tissue it was trained on")
-        if not len(tiles):
-            return np.zeros(0, np.float32)
-        return self._run(["distance"], tiles)[0]
-
-    def _run(self, outputs: list[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    def _run(self, outputs: Sequence[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         session = self._session  # once: another thread may close the model meanwhile
         if session is None:
             raise UsageError(f"{self.path}: the model is closed")
         try:
-            return run(session, outputs, {"image": np.ascontiguousarray(images)})
+            return run(session, list(outputs), {"image": np.ascontiguousarray(images)})
         except RuntimeFailure as error:
             shape = "x".join(str(size) for size in images.shape)
             raise ModelFileError(f"{self.path}: cannot compute images of {shape}: {error}", _DAMAGED) from error
 
-    def _check_signature(self, session: "InferenceSession") -> None:
+    def _check_signature(self) -> None:
         """Check names, types and dimensions of the inputs and outputs; numbers of images and sides of maps are free."""
-        expected = [_Output("image", "tensor(uint8)", 4), _Output("probability", "tensor(float)", 1)]
-        if self.card.output_stride is not None:
-            expected.append(_Output("probability_map", "tensor(float)", 3))
-        if self.card.known_tissue is not None:
-            expected.append(_Output("distance", "tensor(float)", 1))
-        ports = [*session.get_inputs(), *session.get_outputs()]
-        found = [_Output(port.name, port.type, len(port.shape)) for port in ports]
-        if found != expected or len(session.get_inputs()) != 1 or session.get_inputs()[0].shape[3] != 3:  # noqa: PLR2004  RGB
-            shown = ", ".join(f"{port.name} {port.type}[{port.rank}]" for port in found)
+        known, has_map = self.card.known_tissue is not None, self.card.output_stride is not None
+        is_there = {"probability": True, "probability_map": has_map, "distance": known}
+        is_there["distance_map"] = known and has_map and self.limit is not None
+        names = [name for name, there in is_there.items() if there]
+        expected = [("image", "tensor(uint8)", 4)]
+        expected += [(name, "tensor(float)", 3 if name.endswith("_map") else 1) for name in names]
+        ports = [*self._inputs, *self._outputs]
+        found = [(port.name, port.type, len(port.shape)) for port in ports]
+        if found != expected or len(self._inputs) != 1 or self._inputs[0].shape[3] != 3:  # noqa: PLR2004  RGB
+            shown = ", ".join(f"{name} {kind}[{rank}]" for name, kind, rank in found)
             raise ModelFileError(
                 f"{self.path}: its inputs and outputs are not those of a model file: {shown}", _DAMAGED
             )
-        free = [port.shape[0] for port in ports]
-        free += session.get_inputs()[0].shape[1:3] if self.card.output_stride is not None else []
+        free = [port.shape[0] for port in ports] + (self._inputs[0].shape[1:3] if has_map else [])
         if any(isinstance(size, int) for size in free):
             raise ModelFileError(f"{self.path}: takes images of one number or size only", _DAMAGED)
 
     def _check_answers(self) -> None:
-        has = {
-            "probability": True,
-            "probability_map": self.card.output_stride is not None,
-            "distance": self.card.known_tissue is not None,
-        }
-
-        def answer(image: NDArray[np.uint8]) -> Answers:
-            names = [name for name, is_there in has.items() if is_there]
-            found = dict(zip(names, self._run(names, image), strict=True))
-            return found["probability"], found.get("probability_map"), found.get("distance")
+        def answer(image: NDArray[np.uint8]) -> Outputs:
+            names = [output.name for output in self._outputs]
+            return dict(zip(names, self._run(names, image), strict=True))
 
         test = self.card.self_test
         difference = largest_difference(test, answer)

@@ -42,6 +42,14 @@ class Started(NamedTuple):
     warnings: tuple[str, ...]
 
 
+class Port(NamedTuple):
+    """An input or output of a graph; a side that is free has a name in place of a number."""
+
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
 class RuntimeFailure(Exception):  # noqa: N818  it is told apart from Python's RuntimeError
     """ONNX Runtime could not load or run a model; `str()` says why."""
 
@@ -104,6 +112,17 @@ def run(session: "InferenceSession", outputs: list[str], inputs: dict[str, Any])
     """
     found: list[Any] = _guarded(lambda: session.run(outputs, inputs))
     return found
+
+
+def ports(session: "InferenceSession") -> tuple[list[Port], list[Port]]:
+    """Return the inputs and the outputs of a graph.
+
+    Raises:
+        RuntimeFailure: Their names are no text.
+    """
+    sides = session.get_inputs, session.get_outputs
+    inputs, outputs = _guarded(lambda: [[Port(one.name, one.type, one.shape) for one in side()] for side in sides])
+    return inputs, outputs
 
 
 def has_fast_int8(facts: Path = _CPU_FACTS) -> bool | None:

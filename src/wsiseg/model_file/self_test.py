@@ -3,7 +3,7 @@
 The images are made of the raw bits of PCG64 with integer arithmetic only, so that they are the same everywhere.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import numpy as np
@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Kind = Literal["glass", "uniform", "noise", "texture"]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Values = NDArray[np.float32]
-Answers = tuple[Values, Values | None, Values | None]
-"""The outputs `probability`, `probability_map` and `distance`, as far as a model has them."""
+Outputs = Mapping[str, Values]
+"""What a graph answers, by the names of its outputs."""
 
 _SIDE = Field(ge=16, le=2048)
 _PINK, _PURPLE = np.array([228, 150, 190], np.int64), np.array([96, 56, 130], np.int64)
@@ -76,7 +76,7 @@ def seeded_pixels(kind: Kind, height: int, width: int, seed: int) -> NDArray[np.
     return images[kind](height, width, seed).astype(np.uint8)
 
 
-def recorded(answer: Callable[[NDArray[np.uint8]], Answers], side: int, seed: int, tolerance: float) -> SelfTest:
+def recorded(answer: Callable[[NDArray[np.uint8]], Outputs], side: int, seed: int, tolerance: float) -> SelfTest:
     """Ask a model for its answers, to be kept in its file.
 
     Args:
@@ -93,25 +93,26 @@ def recorded(answer: Callable[[NDArray[np.uint8]], Answers], side: int, seed: in
 
 
 def _recorded(
-    answer: Callable[[NDArray[np.uint8]], Answers],
+    answer: Callable[[NDArray[np.uint8]], Outputs],
     kind: Kind,
     size: tuple[int, int],
     seed: int,
 ) -> SeededImage:
-    probability, cells, distance = answer(seeded_pixels(kind, *size, seed)[None])
+    found = answer(seeded_pixels(kind, *size, seed)[None])
+    cells, distance = found.get("probability_map"), found.get("distance")
     rows = None if cells is None else tuple(tuple(round(float(cell), 6) for cell in row) for row in cells[0])
-    value = round(float(probability[0]), 6)
+    value = round(float(found["probability"][0]), 6)
     far = None if distance is None else max(0.0, float(f"{distance[0]:.6g}"))
     return SeededImage(kind=kind, height=size[0], width=size[1], probability=value, map=rows, distance=far)
 
 
-def largest_difference(test: SelfTest, answer: Callable[[NDArray[np.uint8]], Answers]) -> float:
+def largest_difference(test: SelfTest, answer: Callable[[NDArray[np.uint8]], Outputs]) -> float:
     """Ask for the answer to every image of a test.
 
     Args:
         test: Images and expected answers.
-        answer: Takes uint8[1, h, w, 3]; gives the probability float32[1], the map float32[1, h', w'] or None, and the
-            distance float32[1] or None.
+        answer: Takes uint8[1, h, w, 3]; gives `probability` float32[1], and as far as there are such outputs
+            `probability_map` float32[1, h', w'] and `distance` float32[1].
 
     Returns:
         The largest absolute difference from what is expected, that of a distance as a tenth of its share; infinity
@@ -119,14 +120,13 @@ def largest_difference(test: SelfTest, answer: Callable[[NDArray[np.uint8]], Ans
     """
     worst = 0.0
     for image in test.images:
-        probability, cells, distance = answer(seeded_pixels(image.kind, image.height, image.width, test.seed)[None])
-        worst = max(worst, _difference(probability, np.asarray([image.probability])))
+        found = answer(seeded_pixels(image.kind, image.height, image.width, test.seed)[None])
+        worst = max(worst, _difference(found.get("probability"), np.asarray([image.probability])))
         if image.map is not None:
-            worst = max(worst, np.inf if cells is None else _difference(cells, _map(image.map)))
+            worst = max(worst, _difference(found.get("probability_map"), _map(image.map)))
         if image.distance is not None:
-            allowed = _OF_DISTANCE * max(image.distance, 1.0)
-            off = np.inf if distance is None else _difference(distance, np.asarray([image.distance]))
-            worst = max(worst, off / allowed)
+            off = _difference(found.get("distance"), np.asarray([image.distance]))
+            worst = max(worst, off / (_OF_DISTANCE * max(image.distance, 1.0)))
     return worst
 
 
@@ -135,8 +135,8 @@ def _map(rows: tuple[tuple[float, ...], ...]) -> NDArray[np.float64]:
     return np.asarray(rows if len(widths) == 1 else [], float)[None]
 
 
-def _difference(found: NDArray[np.float32], expected: NDArray[np.float64]) -> float:
-    if found.shape != expected.shape or not np.isfinite(found).all():
+def _difference(found: Values | None, expected: NDArray[np.float64]) -> float:
+    if found is None or found.shape != expected.shape or not np.isfinite(found).all():
         return float("inf")
     return float(np.abs(found - expected).max(initial=0))
 

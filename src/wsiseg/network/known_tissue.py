@@ -1,6 +1,5 @@
 """The tissue that a network was trained on, and how far other tiles lie from it; what is too far is unknown."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -14,7 +13,7 @@ _MOST_AXES = 64
 _FEWEST_TILES = 64
 _TILES_PER_AXIS = 4
 _SMALLEST_SHARE, _SMALLEST_REST = 0.01, 1e-6
-_BEYOND, _TILES_WITHIN = 2.0, 95  # times the farthest slide; percent of the training tiles
+_WITHIN = 98  # percent of known tissue is within the limit
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,9 @@ class KnownTissue:
         axes: float32[axes, channels], of unit length, at right angles.
         variances: float32[axes], along the axes.
         rest: Variance along every other axis.
-        limit: A slide whose median tile is farther than this is of unknown tissue.
+        limit: Tissue that is farther than this is unknown.
         tiles: How many tiles it was measured on.
         slides: How many slides these came from.
-        tile_limit: Nearly all training tiles are nearer than this; it is larger than any distance where it was not
-            measured.
     """
 
     mean: Features
@@ -46,7 +43,6 @@ class KnownTissue:
     limit: float
     tiles: int
     slides: int
-    tile_limit: float = math.inf
 
     @classmethod
     def of(cls, training: Sequence[Features], others: Sequence[Features] = ()) -> Self | None:
@@ -54,7 +50,8 @@ class KnownTissue:
 
         Args:
             training: float32[tiles, channels] of each training slide.
-            others: Of further slides of the same kind, as those for validation: no slide of either is beyond the limit.
+            others: Of further slides of the same kind, as those for validation. 98 % of their tiles are within the
+                limit; of the training tiles where there are no others, which lie nearer than new tissue would.
 
         Returns:
             What is known, or None where there are too few tiles to tell.
@@ -82,10 +79,7 @@ class KnownTissue:
             tiles=count,
             slides=len(training),
         )
-        distances = [found.distances(one) for one in training]
-        farthest = max(float(np.median(one)) for one in (*distances, *map(found.distances, others)) if len(one))
-        nearly_all = float(np.percentile(np.concatenate(distances), _TILES_WITHIN))
-        return replace(found, limit=_BEYOND * farthest, tile_limit=nearly_all)
+        return replace(found, limit=limit_of(found.distances(np.concatenate(others or training))))
 
     def distances(self, features: Features) -> Features:
         """Return the squared Mahalanobis distance per channel, float32[n], of features [n, channels]."""
@@ -103,3 +97,8 @@ class KnownTissue:
     def gains(self) -> Features:
         """What the square along an axis of large variance counts for beyond that, float32[axes]; below 0."""
         return (1 / (self.variances * len(self.mean)) - self.gain_of_rest).astype(np.float32)
+
+
+def limit_of(distances: Features) -> float:
+    """Return the distance within which 98 % of known tissue lies, from distances [n] of some of it."""
+    return float(np.percentile(distances, _WITHIN))

@@ -4,6 +4,7 @@ A backbone turns tiles into a map of features; one linear layer gives a logit. A
 the tile's logit, applied at every position it is the dense map, and the average of that map is the tile's logit again.
 """
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -24,9 +25,8 @@ _SCHEMA = "wsiseg.checkpoint/1"
 # What a torchvision classifier does after its last feature map.
 _AFTER_FEATURES = ("avgpool", "dropout", "flatten", "fc", "classifier", "head", "heads", "AuxLogits", "aux1", "aux2")
 _PROBE_PX = 224
-_MEASURED = ("known_tissue", "tumor_texture")
 # Fields of a checkpoint that earlier versions did not write.
-_LATER = {"temperature", "offset", *_MEASURED, "texture_layer"}
+_LATER = {"temperature", "offset", "known_tissue"}
 _EARLIER_NAME = "domain"  # of `known_tissue`
 # These two warn unless they are told how to begin.
 _QUIET = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
@@ -104,8 +104,6 @@ class Checkpoint:
         temperature: Logits are divided by it before they become probabilities; `threshold` is one of these.
         offset: Then it is added to them.
         known_tissue: What it was trained on; None where that was not measured.
-        tumor_texture: The textures of tumour in its training slides; None where they were not measured.
-        texture_layer: The layer whose means and deviations these are.
     """
 
     state_dict: StateDict
@@ -122,8 +120,6 @@ class Checkpoint:
     temperature: float = 1.0
     offset: float = 0.0
     known_tissue: KnownTissue | None = None
-    tumor_texture: KnownTissue | None = None
-    texture_layer: str = ""
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all.
@@ -133,9 +129,8 @@ class Checkpoint:
         """
         content = {name: getattr(self, name) for name in self.__dataclass_fields__}
         with written_whole(path) as partial:
-            for name in _MEASURED:
-                known = content[name]
-                content[name] = known and {field: _stored(value) for field, value in vars(known).items()}
+            known = content["known_tissue"]
+            content["known_tissue"] = known and {name: _stored(value) for name, value in vars(known).items()}
             torch.save({"schema": _SCHEMA, **content, "sites": list(self.sites)}, partial)
 
     @classmethod
@@ -151,10 +146,16 @@ class Checkpoint:
         names = {item.name for item in fields(cls)} - (_LATER - set(content if isinstance(content, dict) else ()))
         if not isinstance(content, dict) or content.get("schema") != _SCHEMA or not names <= set(content):
             raise WsisegError(f"{path}: not a checkpoint of wsiseg train")
-        for known in set(_MEASURED) & set(content):
-            stored = content[known]
-            content[known] = stored and KnownTissue(**{name: _used(value) for name, value in stored.items()})
+        stored = content.get("known_tissue")
+        content["known_tissue"] = stored and _known(stored)
         return cls(**{name: content[name] for name in names - {"sites"}}, sites=tuple(content["sites"]))
+
+
+def _known(stored: dict[str, Any]) -> KnownTissue:
+    """Make what was stored; earlier versions had a limit for slides, and one for tiles that is the limit now."""
+    limit = stored.get("tile_limit", math.inf)
+    stored = {**stored, "limit": limit if math.isfinite(limit) else stored["limit"]}
+    return KnownTissue(**{item.name: _used(stored[item.name]) for item in fields(KnownTissue)})
 
 
 def _stored(value: Any) -> Any:  # noqa: ANN401  an array or a number

@@ -75,15 +75,15 @@ def distances(slide: Slide, tissue: TissueMask, models: Sequence[ModelFile]) -> 
         models: Those that cannot tell are left out.
 
     Returns:
-        Name, `distance` and `limit` for each model; see `ModelFile.distances`.
+        Name, `distance` and `limit` for each model; see `Answer.distances`.
     """
     found = []
     for model in models:
-        known = model.card.known_tissue
-        tiles = _some_tiles(slide, tissue, model) if known is not None else []
-        if known is not None and tiles:
-            distance = float(np.median(model.distances(np.stack(tiles))))
-            found.append({"model": model.card.name, "distance": round(distance, 3), "limit": round(known.limit, 3)})
+        tiles = _some_tiles(slide, tissue, model) if model.limit is not None else []
+        distances = model.answer(np.stack(tiles)).distances if tiles else None
+        if model.limit is not None and distances is not None:
+            distance = float(np.median(distances))
+            found.append({"model": model.card.name, "distance": round(distance, 3), "limit": round(model.limit, 3)})
     return found
 
 

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.model_file.model_file import Answer
 
 T = TypeVar("T", bound=np.generic)
 _QUARTERS = (0, 2, 1, 3)  # so that two views are an image and its half turn, and four are all turns
@@ -43,12 +45,12 @@ def combined(members: Sequence[Heatmap]) -> Heatmap:
 class Asked(Protocol):
     """What answers for images: a model file, or one that is asked about several views."""
 
-    def probabilities(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return one probability per tile: float32[n] for uint8[n, height, width, 3]."""
+    def answer(self, tiles: NDArray[np.uint8]) -> Answer:
+        """Return one answer per tile, [n] for uint8[n, height, width, 3]."""
         ...
 
-    def probability_map(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return a probability per cell: float32[n, rows, columns] for uint8[n, height, width, 3]."""
+    def answer_map(self, images: NDArray[np.uint8]) -> Answer:
+        """Return one answer per cell, [n, rows, columns] for uint8[n, height, width, 3]."""
         ...
 
 
@@ -64,15 +66,14 @@ class ManyViews:
     model: Asked
     count: int
 
-    def probabilities(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return one probability per tile, the mean over the views."""
-        views = (self.model.probabilities(turned(tiles, view)) for view in range(self.count))
-        return _mean(views, self.count)
+    def answer(self, tiles: NDArray[np.uint8]) -> Answer:
+        """Return one answer per tile, the mean over the views."""
+        return _mean([self.model.answer(turned(tiles, view)) for view in range(self.count)])
 
-    def probability_map(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return a probability per cell, the mean over the maps of the views, each turned back."""
-        views = (turned_back(self.model.probability_map(turned(image, view)), view) for view in range(self.count))
-        return _mean(views, self.count)
+    def answer_map(self, images: NDArray[np.uint8]) -> Answer:
+        """Return one answer per cell, the mean over the maps of the views, each turned back."""
+        views = [self.model.answer_map(turned(images, view)) for view in range(self.count)]
+        return _mean([one.changed(partial(turned_back, view=view)) for view, one in enumerate(views)])
 
 
 def viewed(model: Asked, count: int) -> Asked:
@@ -92,6 +93,11 @@ def turned_back(images: NDArray[T], view: int) -> NDArray[T]:
     return np.rot90(images, -_QUARTERS[view % 4], (1, 2))
 
 
-def _mean(parts: Iterable[NDArray[np.float32]], count: int) -> NDArray[np.float32]:
-    total: NDArray[np.float64] = sum(part.astype(np.float64) for part in parts)  # type: ignore[assignment]  # 0 + arrays
-    return (total / count).astype(np.float32)
+def _mean(answers: Sequence[Answer]) -> Answer:
+    distances = [one.distances for one in answers if one.distances is not None]
+    probabilities = _mean_of([one.probabilities for one in answers])
+    return Answer(probabilities, _mean_of(distances) if distances else None)
+
+
+def _mean_of(parts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.asarray(np.mean(parts, 0, np.float64), np.float32)

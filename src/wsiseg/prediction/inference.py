@@ -86,7 +86,8 @@ def run(
     """
     for number, windows, waited in _read_ahead(slide, plan, sums.done):
         images = np.stack([window.image for window in windows])
-        values = model.probability_map(images) if plan.is_dense else model.probabilities(images)[:, None, None]
+        answer = model.answer_map(images) if plan.is_dense else model.answer(images)
+        values = answer.probabilities.reshape(len(images), *plan.windows[number][2:])
         for cells, window, value in zip(plan.windows[number : number + len(windows)], windows, values, strict=True):
             sums.add(cells, value, _weight(plan, cells) * window.readable)
         sums.done = number + len(windows)
@@ -107,7 +108,7 @@ def speed(plan: Plan, model: Asked) -> float:
 
     def seconds(count: int) -> float:
         began = time.perf_counter()
-        _ = model.probability_map(tiles[:count]) if plan.is_dense else model.probabilities(tiles[:count])
+        _ = model.answer_map(tiles[:count]) if plan.is_dense else model.answer(tiles[:count])
         return max(time.perf_counter() - began, 1e-9)
 
     count = max(1, min(BATCH, int(_LONGEST_TRIAL_S / seconds(1))))

@@ -20,7 +20,7 @@ from wsiseg.training.colors import Colors, cohort_colors
 from wsiseg.training.configurations import settings_of_grid, write_grid
 from wsiseg.training.features import Compute, FeatureBank
 from wsiseg.training.fit import fit
-from wsiseg.training.known_tissue import known_tissue, tumor_texture
+from wsiseg.training.known_tissue import known_tissue
 from wsiseg.training.page import NOTE, training_page
 from wsiseg.training.processes import Processes, joined_processes
 from wsiseg.training.run_folder import RunFolder, fingerprints
@@ -222,9 +222,6 @@ def _judged(
         figures |= {} if error is None else {name: error}
     known = known_tissue(best, config, processes)
     judged = replace(checkpoint, threshold=threshold, figures=figures, known_tissue=known)
-    texture = tumor_texture(best, config, processes)
-    if texture is not None:
-        judged = replace(judged, texture_layer=texture[0], tumor_texture=texture[1])
     return replace(judged, temperature=calibration.temperature, offset=calibration.offset), validation
 
 
