@@ -284,7 +284,7 @@ def _by_blocks(path: Path) -> Stored:
                     (round(x * down), round(y * down)), level, (min(side, width - x), min(side, height - y))
                 )
                 part = pixels[y // every : (y + side) // every, x // every : (x + side) // every]
-                part[:] = np.asarray(block)[::every, ::every]
+                part[:] = block[::every, ::every]
         reduced = sizes[0][0] / width * every
     note = (f"{path.name}: was read at {pixels.shape[1]}x{pixels.shape[0]} pixels",) if reduced > 1 else ()
     return replace(few_colors(pixels), reduced=reduced, notes=note)

@@ -29,6 +29,7 @@ from wsiseg.tiles.tissue import TissueMask
 SAVE_EVERY_S = 30.0
 """How often what is known of an unfinished slide is kept."""
 
+_READING = 2  # changes when pixels do, so that no map is half of one kind and half of another
 _PICTURE_PX = 1200  # longer side of the picture of a small slide
 _MOST_PICTURE_PX = 64_000_000  # of the level that it is read from
 
@@ -182,7 +183,8 @@ def _ask(
 ) -> Heatmap:
     """Ask one model, going on from what an interrupted run knew."""
     settings = settings_of([model], config, job.places)
-    key = key_of({**settings, "slide": job.slide.facts.fingerprint, "mpp": job.slide.mpp, "windows": plan.mark})
+    facts = {"slide": job.slide.facts.fingerprint, "mpp": job.slide.mpp, "windows": plan.mark, "reading": _READING}
+    key = key_of({**settings, **facts})
     known = files.load_unfinished(key) if files is not None else None
     sums = known or Sums.empty(plan.grid.shape)
     probabilities = run(job.slide, plan, viewed(model, config.views), sums, _keeper(files, key, advance))

@@ -1,4 +1,4 @@
-"""Filling a large picture block by block, so that memory does not depend on what it is made of."""
+"""Filling a large picture block by block, so that memory does not depend on what it is made of, and resampling."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +12,8 @@ from wsiseg.run.errors import SlideError
 
 MOST_UNREADABLE = 0.01
 """Largest share of a slide that may be unreadable, where nothing else is said."""
+
+_WHOLE = 1e-3  # numbers this close to whole ones are whole
 
 
 class Block(NamedTuple):
@@ -89,3 +91,28 @@ def _divided(whole: Block, side: int) -> Iterator[Block]:
         for left in range(whole.left, whole.left + whole.width, side):
             width, height = whole.left + whole.width - left, whole.top + whole.height - top
             yield Block(left, top, min(side, width), min(side, height))
+
+
+def resized(
+    region: NDArray[np.uint8],
+    size: tuple[int, int],
+    ratio: tuple[float, float],
+    box: tuple[float, float, float, float],
+    factor: int = 1,
+) -> NDArray[np.uint8]:
+    """Resample a part of a region: exact averages of whole pixels, else a smooth area filter, or linear upwards.
+
+    Args:
+        region: uint8[rows, columns, 3].
+        size: Width and height of the result.
+        ratio: Pixels per pixel of the result along x and y.
+        box: Left, upper, right and lower edge of the part.
+        factor: How many pixels, of those in which ratio and box are given, the region's were averaged from.
+    """
+    from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
+
+    is_whole = all(abs(value - round(value)) <= _WHOLE for value in (*ratio, *box))
+    kind = Image.Resampling.BOX if is_whole else Image.Resampling.HAMMING
+    left, top, right, below = (edge / factor for edge in box)
+    kind = Image.Resampling.BILINEAR if min(ratio) < 1 else kind
+    return np.asarray(Image.fromarray(region).resize(size, kind, box=(left, top, right, below)))

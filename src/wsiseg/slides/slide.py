@@ -5,27 +5,24 @@ All coordinates are level-0 pixels of OpenSlide's own frame (for MRXS and its li
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.run.errors import PixelSizeError
 from wsiseg.slides import pyramid
-from wsiseg.slides.blocks import MOST_UNREADABLE, Block, Picture, filled
+from wsiseg.slides.blocks import MOST_UNREADABLE, Block, Picture, filled, resized
 from wsiseg.slides.pixel_size import PixelSize, pixel_size
 from wsiseg.slides.slide_file import LONGEST_READ_S, SlideFile, codec
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _BLOCK_PX = 2048  # side of what is read of a level at once
 _SMALLEST_BLOCK_PX = 128  # an unreadable block is divided down to this
 _LARGE_RATIO = 8  # from here on pixels are averaged in blocks as they are read
-_WHOLE = 1e-3  # numbers this close to whole ones are whole
 
 ASSUMED = "assumed"
 """The `mpp_source` of a map whose slide is not at hand: its pixels count, its micrometers mean nothing."""
@@ -202,27 +199,41 @@ class Slide:
         Raises:
             SlideError: The region cannot be decoded.
         """
-        return self._read((x, y), size, (mpp / self.mpp[0], mpp / self.mpp[1]), sees_beyond=True)
+        out = np.empty((size[1], size[0], 3), np.uint8)
+        self.fill([(x, y)], mpp, out[None])
+        return out
 
-    def _read(
-        self, at: tuple[float, float], size: tuple[int, int], scale: tuple[float, float], *, sees_beyond: bool
-    ) -> NDArray[np.uint8]:
-        """Read a region whose pixels are `scale` level-0 pixels wide and high."""
+    def fill(self, corners: Sequence[tuple[float, float]], mpp: float, out: NDArray[np.uint8]) -> None:
+        """Read regions as `read` does, into uint8[n, height, width, 3]; those near each other share what is decoded."""
+        self._fill(corners, out, (mpp / self.mpp[0], mpp / self.mpp[1]), sees_beyond=True)
+
+    def _fill(
+        self,
+        corners: Sequence[tuple[float, float]],
+        out: NDArray[np.uint8],
+        scale: tuple[float, float],
+        *,
+        sees_beyond: bool,
+    ) -> None:
+        """Read regions whose pixels are `scale` level-0 pixels wide and high."""
         number = pyramid.level_for(self.levels, scale)
         level = self.levels[number]
         ratio = pyramid.ratio_to(level, scale)
         if pyramid.is_same(ratio):
-            return np.asarray(self._file.read(level.corner(*at), number, size))
-        window = pyramid.window(level, at, size, ratio, sees_beyond=sees_beyond)
+            self._file.fill([(level.corner(*at), image) for at, image in zip(corners, out, strict=True)], number)
+            return
+        size = (out.shape[2], out.shape[1])
+        windows = [pyramid.window(level, at, size, ratio, sees_beyond=sees_beyond) for at in corners]
         factor = 1 if min(ratio) < _LARGE_RATIO else int(min(ratio) / 2)
         if factor == 1:
-            region = self._file.read(window.corner, number, window.size_px)
+            regions = [np.empty((*window.size_px[::-1], 3), np.uint8) for window in windows]
+            self._file.fill([(window.corner, region) for window, region in zip(windows, regions, strict=True)], number)
         else:
-            region = self._reduced(number, window, factor)
-        left, top, right, below = (edge / factor for edge in window.box)
-        return np.asarray(region.resize(size, _filter(ratio, window.box), box=(left, top, right, below)))
+            regions = [self._reduced(number, window, factor) for window in windows]
+        for image, region, window in zip(out, regions, windows, strict=True):
+            image[:] = resized(region, size, ratio, window.box, factor)
 
-    def _reduced(self, number: int, window: pyramid.Window, factor: int) -> "Image":
+    def _reduced(self, number: int, window: pyramid.Window, factor: int) -> NDArray[np.uint8]:
         """Average squares of `factor` x `factor` pixels, a block at a time."""
         from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
 
@@ -234,28 +245,25 @@ class Slide:
             size = [min(stop, most) - start for start, stop, most in zip(begin, end, window.size_px, strict=True)]
             corner = [at + round(start * down) for at, start in zip(window.corner, begin, strict=True)]
             region = self._file.read((corner[0], corner[1]), number, (size[0], size[1]))
-            return np.asarray(region.reduce(factor))
+            return np.asarray(Image.fromarray(region).reduce(factor))
 
         width, height = (-(-size // factor) for size in window.size_px)
         side = max(1, _BLOCK_PX // factor)
-        return Image.fromarray(filled((width, height), read, (side, side)).image)
+        return filled((width, height), read, (side, side)).image
 
     def read_level(self, number: int, pixel: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Read pixels as a level holds them.
+        """Read pixels as a level holds them, uint8[height, width, 3] in RGB.
 
         Args:
             number: The level, 0 for the finest.
             pixel: x, y of the corner in pixels of the level.
             size: Width and height.
 
-        Returns:
-            uint8[height, width, 3], RGB.
-
         Raises:
             SlideError: They cannot be decoded.
         """
         down = self.levels[number].reader_downsample
-        return np.asarray(self._file.read((round(pixel[0] * down), round(pixel[1] * down)), number, size))
+        return self._file.read((round(pixel[0] * down), round(pixel[1] * down)), number, size)
 
     def overview(self, mpp: float, *, threads: int = 1, most_unreadable: float = MOST_UNREADABLE) -> Picture:
         """Read the whole slide at a low resolution, in blocks: memory does not depend on the levels that exist.
@@ -283,17 +291,8 @@ class Slide:
 
         def read(block: Block) -> NDArray[np.uint8]:
             # A sound block must not touch an unreadable neighbour, so it is read without a margin.
-            corner = (block.left * scale[0], block.top * scale[1])
-            return self._read(corner, (block.width, block.height), scale, sees_beyond=False)
+            out = np.empty((block.height, block.width, 3), np.uint8)
+            self._fill([(block.left * scale[0], block.top * scale[1])], out[None], scale, sees_beyond=False)
+            return out
 
         return filled(size, read, sides, threads=threads, most_unreadable=most_unreadable)
-
-
-def _filter(ratio: tuple[float, float], box: tuple[float, float, float, float]) -> Any:  # noqa: ANN401  Pillow's enumeration
-    """Choose how to resample: exact averages of whole pixels, else a smooth area filter, or linear upwards."""
-    from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
-
-    if min(ratio) < 1:
-        return Image.Resampling.BILINEAR
-    is_whole = all(abs(value - round(value)) <= _WHOLE for value in (*ratio, *box))
-    return Image.Resampling.BOX if is_whole else Image.Resampling.HAMMING

@@ -6,15 +6,19 @@ import struct
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wsiseg.run.errors import SlideError
 from wsiseg.slides import formats, tiff
 from wsiseg.slides.dicom import dicom_file, series_file
 from wsiseg.slides.formats import CONVERT, GET_AGAIN
+from wsiseg.slides.jpeg_tiles import Cutout, JpegTiles
 from wsiseg.slides.time_limit import TimeLimit
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ LONGEST_READ_S = 300.0
 _MOST_PLAIN_PIXELS = 400_000_000  # a plain image is held in memory: 1.2 GB
 _CACHE_BYTES = 64 * 2**20
 _GENERIC = "generic-tiff"
+_PLAIN_GRIDS = frozenset([_GENERIC, "aperio"])  # tiles neither overlap nor are shifted
 _NO_TIFF_TILES = frozenset(["dicom", "hamamatsu", "mirax", "zeiss"])  # what OpenSlide reads of these lies elsewhere
 _OPAQUE = 255
 _UNKNOWN_CODING = ("nsupported", "Attribute ")
@@ -71,7 +76,8 @@ class SlideFile:
 
     def __init__(self, path: Path, longest_s: float = LONGEST_READ_S, *, is_mask: bool = False) -> None:
         self._is_mask = is_mask
-        self._mending = threading.Lock()
+        self._mending, self._looking = threading.Lock(), threading.Lock()
+        self._tiles: dict[int, JpegTiles | None] = {}
         self._limit = TimeLimit(path.name, longest_s)
         try:
             self.path = self._limit.call(lambda: _slide_path(path))
@@ -101,18 +107,52 @@ class SlideFile:
             self._handle.close()
         self._limit.close()
 
-    def read(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> "Image":
-        """Read a region in RGB; parts that were not scanned get the slide's background colour.
+    def read(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Read a region of so many pixels (width, height) as uint8[height, width, 3]; else as `fill`."""
+        out = np.empty((size[1], size[0], 3), np.uint8)
+        self.fill([(corner, out)], level)
+        return out
+
+    def fill(self, regions: Sequence[tuple[tuple[int, int], NDArray[np.uint8]]], level: int) -> None:
+        """Read regions in RGB; parts that were not scanned get the slide's background colour.
 
         Args:
-            corner: Level-0 x, y.
+            regions: Level-0 x, y of the corner, and uint8[height, width, 3] to be filled with pixels of the level.
             level: Number of the level.
-            size: Width and height in pixels of the level.
 
         Raises:
-            SlideError: The region cannot be decoded, not even by a handle that is not dead.
+            SlideError: A region cannot be decoded, not even by a handle that is not dead.
             StalledError: The disk or network that the file lies on does not answer.
         """
+        tiles, down = self._jpeg_tiles(level), self.level_downsamples[level]
+        if tiles is not None:
+            places = [Cutout(round(x / down), round(y / down), out) for (x, y), out in regions]
+            with suppress(OSError, ValueError):  # OpenSlide says what is wrong, or can do it after all
+                self._limit.call(lambda: tiles.fill(places))
+                return
+        for corner, out in regions:
+            out[:] = np.asarray(self._region(corner, level, (out.shape[1], out.shape[0])))
+
+    def _jpeg_tiles(self, level: int) -> JpegTiles | None:
+        """Return the tiles of a level that can be had without OpenSlide; None where there are none."""
+        with self._looking:
+            if level not in self._tiles:
+                self._tiles[level] = self._limit.call(lambda: self._same_tiles(level))
+            return self._tiles[level]
+
+    def _same_tiles(self, level: int) -> JpegTiles | None:
+        """Look for the tiles of a level, and whether they show what OpenSlide shows."""
+        with _PROCESS:
+            pages = tiff.jpeg_pages(self.path) if self.properties.get("openslide.vendor") in _PLAIN_GRIDS else []
+        color = self.properties.get("openslide.background-color", "FFFFFF")
+        found = JpegTiles.of(self.path, pages, self.level_sizes_px[level], bytes.fromhex(color))
+        name, down = self.path.name, self.level_downsamples[level]
+        with suppress(SlideError):
+            if found and found.are_as(lambda *at: np.asarray(_read(self._handle, name, at[0], level, at[1])), down):
+                return found
+        return None
+
+    def _region(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> "Image":
         handle = self._handle
         try:
             return self._limit.call(lambda: _read(handle, self.path.name, corner, level, size))

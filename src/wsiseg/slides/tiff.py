@@ -10,6 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsiseg.run.errors import SlideError
 from wsiseg.slides.formats import CONVERT, GET_AGAIN
 
@@ -17,7 +20,8 @@ if TYPE_CHECKING:
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 259, 262, 277
-_COLOR_MAP, _TILE_WIDTH, _TILE_LENGTH, _TILE_BYTE_COUNTS, _EXTRA_SAMPLES = 320, 322, 323, 325, 338
+_COLOR_MAP, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTE_COUNTS = 320, 322, 323, 324, 325
+_EXTRA_SAMPLES, _PLANAR, _JPEG_TABLES = 338, 284, 347
 _UNIT, _INCH, _UNITS = 296, 2, {2: "inch", 3: "centimeter"}
 _PROPERTIES = {270: "tiff.ImageDescription", 282: "tiff.XResolution", 283: "tiff.YResolution"}
 _GREY = frozenset([0, 1])  # white or black is zero
@@ -27,6 +31,8 @@ _IN_COLOUR = frozenset([(_RGB, 3), (_RGB, 4), (_PALETTE, 1), (_CMYK, 4), (_YCBCR
 _MOST_PIXELS = 2**27
 _MOST_DIRECTORIES = 1000
 _BIG = 43
+_JPEG = 7
+_START, _ADOBE = b"\xff\xd8", b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 _CODECS = {
     1: "none",
     5: "LZW",
@@ -144,6 +150,54 @@ class _Page(NamedTuple):
             tile_pixels=_largest(directory.get(_TILE_WIDTH, 0)) * _largest(directory.get(_TILE_LENGTH, 0)),
             longest_tile=_largest(directory.get(_TILE_BYTE_COUNTS, 0)),
         )
+
+
+class JpegPage(NamedTuple):
+    """An image whose tiles are JPEG images.
+
+    Attributes:
+        size_px: Width and height.
+        tile_px: Width and height of every tile, those at the edges included.
+        begins: int64[n], where each tile begins in the file, row by row.
+        lengths: int64[n], bytes of each; 0 where one is missing.
+        head: What makes a JPEG file of a tile in place of its first two bytes: tables, and how colours are coded.
+    """
+
+    size_px: tuple[int, int]
+    tile_px: tuple[int, int]
+    begins: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    head: bytes
+
+    @classmethod
+    def of(cls, directory: "ImageFileDirectory_v2") -> Self | None:
+        """Describe a directory; None where it is anything else."""
+        is_plain = directory.get(_PLANAR, 1) == 1 and directory.get(_SAMPLES) == _COLOURS
+        photometric, tables = directory.get(_PHOTOMETRIC), directory.get(_JPEG_TABLES, b"")
+        if not is_plain or directory.get(_COMPRESSION) != _JPEG or photometric not in {_RGB, _YCBCR}:
+            return None
+        size, tile = (
+            (int(directory.get(across, 0)), int(directory.get(down, 0)))
+            for across, down in ((_WIDTH, _LENGTH), (_TILE_WIDTH, _TILE_LENGTH))
+        )
+        begins, lengths = (
+            np.atleast_1d(np.asarray(directory.get(tag, ()), np.int64)) for tag in (_TILE_OFFSETS, _TILE_BYTE_COUNTS)
+        )
+        if 0 in tile or not len(begins) == len(lengths) == -(-size[0] // tile[0]) * -(-size[1] // tile[1]):
+            return None
+        head = _START + _ADOBE + bytes([photometric == _YCBCR]) + tables[2:-2]
+        return cls(size, tile, begins, lengths, head)
+
+
+def jpeg_pages(path: Path) -> list[JpegPage]:
+    """Describe the images of a TIFF whose tiles are JPEG images; none of a file that is broken or no TIFF.
+
+    Only one thread at a time may use this, as `directories`.
+    """
+    pages: list[JpegPage] = []
+    with suppress(Exception):  # Pillow raises almost anything at a broken file
+        pages.extend(page for directory in directories(path) if (page := JpegPage.of(directory)) is not None)
+    return pages
 
 
 def properties(path: Path) -> dict[str, str]:

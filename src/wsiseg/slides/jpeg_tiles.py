@@ -1,0 +1,191 @@
+"""The JPEG tiles of a TIFF, decoded as they lie in the file.
+
+OpenSlide paints every tile onto a canvas, blending pixel by pixel, which takes five times as long as decoding it. Where
+a level is a plain grid of JPEG tiles, as in the files of Aperio and in every TIFF written by vips or QuPath, its pixels
+are had for the price of decoding (JPEG in TIFF: Adobe Photoshop TIFF Technical Notes, "Technical Note 2").
+"""
+
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsiseg.slides.tiff import JpegPage
+
+KEPT_BYTES = 64 * 2**20
+"""Decoded pixels of a slide that are kept, as neighbouring regions share tiles."""
+
+_LONGEST_GAP, _LONGEST_READ = 4096, 2**20
+_SAME, _SAME_BUT_SHIFTED = 1, 8  # mean differences of pixels
+_WHOLE = 1e-3  # less of a pixel is no shift
+
+
+class Cutout(NamedTuple):
+    """Where pixels are read: the corner in pixels of the level, and the array uint8[height, width, 3] to fill."""
+
+    left: int
+    top: int
+    out: NDArray[np.uint8]
+
+
+class JpegTiles:
+    """One level of a slide as a grid of JPEG tiles. Thread-safe; a tile that several threads need is decoded once.
+
+    Args:
+        path: The file.
+        page: Where the tiles lie in it.
+        background: Red, green and blue beyond the edges.
+    """
+
+    def __init__(self, path: Path, page: JpegPage, background: bytes) -> None:
+        self._path, self._page, self._background = path, page, background
+        self._most = max(1, KEPT_BYTES // (page.tile_px[0] * page.tile_px[1] * 3))
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, Future[NDArray[np.uint8]]] = OrderedDict()
+
+    @classmethod
+    def of(cls, path: Path, pages: Sequence[JpegPage], size_px: tuple[int, int], background: bytes) -> Self | None:
+        """Return the tiles of the first page of a size; None where there is none."""
+        fitting = (cls(path, page, background) for page in pages if page.size_px == size_px)
+        return next(fitting, None)
+
+    def fill(self, cutouts: Sequence[Cutout]) -> None:
+        """Read regions.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: A tile is missing, broken or of another size.
+        """
+        places = [list(self._parts(cutout)) for cutout in cutouts]
+        tiles = self._tiles({number for parts in places for number, _, _ in parts})
+        for cutout, parts in zip(cutouts, places, strict=True):
+            if sum(cutout.out[place].size for _, place, _ in parts) < cutout.out.size:
+                cutout.out[:] = np.frombuffer(self._background, np.uint8)
+            for number, place, within in parts:
+                cutout.out[place] = tiles[number][within]
+
+    def are_as(self, read: Callable[[tuple[int, int], tuple[int, int]], NDArray[np.uint8]], down: float) -> bool:
+        """Compare the tile with the most bytes, where wrong colours or a shift would show, with what a reader shows.
+
+        Args:
+            read: Gives uint8[height, width, 3] for level-0 x, y and width, height in pixels of the level.
+            down: The level's downsample. Where it is not whole, a reader blends neighbouring pixels.
+        """
+        (width, height), (most_x, most_y) = self._page.tile_px, self._page.size_px
+        row, column = divmod(int(self._page.lengths.argmax()), self._columns)
+        left, top = column * width, row * height
+        found = np.empty((min(height, most_y - top), min(width, most_x - left), 3), np.uint8)
+        corner = round(left * down), round(top * down)
+        is_whole = max(abs(corner[0] / down - left), abs(corner[1] / down - top)) < _WHOLE
+        try:
+            self.fill([Cutout(left, top, found)])
+        except (OSError, ValueError):
+            return False
+        difference = np.abs(read(corner, (found.shape[1], found.shape[0])) - found.astype(np.int16)).mean()
+        return bool(difference <= (_SAME if is_whole else _SAME_BUT_SHIFTED))
+
+    @property
+    def _columns(self) -> int:
+        return -(-self._page.size_px[0] // self._page.tile_px[0])
+
+    def _parts(self, cutout: Cutout) -> Iterator[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
+        """Yield the number of every tile under a region, where it lies in the region, and which part of it that is."""
+        height, width = cutout.out.shape[:2]
+        (tile_width, tile_height), (most_x, most_y) = self._page.tile_px, self._page.size_px
+        columns = list(_spans(cutout.left, width, tile_width, most_x))
+        for row, down, down_within in _spans(cutout.top, height, tile_height, most_y):
+            for column, across, across_within in columns:
+                yield row * self._columns + column, (down, across), (down_within, across_within)
+
+    def _tiles(self, numbers: set[int]) -> dict[int, NDArray[np.uint8]]:
+        """Return tiles: decode those that no thread decodes yet, and wait for the others."""
+        mine: dict[int, Future[NDArray[np.uint8]]] = {}
+        with self._lock:
+            found = {number: self._kept.get(number) or mine.setdefault(number, Future()) for number in sorted(numbers)}
+            for number, future in found.items():
+                self._kept[number] = future
+                self._kept.move_to_end(number)
+            while len(self._kept) > max(self._most, len(found)):
+                self._kept.popitem(last=False)
+        try:
+            for number, tile in self._decoded(list(mine)):
+                mine[number].set_result(tile)
+        except BaseException as error:
+            with self._lock:
+                for number, future in mine.items():
+                    if not future.done():
+                        self._kept.pop(number, None)
+                        future.set_exception(error)
+            raise
+        return {number: future.result() for number, future in found.items()}
+
+    def _decoded(self, numbers: list[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        decode, shape = decoder(), (self._page.tile_px[1], self._page.tile_px[0], 3)
+        if not numbers:
+            return
+        with self._path.open("rb", buffering=0) as file:
+            for run in self._runs(numbers):
+                for number, data in zip(run, self._read(file, run), strict=True):
+                    tile = decode(self._page.head + data[2:])
+                    if tile.shape != shape:
+                        raise ValueError(f"tile {number} has {tile.shape[1]}x{tile.shape[0]} pixels")
+                    yield number, tile
+
+    def _runs(self, numbers: list[int]) -> Iterator[list[int]]:
+        """Divide numbers of tiles, ascending, into those that lie one behind the other in the file."""
+        begins, ends = self._page.begins, self._page.begins + self._page.lengths
+        run: list[int] = []
+        for number in numbers:
+            if run and not (
+                0 <= begins[number] - ends[run[-1]] <= _LONGEST_GAP and ends[number] - begins[run[0]] <= _LONGEST_READ
+            ):
+                yield run
+                run = []
+            run.append(number)
+        yield run
+
+    def _read(self, file: BinaryIO, run: list[int]) -> Iterator[bytes]:
+        start, last = int(self._page.begins[run[0]]), run[-1]
+        file.seek(start)
+        data = file.read(int(self._page.begins[last] + self._page.lengths[last]) - start)
+        for number in run:
+            begin, length = int(self._page.begins[number]) - start, int(self._page.lengths[number])
+            if not length or begin + length > len(data):
+                raise ValueError(f"tile {number} is missing")
+            yield data[begin : begin + length]
+
+
+def _spans(begin: int, length: int, tile: int, most: int) -> Iterator[tuple[int, slice, slice]]:
+    """Yield along one axis the numbers of tiles under a span, which part of the span each is, and of the tile."""
+    first, end = max(begin, 0), min(begin + length, most)
+    for number in range(first // tile, -(-end // tile) if end > first else 0):
+        low, high = max(first, number * tile), min(end, number * tile + tile)
+        yield number, slice(low - begin, high - begin), slice(low - number * tile, high - number * tile)
+
+
+@cache
+def decoder() -> Callable[[bytes], NDArray[np.uint8]]:
+    """Return what decodes a JPEG file as uint8[height, width, 3]; it raises `OSError` or `ValueError` at a broken one.
+
+    Both that there are use libjpeg-turbo and let go of the interpreter's lock. Pillow, which serves where `simplejpeg`
+    has no wheel, copies every pixel twice and takes twice as long.
+    """
+    try:
+        from simplejpeg import decode_jpeg  # noqa: PLC0415  heavy: only where pixels are touched
+    except ImportError:
+        return _by_pillow
+    return decode_jpeg  # type: ignore[no-any-return]  # it has no types
+
+
+def _by_pillow(data: bytes) -> NDArray[np.uint8]:
+    from PIL.JpegImagePlugin import JpegImageFile  # noqa: PLC0415  heavy: only where pixels are touched
+
+    with JpegImageFile(io.BytesIO(data)) as image:
+        return np.asarray(image)
