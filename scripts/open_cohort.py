@@ -2,9 +2,9 @@
 """Make cohorts of small whole-slide images from openly licensed tissue: one label a slide, and truth to the pixel.
 
 Lymph node (PatchCamelyon, Veeling et al. 2018, CC0): which slide a patch is of is not published, so that a slide is a
-mosaic of patches of 96 px at 0.972 um, edge to edge, of similar stain whatever their label. A tumour slide holds 5 to
-60 % patches of tumour, which lie together; a slide without tumour holds none. A patch may be in several slides of its
-split, and each slide counts as a case. Truth: a patch is tumour as a whole, where the published label says that its
+mosaic of patches of 96 px at 0.972 um, edge to edge, of similar stain whatever their label. A tumour slide holds 20
+to 80 % patches of tumour, which lie together; a slide without tumour holds none. A patch may be in several slides of
+its split, and each slide counts as a case. Truth: a patch is tumour as a whole, where the published label says that its
 middle 32 px hold any.
 
 Colon (EBHI-Seg, Shi et al. 2023, CC BY 4.0): a slide is a case, all of its biopsy fields side by side with glass
@@ -40,7 +40,7 @@ ORGANS = {"node": "lymph node", "colon": "colon"}
 NODE_MPP, PATCH, COLUMNS, ROWS = 0.972, 96, 24, 16
 COLON_MPP, WIDTH, HEIGHT, GAP = 1.05, 299, 224, 80
 TUMOR, UNSURE = "Adenocarcinoma", "High-grade IN"
-LEAST_TUMOR, MOST_TUMOR, FOCI = 0.05, 0.6, 3
+LEAST_TUMOR, MOST_TUMOR, FOCI = 0.2, 0.8, 3
 MOST_BROWN = 0.1  # of a field's tissue; two fields have .44 and .82, no other more than .041
 LEVELS = 3
 
@@ -85,7 +85,7 @@ class MadeSlide:
 
 
 class Patches:
-    """The patches of a split of PatchCamelyon in memory, with their labels and mean colours."""
+    """The patches of a split of PatchCamelyon in memory, with their labels, colours and how often each was used."""
 
     def __init__(self, data: Path, split: str) -> None:
         rows = [row for row in table(data / "pcam" / "patches.csv") if row["split"] == split]
@@ -94,13 +94,24 @@ class Patches:
         self.names = [row["name"] for row in rows]
         self.labels = np.array([int(row["label"]) for row in rows])
         self.colors = np.stack([tissue_color(patch) for patch in self.pixels])
+        self.used = np.zeros(len(self.labels), int)
+
+    def stain(self, random: np.random.Generator) -> NDArray[np.float64]:
+        """Return the mean colour of one of the patches that were used least."""
+        color: NDArray[np.float64] = self.colors[int(np.argmin(self.used + random.random(len(self.used))))]
+        return color
 
     def near(self, stain: NDArray[np.float64], label: int, count: int, random: np.random.Generator) -> list[int]:
-        """Draw patches of a label whose colour is near `stain`, each once where there are enough."""
+        """Draw patches of a label whose colour is near `stain`, those first that were used least.
+
+        Drawn without regard to that, unusual patches are hardly ever seen: a head learns .02 less AUC.
+        """
         there = np.flatnonzero(self.labels == label)
         distance = np.linalg.norm(self.colors[there] - stain, axis=1)
-        nearest = there[np.argsort(distance, kind="stable")[: max(4 * count, 400)]]
-        return [int(k) for k in random.choice(nearest, count, replace=count > len(nearest))]
+        nearest = random.permutation(there[np.argsort(distance, kind="stable")[: max(8 * count, 1500)]])
+        chosen = nearest[np.argsort(self.used[nearest], kind="stable")[:count]]
+        self.used[chosen] += 1
+        return [int(k) for k in random.permutation(np.resize(chosen, count))]
 
 
 def node_slides(data: Path, split: str, count: int, seed: int = 0, shape: tuple[int, int] = (ROWS, COLUMNS)
@@ -131,7 +142,7 @@ def mosaic(patches: Patches, name: str, split: str, label: int, shape: tuple[int
     distance = np.min(((place[:, None] - foci) ** 2).sum(-1), 1) + random.random(cells)
     labels = np.zeros(cells, int)
     labels[np.argsort(distance)[:tumor]] = 1
-    stain = patches.colors[int(random.integers(len(patches.colors)))]
+    stain = patches.stain(random)
     chosen = np.empty(cells, int)
     for kind in (0, 1):
         chosen[labels == kind] = patches.near(stain, kind, int((labels == kind).sum()), random)
