@@ -2,7 +2,9 @@ import csv
 import gzip
 import hashlib
 import json
+import runpy
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from making.models import DARK_GREEN, write_color_filter_model
-from wsiseg.config.evaluate import EvaluateConfig
+from making.models import DARK_GREEN, write_color_filter_model, write_knowing_model
+from wsiseg.config.evaluate import EvaluateConfig, PcamScale
 from wsiseg.evaluation import pcam
 from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
@@ -63,15 +66,50 @@ def run(folder: Path, model: Path, **how: Any) -> Report:
     return evaluate(EvaluateConfig(pcam=folder, model=model, device="cpu", **({"resamples": 200} | how)))
 
 
+@pytest.mark.parametrize(
+    ("card", "asked", "scale", "side_px"),
+    [
+        ({"mpp": 0.5}, None, "doubled", 224),
+        ({"mpp": 0.68}, None, "doubled", 224),
+        ({"mpp": 0.7}, None, "native", 96),
+        ({"mpp": 1.0, "tile_px": 96}, None, "native", 96),
+        ({"mpp": 1.0, "tile_px": 96}, "doubled", "doubled", 192),
+        ({"mpp": 0.5}, "native", "native", 96),
+    ],
+)
+def test_a_model_sees_patches_at_the_scale_that_is_nearer_to_its_own(
+    tmp_path: Path, card: dict[str, Any], asked: PcamScale | None, scale: str, side_px: int
+) -> None:
+    with ModelFile.open(write_color_filter_model(tmp_path / "m.onnx", **card)) as opened:
+        view = pcam.View.of(opened, asked)
+        assert (view.scale, view.side_px) == (scale, side_px)
+        assert view.images(np.ones((2, 96, 96, 3), np.uint8)).shape == (2, side_px, side_px, 3)
+
+
+def test_tiles_that_are_no_images_for_a_map_are_padded_or_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ModelFile.open(model) as opened:
+        whole = opened.card
+        monkeypatch.setattr(opened, "card", whole.model_copy(update={"output_stride": None}))
+        images = pcam.View.of(opened, "native").images(np.full((1, 96, 96, 3), 255, np.uint8))
+        assert images.shape == (1, 224, 224, 3)
+        assert images[0, 64:160, 64:160].min() == 255
+        assert images.sum() == 96 * 96 * 3 * 255
+        monkeypatch.setattr(opened, "card", whole.model_copy(update={"output_stride": None, "tile_px": 128}))
+        with pytest.raises(UsageError, match="128 pixels are smaller than a patch of 192; give --pcam-scale native"):
+            pcam.View.of(opened, "doubled")
+        monkeypatch.setattr(opened, "card", whole.model_copy(update={"output_stride": None, "tile_px": 64}))
+        with pytest.raises(UsageError, match="64 pixels are smaller than a patch of 96"):
+            pcam.View.of(opened, "native")
+
+
 def test_patches_are_doubled_as_by_torch_and_padded_with_zeros() -> None:
     patches = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), np.uint8)
     planes = torch.from_numpy(patches).permute(0, 3, 1, 2).float()
     expected = torch.nn.functional.interpolate(planes, scale_factor=2, mode="bilinear", align_corners=False)
-    np.testing.assert_allclose(pcam.upsampled(patches), expected.permute(0, 2, 3, 1).numpy(), atol=1e-3)
+    np.testing.assert_allclose(pcam.doubled(patches), expected.permute(0, 2, 3, 1).numpy(), atol=1e-3)
     padded = torch.nn.functional.pad(expected, (16, 16, 16, 16)).permute(0, 2, 3, 1).numpy()
-    tiles = pcam.model_tiles(patches, 224)
-    assert tiles.shape == (3, 224, 224, 3)
-    np.testing.assert_allclose(tiles, padded, atol=0.5 + 1e-3)  # rounded, as the model takes whole numbers
+    images = pcam.View("doubled", 224).images(patches)
+    np.testing.assert_allclose(images, padded, atol=0.5 + 1e-3)  # rounded, as the model takes whole numbers
 
 
 def test_two_thousand_patches_run_through_the_protocol(folder: Path, model: Path, tmp_path: Path) -> None:
@@ -80,14 +118,19 @@ def test_two_thousand_patches_run_through_the_protocol(folder: Path, model: Path
         scores, labels = kept["probabilities"], y["y"][:].ravel()
     expected = roc_auc_score(labels, scores)
     with ModelFile.open(model) as opened, h5py.File(folder / name("test", "x")) as x:
-        alone = opened.answer(pcam.model_tiles(x["x"][1990:], 224)).probabilities
+        alone = opened.answer(pcam.View("doubled", 224).images(x["x"][1990:])).probabilities
     np.testing.assert_allclose(scores[1990:], alone, atol=1e-6)
     found = report.without_background["auc"]
     assert found["value"] == pytest.approx(expected, abs=1e-9)
     assert 0.5 < found["ci95"][0] < found["value"] < found["ci95"][1]
     assert (report.unit, report.split, report.settings["resampled"]) == ("patch", "test", "slide")
     assert report.without_background == report.with_background
-    assert report.notes == ("the test split has 2000 patches, the published one 32768",)
+    assert (report.judged, report.unknown_share, list(report.columns)) == (None, None, ["all patches"])
+    assert report.notes == (
+        "patches of 0.972 um/px shown doubled, as in the paper, in images of 224 px, to a model of 0.5 um/px",
+        "the test split has 2000 patches, the published one 32768",
+    )
+    assert (report.settings["scale"], report.settings["image_px"]) == ("doubled", 224)
     assert {"metrics.json", "report.html", "roc.png", "pcam-test.npz"} <= {
         path.name for path in (tmp_path / "out").iterdir()
     }
@@ -139,17 +182,65 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert asked == []
 
 
-def test_another_model_begins_anew(model: Path, tmp_path: Path) -> None:
+def test_another_model_or_scale_begins_anew(model: Path, tmp_path: Path) -> None:
     other = write_color_filter_model(tmp_path / "other.onnx", name="other")
     (tmp_path / "few").mkdir()
     write_patches(tmp_path / "few", 100)
     first = run(tmp_path / "few", model, out=tmp_path / "out")
     again = run(tmp_path / "few", other, out=tmp_path / "out")
     assert first.settings["sha256"] != again.settings["sha256"]
+    native = run(tmp_path / "few", other, out=tmp_path / "out", pcam_scale="native")
+    assert native.settings["scale"] == "native"
+    assert native.without_background["brier"] != again.without_background["brier"]
     with np.load(tmp_path / "out" / "pcam-test.npz") as kept:
         assert str(kept["key"]).startswith(again.settings["sha256"])
     (tmp_path / "out" / "pcam-test.npz").write_bytes(b"broken")
     assert run(tmp_path / "few", other, out=tmp_path / "out").without_background == again.without_background
+
+
+def test_unknown_patches_count_in_the_protocol_and_are_told_apart(tmp_path: Path) -> None:
+    labels = write_patches(tmp_path, 300)
+    with h5py.File(tmp_path / name("test", "x"), "r+") as file:
+        file["x"][:60, ..., 2] = 250
+    model = write_knowing_model(tmp_path / "m.onnx", limit=200, mpp=1.0)
+    report = run(
+        tmp_path, model, out=tmp_path / "out", fail_over=("unknown_share=0.1",), fail_under=("judged.auc=0.1",)
+    )
+    with np.load(tmp_path / "out" / "pcam-test.npz") as kept:
+        scores, distances = kept["probabilities"], kept["distances"]
+    assert (distances > 200).tolist() == [True] * 60 + [False] * 240
+    assert report.unknown_share is not None
+    assert report.unknown_share["value"] == pytest.approx(0.2)
+    assert 0.13 < report.unknown_share["ci95"][0] < 0.2 < report.unknown_share["ci95"][1] < 0.27
+    assert report.without_background["unknown_share"] == report.unknown_share
+    assert report.judged is not None
+    assert report.judged["slides"] == 240
+    assert report.judged["auc"]["value"] == pytest.approx(roc_auc_score(labels[60:], scores[60:]))
+    assert report.without_background["auc"]["value"] == pytest.approx(roc_auc_score(labels, scores))
+    assert [gate.measure for gate in report.unmet] == ["unknown_share"]
+    assert list(report.columns) == ["all patches", "judged patches"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "judged patches" in page
+    assert "with background</th>" not in page.partition("<h2>Threshold</h2>")[0]
+    nothing = run(tmp_path, write_knowing_model(tmp_path / "m.onnx", limit=1, mpp=1.0))
+    assert (nothing.judged, nothing.without_background["unknown_share"]["value"]) == (None, 1)
+
+
+def test_a_part_that_is_stored_as_pictures_is_written_as_the_published_files(tmp_path: Path, model: Path) -> None:
+    script = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "pcam_subset.py"))
+    labels, rng = [1, 0, 1], np.random.default_rng(0)
+    patches = rng.integers(0, 256, (3, 96, 96, 3), np.uint8)
+    with zipfile.ZipFile(tmp_path / "valid.zip", "w") as archive:
+        for number, patch in enumerate(patches):
+            Image.fromarray(patch).save(tmp_path / "p.png")
+            archive.write(tmp_path / "p.png", f"{number}.png")
+    rows = "".join(f"val,{label},{number}.png\n" for number, label in enumerate(labels))
+    (tmp_path / "patches.csv").write_text(f"split,label,name\ntest,0,other.png\n{rows}")
+    assert script["write_split"](tmp_path, tmp_path, "valid") == 3
+    with h5py.File(tmp_path / name("valid", "x")) as x, h5py.File(tmp_path / name("valid", "y")) as y:
+        np.testing.assert_array_equal(x["x"][:], patches)
+        assert y["y"][:].ravel().tolist() == labels
+    assert run(tmp_path, model, split="val").without_background["tumor_px"] == 2
 
 
 def test_published_files_are_unpacked_and_broken_ones_refused(tmp_path: Path, model: Path) -> None:
@@ -196,10 +287,7 @@ def test_files_that_are_laid_out_otherwise_are_refused(tmp_path: Path, model: Pa
         run(tmp_path, model)
 
 
-def test_a_model_of_small_tiles_and_a_split_that_is_none_are_refused(folder: Path, tmp_path: Path, model: Path) -> None:
-    small = write_color_filter_model(tmp_path / "s.onnx", tile_px=96)
-    with pytest.raises(UsageError, match="its tiles of 96 pixels are smaller"):
-        run(folder, small)
+def test_a_split_that_is_none_is_refused(folder: Path, model: Path) -> None:
     with pytest.raises(UsageError, match="PatchCamelyon has no split nightly"):
         run(folder, model, split="nightly")
 

@@ -43,6 +43,27 @@ def write_lopsided_model(path: Path, **card: Any) -> Path:
     return path
 
 
+def write_knowing_model(path: Path, *, limit: float, **card: Any) -> Path:
+    """Write a colour filter that does not know what is bluer: the mean of blue is its distance, `limit` its limit."""
+    graph = color_filter_graph()
+    graph.graph.node.extend(
+        [
+            helper.make_node("Slice", ["image", "two", "three", "three"], ["blue"]),
+            helper.make_node("Cast", ["blue"], ["blue_nhwc"], to=TensorProto.FLOAT),
+            helper.make_node("Transpose", ["blue_nhwc"], ["blue_nchw"], perm=[0, 3, 1, 2]),
+            helper.make_node("AveragePool", ["blue_nchw"], ["blues"], kernel_shape=[32] * 2, strides=[32] * 2),
+            helper.make_node("Squeeze", ["blues", "one"], ["distance_map"]),
+            helper.make_node("ReduceMean", ["blues"], ["distance"], axes=[1, 2, 3], keepdims=0),
+        ]
+    )
+    for name, shape in (("distance", ["n"]), ("distance_map", ["n", "rows", "columns"])):
+        graph.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    fields: dict[str, Any] = {"name": "knowing", "mpp": 0.5, "map": "dense", "architecture": "none", **card}
+    known = {"limit": limit, "tiles": 2, "slides": 1}
+    path.write_bytes(model_file(graph, tile_px=224, output_stride=32, known_tissue=known, **fields))
+    return path
+
+
 def color_filter_graph(stride: int = 32, tile_px: int = 224, *, is_lopsided: bool = False) -> onnx.ModelProto:
     """Give the ONNX graph: green below a threshold, averaged over cells, and cells averaged over a tile."""
     cells = tile_px // stride

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -65,12 +65,11 @@ def _tell(streams: Streams, report: "Report") -> None:
 
 
 def _lines(report: "Report") -> Iterator[str]:
-    from wsiseg.evaluation.metrics_file import measured, with_interval  # noqa: PLC0415  only here
+    from wsiseg.evaluation.metrics_file import with_interval  # noqa: PLC0415  only here
 
-    yield f"{'':20}{'without background':>28}{'with background':>28}  over"
-    for name, value in measured(report.without_background).items():
-        figures: list[Any] = [value, report.with_background[name]]
-        yield f"{name:20}" + "".join(f"{with_interval(one):>28}" for one in figures) + f"  {report.counted}"
+    yield f"{'':20}{''.join(f'{head:>28}' for head in report.columns)}  over"
+    for name, texts in report.rows.items():
+        yield f"{name:20}{''.join(f'{text:>28}' for text in texts)}  {report.counted}"
     if report.slide_auc:
         yield f"{'slide_auc':20}{with_interval(report.slide_auc):>28}{'':28}  {report.counted}"
     yield f"{'threshold':20}{report.threshold.value:>28.4f}  ({report.threshold.origin})"

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 
 from wsiseg.config.settings import IN_FILE, Config, Device, Shown
 
+PcamScale = Literal["native", "doubled"]
+
 
 class EvaluateConfig(Config):
     """Settings of `wsiseg evaluate`."""
@@ -58,6 +60,9 @@ class EvaluateConfig(Config):
     """Folder of the PatchCamelyon files."""
     model: Path | None = None
     """Model file for PatchCamelyon; `default` is the bundled one."""
+    pcam_scale: PcamScale | None = None
+    """How the model sees patches of PatchCamelyon: `native`, or `doubled` and padded with zeros, as in the paper; what
+    is nearer to its um/px where it is not given."""
     device: Annotated[Device, IN_FILE] = "auto"
     """What computes, for PatchCamelyon."""
     grid: Path | None = None
@@ -84,11 +89,11 @@ class EvaluateConfig(Config):
         return self
 
 
-_OF_MAPS = frozenset(EvaluateConfig.model_fields) - {"pcam", "model", "grid"}
+_OF_MAPS = frozenset(EvaluateConfig.model_fields) - {"pcam", "model", "pcam_scale", "grid"}
 _OF_GRID = frozenset({"grid", "out"})
 _OF_PCAM = frozenset(
     {
         *("pcam", "model", "device", "out", "split", "threshold", "fail_under", "fail_over", "baseline", "max_drop"),
-        *("junit", "resamples", "seed"),
+        *("junit", "resamples", "seed", "pcam_scale"),
     }
 )

@@ -18,7 +18,7 @@ from xml.sax.saxutils import escape, quoteattr
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.froc import FALSE_ALARMS
 from wsiseg.evaluation.measures import MODES
-from wsiseg.evaluation.metrics_file import Gate, Report, figure, measured, with_interval
+from wsiseg.evaluation.metrics_file import Gate, Report, figure
 from wsiseg.run.errors import UsageError
 
 _MOST_ROWS = 200
@@ -78,7 +78,8 @@ def measures_of_slides(groups: Mapping[str, Iterable[str]], *, with_lesions: boo
 
 def measures_of_patches() -> dict[str, Named]:
     """List the measures of PatchCamelyon that a condition can name."""
-    return dict(_block("", (), _BLOCK))
+    judged = {f"judged.{name}": Named(("judged", name), better) for name, better in _BLOCK.items()}
+    return dict(_block("", (), {**_BLOCK, "unknown_share": _LOWER})) | judged
 
 
 def _block(prefix: str, path: tuple[str, ...], measures: Mapping[str, int]) -> Iterator[tuple[str, Named]]:
@@ -196,10 +197,8 @@ def summary(report: Report) -> str:
     if report.gates:
         lines += ["| gate | value | limit | slides | met |", "|---|---|---|---|---|"]
         lines += [*(_gate_row(gate, report.counted) for gate in report.gates), ""]
-    lines += ["| measure | without background | with background | slides |", "|---|---|---|---|"]
-    for name, value in measured(report.without_background).items():
-        values = f"{with_interval(value)} | {with_interval(report.with_background[name])}"
-        lines.append(f"| {name} | {values} | {report.counted} |")
+    lines += [f"| measure | {' | '.join(report.columns)} | slides |", "|---" * (len(report.columns) + 2) + "|"]
+    lines += [f"| {name} | {' | '.join(texts)} | {report.counted} |" for name, texts in report.rows.items()]
     lines += ["", "| slide | status | AUC | F1 | |", "|---|---|---|---|---|"]
     lines += [_slide_row(slide.model_dump()) for slide in report.slides[:_MOST_ROWS]]
     more = len(report.slides) - _MOST_ROWS

@@ -78,7 +78,9 @@ class Report(BaseModel):
     per_site: dict[str, Any] = Field(default_factory=dict)
     per_split: dict[str, Any] = Field(default_factory=dict)
     per_location: dict[str, Any] = Field(default_factory=dict)
+    judged: dict[str, Any] | None = None
     slide_auc: dict[str, Any] | None = None
+    unknown_share: dict[str, Any] | None = None
     tumor_area: dict[str, Any] | None = None
     reliability: dict[str, Any] | None = None
     froc: dict[str, Any] | None = None
@@ -96,6 +98,19 @@ class Report(BaseModel):
         """The slides that could not be compared, of all runs."""
         records = (*self.slides, *(record for run in self.runs for record in run.failed))
         return tuple(record for record in records if record.status == "failed")
+
+    @property
+    def columns(self) -> dict[str, dict[str, Any]]:
+        """The blocks that are shown side by side, by what they are over."""
+        if self.unit == "pixel":
+            return {"without background": self.without_background, "with background": self.with_background}
+        return {"all patches": self.without_background, **({"judged patches": self.judged} if self.judged else {})}
+
+    @property
+    def rows(self) -> dict[str, list[str]]:
+        """Every measure of the headline by name, written for a person, a text a column."""
+        names, blocks = measured(self.without_background), self.columns.values()
+        return {name: [with_interval(block[name]) if name in block else "" for block in blocks] for name in names}
 
     @property
     def counted(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from wsiseg.evaluation.comparison import Compared
 from wsiseg.evaluation.measures import MODES
-from wsiseg.evaluation.metrics_file import Report, counted, figure, measured, with_interval
+from wsiseg.evaluation.metrics_file import Report, counted, figure, with_interval
 from wsiseg.evaluation.pictures import COLORS, data_address, error_pixels, map_pixels, truth_pixels
 from wsiseg.evaluation.plots import NAMES, evaluation_plots, slider_counts
 from wsiseg.pages.page import cell, embedded, page, sortable_table, table
@@ -129,15 +129,12 @@ def _gates(report: Report) -> str:
 
 
 def _measures(report: Report) -> str:
-    rows = [
-        [escape(name), with_interval(value), with_interval(report.with_background[name])]
-        for name, value in measured(report.without_background).items()
-    ]
+    rows = [[escape(name), *texts] for name, texts in report.rows.items()]
     if report.slide_auc:
         rows.append(["AUC of whole slides", with_interval(report.slide_auc), ""])
     if report.froc:
         rows.append(["free-response ROC score", figure(report.froc["score"]), ""])
-    return table(["measure", *(NAMES[mode] for mode in MODES), "over"], [[*row, report.counted] for row in rows])
+    return table(["measure", *report.columns, "over"], [[*row, report.counted] for row in rows])
 
 
 def _slider(slides: Sequence[Compared], threshold: float) -> str:

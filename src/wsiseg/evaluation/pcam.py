@@ -1,28 +1,24 @@
-"""PatchCamelyon with the protocol of Lerousseau et al. 2020.
+"""PatchCamelyon: patches of 96 x 96 pixels at 0.972 um/px, tumour if any pixel of the central 32 x 32 is.
 
-The patches are 96 x 96 pixels at 10x (0.97 um/px); they are doubled by bilinear interpolation to 192 pixels and padded
-with zeros to the model's tile, so that the model sees them at its own magnification. A patch is tumour if any pixel of
-its central 32 x 32 is.
+A model of about 1 um/px sees them as they are. The protocol of Lerousseau et al. 2020, for models of about 0.5 um/px,
+doubles them by bilinear interpolation and pads them with zeros to the model's tile.
 """
 
-import gzip
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.config.evaluate import EvaluateConfig
+from wsiseg.config.evaluate import EvaluateConfig, PcamScale
 from wsiseg.evaluation.comparison import Compared
 from wsiseg.evaluation.intervals import Resamples, single_curve
 from wsiseg.evaluation.measures import Estimate, number, reliability_table
 from wsiseg.evaluation.metrics_file import Report, Threshold
 from wsiseg.mathematics import metrics
 from wsiseg.mathematics.metrics import Curve, Pixels
+from wsiseg.model_file.model_card import ModelCard
 from wsiseg.model_file.model_file import ModelFile, default_model_path
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.outputs import written_whole
@@ -30,8 +26,8 @@ from wsiseg.run.record import Progress
 from wsiseg.slides.cohort import CohortSlide
 from wsiseg.slides.table import is_missing
 from wsiseg.tiles import pcam_files
+from wsiseg.tiles.pcam_files import MPP, SIDE_PX
 
-SIDE_PX = 96
 _SPLITS: dict[str, pcam_files.Split] = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
 _PATCHES_AT_A_TIME = 64
 _SAVED_EVERY = 1024  # patches, which take a minute or so
@@ -39,26 +35,37 @@ _SAVED_EVERY = 1024  # patches, which take a minute or so
 
 @dataclass(frozen=True)
 class Patches:
-    """Probabilities beside labels.
+    """What a model says of patches, beside their labels.
 
     Attributes:
         probabilities: float32[n].
         labels: bool[n].
-        slides: The slide of every patch, where the file that says so lies beside the others.
+        unknown: bool[n], the patches of unknown tissue; None where the model cannot tell.
+        slides: str[n], the slide of every patch; None where no file beside the others says so.
     """
 
     probabilities: NDArray[np.float32]
     labels: NDArray[np.bool_]
-    slides: tuple[str, ...] | None
+    unknown: NDArray[np.bool_] | None
+    slides: NDArray[np.str_] | None
 
-    def pixels(self, chosen: slice | NDArray[np.intp] = slice(None)) -> Pixels:
-        """Return some of the patches, each as one pixel."""
-        labels = self.labels[chosen].astype(np.float64)
-        return Pixels.of(self.probabilities[chosen], labels, 1 - labels)
+    @property
+    def judged(self) -> Self | None:
+        """The patches of known tissue; None where there are none or nobody can tell."""
+        if self.unknown is None or self.unknown.all():
+            return None
+        kept = ~self.unknown
+        slides = None if self.slides is None else self.slides[kept]
+        return type(self)(self.probabilities[kept], self.labels[kept], self.unknown[kept], slides)
+
+    def pixels(self, marked: NDArray[np.bool_], chosen: slice | NDArray[np.intp] = slice(None)) -> Pixels:
+        """Return some of the patches, each as one pixel; the marked ones are the positive ones."""
+        positive = marked[chosen].astype(np.float64)
+        return Pixels.of(self.probabilities[chosen], positive, 1 - positive)
 
 
 def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, Compared]:
-    """Run the protocol and measure what comes out.
+    """Ask a model for all patches of a split and measure its answers.
 
     Args:
         config: The settings.
@@ -68,8 +75,9 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, C
         The report, with the same figures without and with background as a patch has none; and the patches as one slide.
 
     Raises:
-        UsageError: There is no such split, file or extra.
+        UsageError: There is no such split, file or extra, or the model's tiles are too small.
         WsisegError: A file cannot be read.
+        ModelFileError: The model cannot compute.
     """
     assert config.pcam is not None  # noqa: S101  the settings were checked
     assert config.model is not None  # noqa: S101  the settings were checked
@@ -78,37 +86,102 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, C
         raise UsageError(f"PatchCamelyon has no split {config.split}", "its splits are train, val and test")
     place = default_model_path() if str(config.model) == "default" else config.model
     with ModelFile.open(place, config.device) as model:
+        view = View.of(model, config.pcam_scale)
         kept = config.out / f"pcam-{split}.npz" if config.out else None
-        patches = run_protocol(folder, model, split, progress, kept)
+        patches = _answers(folder, split, model, view, progress, kept)
     source = "model" if config.threshold is None else "option"
     value = model.card.threshold if config.threshold is None else config.threshold
-    block, unit = _measured(config, patches, value)
-    pixels, count, full = patches.pixels(), len(patches.labels), pcam_files.PATCHES[split]
+    block, count, full = _measured(config, patches, value), len(patches.labels), pcam_files.PATCHES[split]
+    pixels, judged, share = patches.pixels(patches.labels), patches.judged, _unknown_share(config, patches)
+    if share:
+        block["unknown_share"] = share
     report = Report(
         run=str(folder),
         unit="patch",
         split=split,
         without_background=block,
         with_background=block,
+        judged=judged and _measured(config, judged, value),
+        unknown_share=share,
         reliability=reliability_table([pixels]),
         threshold=Threshold(value=value, source=source),
         settings={
-            "resamples": config.resamples, "resampled": unit, "seed": config.seed,
-            "model": model.card.name, "sha256": model.sha256,
+            "resamples": config.resamples, "resampled": "patch" if patches.slides is None else "slide",
+            "seed": config.seed, "model": model.card.name, "sha256": model.sha256,
+            "scale": view.scale, "image_px": view.side_px,
         },
-        notes=() if count == full else (f"the {split} split has {count} patches, the published one {full}",),
+        notes=(
+            view.told(model.card),
+            *(() if count == full else (f"the {split} split has {count} patches, the published one {full}",)),
+        ),
     )  # fmt: skip
     row = CohortSlide(slide=f"pcam-{split}", path=folder, case=f"pcam-{split}")
     return report, Compared(row, value, None, pixels, (0.0, 0.0), None, None, ())
 
 
-def _measured(config: EvaluateConfig, patches: Patches, threshold: float) -> tuple[dict[str, Any], str]:
-    """Measure patches; also return what was resampled."""
-    pixels = patches.pixels()
-    curve = metrics.curve([pixels], [threshold])
-    resampled, unit = _resampled(config, patches, threshold)
+@dataclass(frozen=True)
+class View:
+    """How a model sees patches.
+
+    Attributes:
+        scale: `native` or `doubled`.
+        side_px: Side of the images; what is beyond the patch is zero.
+    """
+
+    scale: PcamScale
+    side_px: int
+
+    @classmethod
+    def of(cls, model: ModelFile, scale: PcamScale | None) -> Self:
+        """Choose the scale that is nearer to the model's um/px, unless one is asked for, and the side.
+
+        A dense model sees native patches without padding, which would be most of what it sees.
+
+        Raises:
+            UsageError: The patches are larger than the model's tiles, and it takes no other images.
+        """
+        card = model.card
+        scale = scale or ("native" if card.mpp > MPP / 2**0.5 else "doubled")
+        patch_px, is_dense = SIDE_PX * (1 + (scale == "doubled")), card.output_stride is not None
+        if card.tile_px < patch_px and not is_dense:
+            advice = "give --pcam-scale native" if scale == "doubled" else "use a model of larger tiles"
+            raise UsageError(
+                f"{model.path}: its tiles of {card.tile_px} pixels are smaller than a patch of {patch_px}", advice
+            )
+        return cls(scale, patch_px if is_dense and scale == "native" else max(patch_px, card.tile_px))
+
+    def told(self, card: ModelCard) -> str:
+        """Say it."""
+        shown = {"native": "as they are", "doubled": "doubled, as in the paper"}[self.scale]
+        return f"patches of {MPP} um/px shown {shown}, in images of {self.side_px} px, to a model of {card.mpp:g} um/px"
+
+    def images(self, patches: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Double patches, if that is asked for, and pad them with zeros: uint8[n, side_px, side_px, 3]."""
+        shown = patches if self.scale == "native" else np.floor(doubled(patches) + 0.5).astype(np.uint8)
+        before = (self.side_px - shown.shape[1]) // 2
+        margin = (before, self.side_px - shown.shape[1] - before)
+        return np.pad(shown, ((0, 0), margin, margin, (0, 0)))
+
+
+def doubled(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Double height and width by bilinear interpolation, as PyTorch does with `align_corners=False`.
+
+    Returns:
+        float32[n, 2 height, 2 width, 3].
+    """
+    from PIL import Image  # noqa: PLC0415  only here
+
+    count, height, width, _ = patches.shape
+    planes = np.moveaxis(patches.astype(np.float32), -1, 1).reshape(-1, height, width)
+    size = 2 * width, 2 * height
+    larger = [np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BILINEAR)) for one in planes]
+    return np.moveaxis(np.stack(larger).reshape(count, 3, 2 * height, 2 * width), 1, -1)
+
+
+def _measured(config: EvaluateConfig, patches: Patches, threshold: float) -> dict[str, Any]:
+    curve, resampled = _curves(config, patches, patches.labels, threshold)
+    pixels, count = patches.pixels(patches.labels), len(patches.labels)
     again, measures = metrics.measures(resampled, threshold), metrics.measures(curve, threshold)
-    count = len(patches.labels)
     return {
         **{name: Estimate(float(value), again[name]).as_json() for name, value in measures.items()},
         "brier": {"value": number(metrics.squared_error(pixels) / pixels.total), "ci95": None},
@@ -116,177 +189,94 @@ def _measured(config: EvaluateConfig, patches: Patches, threshold: float) -> tup
         "other_px": float(curve.negative),
         "slides": count,
         "expected_slides": count,
-        "cases": len(set(patches.slides or ())) or count,
-    }, unit
+        "cases": count if patches.slides is None else len(np.unique(patches.slides)),
+    }
 
 
-def _resampled(config: EvaluateConfig, patches: Patches, threshold: float) -> tuple[Curve, str]:
-    """Draw slides where it is known which patch is of which, otherwise patches."""
+def _unknown_share(config: EvaluateConfig, patches: Patches) -> dict[str, Any] | None:
+    if patches.unknown is None:
+        return None
+    whole, again = (one.positive / (one.positive + one.negative) for one in _curves(config, patches, patches.unknown))
+    return Estimate(float(whole), again).as_json()
+
+
+def _curves(
+    config: EvaluateConfig, patches: Patches, marked: NDArray[np.bool_], threshold: float = 1.0
+) -> tuple[Curve, Curve]:
+    """Count marked patches among all, and again among resampled slides, or patches where nobody knows the slides."""
+    pixels, exact = patches.pixels(marked), [threshold]
     if patches.slides is None:
-        return single_curve(patches.pixels(), config.resamples, config.seed, [threshold]), "patch"
-    slides, names = np.array(patches.slides), sorted(set(patches.slides))
-    items = [patches.pixels(np.flatnonzero(slides == name)) for name in names]
-    return Resamples.of(names, config.resamples, config.seed).curve(items, [threshold]), "slide"
+        resampled = single_curve(pixels, config.resamples, config.seed, exact)
+    else:
+        names = np.unique(patches.slides).tolist()
+        items = [patches.pixels(marked, np.flatnonzero(patches.slides == name)) for name in names]
+        resampled = Resamples.of(names, config.resamples, config.seed).curve(items, exact)
+    return metrics.curve([pixels], exact), resampled
 
 
-def model_tiles(patches: NDArray[np.uint8], tile_px: int) -> NDArray[np.uint8]:
-    """Double patches by bilinear interpolation and pad them with zeros, as PyTorch does with `align_corners=False`.
-
-    Args:
-        patches: uint8[n, side, side, 3].
-        tile_px: Side of the result.
-
-    Returns:
-        uint8[n, tile_px, tile_px, 3].
-    """
-    doubled = upsampled(patches)
-    before = (tile_px - doubled.shape[1]) // 2
-    after = tile_px - doubled.shape[1] - before
-    margins = ((0, 0), (before, after), (before, after), (0, 0))
-    return np.pad(np.floor(doubled + 0.5).astype(np.uint8), margins)
-
-
-def upsampled(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Double height and width by bilinear interpolation: float32[n, 2 height, 2 width, 3]."""
-    values = patches.astype(np.float32)
-    for axis in (1, 2):
-        values = np.moveaxis(_doubled(np.moveaxis(values, axis, 0)), 0, axis)
-    return values
-
-
-def _doubled(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Put two samples in place of each of the first axis, a quarter of the way to its neighbours; edges repeat."""
-    padded = np.concatenate([values[:1], values, values[-1:]])
-    out = np.empty((2 * len(values), *values.shape[1:]), np.float32)
-    out[0::2] = 0.75 * values + 0.25 * padded[:-2]
-    out[1::2] = 0.75 * values + 0.25 * padded[2:]
-    return out
-
-
-def run_protocol(
-    folder: Path,
-    model: ModelFile,
-    split: pcam_files.Split,
-    progress: Progress,
-    kept: Path | None,
+def _answers(
+    folder: Path, split: pcam_files.Split, model: ModelFile, view: View, progress: Progress, kept: Path | None
 ) -> Patches:
-    """Ask a model for every patch of a split; what was done before an interruption is not done again.
-
-    Args:
-        folder: Where the files lie, as published or unpacked.
-        model: The model.
-        split: `train`, `valid` or `test`.
-        progress: Who watches.
-        kept: A file for what is done so far; without it an interrupted run begins anew.
-
-    Raises:
-        UsageError: h5py is not installed, a file is missing, or the model's tiles are too small.
-        WsisegError: A file cannot be read.
-        ModelFileError: The model cannot compute.
-    """
-    tile = model.card.tile_px
-    if tile < 2 * SIDE_PX:
-        raise UsageError(f"{model.path}: its tiles of {tile} pixels are smaller than a doubled patch", "use 224 pixels")
-    with _opened(folder, pcam_files.name(split, "y"), "y") as stored:
+    """Ask for every patch of a split; what was done before an interruption, and is in `kept`, is not done again."""
+    with pcam_files.opened(folder, split, "y") as stored:
         labels = np.asarray(stored[...]).reshape(-1) > 0
-    with _opened(folder, pcam_files.name(split, "x"), "x") as images:
+    with pcam_files.opened(folder, split, "x") as images:
         if images.shape != (len(labels), SIDE_PX, SIDE_PX, 3) or images.dtype != np.uint8:
             raise WsisegError(f"{folder}: the {split} split is not laid out as PatchCamelyon", "get the files again")
-        probabilities = _asked(images, model, progress, kept)
-    return Patches(probabilities, labels, _slides(folder, split, len(labels)))
+        probabilities, distances = _asked(images, model, view, progress, kept).T
+    unknown = None if model.limit is None else distances > model.limit
+    return Patches(probabilities, labels, unknown, _slides(folder, split, len(labels)))
 
 
 def _asked(
     images: Any,  # noqa: ANN401  a data set of h5py, which has no types
     model: ModelFile,
+    view: View,
     progress: Progress,
     kept: Path | None,
 ) -> NDArray[np.float32]:
-    """Ask for all images of a data set, by slices, from where an interrupted run stopped."""
+    """Ask for all images of a data set, by slices, from where an interrupted run stopped.
+
+    Returns:
+        float32[n, 2], probabilities and distances; the latter are NaN where the model cannot tell.
+    """
     file, count = Path(images.file.filename), len(images)
-    key = f"{model.sha256} {file.name} {file.stat().st_size} {count}"
-    probabilities = _restored(kept, key, count)
+    key = f"{model.sha256} {view} {file.name} {file.stat().st_size} {count}"
+    answers = _restored(kept, key, count)
     progress.begin(1)
     progress.slide(file.stem, count)
-    progress.advance(file.stem, len(probabilities))
-    while len(probabilities) < count:
-        part = np.asarray(images[len(probabilities) : len(probabilities) + _PATCHES_AT_A_TIME])
-        probabilities = np.concatenate(
-            [probabilities, model.answer(model_tiles(part, model.card.tile_px)).probabilities]
-        )
+    progress.advance(file.stem, len(answers))
+    while len(answers) < count:
+        part = np.asarray(images[len(answers) : len(answers) + _PATCHES_AT_A_TIME])
+        found, distances = model.answer(view.images(part))
+        more = np.stack([found, np.full_like(found, np.nan) if distances is None else distances], axis=1)
+        answers = np.concatenate([answers, more])
         progress.advance(file.stem, len(part))
-        if kept is not None and (len(probabilities) % _SAVED_EVERY == 0 or len(probabilities) == count):
-            _keep(kept, key, probabilities)
-    return probabilities
-
-
-@contextmanager
-def _opened(folder: Path, name: str, dataset: str) -> Iterator[Any]:
-    """Open a data set of a file; links out of the file are refused."""
-    try:
-        import h5py  # noqa: PLC0415  an extra, and heavy
-    except ImportError as error:
-        raise UsageError("reading PatchCamelyon needs h5py", "pip install 'wsiseg[pcam]'") from error
-    path = _unpacked(folder / name)
-    try:
-        with h5py.File(path, "r") as file:
-            if not isinstance(file.get(dataset, getlink=True), h5py.HardLink):
-                raise WsisegError(f"{path.name}: holds no data set {dataset}", "get the file again")
-            found = file[dataset]
-            if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
-                raise WsisegError(f"{path.name}: {dataset} lies in other files", "get the file again")
-            yield found
-    except OSError as error:
-        raise WsisegError(f"{path.name}: cannot be read as HDF5: {error}", "get the file again") from error
-
-
-def _unpacked(path: Path) -> Path:
-    """Unpack a published file beside itself, if only the packed one is there."""
-    packed = path.with_name(path.name + ".gz")
-    if path.exists():
-        return path
-    if not packed.exists():
-        raise UsageError(f"{path}: no such file", "wsiseg fetch pcam gets it")
-    with written_whole(path) as partial, gzip.open(packed) as source, partial.open("wb") as target:
-        try:
-            _copy(source, target)
-        except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
-            raise WsisegError(f"{packed.name}: cannot be unpacked: {error}", "get the file again") from error
-    return path
-
-
-def _copy(source: gzip.GzipFile, target: IO[bytes]) -> None:
-    """Copy no more than the largest file of PatchCamelyon holds.
-
-    Raises:
-        ValueError: There is more.
-    """
-    most = max(pcam_files.PATCHES.values()) * SIDE_PX**2 * 3 + 2**26
-    while block := source.read(2**20):
-        target.write(block)
-        if target.tell() > most:
-            raise ValueError("it unpacks to more than PatchCamelyon holds")
+        if kept is not None and (len(answers) % _SAVED_EVERY == 0 or len(answers) == count):
+            _keep(kept, key, answers)
+    return answers
 
 
 def _restored(kept: Path | None, key: str, count: int) -> NDArray[np.float32]:
     """Read what an interrupted run of the same model on the same file left behind."""
-    none = np.empty(0, np.float32)
+    none = np.empty((0, 2), np.float32)
     if kept is None or not kept.exists():
         return none
     try:
         with np.load(kept, allow_pickle=False) as stored:
-            done, same = stored["probabilities"].astype(np.float32), str(stored["key"]) == key
+            done = np.stack([stored["probabilities"], stored["distances"]], axis=1).astype(np.float32)
+            return done[:count] if str(stored["key"]) == key else none
     except (OSError, ValueError, KeyError, EOFError):
         return none
-    return done[:count] if same else none
 
 
-def _keep(kept: Path, key: str, probabilities: NDArray[np.float32]) -> None:
+def _keep(kept: Path, key: str, answers: NDArray[np.float32]) -> None:
+    probabilities, distances = answers.T
     with written_whole(kept) as partial, partial.open("wb") as file:
-        np.savez(file, probabilities=probabilities, key=np.array(key))
+        np.savez(file, probabilities=probabilities, distances=distances, key=np.array(key))
 
 
-def _slides(folder: Path, split: pcam_files.Split, count: int) -> tuple[str, ...] | None:
+def _slides(folder: Path, split: pcam_files.Split, count: int) -> NDArray[np.str_] | None:
     """Read which slide every patch came from, if the file that says so is there."""
     import csv  # noqa: PLC0415  only where the file is there
 
@@ -294,5 +284,5 @@ def _slides(folder: Path, split: pcam_files.Split, count: int) -> tuple[str, ...
     if not path.exists():
         return None
     with path.open(encoding="utf-8-sig", newline="") as file:
-        names = tuple(str(row.get("wsi") or "") for row in csv.DictReader(file))
-    return names if len(names) == count and not any(map(is_missing, names)) else None
+        names = [str(row.get("wsi") or "") for row in csv.DictReader(file)]
+    return np.array(names) if len(names) == count and not any(map(is_missing, names)) else None

@@ -1,18 +1,28 @@
-"""The files of PatchCamelyon: names, sizes and checksums.
+"""The files of PatchCamelyon: names, sizes, checksums, and how they are read.
 
 Source: https://zenodo.org/records/2546921 (CC0). Sizes and SHA-256 are those that TensorFlow Datasets pins for these
 addresses; the MD5 sums are those of torchvision. The README of basveeling/pcam has the MD5 sums of valid and test
 swapped.
 """
 
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from wsiseg.run.errors import UsageError, WsisegError
+from wsiseg.run.outputs import written_whole
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 BASE = "https://zenodo.org/records/2546921/files/"
 PATCHES: dict[Split, int] = {"train": 262144, "valid": 32768, "test": 32768}
 """How many patches a split has."""
+SIDE_PX, MPP = 96, 0.972
+"""Side of a patch, and micrometers per pixel."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +59,59 @@ FILES = tuple(
     PcamFile(f"camelyonpatch_level_2_split_{split}_{part}.h5.gz", int(size), md5, sha256)
     for split, part, size, md5, sha256 in map(str.split, _PUBLISHED.split("\n")[1:-1])
 )
+
+
+@contextmanager
+def opened(folder: Path, split: Split, part: Literal["x", "y"]) -> Iterator[Any]:
+    """Open the images (x) or labels (y) of a split, as published or unpacked; links out of the file are refused.
+
+    Yields:
+        The data set of h5py.
+
+    Raises:
+        UsageError: h5py is not installed, or there is no such file.
+        WsisegError: The file cannot be read.
+    """
+    try:
+        import h5py  # noqa: PLC0415  an extra, and heavy
+    except ImportError as error:
+        raise UsageError("reading PatchCamelyon needs h5py", "pip install 'wsiseg[pcam]'") from error
+    path = _unpacked(folder / name(split, part))
+    try:
+        with h5py.File(path, "r") as file:
+            if not isinstance(file.get(part, getlink=True), h5py.HardLink):
+                raise WsisegError(f"{path.name}: holds no data set {part}", "get the file again")
+            found = file[part]
+            if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
+                raise WsisegError(f"{path.name}: {part} lies in other files", "get the file again")
+            yield found
+    except OSError as error:
+        raise WsisegError(f"{path.name}: cannot be read as HDF5: {error}", "get the file again") from error
+
+
+def _unpacked(path: Path) -> Path:
+    """Unpack a published file beside itself, if only the packed one is there."""
+    packed = path.with_name(path.name + ".gz")
+    if path.exists():
+        return path
+    if not packed.exists():
+        raise UsageError(f"{path}: no such file", "wsiseg fetch pcam gets it")
+    with written_whole(path) as partial, gzip.open(packed) as source, partial.open("wb") as target:
+        try:
+            _copy(source, target)
+        except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
+            raise WsisegError(f"{packed.name}: cannot be unpacked: {error}", "get the file again") from error
+    return path
+
+
+def _copy(source: gzip.GzipFile, target: IO[bytes]) -> None:
+    """Copy no more than the largest file of PatchCamelyon holds.
+
+    Raises:
+        ValueError: There is more.
+    """
+    most = max(PATCHES.values()) * SIDE_PX**2 * 3 + 2**26
+    while block := source.read(2**20):
+        target.write(block)
+        if target.tell() > most:
+            raise ValueError("it unpacks to more than PatchCamelyon holds")
