@@ -39,7 +39,7 @@ def write_split(data: Path, out: Path, split: Split) -> int:
     with (data / "patches.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split.replace("valid", "val")]
     with written_whole(out / name(split, "x")) as place, h5py.File(place, "w") as file:
-        images = file.create_dataset("x", (len(rows), SIDE_PX, SIDE_PX, 3), np.uint8, chunks=(64, SIDE_PX, SIDE_PX, 3))
+        images = file.create_dataset("x", (len(rows), SIDE_PX, SIDE_PX, 3), np.uint8)
         with zipfile.ZipFile(data / f"{split}.zip") as patches:
             for number, row in enumerate(rows):
                 images[number] = Image.open(io.BytesIO(patches.read(row["name"]))).convert("RGB")

@@ -89,34 +89,26 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, C
         view = View.of(model, config.pcam_scale)
         kept = config.out / f"pcam-{split}.npz" if config.out else None
         patches = _answers(folder, split, model, view, progress, kept)
-    source = "model" if config.threshold is None else "option"
-    value = model.card.threshold if config.threshold is None else config.threshold
-    block, count, full = _measured(config, patches, value), len(patches.labels), pcam_files.PATCHES[split]
-    pixels, judged, share = patches.pixels(patches.labels), patches.judged, _unknown_share(config, patches)
-    if share:
-        block["unknown_share"] = share
+    threshold = Threshold(value=model.card.threshold, source="model")
+    if config.threshold is not None:
+        threshold = Threshold(value=config.threshold, source="option")
+    count, full = len(patches.labels), pcam_files.PATCHES[split]
+    part = f"the {split} split has {count} patches, the published one {full}"
     report = Report(
         run=str(folder),
         unit="patch",
         split=split,
-        without_background=block,
-        with_background=block,
-        judged=judged and _measured(config, judged, value),
-        unknown_share=share,
-        reliability=reliability_table([pixels]),
-        threshold=Threshold(value=value, source=source),
+        threshold=threshold,
         settings={
             "resamples": config.resamples, "resampled": "patch" if patches.slides is None else "slide",
             "seed": config.seed, "model": model.card.name, "sha256": model.sha256,
             "scale": view.scale, "image_px": view.side_px,
         },
-        notes=(
-            view.told(model.card),
-            *(() if count == full else (f"the {split} split has {count} patches, the published one {full}",)),
-        ),
+        notes=(view.told(model.card), *((part,) if count != full else ())),
+        **_figures(config, patches, threshold.value),
     )  # fmt: skip
-    row = CohortSlide(slide=f"pcam-{split}", path=folder, case=f"pcam-{split}")
-    return report, Compared(row, value, None, pixels, (0.0, 0.0), None, None, ())
+    row, pixels = CohortSlide(slide=f"pcam-{split}", path=folder, case=f"pcam-{split}"), patches.pixels(patches.labels)
+    return report, Compared(row, threshold.value, None, pixels, (0.0, 0.0), None, None, ())
 
 
 @dataclass(frozen=True)
@@ -176,6 +168,19 @@ def doubled(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
     size = 2 * width, 2 * height
     larger = [np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BILINEAR)) for one in planes]
     return np.moveaxis(np.stack(larger).reshape(count, 3, 2 * height, 2 * width), 1, -1)
+
+
+def _figures(config: EvaluateConfig, patches: Patches, threshold: float) -> dict[str, Any]:
+    """Measure all patches, as the protocol has it, and those of known tissue; the fields of a report."""
+    block, judged, share = _measured(config, patches, threshold), patches.judged, _unknown_share(config, patches)
+    block |= {"unknown_share": share} if share else {}
+    return {
+        "without_background": block,
+        "with_background": block,
+        "judged": judged and _measured(config, judged, threshold),
+        "unknown_share": share,
+        "reliability": reliability_table([patches.pixels(patches.labels)]),
+    }
 
 
 def _measured(config: EvaluateConfig, patches: Patches, threshold: float) -> dict[str, Any]:
