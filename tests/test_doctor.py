@@ -11,7 +11,7 @@ import tifffile
 from making.models import write_color_filter_model
 from wsiseg.config.doctor import DoctorConfig
 from wsiseg.doctor import doctor
-from wsiseg.model_file.onnx_session import has_fast_int8
+from wsiseg.model_file.onnx_session import available_providers, has_fast_int8
 from wsiseg.run.errors import ModelFileError, NotASlideError, SlideError
 from wsiseg.slides.slide_file import codec
 
@@ -31,6 +31,24 @@ def test_it_is_told_where_8_bit_models_are_slow(tmp_path: Path) -> None:
     assert said in doctor(DoctorConfig(model=str(path))).facts["model"]["8-bit products"]
     path = write_color_filter_model(tmp_path / "m.onnx")
     assert "8-bit products" not in doctor(DoctorConfig(model=str(path))).facts["model"]
+
+
+def test_it_is_told_how_a_gpu_that_is_not_used_can_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("wsiseg.doctor._NVIDIA", tmp_path / "none")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor(DoctorConfig()).facts["installation"]["NVIDIA GPU"] == "none"
+    program = tmp_path / ("nvidia-smi.exe" if sys.platform == "win32" else "nvidia-smi")
+    program.write_text("")
+    program.chmod(0o755)
+    if "CUDAExecutionProvider" not in available_providers():
+        said = doctor(DoctorConfig()).facts["installation"]["NVIDIA GPU"]
+        assert said.startswith("not used: ")
+        assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in said
+
+
+def test_the_speed_of_a_model_is_told(tmp_path: Path) -> None:
+    path = write_color_filter_model(tmp_path / "m.onnx")
+    assert doctor(DoctorConfig(model=str(path))).facts["model"]["tiles per second"]["cpu"] > 0
 
 
 def test_what_is_missing_for_training_is_named() -> None:

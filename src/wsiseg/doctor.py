@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,15 +14,16 @@ from typing import Any
 
 from wsiseg.config.doctor import DoctorConfig
 from wsiseg.model_file.model_file import ModelFile, default_model_path
-from wsiseg.model_file.onnx_session import available_providers, has_fast_int8
-from wsiseg.run.errors import PixelSizeError, SlideError
+from wsiseg.model_file.onnx_session import GET_CUDA, PROVIDERS, available_providers, has_fast_int8, runtime
+from wsiseg.run.errors import DeviceError, ModelFileError, PixelSizeError, SlideError
 from wsiseg.run.machine import cores, memory_bytes
 from wsiseg.run.record import Progress, Silent
 from wsiseg.run.version import __version__
 from wsiseg.slides.slide import Slide
 
-_PACKAGES = ("numpy", "onnxruntime", "openslide-python", "openslide-bin", "pillow", "scipy", "shapely", "zarr")
+_PACKAGES = ("numpy", "openslide-python", "openslide-bin", "pillow", "scipy", "shapely", "zarr")
 _TRAINING = ("torch", "torchvision", "timm", "onnx", "onnxscript")
+_NVIDIA = Path("/dev/nvidia0")
 _ANY_MPP = 1e-3  # stands in for a pixel size that is not known; nothing that depends on it is shown
 _TILE_PX = 256  # where a slide does not tell the size of its own
 _MOST_NAMED = 20
@@ -86,7 +88,9 @@ def _installation() -> Iterator[tuple[str, Any]]:
     yield "system", platform.platform()
     yield "OpenSlide library", openslide.__library_version__
     yield from ((name, metadata.version(name)) for name in _PACKAGES)
+    yield "ONNX Runtime", runtime().__version__
     yield "ONNX Runtime providers", ", ".join(available_providers())
+    yield "NVIDIA GPU", _gpu()
     yield "cores", f"{cores()} of {os.cpu_count()}"
     yield "8-bit products", _int8()
     memory = memory_bytes()
@@ -95,6 +99,32 @@ def _installation() -> Iterator[tuple[str, Any]]:
     yield "bundled model", str(model) if model.exists() else "none: give --model to predict"
     missing = [name for name in _TRAINING if util.find_spec(name) is None]
     yield "training", f"needs {', '.join(missing)}: pip install 'wsiseg[train]'" if missing else "ready"
+
+
+def _gpu() -> str:
+    """Say whether models can compute on a GPU of NVIDIA, and where they cannot, why, and what to do."""
+    if not (_NVIDIA.exists() or shutil.which("nvidia-smi")):
+        return "none"
+    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
+    if PROVIDERS["cuda"] not in available_providers():
+        said = (
+            "onnxruntime was installed over onnxruntime-gpu"
+            if len(both) > 1
+            else "the package onnxruntime is for CPUs alone"
+        )
+        return f"not used: {said}; {GET_CUDA}"
+    try:
+        ModelFile.open(default_model_path(), "cuda").close()
+    except (DeviceError, ModelFileError) as error:
+        return f"not used: {error}"
+    return "ready"
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return bool(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def _int8() -> str:
@@ -106,9 +136,15 @@ def _int8() -> str:
 
 def _model(name: str) -> dict[str, Any]:
     path = default_model_path() if name == "default" else Path(name)
-    with ModelFile.open(path) as model:
+    with ModelFile.open(path, "auto") as model:
         card = model.card.model_dump(mode="json", exclude={"self_test", "sha256"})  # not the one with its digits zeroed
-        facts = {"file": str(path), "sha256": model.sha256, "self-test": "passed", "provider": model.provider}
+        facts: dict[str, Any] = {
+            "file": str(path),
+            "sha256": model.sha256,
+            "self-test": "passed",
+            "provider": model.provider,
+        }
+        facts["tiles per second"] = dict(model.speeds) or {model.device: round(model.tiles_per_s(), 1)}
         if model.card.precision == "int8":
             facts["8-bit products"] = _int8()
         return {**facts, **card}

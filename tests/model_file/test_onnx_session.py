@@ -1,12 +1,16 @@
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from wsiseg.exporting.quantization import Range, quantised, tensors
-from wsiseg.model_file.onnx_session import has_fast_int8, run, start
+from wsiseg.model_file import onnx_session
+from wsiseg.model_file.onnx_session import PROVIDERS, has_fast_int8, run, start
+from wsiseg.run.errors import DeviceError, UsageError
 
 
 def test_8_bit_sums_do_not_overflow_on_any_cpu() -> None:
@@ -68,3 +72,73 @@ def test_instructions_for_8_bit_products_are_known_by_their_names(tmp_path: Path
     ):
         facts.write_text(f"processor : 0\n{flags}\n")
         assert has_fast_int8(facts) is is_fast
+
+
+class MadeSession:
+    """A session of a made device that takes so many seconds for a tile, or fails."""
+
+    def __init__(self, provider: str, seconds: float | None) -> None:
+        self.provider, self.seconds = provider, seconds
+
+    def get_providers(self) -> list[str]:
+        return [self.provider]
+
+    def run(self, _: list[str], inputs: dict[str, Any]) -> list[Any]:
+        if self.seconds is None:
+            raise RuntimeError("out of memory")
+        time.sleep(self.seconds * len(inputs["image"]))
+        return [np.zeros(len(inputs["image"]), np.float32)]
+
+
+def made_devices(monkeypatch: pytest.MonkeyPatch, **seconds: float | None) -> list[str]:
+    """Let there be devices of these speeds; return the names of those that sessions are started on, as they come."""
+    asked: list[str] = []
+
+    def session(_model: bytes, device: str, _threads: int | None) -> MadeSession:
+        asked.append(device)
+        kind = device.partition(":")[0]
+        works = seconds[kind] is None or seconds[kind] >= 0  # type: ignore[operator]  # mypy does not see that it is a number
+        return MadeSession(PROVIDERS[kind if works else "cpu"], seconds[kind])
+
+    monkeypatch.setattr(onnx_session, "available_providers", lambda: [PROVIDERS[name] for name in seconds])
+    monkeypatch.setattr(onnx_session, "_session", session)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("cuda", "cpu", "taken"),
+    [(1e-4, 1e-2, "cuda"), (1e-2, 1e-4, "cpu"), (2e-3, 1.9e-3, "cuda"), (None, 1e-2, "cpu")],
+    ids=["fast", "slow, as int8 on CUDA", "nearly as fast", "out of memory"],
+)
+def test_auto_takes_the_device_that_is_fastest_with_the_file(
+    monkeypatch: pytest.MonkeyPatch, cuda: float | None, cpu: float, taken: str
+) -> None:
+    made_devices(monkeypatch, cuda=cuda, cpu=cpu)
+    started = start(b"", "auto", tile_px=32)
+    assert (started.device, started.session.get_providers()) == (taken, [PROVIDERS[taken]])
+    assert set(started.speeds) == {"cuda", "cpu"}
+    assert started.speeds["cpu"] <= 1 / cpu
+    assert started.reason.startswith("the fastest with this file, in tiles/s: cuda ")
+    assert started.warnings == ()
+
+
+def test_a_device_that_falls_back_to_the_cpu_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_devices(monkeypatch, cuda=-1.0, cpu=1e-2)
+    started = start(b"", "auto", tile_px=32)
+    assert (started.device, dict(started.speeds)) == ("cpu", {})
+    assert started.warnings == ("cuda cannot be used here: see wsiseg doctor",)
+    with pytest.raises(DeviceError, match="would take CPUExecutionProvider"):
+        start(b"", "cuda")
+
+
+def test_where_only_the_cpu_is_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_devices(monkeypatch, cpu=1e9)  # it would take years
+    assert start(b"", "auto", tile_px=32).device == "cpu"
+
+
+def test_devices_have_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = made_devices(monkeypatch, cuda=1e-4, cpu=1e-2)
+    assert start(b"", "cuda:1").device == "cuda:1"
+    assert asked == ["cuda:1"]
+    with pytest.raises(UsageError, match="no device is called"):
+        start(b"", "gpu:1")

@@ -20,7 +20,7 @@ from wsiseg.exporting.precision import speed, to_float16, to_int8
 from wsiseg.exporting.sample_tiles import Samples, from_cohort, from_folder, textures
 from wsiseg.model_file.model_card import METADATA_KEY, ModelCard, Parity, signed
 from wsiseg.model_file.model_file import ModelFile
-from wsiseg.model_file.onnx_session import has_fast_int8
+from wsiseg.model_file.onnx_session import has_fast_int8, runtime
 from wsiseg.model_file.self_test import recorded
 from wsiseg.run.errors import GateError, ModelFileError, UsageError
 from wsiseg.run.outputs import write_text, written_whole
@@ -217,7 +217,11 @@ def _card(config: ExportConfig, origin: Origin, graph: OnnxGraph, parity: tuple[
             **said.model_dump(include={"version", "licence", "citation"}),
             "precision": config.precision,
             "parity": parity,
-            "made_with": {"wsiseg": __version__, **{name: version(name) for name in ("torch", "onnx", "onnxruntime")}},
+            "made_with": {
+                "wsiseg": __version__,
+                **{name: version(name) for name in ("torch", "onnx")},
+                "onnxruntime": runtime().__version__,  # also where its package is onnxruntime-gpu
+            },
             "made_from": mark,
             "self_test": recorded(graph.one, side, seed=0, tolerance=_TOLERANCE[config.precision]),
         },

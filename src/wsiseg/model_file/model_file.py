@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from wsiseg.model_file.model_card import ModelCard, read_card
 from wsiseg.model_file.onnx_bytes import MOST_BYTES
-from wsiseg.model_file.onnx_session import CPU, RuntimeFailure, Started, ports, run, start
+from wsiseg.model_file.onnx_session import CPU, RuntimeFailure, Started, ports, run, speed, start
 from wsiseg.model_file.self_test import Outputs, largest_difference
 from wsiseg.run.errors import ModelFileError, UsageError
 
@@ -51,6 +51,9 @@ class ModelFile:
         card: What it says of itself.
         sha256: SHA-256 of the file as it lies on the disk, as `sha256sum` prints it.
         provider: What ONNX Runtime really computes with, as `CPUExecutionProvider`.
+        device: Its name on the command line, as `cpu`.
+        reason: Why that was taken.
+        speeds: Tiles per second of each device, where several were tried.
         limit: The distance beyond which tissue is unknown; None where the file cannot tell.
         warnings: What a person should know about the file and how it was opened.
     """
@@ -58,6 +61,7 @@ class ModelFile:
     def __init__(self, path: Path, card: ModelCard, sha256: str, started: Started) -> None:
         self.path, self.card, self.sha256 = path, card, sha256
         self.provider: str = started.session.get_providers()[0]
+        self.device, self.reason, self.speeds = started.device, started.reason, started.speeds
         self._session: InferenceSession | None = started.session
         self._inputs, self._outputs = ports(started.session)
         needed = "distance" if card.output_stride is None else "distance_map"
@@ -71,7 +75,8 @@ class ModelFile:
 
         Args:
             path: The file.
-            device: `cpu`, `cuda`, `coreml`, `directml`, `openvino`, or `auto` for the first that works.
+            device: `cpu`, `cuda`, `coreml`, `directml`, `openvino`, with a number as `cuda:1` where there are several,
+                or `auto` for the fastest with this file.
             threads: Threads that compute; all cores where it is not given.
 
         Raises:
@@ -86,7 +91,8 @@ class ModelFile:
         except ValueError as error:
             raise ModelFileError(f"{path}: not a model file that can be used: {error}", _DAMAGED) from error
         try:
-            model = cls(path, card, hashlib.sha256(data).hexdigest(), start(data, device, threads))
+            started = start(data, device, threads, card.tile_px)
+            model = cls(path, card, hashlib.sha256(data).hexdigest(), started)
         except RuntimeFailure as error:
             raise ModelFileError(f"{path}: ONNX Runtime cannot load it: {error}", _DAMAGED) from error
         model._check_signature()
@@ -102,6 +108,12 @@ class ModelFile:
     def close(self) -> None:
         """Free the memory."""
         self._session = None
+
+    def tiles_per_s(self) -> float:
+        """Measure how many made tiles it computes in a second, in about a second."""
+        if self._session is None:
+            raise UsageError(f"{self.path}: the model is closed")
+        return speed(self._session, self.card.tile_px)
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -1,11 +1,18 @@
 """ONNX Runtime: imported here and nowhere else, started on the device that was asked for, its exceptions one."""
 
+import contextlib
 import importlib
+import io
 import os
 import platform
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wsiseg.run.errors import DeviceError, UsageError
 from wsiseg.run.machine import cores
@@ -23,8 +30,11 @@ PROVIDERS = {
 }
 """What ONNX Runtime calls each device."""
 
+GET_CUDA = "pip uninstall --yes onnxruntime onnxruntime-gpu; pip install 'onnxruntime-gpu[cuda,cudnn]'"
+"""What makes CUDA work. Both packages write into one folder, so that with both the one installed last is imported."""
+
 _HINTS = {
-    "cuda": "pip install onnxruntime-gpu, with the CUDA and cuDNN that it asks for",
+    "cuda": GET_CUDA,
     "coreml": "run on a Mac, or with --device cpu",
     "directml": "pip install onnxruntime-directml, on Windows",
     "openvino": "pip install onnxruntime-openvino",
@@ -33,13 +43,26 @@ _FATAL_ONLY = 4
 _CPU_FACTS = Path("/proc/cpuinfo")
 _INT8_FLAGS = frozenset(["avx512_vnni", "avx_vnni", "amx_int8", "asimddp"])
 _LONGEST_REASON = 300
+_TRIAL_PX, _TRIAL_S = 64 * 256**2, 0.25
+_CPU_MUST_LEAD = 1.25
 
 
 class Started(NamedTuple):
-    """A session and what a person should know about how it was started."""
+    """A session, what a person should know about how it was started, and why it computes on this device.
+
+    Attributes:
+        session: The session.
+        device: What it computes on, as `cuda:1`.
+        reason: Why this device was taken.
+        speeds: Tiles per second on made tiles, of each device that was tried.
+        warnings: What a person should know.
+    """
 
     session: "InferenceSession"
-    warnings: tuple[str, ...]
+    device: str
+    reason: str = "as --device says"
+    speeds: Mapping[str, float] = MappingProxyType({})
+    warnings: tuple[str, ...] = ()
 
 
 class Port(NamedTuple):
@@ -62,40 +85,47 @@ def runtime(module: str = "onnxruntime") -> Any:  # noqa: ANN401  ONNX Runtime i
     all of it from happening. The function is for Windows, where the system collects the events.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    importlib.import_module("onnxruntime").disable_telemetry_events()
+    onnxruntime = importlib.import_module("onnxruntime")
+    onnxruntime.disable_telemetry_events()
+    onnxruntime.set_default_logger_severity(_FATAL_ONLY)  # what matters is raised, or told by whoever asked
     return importlib.import_module(module)
 
 
-def start(model: bytes, device: str = "cpu", threads: int | None = None) -> Started:
+def start(model: bytes, device: str = "cpu", threads: int | None = None, tile_px: int | None = None) -> Started:
     """Start ONNX Runtime on a model.
 
     Args:
         model: The bytes of an ONNX file.
-        device: A key of `PROVIDERS`, or `auto` for the first of them that works, the CPU last.
+        device: A key of `PROVIDERS`, with a number as `cuda:1` where there are several of them, or `auto` for the one
+            that is fastest with this model.
         threads: Threads that compute; all cores where it is not given.
+        tile_px: Side of the made tiles that devices are tried on; where it is not given the first that works is taken.
 
     Raises:
         UsageError: No device has this name.
         DeviceError: The device is not available, or ONNX Runtime would silently use another.
         RuntimeFailure: ONNX Runtime refuses the model.
     """
-    if device != "auto" and device not in PROVIDERS:
+    kind = device.partition(":")[0]
+    if device != "auto" and kind not in PROVIDERS:
         raise UsageError(f"no device is called {device!r}", f"choose one of auto, {', '.join(PROVIDERS)}")
     available = available_providers()
     if device == "auto":
-        return _first_that_works(model, [name for name in PROVIDERS.values() if name in available], threads)
-    if PROVIDERS[device] not in available:
-        raise DeviceError(f"{device}: this installation of ONNX Runtime does not have it", _HINTS[device])
+        here = [name for name, provider in PROVIDERS.items() if provider in available and name != "cpu"]
+        return _fastest(model, here, threads, tile_px)
+    if PROVIDERS[kind] not in available:
+        raise DeviceError(f"{device}: this installation of ONNX Runtime does not have it", _HINTS[kind])
     try:
-        session = _session(model, PROVIDERS[device], threads)
+        session = _session(model, device, threads)
     except RuntimeFailure as error:
         # Raises again where the model is to blame.
-        _session(model, CPU, threads)
-        raise DeviceError(f"{device}: ONNX Runtime cannot use it: {error}", _HINTS[device]) from error
+        _session(model, "cpu", threads)
+        raise DeviceError(f"{device}: ONNX Runtime cannot use it: {error}", _HINTS[kind]) from error
     used = session.get_providers()[0]
-    if used != PROVIDERS[device]:
-        raise DeviceError(f"{device}: ONNX Runtime cannot use it and would fall back to {used}", _HINTS[device])
-    return Started(session, ())
+    if used != PROVIDERS[kind]:
+        missing = missing_cuda() if kind == "cuda" else ""
+        raise DeviceError(f"{device}: ONNX Runtime cannot use it{missing} and would take {used}", _HINTS[kind])
+    return Started(session, device)
 
 
 def available_providers() -> list[str]:
@@ -140,20 +170,63 @@ def has_fast_int8(facts: Path = _CPU_FACTS) -> bool | None:
     return not _INT8_FLAGS.isdisjoint(flags)
 
 
-def _first_that_works(model: bytes, providers: list[str], threads: int | None) -> Started:
-    accelerators = [provider for provider in providers if provider != CPU]
-    for provider in accelerators:
-        try:
-            session = _session(model, provider, threads)
-        except RuntimeFailure:
-            continue
-        if session.get_providers()[0] == provider:
-            return Started(session, ())
-    lost = (f"{', '.join(accelerators)} cannot be used here; computing on the CPU",) if accelerators else ()
-    return Started(_session(model, CPU, threads), lost)
+def _fastest(model: bytes, accelerators: Sequence[str], threads: int | None, tile_px: int | None) -> Started:
+    """Try a model on every accelerator and on the CPU; keep the fastest.
+
+    What a device can do for a model follows from no table: CUDA has no fast kernels for 8-bit integers, CPUs have none
+    for float16, and a small accelerator may be slower than many cores. Where they are nearly equal the accelerator is
+    taken, as that leaves the CPU to reading, and so that the same device is taken again.
+    """
+    sessions = {name: session for name in accelerators if (session := _working(model, name, threads)) is not None}
+    lost = [name for name in accelerators if name not in sessions]
+    warnings = (f"{', '.join(lost)} cannot be used here: see wsiseg doctor",) if lost else ()
+    sessions["cpu"] = _session(model, "cpu", threads)
+    if len(sessions) == 1 or tile_px is None:
+        name = next(iter(sessions))
+        return Started(sessions[name], name, "nothing faster works here", warnings=warnings)
+    speeds = {name: round(_tried(session, tile_px), 1) for name, session in sessions.items()}
+    name = max(speeds, key=lambda one: speeds[one] / (_CPU_MUST_LEAD if one == "cpu" else 1))
+    said = ", ".join(f"{one} {tiles:g}" for one, tiles in speeds.items())
+    return Started(sessions[name], name, f"the fastest with this file, in tiles/s: {said}", speeds, warnings)
 
 
-def _session(model: bytes, provider: str, threads: int | None) -> "InferenceSession":
+def _tried(session: "InferenceSession", tile_px: int) -> float:
+    """Return the speed of a session, 0 where it fails."""
+    try:
+        return speed(session, tile_px)
+    except RuntimeFailure:  # the device lacks memory or an operator
+        return 0.0
+
+
+def speed(session: "InferenceSession", tile_px: int) -> float:
+    """Measure how many made tiles a model computes in a second, in about a second.
+
+    Raises:
+        RuntimeFailure: It cannot compute them.
+    """
+    most = max(1, _TRIAL_PX // tile_px**2)
+    tiles: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (most, tile_px, tile_px, 3), np.uint8)
+
+    def seconds(count: int) -> float:
+        began = time.perf_counter()
+        run(session, ["probability"], {"image": tiles[:count]})
+        return max(time.perf_counter() - began, 1e-9)
+
+    seconds(1)
+    count = max(1, min(most, int(_TRIAL_S / seconds(1))))
+    seconds(count)  # devices tune themselves to every new number of tiles
+    return count / seconds(count)
+
+
+def _working(model: bytes, device: str, threads: int | None) -> "InferenceSession | None":
+    try:
+        session = _session(model, device, threads)
+    except RuntimeFailure:
+        return None
+    return session if session.get_providers()[0] == PROVIDERS[device] else None
+
+
+def _session(model: bytes, device: str, threads: int | None) -> "InferenceSession":
     onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or cores()
@@ -165,16 +238,23 @@ def _session(model: bytes, provider: str, threads: int | None) -> "InferenceSess
         # Without it 8-bit products saturate on x64 CPUs without VNNI, and files give other answers than elsewhere;
         # with it those that have VNNI are half as fast.
         options.add_session_config_entry("session.x64quantprecision", "1")
+    kind, _, number = device.partition(":")
+    chosen = [] if kind == "cpu" else [(PROVIDERS[kind], {"device_id": number} if number else {})]
+    if kind == "cuda":
+        missing_cuda()
     # Its own fallback prints to standard output and hides which device computes.
     session: InferenceSession = _guarded(
-        lambda: onnxruntime.InferenceSession(
-            model,
-            options,
-            providers=list(dict.fromkeys([provider, CPU])),
-            enable_fallback=0,
-        ),
+        lambda: onnxruntime.InferenceSession(model, options, providers=[*chosen, CPU], enable_fallback=0)
     )
     return session
+
+
+def missing_cuda() -> str:
+    """Load CUDA and cuDNN, also where they are packages of Python; return `: ` and what could not be loaded, if any."""
+    said = io.StringIO()  # it prints to standard output
+    with contextlib.redirect_stdout(said), contextlib.suppress(AttributeError):  # new in ONNX Runtime 1.21
+        runtime().preload_dlls()
+    return "".join(f": {line}" for line in said.getvalue().splitlines()[:1])
 
 
 def _guarded(call: Callable[[], Any]) -> Any:  # noqa: ANN401  what ONNX Runtime returns has no types

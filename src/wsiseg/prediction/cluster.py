@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from wsiseg.model_file.onnx_session import runtime
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.outputs import cannot_be_written
 
@@ -23,7 +24,7 @@ Result = TypeVar("Result")
 _UNTOUCHED_S = 120.0
 _MOST_DEATHS = 3
 _CONNECT_S = 30
-_PACKAGES = ("wsiseg", "numpy", "onnxruntime", "zarr", "openslide")
+_PACKAGES = ("wsiseg", "numpy", "zarr", "openslide-python")
 
 
 class SlideLocks:
@@ -126,8 +127,8 @@ def _client(address: str, stack: ExitStack) -> "Client":
 def _versions() -> dict[str, str]:
     from importlib.metadata import version  # noqa: PLC0415  also runs on the workers
 
-    names = {"openslide": "openslide-python"}
-    return {name: version(names.get(name, name)) for name in _PACKAGES}
+    # ONNX Runtime has packages of several names.
+    return {**{name: version(name) for name in _PACKAGES}, "onnxruntime": runtime().__version__}
 
 
 def _compare_versions(client: "Client") -> None:

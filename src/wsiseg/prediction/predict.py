@@ -138,10 +138,9 @@ def _introduction(models: list[ModelFile]) -> Iterator[str]:
 def _particulars(model: ModelFile, config: PredictConfig) -> str:
     """Say what a person who looks for the cause of something wants to know of a model."""
     card = model.card
-    device = "taken as the first that works here" if config.device == "auto" else "as --device says"
     chosen = "as the model file says" if config.map == "auto" else "as --map says"
     return (
-        f"{model.path}: sha256 {model.sha256[:12]}, {card.precision}, {model.provider} ({device}), "
+        f"{model.path}: sha256 {model.sha256[:12]}, {card.precision}, {model.provider} ({model.reason}), "
         f"{kind(model, config)} maps ({chosen}), tiles of {card.tile_px} px at {card.mpp:g} um/px"
     )
 
@@ -152,7 +151,7 @@ def _run(config: PredictConfig, models: list[ModelFile]) -> Run:
         version=__version__,
         started=now(),
         model=models[0].provenance if len(models) == 1 else {"models": [model.provenance for model in models]},
-        device={"requested": config.device, "provider": models[0].provider},
+        device={"requested": config.device, "provider": models[0].provider, "reason": models[0].reason},
         settings=config.model_dump(mode="json", exclude={"inputs", "out", "overwrite"}),
     )
 
