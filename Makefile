@@ -4,13 +4,18 @@ USER_ENV := .venv
 DEV_ENV := .venv-dev
 BIN := $(DEV_ENV)/bin
 SOURCES := src tests benchmarks scripts docs
+SHOWN := colon-6 node-6
 
-.PHONY: demo test test-slow mutate check format docs bench dist model clean
+.PHONY: demo picture test test-slow mutate check format docs bench dist model example clean
 
-demo: $(USER_ENV)/.installed  ## a tumour map of a real slide, made with the bundled model
-	$(USER_ENV)/bin/wsiseg fetch demo --out demo
-	$(USER_ENV)/bin/wsiseg predict demo/CMU-1-Small-Region.svs --out demo/map --overwrite
-	@echo "Look at demo/map/CMU-1-Small-Region.png; QuPath opens the .geojson and the .ome.zarr beside it."
+demo: $(USER_ENV)/.installed  ## tumour maps of real colon and lymph node, made with the bundled model, and the truth
+	$(USER_ENV)/bin/wsiseg fetch example --out demo
+	$(USER_ENV)/bin/wsiseg predict $(SHOWN:%=demo/slides/%.tiff) --out demo/map --overwrite
+	$(USER_ENV)/bin/python scripts/demo_picture.py demo demo/demo.png $(SHOWN)
+	@echo "Look at demo/demo.png, and at demo/map/report.html; QuPath opens the .geojson and the .ome.zarr in demo/map."
+
+picture: demo  ## the picture of the README
+	cp demo/demo.png docs/demo.png
 
 test: $(DEV_ENV)/.installed  ## the tests, without the long ones, a file in a process
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
@@ -42,6 +47,9 @@ bench: $(DEV_ENV)/.installed  ## the measurements: make bench SLIDE=big.tiff SLI
 
 model: $(DEV_ENV)/.installed  ## the bundled model: make model COHORT=cohort.csv TRUTH=folder WEIGHTS=file.pth
 	$(BIN)/python scripts/make_default_model.py $(COHORT) $(TRUTH) $(WEIGHTS) model-work
+
+example: $(DEV_ENV)/.installed  ## the example cohort that the package ships: make example DATA=folder
+	$(BIN)/python scripts/make_example.py $(DATA)
 
 dist: $(DEV_ENV)/.installed  ## the wheel and the source archive, in dist
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .

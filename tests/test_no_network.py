@@ -116,6 +116,7 @@ def test_no_command_opens_a_socket(traced_home: Path, model: Path, tmp_path: Pat
     slides, truth, out = tmp_path / "slides", tmp_path / "truth", tmp_path / "out"
     network = ("--arch", "timm:test_resnet", "--init", "none", "--device", "cpu")
     assert sockets(traced_home, "-c", "import wsiseg; wsiseg.ModelFile, wsiseg.predict") == []
+    assert wsiseg("fetch", "example", "--out", tmp_path / "example") == []
     assert wsiseg("tile", tmp_path / "cohort.csv", "--out", table.parent, "--tile", 64, "--pixels") == []
     assert wsiseg("train", table, "--out", run, *network, "--epochs", 1, "--bag", 8) == []
     assert wsiseg("export", run, "--out", exported, "--precision", "int8", "--allow-loss") == []

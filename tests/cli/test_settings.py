@@ -24,6 +24,7 @@ ALL: dict[str, type[Config]] = {
     "predict": predict.PredictConfig,
     "evaluate": evaluate.EvaluateConfig,
     "doctor": doctor.DoctorConfig,
+    "fetch example": fetch.FetchExampleConfig,
     "fetch demo": fetch.FetchDemoConfig,
     "fetch tcga": fetch.FetchTcgaConfig,
     "fetch pcam": fetch.FetchPcamConfig,

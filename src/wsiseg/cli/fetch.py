@@ -13,6 +13,7 @@ from wsiseg.cli.streams import Streams
 from wsiseg.config.export import ExportConfig
 from wsiseg.config.fetch import (
     FetchDemoConfig,
+    FetchExampleConfig,
     FetchModelConfig,
     FetchPcamConfig,
     FetchTcgaConfig,
@@ -28,6 +29,26 @@ if TYPE_CHECKING:
 
 fetch = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Get public slides, maps and models.")
 app.add_typer(fetch, name="fetch")
+
+
+@command(fetch, FetchExampleConfig)
+def example(streams: Streams, config: FetchExampleConfig) -> None:
+    """Write a small cohort to learn with: 12 slides of lymph node and colon with labels, splits and truth.
+
+    It comes with the package (CC0 and CC BY 4.0, see its README), so no network is needed. What is there is kept.
+
+    Examples:
+        wsiseg fetch example
+        wsiseg fetch example --out trial
+    """
+    from wsiseg.fetch.example import fetch_example  # noqa: PLC0415  like the others
+
+    result = fetch_example(config)
+    for path in result.changed:
+        streams.note(f"{path}: is not the example's and stays; remove it to have the example's")
+    counts = {"fetched": len(result.fetched), "up_to_date": len(result.up_to_date)}
+    value = {"cohort": str(result.cohort), **counts, "changed": [str(path) for path in result.changed]}
+    streams.result(value, [str(result.cohort)])
 
 
 @command(fetch, FetchDemoConfig)

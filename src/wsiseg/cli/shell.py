@@ -32,7 +32,7 @@ app = typer.Typer(
 
     For research, not for diagnosis.
 
-    Start with `wsiseg fetch demo` and `wsiseg predict CMU-1-Small-Region.svs`.""",
+    Start with `wsiseg fetch example` and `wsiseg predict example/slides`.""",
 )
 
 

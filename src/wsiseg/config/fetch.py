@@ -28,6 +28,13 @@ class FetchDemoConfig(Config):
     """Address of a mirror, in place of the OpenSlide site."""
 
 
+class FetchExampleConfig(Config):
+    """Settings of `wsiseg fetch example`."""
+
+    out: Path = Path("example")
+    """Folder for the slides, their table and their truth."""
+
+
 class FetchTcgaConfig(_SeveralFilesConfig):
     """Settings of `wsiseg fetch tcga`."""
 

@@ -15,7 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from wsiseg.network.known_tissue import KnownTissue
-from wsiseg.network.weights import OFFLINE, Note, StateDict, downloaded, is_offline, put, read_state_dict, read_torch
+from wsiseg.network.weights import (
+    OFFLINE,
+    Note,
+    StateDict,
+    downloaded,
+    is_offline,
+    packaged,
+    put,
+    read_state_dict,
+    read_torch,
+)
 from wsiseg.run.errors import DownloadError, UsageError, WsisegError
 from wsiseg.run.outputs import written_whole
 
@@ -255,10 +265,11 @@ def _from_torchvision(name: str, init: str, note: Note) -> _Trunk:
 
 def _from_timm(name: str, init: str, note: Note) -> _Trunk:
     network: Any = whole(f"{TIMM}{name}")
-    if init == "imagenet":
+    file = packaged(name) if init == "imagenet" else Path(init)
+    if file is None:
         network = _pretrained(name)
     elif init != "none":
-        put(read_state_dict(Path(init)), network, init, note)
+        put(read_state_dict(file), network, str(file), note)
     network.reset_classifier(0, "")
     return network, tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
 

