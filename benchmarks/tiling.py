@@ -64,7 +64,7 @@ def _jobs(folder: Path, out: Path, rounds: int) -> dict[str, float]:
 
 
 def _bags(slide: Path, out: Path, rounds: int) -> dict[str, float]:
-    """Time random bags of 150 tiles from the store and from the slide, with 2 threads each, in turn."""
+    """Time random bags of 150 tiles from the store and from the slide, in turn."""
     tile(TileConfig(inputs=(str(slide),), out=out / "bags", pixels=True, jobs=2))
     path, random = store_path(out / "bags", slide.stem), np.random.default_rng(0)
     with TileStore(path) as store:
@@ -73,9 +73,9 @@ def _bags(slide: Path, out: Path, rounds: int) -> dict[str, float]:
         from_store, from_slide = [], []
         for _ in range(2 * rounds):
             bag = random.choice(len(store), min(150, len(store)), replace=False)
-            from_store.append(_seconds(partial(store.read, bag, 2)))
+            from_store.append(_seconds(partial(store.read, bag)))
             with TileStore(path, slide) as fresh:
-                from_slide.append(_seconds(partial(fresh.read_around, bag, tiles.tile_px, 2)))
+                from_slide.append(_seconds(partial(fresh.read_around, bag, tiles.tile_px)))
     return {
         "ratio": round(statistics.median(from_slide) / statistics.median(from_store), 2),
         "share_of_raw": round(size / (len(tiles) * tiles.tile_px**2 * 3), 3),

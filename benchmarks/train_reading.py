@@ -19,7 +19,6 @@ from torch import nn
 
 from wsiseg.network.network import build
 from wsiseg.run.memory import keep_freed_memory
-from wsiseg.training.augment import augmented
 from wsiseg.training.bags import Bag, TileSource, Visit, ahead, drawn, visits_of
 from wsiseg.training.slides import labelled_slides
 from wsiseg.training.step import Stepper
@@ -39,7 +38,7 @@ def main() -> None:
     torch.manual_seed(0)
     network = build(args.arch, "none").to(memory_format=torch.channels_last).train()
     slides = [slide for slide in labelled_slides(args.cohort) if slide.split == "train"][: args.slides]
-    draw = partial(_draw, TileSource(augmented), args.bag)
+    draw = partial(_draw, TileSource(), args.bag)
     visits = visits_of(slides, (0,))
     stepper = Stepper(0.2, 0.2, torch.device("cpu"), micro_batch=args.micro_batch)
     held = [draw(visit) for visit in visits]

@@ -31,7 +31,6 @@ from wsiseg.mathematics import mil
 from wsiseg.mathematics.metrics import Pixels, auc, curve
 from wsiseg.network.network import build
 from wsiseg.run.memory import keep_freed_memory
-from wsiseg.training.augment import augmented
 from wsiseg.training.bags import TileSource
 from wsiseg.training.features import Compute, FeatureBank, fill
 from wsiseg.training.slides import LabelledSlide, labelled_slides
@@ -92,7 +91,7 @@ def with_features(given: argparse.Namespace) -> list[Image]:
     command = ("tile", str(cohort), "--out", str(tiles), "--tissue", "none", "--pixels", "--jobs", "2", "--quiet")
     subprocess.run([sys.executable, "-m", "wsiseg", *command], check=True, stdout=subprocess.DEVNULL)
     compute = Compute(build(given.arch, given.init).eval())
-    bank, source = FeatureBank(given.work / "features"), TileSource(augmented)
+    bank, source = FeatureBank(given.work / "features"), TileSource()
     slides = labelled_slides(tiles / "cohort.csv")
     for slide in slides:
         fill(bank, slide, compute, source, lambda _: None, 0)

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -31,7 +32,7 @@ from wsiseg.model_file.model_file import ModelFile
 from wsiseg.prediction import predict
 from wsiseg.prediction.cautions import unknown
 from wsiseg.slides.slide import Slide
-from wsiseg.training.augment import restained
+from wsiseg.training.augment import Changes
 from wsiseg.training.slides import LabelledSlide, labelled_slides, tile_truths
 
 Images = NDArray[np.uint8]
@@ -91,15 +92,24 @@ def of_stains(model: ModelFile, slides: list[LabelledSlide], truth: Path) -> dic
         values, labels, slide_of = [], [], []
         for place, slide in enumerate(slides):
             with slide.open() as store:
-                tiles = store.read(np.arange(slide.tiles), 2)
+                tiles = store.read(np.arange(slide.tiles))
             if strength:
-                tiles = np.stack([restained(tile, np.random.default_rng(place), strength) for tile in tiles])
+                tiles = restained(tiles, np.random.default_rng(place), strength)
             values.append(_probabilities(model, tiles))
             labels.append(truths[slide.slide].labels.astype(float))
             slide_of.append(np.full(slide.tiles, place))
         together = (np.concatenate(part) for part in (values, labels, slide_of))
         found[f"{strength:g}"] = _with_interval(*together)
     return found
+
+
+def restained(tiles: Images, random: np.random.Generator, strength: float) -> Images:
+    """Change the stains of tiles, of all alike."""
+    one, alike = Changes.drawn(1, random, strength), np.zeros(len(tiles), np.int64)
+    factors = None if one.factors is None else one.factors[alike]
+    changes = Changes(alike, factors, one.offsets[alike], np.array([[1.0, 1.0, 1.0, 0.0]])[alike])
+    changed: Images = changes.applied(torch.from_numpy(tiles)).numpy()
+    return changed
 
 
 def of_pixel_sizes(model: Path, slides: list[LabelledSlide]) -> dict[str, Any]:

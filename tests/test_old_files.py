@@ -62,7 +62,7 @@ def settings_of(run: str, **changed: Any) -> TrainConfig:
     """The settings that the run was made with."""
     shared = {
         "cohort": Path("tiles/cohort.csv"), "truth": Path("cohort/truth"), "arch": "timm:test_efficientnet",
-        "init": "start.pth", "epochs": 8, "bag": 24, "lr": 3e-3, "alpha": 0.2, "beta": 0.4, "threads": 1,
+        "init": "start.pth", "epochs": 8, "bag": 24, "lr": 3e-3, "alpha": 0.2, "beta": 0.4,
     }  # fmt: skip
     return TrainConfig(out=Path(run), **{**shared, **RUN_OF[run], **changed})
 

@@ -36,8 +36,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("threads", [1, 3])
-def test_packed_tiles_come_back_in_any_order(tmp_path: Path, threads: int) -> None:
+def test_packed_tiles_come_back_in_any_order(tmp_path: Path) -> None:
     pictures = tile_pictures(60)
     group = zarr.create_group(str(tmp_path / "a.zarr"))
     save_packed(group, (encoded(tile) for tile in pictures))
@@ -50,7 +49,7 @@ def test_packed_tiles_come_back_in_any_order(tmp_path: Path, threads: int) -> No
         [5],
     )
     for order in orders:
-        read = tiles.read(order, threads)
+        read = tiles.read(order)
         assert read.shape == (len(order), 32, 32, 3)
         for tile, number in zip(read, order, strict=True):
             assert np.abs(tile.astype(int) - pictures[number]).mean() < 2
@@ -125,7 +124,7 @@ def test_without_pixels_tiles_are_read_from_the_slide(make_slide: MakeSlide, tmp
         expected = slide.read(400, 200, (64, 64), 0.5)
     with TileStore(store_path(tmp_path, "a"), path) as store:
         assert not store.has_pixels
-        assert (store.read([1, 0], threads=2)[0] == expected).all()
+        assert (store.read([1, 0])[0] == expected).all()
         around = store.read_around([1], 96)[0]
         assert around.shape == (96, 96, 3)
         assert np.abs(around[16:-16, 16:-16].astype(int) - expected).mean() < 6
@@ -162,5 +161,5 @@ def test_reading_leaves_no_file_open(tmp_path: Path) -> None:
     tiles = PackedTiles(tmp_path / "a.zarr", group, 32)
     before = len(list(descriptors.iterdir()))
     for _ in range(20):
-        tiles.read(range(20), 2)
+        tiles.read(range(20))
     assert len(list(descriptors.iterdir())) <= before

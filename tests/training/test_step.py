@@ -13,7 +13,6 @@ from making.equation import Floats, Loss, cross_entropy, focal, literal_risk
 from making.tiled import SMALL
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import build
-from wsiseg.training.augment import augmented
 from wsiseg.training.bags import Bag, TileSource
 from wsiseg.training.slides import LabelledSlide, labelled_slides
 from wsiseg.training.step import (
@@ -114,7 +113,7 @@ def test_weights_shrink_where_that_is_asked_for_and_their_average_trails_them() 
 
 def test_batch_norm_statistics_move_in_the_pass_that_sees_all_tiles(cohort: Path) -> None:
     slide = next(one for one in labelled_slides(cohort) if one.label == 1)
-    bag = Bag(slide, TileSource(augmented).read(slide, np.arange(12)))
+    bag = Bag(slide, TileSource().read(slide, np.arange(12)))
     classifier = build(SMALL, "none").train()
     alone = copy.deepcopy(classifier)
     momenta = [layer.momentum for layer in batch_norms(classifier)]

@@ -24,7 +24,6 @@ from wsiseg.network.network import Checkpoint, build, load_classifier
 from wsiseg.network.weights import read_torch
 from wsiseg.run.errors import DeviceError, UsageError, WsisegError
 from wsiseg.run.record import Silent
-from wsiseg.training.augment import augmented
 from wsiseg.training.bags import TileSource
 from wsiseg.training.fit import better
 from wsiseg.training.processes import Processes, interleaved
@@ -76,7 +75,7 @@ def test_a_run_leaves_checkpoint_state_settings_and_measures(cohort: Path, truth
 def test_colors_are_those_of_the_training_tiles(cohort: Path, tmp_path: Path) -> None:
     train(training(cohort, tmp_path, epochs=1, max_tiles=2000))
     tensors = Checkpoint.load(tmp_path / "best.pt").state_dict
-    source = TileSource(augmented)
+    source = TileSource()
     tiles = [source.read(slide, np.arange(slide.tiles)) for slide in labelled_slides(cohort) if slide.split == "train"]
     colors = torch.cat(tiles).reshape(-1, 3).double() / 255
     torch.testing.assert_close(tensors["mean"].double(), colors.mean(0), atol=0.02, rtol=0)
@@ -100,7 +99,7 @@ def test_a_frozen_backbone_gives_a_plain_classifier(cohort: Path, truth: Path, t
     probabilities = []
     for slide in slides:
         with torch.inference_mode():
-            logits = classifier(TileSource(augmented).read(slide, np.arange(slide.tiles)))
+            logits = classifier(TileSource().read(slide, np.arange(slide.tiles)))
         probabilities.append(logits.sigmoid().numpy())
     truths = tile_truths(truth, slides, lambda _: None)
     scores = np.concatenate(probabilities)

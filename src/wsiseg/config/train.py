@@ -24,6 +24,7 @@ class TrainConfig(Config):
         "optimizer": Gone("Adam always moves the weights"),
         "parts": Gone("context takes one random part of each crop"),
         "test-views": Gone("wsiseg predict averages turned copies of a tile with views"),
+        "threads": Gone("tiles are read by as many threads as there are cores"),
         "top": Gone(_TUNE),
         "tune-lr": Gone(_TUNE),
         "tune-epochs": Gone(_TUNE),
@@ -95,8 +96,6 @@ class TrainConfig(Config):
     """Tiles of a validation slide that are looked at in every epoch at most."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
-    threads: Annotated[int, IN_FILE] = Field(default=2, ge=1)
-    """Threads that read tiles."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, or any device that PyTorch names."""
     save_minutes: Annotated[float, IN_FILE] = Field(default=10.0, gt=0)
@@ -137,7 +136,7 @@ class TrainConfig(Config):
 
 # What a run may change when it goes on. The cap on tiles counts through the tiles that it leaves.
 FREE = frozenset(
-    {"cohort", "out", "resume", "overwrite", "device", "threads", "epochs", "save_minutes", "tensorboard", "compile",
+    {"cohort", "out", "resume", "overwrite", "device", "epochs", "save_minutes", "tensorboard", "compile",
      "max_tiles"}
 )  # fmt: skip
 # What means nothing to a head on frozen features besides.

@@ -7,7 +7,6 @@ a few bytes of it.
 
 import io
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.run.errors import WsisegError
+from wsiseg.slides.jpeg_tiles import decoder
 
 JPEG_QUALITY = 85
 """With colour at full resolution: less than a fifth of the raw bytes on a slide of much detail, and truer in colour, by
@@ -76,12 +76,11 @@ class PackedTiles:
             raise ValueError("its pixels are not plain bytes")
         self._chunk = int(array.chunks[0])
 
-    def read(self, indices: Sequence[int] | NDArray[np.integer], threads: int = 1) -> NDArray[np.uint8]:
+    def read(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
         """Read tiles.
 
         Args:
             indices: Which; any order, repeats allowed.
-            threads: How many decode at the same time.
 
         Returns:
             uint8[n, side, side, 3], RGB.
@@ -90,27 +89,23 @@ class PackedTiles:
             WsisegError: A tile is damaged or missing.
         """
         out = np.empty((len(indices), self._side, self._side, 3), np.uint8)
-        runs = _runs(np.asarray(indices))
-
-        def fill(places: NDArray[np.intp]) -> None:
+        decode = decoder()
+        for places in _runs(np.asarray(indices)):
             numbers = np.asarray(indices)[places]
             begin = int(self._offsets[numbers[0]])
-            data = memoryview(self._bytes(begin, int(self._offsets[numbers[-1] + 1])))
+            data = self._bytes(begin, int(self._offsets[numbers[-1] + 1]))
             for place, number in zip(places, numbers, strict=True):
                 file = data[self._offsets[number] - begin : self._offsets[number + 1] - begin]
-                out[place] = self._decoded(file, int(number))
-
-        if threads <= 1:
-            for run in runs:
-                fill(run)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(fill, runs))
+                try:
+                    out[place] = decode(file)
+                except (OSError, SyntaxError, ValueError) as error:
+                    text = f"{self._folder.parent}: tile {number} is damaged: {error}"
+                    raise WsisegError(text, _MAKE_AGAIN) from error
         return out
 
     def _bytes(self, begin: int, end: int) -> bytes:
         """Read bytes begin..end of the array from the files of its chunks."""
-        parts: list[bytes] = []
+        parts = bytearray()
         while begin < end:
             number, start = divmod(begin, self._chunk)
             path = self._folder / "c" / str(number)
@@ -122,19 +117,9 @@ class PackedTiles:
                 raise WsisegError(f"{path}: cannot be read: {error.strerror}", _MAKE_AGAIN) from error
             if not part:  # the file was cut off; the decoder will say so
                 break
-            parts.append(part)
+            parts += part
             begin += len(part)
-        return b"".join(parts)
-
-    def _decoded(self, file: memoryview, number: int) -> NDArray[np.uint8]:
-        from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
-
-        try:
-            with Image.open(io.BytesIO(file), formats=["JPEG"]) as image:
-                return np.asarray(image)
-        except (OSError, SyntaxError, ValueError) as error:
-            text = f"{self._folder.parent}: tile {number} is damaged: {error}"
-            raise WsisegError(text, _MAKE_AGAIN) from error
+        return bytes(parts)
 
 
 def _runs(indices: NDArray[np.integer]) -> list[NDArray[np.intp]]:

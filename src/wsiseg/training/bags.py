@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -10,9 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wsiseg.run.machine import cores
+from wsiseg.training.augment import augmented
 from wsiseg.training.slides import Indices, LabelledSlide
 
 T = TypeVar("T")
+CPU = torch.device("cpu")
+_BYTES_AHEAD = 2**29
 
 
 class Source(Protocol):
@@ -26,31 +31,39 @@ class Source(Protocol):
         """Return tiles as they are: [n, ...]."""
         ...
 
+    def bytes_of(self, slide: LabelledSlide) -> int:
+        """Return the size of a tile."""
+        ...
+
 
 @dataclass(frozen=True)
 class TileSource:
     """Tiles as pixels, uint8[n, side, side, 3].
 
     Attributes:
-        augment: Changes one tile at random.
-        threads: How many read at the same time.
+        device: Where they are changed, and put.
+        stain: Largest random change of the amounts of stains.
         context_px: Side of the crops around the tiles that are read in place of them; None for the tiles.
     """
 
-    augment: Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
-    threads: int = 2
+    device: torch.device = CPU
+    stain: float = 0.0
     context_px: int | None = None
 
     def draw(self, slide: LabelledSlide, indices: Indices, random: np.random.Generator) -> Tensor:
         """Read tiles and change each at random."""
-        tiles = slide.read(indices, self.threads, self.context_px)
-        for tile in tiles:
-            tile[:] = self.augment(tile, random)
-        return torch.from_numpy(tiles)
+        return augmented(self.read(slide, indices), random, self.stain)
 
     def read(self, slide: LabelledSlide, indices: Indices) -> Tensor:
         """Read tiles."""
-        return torch.from_numpy(slide.read(indices, self.threads, self.context_px))
+        tiles = torch.from_numpy(slide.read(indices, self.context_px))
+        if self.device.type != "cuda":
+            return tiles.to(self.device)
+        return tiles.pin_memory().to(self.device, non_blocking=True)  # the device computes while these move
+
+    def bytes_of(self, slide: LabelledSlide) -> int:
+        """Return the size of a tile."""
+        return 3 * (self.context_px or slide.tile_px) ** 2
 
 
 @dataclass(frozen=True)
@@ -154,14 +167,16 @@ def visits_of(
     return visits
 
 
-def ahead(tasks: Sequence[Callable[[], T]], waiting: int = 2) -> Generator[T]:
-    """Do tasks in order in the background, a few ahead of whoever takes the results.
+def ahead(tasks: Sequence[Callable[[], T]], bytes_each: int = 0) -> Generator[T]:
+    """Do tasks in the background, as many at a time as there are cores, ahead of whoever takes the results in order.
 
     Args:
         tasks: What to do; an error is raised where its result would have been taken.
-        waiting: How many results wait at most.
+        bytes_each: Size of a result; so many wait as fit into some memory, but two at least.
     """
-    with ThreadPoolExecutor(1) as pool:
+    waiting = max(2, min(cores() + 1, _BYTES_AHEAD // max(1, bytes_each)))
+    torch.get_num_threads()  # fixes the number for the thread that asks, before the others set theirs
+    with ThreadPoolExecutor(min(waiting, cores()), "reader", partial(torch.set_num_threads, 1)) as pool:
         futures = [pool.submit(task) for task in tasks[:waiting]]
         try:
             for place in range(len(tasks)):

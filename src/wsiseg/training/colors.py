@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import TileClassifier
 from wsiseg.run.pace import Pace
+from wsiseg.training.bags import ahead
 from wsiseg.training.processes import Processes
 from wsiseg.training.slides import LabelledSlide, evenly, spread
 
@@ -58,11 +60,16 @@ def _sums(
 ) -> Iterator[NDArray[np.float64]]:
     """Yield for each slide, by colour, the count, the sum and the sum of squares of some pixels: float64[3, 3]."""
     pace = Pace(len(slides))
-    for slide in slides:
-        random = np.random.default_rng([config.seed, int(slide.fingerprint, 16)])
-        tiles = slide.read(spread(slide.tiles, _TILES, random), config.threads)
-        colors = tiles[:, ::_STEP_PX, ::_STEP_PX].reshape(-1, 3) / 255.0
+    for colors in ahead([partial(_colors, slide, config.seed) for slide in slides]):
         yield np.stack([np.full(3, float(len(colors))), colors.sum(0), (colors**2).sum(0)])
         pace.advance(1)
         if pace.is_due():
             note(f"colours: {pace.done:.0f} of {pace.total} slides, {pace.left()}")
+
+
+def _colors(slide: LabelledSlide, seed: int) -> NDArray[np.float64]:
+    """Return the colours of some pixels of a slide, float64[n, 3] in 0..1."""
+    random = np.random.default_rng([seed, int(slide.fingerprint, 16)])
+    tiles = slide.read(spread(slide.tiles, _TILES, random))
+    colors: NDArray[np.float64] = tiles[:, ::_STEP_PX, ::_STEP_PX].reshape(-1, 3) / 255.0
+    return colors

@@ -69,6 +69,10 @@ class FeatureBank:
         """Return standardised features [n, channels] of the tiles as they are."""
         return self._standardised(self.raw(slide)[0, indices])
 
+    def bytes_of(self, slide: LabelledSlide) -> int:
+        """Return the size of the features of a tile."""
+        return 4 * int(self.raw(slide).shape[2])
+
     def _standardised(self, features: NDArray[np.float16]) -> Tensor:
         tensor = torch.from_numpy(features.astype(np.float32))
         return tensor if self.standard is None else (tensor - self.standard.mean) / self.standard.std
@@ -153,7 +157,8 @@ def fill(
         return
     out = np.empty((views, slide.tiles, compute.classifier.head.in_features), np.float16)
     parts = [(view, part) for view in range(views) for part in in_parts(np.arange(slide.tiles), _TILES_READ)]
-    reading = ahead([partial(_view, source, slide, view, part, seed) for view, part in parts])
+    tasks = [partial(_view, source, slide, view, part, seed) for view, part in parts]
+    reading = ahead(tasks, _TILES_READ * source.bytes_of(slide))
     for (view, indices), tiles in zip(parts, reading, strict=True):
         out[view, indices] = np.concatenate([compute.features(some) for some in tiles.split(_TILES_AT_ONCE)])
         advance(len(indices))

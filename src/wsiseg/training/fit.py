@@ -144,7 +144,7 @@ def _visit(learner: Learner, network: nn.Module, pace: Pace, progress: Progress,
     learner.optimizer.zero_grad()
     began = saved = time.monotonic()
     tasks = [partial(drawn, visit, task.source, config.bag, task.labels) for visit in visits[state.place :]]
-    with closing(ahead(tasks)) as bags:
+    with closing(ahead(tasks, config.bag * task.source.bytes_of(task.slides[0]))) as bags:
         for place in range(state.place, len(visits)):
             asked_at = time.monotonic()
             bag = next(bags)

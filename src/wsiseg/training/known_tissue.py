@@ -7,7 +7,6 @@ import torch
 
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.known_tissue import Features, KnownTissue
-from wsiseg.training.augment import augmented
 from wsiseg.training.bags import TileSource
 from wsiseg.training.features import Compute, FeatureBank
 from wsiseg.training.processes import Processes
@@ -55,6 +54,6 @@ def _features(task: Task, config: TrainConfig, slide: LabelledSlide) -> Features
     for size in sizes:
         middle = None if size is None else slide.tile_px
         compute = Compute(task.classifier.eval(), middle, config.precision == "bfloat16")
-        tiles = TileSource(augmented, config.threads, size).read(slide, indices)
+        tiles = TileSource(context_px=size).read(slide, indices)
         parts += [compute.features(some) for some in tiles.split(_AT_ONCE)]
     return np.concatenate(parts)

@@ -14,7 +14,7 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.mathematics.metrics import Floats
 from wsiseg.run.errors import UsageError
 from wsiseg.slides.cohort import Cohort, CohortSlide
-from wsiseg.tiles.store import TileStore, store_path
+from wsiseg.tiles.store import TileStore, open_packed, store_path
 
 Indices = NDArray[np.integer]
 _SHOWN = 10
@@ -37,6 +37,7 @@ class LabelledSlide:
         mpp: Micrometers per tile pixel.
         fingerprint: Changes whenever its pixels or the places of the tiles that are used do.
         stored: How many tiles its store holds, where these are more.
+        has_pixels: The store holds the tiles themselves.
     """
 
     slide: str
@@ -50,6 +51,7 @@ class LabelledSlide:
     mpp: float
     fingerprint: str
     stored: int = 0
+    has_pixels: bool = False
 
     def open(self) -> TileStore:
         """Open its tile store, with the tiles that are not used too; `places` tells which are."""
@@ -60,12 +62,12 @@ class LabelledSlide:
         """Where in its store the tiles lie that are used, int[tiles], the same ones in every run."""
         return spread(self.stored or self.tiles, self.tiles, np.random.default_rng(0))
 
-    def read(self, indices: Indices, threads: int = 1, context_px: int | None = None) -> NDArray[np.uint8]:
+    def read(self, indices: Indices, context_px: int | None = None) -> NDArray[np.uint8]:
         """Read tiles, or the crops of `context_px` around them: uint8[n, side, side, 3]."""
+        if self.has_pixels and context_px is None:
+            return open_packed(self.store, self.tile_px).read(self.places[indices])
         with self.open() as store:
-            if context_px is None:
-                return store.read(self.places[indices], threads)
-            return store.read_around(self.places[indices], context_px, threads)
+            return store.read_around(self.places[indices], context_px or self.tile_px)
 
 
 def spread(count: int, most: int, random: np.random.Generator) -> Indices:
@@ -123,7 +125,8 @@ def labelled_slides(
 
 
 def _labelled(row: CohortSlide, label: int, split: str, store: Path, most_tiles: int | None) -> LabelledSlide:
-    tiles = TileStore(store).tiles
+    opened = TileStore(store)
+    tiles = opened.tiles
     used = min(len(tiles), most_tiles or len(tiles))
     slide = LabelledSlide(
         slide=row.slide,
@@ -137,6 +140,7 @@ def _labelled(row: CohortSlide, label: int, split: str, store: Path, most_tiles:
         mpp=tiles.mpp,
         fingerprint="",
         stored=len(tiles),
+        has_pixels=opened.has_pixels,
     )
     digest = hashlib.sha256(tiles.slide.fingerprint.encode() + tiles.corners[slide.places].tobytes())
     digest.update(f"{tiles.tile_px} {tiles.mpp} {tiles.slide.mpp}".encode())

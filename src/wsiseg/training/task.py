@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from wsiseg.network.weights import Note
 from wsiseg.run.pace import Pace
 from wsiseg.run.record import Progress
 from wsiseg.run.version import __version__
-from wsiseg.training import augment
 from wsiseg.training.bags import Source, TileSource
 from wsiseg.training.cautions import cost
 from wsiseg.training.colors import Colors
@@ -128,7 +126,7 @@ def task_of(
         classifier.head.reset_parameters()
         return Task(classifier, nn.Sequential(classifier.head, nn.Flatten(0)), bank, slides, truths, labels, device)
     hold(classifier, config.train_last)
-    source = TileSource(partial(augment.augmented, stain=config.stain_jitter), config.threads, config.context)
+    source = TileSource(device, config.stain_jitter, config.context)
     network: nn.Module = classifier
     if config.context is not None:
         # The true label of a tile holds for that tile alone.
@@ -155,7 +153,7 @@ def filled_bank(
 
     Those that an earlier run left in `config.out` for the same weights and tiles are used.
     """
-    source = TileSource(partial(augment.augmented, stain=config.stain_jitter), config.threads, config.context)
+    source = TileSource(classifier.head.weight.device, config.stain_jitter, config.context)
     how = (config.context, config.stain_jitter, config.seed, config.precision)
     bank = FeatureBank(config.out / "features" / fingerprint(classifier, how), config.views)
     own = processes.share(slides)
