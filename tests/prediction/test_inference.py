@@ -1,5 +1,6 @@
 """What is said of windows becomes cells: seams are ramps, tiles count alike, and half a cell of tissue is enough."""
 
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 from making.maps import slide_facts
 from wsiseg.mathematics.grid import Grid
 from wsiseg.model_file.model_file import Answer
-from wsiseg.prediction.inference import Sums, run
+from wsiseg.prediction.feed import Feed
+from wsiseg.prediction.inference import Asking, Sums
 from wsiseg.prediction.windows import Plan, _wanted
 from wsiseg.run.errors import SlideError
 from wsiseg.slides.slide import Slide
@@ -23,8 +25,8 @@ class Blank:
 
     mpp = (0.5, 0.5)
 
-    def read(self, _x: float, _y: float, size: tuple[int, int], _mpp: float) -> NDArray[np.uint8]:
-        return np.zeros((size[1], size[0], 3), np.uint8)
+    def fill(self, _corners: list[tuple[float, float]], _mpp: float, out: NDArray[np.uint8]) -> None:
+        out[:] = 0
 
 
 class Counting:
@@ -44,15 +46,22 @@ class Counting:
 class Torn(Blank):
     """A slide of which pixel 500, 500 cannot be read."""
 
-    def read(self, x: float, y: float, size: tuple[int, int], mpp: float) -> NDArray[np.uint8]:
-        if x <= 500 < x + size[0] and y <= 500 < y + size[1]:
-            raise SlideError("torn")
-        return super().read(x, y, size, mpp)
+    def fill(self, corners: list[tuple[float, float]], mpp: float, out: NDArray[np.uint8]) -> None:
+        for x, y in corners:
+            if x <= 500 < x + out.shape[2] and y <= 500 < y + out.shape[1]:
+                raise SlideError("torn")
+        super().fill(corners, mpp, out)
+
+
+@dataclass
+class Alone:
+    askings: list[Asking]
 
 
 def mapped(plan: Plan, slide: Blank | None = None) -> NDArray[np.float32]:
-    sums = Sums.empty(plan.grid.shape)
-    return run(cast("Slide", slide or Blank()), plan, Counting(), sums, lambda *_: None)
+    asking = Asking(cast("Slide", slide or Blank()), plan, Counting(), Sums.empty(plan.grid.shape))
+    (work,) = Feed().run(iter([Alone([asking])]))
+    return work.askings[0].probabilities()
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -87,7 +96,7 @@ def test_tiles_are_cells_as_they_were_answered() -> None:
     grid = Grid((5 * 224, 224), (0.5, 0.5), 224, 224, 0.5)
     wanted = np.array([[True, False, True, True, False]])
     windows = ((0, 0, 1, 1), (0, 2, 1, 1), (0, 3, 1, 1))
-    values = mapped(Plan(grid, wanted, windows, is_dense=False))
+    values = mapped(Plan(grid, wanted, windows, is_dense=False, batch=16))
     np.testing.assert_allclose(values, [[0, np.nan, 0.1, 0.2, np.nan]])
 
 

@@ -36,6 +36,10 @@ class Answer(NamedTuple):
     probabilities: NDArray[np.float32]
     distances: NDArray[np.float32] | None = None
 
+    def part(self, which: slice) -> "Answer":
+        """Return it for some of the images."""
+        return self.changed(lambda values: values[which])
+
     def changed(self, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> "Answer":
         """Return it with every array changed."""
         return Answer(change(self.probabilities), None if self.distances is None else change(self.distances))

@@ -14,7 +14,8 @@ from wsiseg.model_file.model_file import ModelFile
 from wsiseg.pages.pictures import scaled
 from wsiseg.prediction import cautions
 from wsiseg.prediction.combining import combined, viewed
-from wsiseg.prediction.inference import Sums, run, speed
+from wsiseg.prediction.feed import Feed
+from wsiseg.prediction.inference import Asking, Sums, speed
 from wsiseg.prediction.map_files import MapFiles, key_of
 from wsiseg.prediction.places import Places
 from wsiseg.prediction.windows import Plan, plan_tiles, plan_windows
@@ -139,14 +140,27 @@ def threshold_of(models: Sequence[ModelFile], config: PredictConfig) -> float:
     return float(np.mean([model.card.threshold for model in models]))
 
 
-def map_slide(
+@dataclass(frozen=True)
+class _Alone:
+    """The only slide of a feed."""
+
+    askings: list[Asking]
+
+
+def map_slide(job: Job, models: list[ModelFile], config: PredictConfig) -> Heatmap:
+    """Ask the models for the map of one slide; else as `map_of`."""
+    (work,) = Feed().run(iter([_Alone(askings_of(job, models, config))]))
+    return map_of(job, work.askings, models, config)
+
+
+def askings_of(
     job: Job,
     models: list[ModelFile],
     config: PredictConfig,
     files: MapFiles | None = None,
     advance: Callable[[int, float], None] = lambda _tiles, _waited: None,
-) -> Heatmap:
-    """Ask the models for the map of a slide.
+) -> list[Asking]:
+    """Return what to ask the models of a slide, going on from what an interrupted run knew.
 
     Args:
         job: The slide, prepared.
@@ -154,14 +168,29 @@ def map_slide(
         config: How.
         files: Where what is known of an unfinished slide is kept; nothing is kept where it is None.
         advance: Called with the number of further tiles that are done and the seconds spent waiting for them.
+    """
+    facts = {"slide": job.slide.facts.fingerprint, "mpp": job.slide.mpp, "reading": _READING}
+    askings = []
+    for plan, model in zip(job.plans, models, strict=True):
+        key = key_of({**settings_of([model], config, job.places), **facts, "windows": plan.mark})
+        known = files.load_unfinished(key) if files is not None else None
+        sums = known or Sums.empty(plan.grid.shape)
+        after = _keeper(files, key, advance, keeps_end=len(models) > 1)
+        askings.append(Asking(job.slide, plan, viewed(model, config.views), sums, after))
+    return askings
 
-    Returns:
-        The map, that of several models on the finest of their grids.
+
+def map_of(job: Job, askings: Sequence[Asking], models: list[ModelFile], config: PredictConfig) -> Heatmap:
+    """Return the map of a slide that all models were asked about, that of several on the finest of their grids.
 
     Raises:
         SlideError: More than `config.max_bad_tiles` of the tissue cannot be read.
+        WsisegError: The slide's disk did not answer, or a model could not compute it.
     """
-    members = [_ask(job, plan, model, config, files, advance) for plan, model in zip(job.plans, models, strict=True)]
+    for asking in askings:
+        if asking.failure is not None:
+            raise asking.failure
+    members = [_member(job, asking, model, config) for asking, model in zip(askings, models, strict=True)]
     for member in members:
         tiles, bad = member.run["tiles"], member.run["bad_tiles"]
         if bad > config.max_bad_tiles * tiles:
@@ -173,23 +202,9 @@ def map_slide(
     return replace(heatmap, run={**heatmap.run, **facts}, threshold=threshold_of(models, config))
 
 
-def _ask(
-    job: Job,
-    plan: Plan,
-    model: ModelFile,
-    config: PredictConfig,
-    files: MapFiles | None,
-    advance: Callable[[int, float], None],
-) -> Heatmap:
-    """Ask one model, going on from what an interrupted run knew."""
-    settings = settings_of([model], config, job.places)
-    facts = {"slide": job.slide.facts.fingerprint, "mpp": job.slide.mpp, "windows": plan.mark, "reading": _READING}
-    key = key_of({**settings, **facts})
-    known = files.load_unfinished(key) if files is not None else None
-    sums = known or Sums.empty(plan.grid.shape)
-    probabilities = run(job.slide, plan, viewed(model, config.views), sums, _keeper(files, key, advance))
-    if files is not None and len(job.plans) > 1:
-        files.save_unfinished(sums, key)
+def _member(job: Job, asking: Asking, model: ModelFile, config: PredictConfig) -> Heatmap:
+    """Return the map of one model."""
+    plan, probabilities = asking.plan, asking.probabilities()
     wanted = int(plan.wanted.sum())
     facts = {
         "kind": kind(model, config),
@@ -203,22 +218,23 @@ def _ask(
         slide=job.slide.facts,
         threshold=threshold_of([model], config),
         model=model.provenance,
-        run={**settings, **facts},
+        run={**settings_of([model], config, job.places), **facts},
         version=__version__,
     )
 
 
 def _keeper(
-    files: MapFiles | None, key: str, advance: Callable[[int, float], None]
-) -> Callable[[Sums, int, float], None]:
-    """Return what to do after every batch: count it, and now and then keep what is known."""
+    files: MapFiles | None, key: str, advance: Callable[[int, float], None], *, keeps_end: bool
+) -> Callable[[Asking, int, float], None]:
+    """Return what to do after every batch: count it, and now and then (and at the end?) keep what is known."""
     saved = time.monotonic()
 
-    def after(sums: Sums, tiles: int, waited: float) -> None:
+    def after(asking: Asking, tiles: int, waited: float) -> None:
         nonlocal saved
         advance(tiles, waited)
-        if files is not None and time.monotonic() - saved > SAVE_EVERY_S:
-            files.save_unfinished(sums, key)
+        is_end = keeps_end and asking.sums.done == len(asking.plan.windows)
+        if files is not None and (is_end or time.monotonic() - saved > SAVE_EVERY_S):
+            files.save_unfinished(asking.sums, key)
             saved = time.monotonic()
 
     return after

@@ -1,12 +1,12 @@
-"""Slides on their way from a row of the cohort to their results: opened ahead, mapped one by one, written behind."""
+"""Slides on their way from a row of the cohort to their results: opened ahead, mapped in turn, written behind."""
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.model_file import ModelFile
+from wsiseg.model_file.onnx_session import CPU
 from wsiseg.prediction import cautions
 from wsiseg.prediction.cluster import SlideLocks
+from wsiseg.prediction.feed import Feed
+from wsiseg.prediction.inference import Asking
 from wsiseg.prediction.map_files import MapFiles
 from wsiseg.prediction.mapping import (
     Job,
+    askings_of,
     forecast,
-    map_slide,
+    map_of,
     particulars,
     picture_of,
     prepare,
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _OPEN_AHEAD = 2
+_LANES = 2  # batches that an accelerator is given at once: it copies one while it computes the other
 _LOOK_AGAIN_S = 1.0
 _THRESHOLD = "the threshold changed"
 _NAMES = {"min_tissue": "min-tissue", "models": "the model file", "provider": "what computes"}
@@ -65,13 +70,6 @@ class _Task:
             return SlideRecord.of_error(self.row.slide, self.row.path, error, must_be_slide=must_be_slide)
 
 
-class _Map(NamedTuple):
-    """The map of a slide, and the share of time spent waiting for reading where a model was asked."""
-
-    heatmap: Heatmap
-    waiting_share: float | None = None
-
-
 @dataclass(frozen=True)
 class _Opened:
     """An open slide, with a map where the very probabilities that are asked for are known, and why it is done again."""
@@ -88,6 +86,64 @@ class _Opened:
         self.job.slide.close()
 
 
+@dataclass
+class _Work:
+    """A slide whose turn has come: open, or with a record where nothing is asked about it."""
+
+    task: _Task
+    opened: _Opened | SlideRecord
+    progress: Progress
+    askings: list[Asking] = field(default_factory=list)
+    begun: float = 0.0
+    waited: float = 0.0
+
+    def advance(self, tiles: int, seconds: float) -> None:
+        """Tell of further tiles that are done."""
+        name = self.task.row.slide
+        if not self.begun and isinstance(self.opened, _Opened):
+            self.progress.slide(name, self.opened.job.tiles)
+            self.begun = time.monotonic() - seconds
+        self.waited += seconds
+        self.progress.advance(name, tiles, seconds)
+
+    def begin(self, models: list[ModelFile], config: PredictConfig) -> None:
+        """Tell how an open slide is read, and find out what is to be asked, unless its probabilities are known."""
+        if not isinstance(self.opened, _Opened):
+            return
+        name, opened = self.task.row.slide, self.opened
+        if opened.reason is not None:
+            self.progress.note(f"{name}: done again, {opened.reason}")
+        self.progress.detail(f"{name}: {particulars(opened.job, models)}, opened in {opened.seconds:.1f} s")
+        if opened.known is None:
+            self.askings = askings_of(opened.job, models, config, self.task.files, self.advance)
+
+    def finish(self, models: list[ModelFile], config: PredictConfig) -> SlideRecord:
+        """Write the results of a slide and let others have it."""
+        try:
+            record = self.opened if isinstance(self.opened, SlideRecord) else self._written(self.opened, models, config)
+            return record.model_copy(update={"seconds": round(time.monotonic() - self.task.began, 3)})
+        finally:
+            self.task.lock.release()
+
+    def _written(self, opened: _Opened, models: list[ModelFile], config: PredictConfig) -> SlideRecord:
+        """Write the results of an open slide and close it."""
+        began, name, share = time.monotonic(), self.task.row.slide, None
+        if self.askings:
+            seconds = max(began - self.begun, 1e-9) if self.begun else 0.0
+            share = round(min(1.0, self.waited / seconds), 3) if self.begun else 0.0
+            told = f"{name}: mapped in {seconds:.1f} s, {self.waited:.1f} s of them waiting for reading"
+            self.progress.detail(told)
+
+        def write() -> SlideRecord:
+            heatmap = opened.known or map_of(opened.job, self.askings, models, config)
+            return _written(self.task, opened, heatmap, models).model_copy(update={"waiting_share": share})
+
+        record = self.task.attempt(write)
+        opened.close()
+        self.progress.detail(f"{name}: written in {time.monotonic() - began:.1f} s")
+        return record
+
+
 def records(
     rows: Sequence[CohortSlide],
     places: Places,
@@ -95,38 +151,53 @@ def records(
     config: PredictConfig,
     progress: Progress,
 ) -> Iterator[SlideRecord]:
-    """Map slides one after the other; the next is opened and the last is written meanwhile."""
-    waiting = deque(rows)
-    opening: deque[tuple[_Task, Future[_Opened | SlideRecord]]] = deque()
+    """Map slides one after the other; the next are opened and read, and the last are written meanwhile."""
     writing: deque[Future[SlideRecord]] = deque()
-    is_foretold = config.dask is not None  # there nobody listens
-    locks = SlideLocks()
-    with ThreadPoolExecutor(1, "opener") as opener, ThreadPoolExecutor(1, "writer") as writer:
-        while waiting or opening:
-            while waiting and len(opening) < _OPEN_AHEAD:
-                task = _taken(waiting.popleft(), places, config, locks)
-                if isinstance(task, CohortSlide):  # another process works on it: look again after the others
-                    waiting.append(task)
-                    break
-                step = partial(_opened, task, models, config, opener)
-                opening.append((task, opener.submit(task.attempt, step)))
-            if not opening:
-                locks.tell(progress.note)
-                time.sleep(_LOOK_AGAIN_S)
-                continue
-            task, coming = opening.popleft()
-            began = time.monotonic()
-            opened = coming.result()
-            progress.advance(task.row.slide, 0, time.monotonic() - began)
-            if not is_foretold and isinstance(opened, _Opened) and opened.known is None and opened.job.tiles:
-                progress.note(forecast(opened.job, models, config, 1 + len(opening) + len(waiting)))
-                is_foretold = True
-            result = _mapped(task, opened, models, config, progress)
-            writing.append(writer.submit(_write, task, result, models, progress))
-            while len(writing) > 1:
+    is_cpu = all(model.provider == CPU for model in models)
+    with ThreadPoolExecutor(_OPEN_AHEAD, "opener") as opener, ThreadPoolExecutor(_OPEN_AHEAD, "writer") as writer:
+        feed = Feed(1 if is_cpu else _LANES, lambda seconds: progress.advance("", 0, seconds))
+        for work in feed.run(_arriving(deque(rows), places, models, config, progress, opener)):
+            writing.append(writer.submit(work.finish, models, config))
+            while len(writing) > _OPEN_AHEAD or (writing and writing[0].done()):
                 yield writing.popleft().result()
         while writing:
             yield writing.popleft().result()
+
+
+def _arriving(
+    waiting: deque[CohortSlide],
+    places: Places,
+    models: list[ModelFile],
+    config: PredictConfig,
+    progress: Progress,
+    opener: ThreadPoolExecutor,
+) -> Iterator[_Work | None]:
+    """Yield the slides in the order in which they were taken; None while the next is not open."""
+    opening: deque[tuple[_Task, Future[_Opened | SlideRecord]]] = deque()
+    is_foretold = config.dask is not None  # there nobody listens
+    locks, look_again = SlideLocks(), 0.0
+    while waiting or opening:
+        while waiting and len(opening) < _OPEN_AHEAD and time.monotonic() >= look_again:
+            task = _taken(waiting.popleft(), places, config, locks)
+            if isinstance(task, CohortSlide):  # another process works on it: look again after the others
+                waiting.append(task)
+                look_again = time.monotonic() + _LOOK_AGAIN_S / len(waiting)
+                continue
+            step = partial(_opened, task, models, config, opener)
+            opening.append((task, opener.submit(task.attempt, step)))
+        if not opening or not opening[0][1].done():
+            if not opening:
+                locks.tell(progress.note)
+            yield None
+            continue
+        task, coming = opening.popleft()
+        work = _Work(task, coming.result(), progress)
+        if isinstance(work.opened, _Opened):
+            work.begin(models, config)
+            if not is_foretold and work.askings and work.opened.job.tiles:
+                progress.note(forecast(work.opened.job, models, config, 1 + len(opening) + len(waiting)))
+                is_foretold = True
+        yield work
 
 
 def _taken(row: CohortSlide, places: Places, config: PredictConfig, locks: SlideLocks) -> _Task | CohortSlide:
@@ -171,62 +242,11 @@ def _what_changed(known: Heatmap, slide: Slide, wanted: dict[str, Any], threshol
     return None if known.threshold == threshold else _THRESHOLD
 
 
-def _mapped(
-    task: _Task,
-    opened: _Opened | SlideRecord,
-    models: list[ModelFile],
-    config: PredictConfig,
-    progress: Progress,
-) -> tuple[_Opened, _Map] | SlideRecord:
-    """Ask the models for the map of a slide, unless its probabilities are known."""
-    if isinstance(opened, SlideRecord):
-        return opened
-    if opened.reason is not None:
-        progress.note(f"{task.row.slide}: done again, {opened.reason}")
-    progress.detail(f"{task.row.slide}: {particulars(opened.job, models)}, opened in {opened.seconds:.1f} s")
-    if opened.known is not None:
-        return opened, _Map(opened.known)
-    name = task.row.slide
-    progress.slide(name, opened.job.tiles)
-    began, waited = time.monotonic(), 0.0
-
-    def advance(tiles: int, seconds: float) -> None:
-        nonlocal waited
-        waited += seconds
-        progress.advance(name, tiles, seconds)
-
-    heatmap = task.attempt(lambda: map_slide(opened.job, models, config, task.files, advance))
-    if isinstance(heatmap, SlideRecord):
-        opened.close()
-        return heatmap
-    seconds = max(time.monotonic() - began, 1e-9)
-    progress.detail(f"{name}: mapped in {seconds:.1f} s, {waited:.1f} s of them waiting for reading")
-    return opened, _Map(heatmap, round(waited / seconds, 3))
-
-
-def _write(
-    task: _Task, result: tuple[_Opened, _Map] | SlideRecord, models: list[ModelFile], progress: Progress
-) -> SlideRecord:
-    """Write the results of a slide and let others have it."""
-    try:
-        if not isinstance(result, SlideRecord):
-            opened, found = result
-            began = time.monotonic()
-            result = task.attempt(lambda: _written(task, opened, found, models))
-            opened.close()
-            progress.detail(f"{task.row.slide}: written in {time.monotonic() - began:.1f} s")
-        return result.model_copy(update={"seconds": round(time.monotonic() - task.began, 3)})
-    finally:
-        task.lock.release()
-
-
-def _written(task: _Task, opened: _Opened, found: _Map, models: list[ModelFile]) -> SlideRecord:
-    heatmap = found.heatmap
+def _written(task: _Task, opened: _Opened, heatmap: Heatmap, models: list[ModelFile]) -> SlideRecord:
     notes = [f"{model.card.name} {model.card.version}: {model.card.intended_use}" for model in models]
     task.files.write(heatmap, opened.picture.result(), notes)
     status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if cautions.uniform(heatmap) else "ok"
-    record = _record(task, heatmap, status, warnings_of(opened.job, heatmap, models))
-    return record.model_copy(update={"waiting_share": found.waiting_share})
+    return _record(task, heatmap, status, warnings_of(opened.job, heatmap, models))
 
 
 def _record(task: _Task, heatmap: Heatmap, status: Status, warnings: tuple[str, ...]) -> SlideRecord:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from wsiseg.mathematics.grid import Grid
 from wsiseg.model_file.model_file import ModelFile
+from wsiseg.model_file.onnx_session import CPU
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.tissue import TissueMask
 
@@ -16,7 +17,10 @@ Cells = tuple[int, int, int, int]
 """First row, first column, rows and columns of a window."""
 
 BATCH = 16
-"""Tiles that are computed at once; windows go one by one."""
+"""Tiles that a CPU computes at once; windows go one by one."""
+
+_ACCELERATOR_BATCH, _ACCELERATOR_WINDOWS = 128, 4
+_STRIP_PX = 8192  # width of what is gone through from the top: decoded tiles of two rows of it can be kept
 
 OVERLAP_PX = 128
 """What neighbouring windows share."""
@@ -34,6 +38,8 @@ class Plan:
         windows: The cells under each window.
         is_dense: True if the model answers for every cell of a window, False if each window is one tile and one cell.
         tile_cells: Side in cells of the tiles that dense values stand for; 1 where they stand for the cells alone.
+        batch: Windows that are computed at once.
+        runs_on: True if a batch may hold windows of several slides and is padded to its full size.
     """
 
     grid: Grid
@@ -41,11 +47,15 @@ class Plan:
     windows: tuple[Cells, ...]
     is_dense: bool
     tile_cells: int = 1
+    batch: int = 1
+    runs_on: bool = False
 
-    @property
-    def batch(self) -> int:
-        """Windows that are computed at once."""
-        return 1 if self.is_dense else BATCH
+    def shape_px(self, number: int) -> tuple[int, int]:
+        """Return height and width of a window."""
+        if not self.is_dense:
+            return self.grid.tile_px, self.grid.tile_px
+        _, _, rows, columns = self.windows[number]
+        return rows * self.grid.stride_px, columns * self.grid.stride_px
 
     @property
     def mark(self) -> str:
@@ -65,8 +75,12 @@ def plan_tiles(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue: f
     side = model.card.tile_px
     grid = Grid(slide.size_px, slide.mpp, side, side, model.card.mpp)
     wanted = _wanted(tissue, grid, min_tissue)
-    windows = tuple((int(row), int(column), 1, 1) for row, column in np.argwhere(wanted))
-    return Plan(grid, wanted, windows, is_dense=False)
+    cells = np.argwhere(wanted)
+    strips = cells[:, 1] * side // _STRIP_PX
+    windows = tuple((int(row), int(column), 1, 1) for row, column in cells[np.argsort(strips, kind="stable")])
+    is_cpu = model.provider == CPU
+    batch = BATCH if is_cpu else _ACCELERATOR_BATCH
+    return Plan(grid, wanted, windows, is_dense=False, batch=batch, runs_on=not is_cpu)
 
 
 def plan_windows(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue: float) -> Plan:
@@ -75,10 +89,12 @@ def plan_windows(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue:
     stride = card.output_stride or card.tile_px
     wanted = _wanted(tissue, Grid(slide.size_px, slide.mpp, stride, stride, card.mpp), min_tissue)
     sizes = _WINDOW_PX // stride, OVERLAP_PX // stride, -(-_SURROUND_PX // stride)
-    windows = tuple(windows_over(wanted, *sizes, multiple=-(-32 // stride)))
+    is_cpu = model.provider == CPU
+    windows = tuple(windows_over(wanted, *sizes, multiple=-(-(32 if is_cpu else _WINDOW_PX // 4) // stride)))
     tile_cells = card.tile_px // stride if card.map_cells == "tiles" else 1
     grid = Grid(slide.size_px, slide.mpp, card.tile_px, stride, card.mpp)
-    return Plan(grid, wanted, windows, is_dense=True, tile_cells=tile_cells)
+    batch = 1 if is_cpu else _ACCELERATOR_WINDOWS
+    return Plan(grid, wanted, windows, is_dense=True, tile_cells=tile_cells, batch=batch, runs_on=not is_cpu)
 
 
 def _wanted(tissue: TissueMask, cells: Grid, min_tissue: float) -> NDArray[np.bool_]:
