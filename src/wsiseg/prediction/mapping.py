@@ -108,7 +108,9 @@ def particulars(job: Job, models: Sequence[ModelFile]) -> str:
 def forecast(job: Job, models: Sequence[ModelFile], config: PredictConfig, slides: int) -> str:
     """Say how long the first slide that models are asked about, and `slides` like it in all, will take."""
     seconds = sum(
-        plan.tiles() / speed(plan, viewed(model, config.views)) for plan, model in zip(job.plans, models, strict=True)
+        plan.tiles() / speed(plan, viewed(model, config.views))
+        for plan, model in zip(job.plans, models, strict=True)
+        if plan.windows
     )
     said = f"{job.row.slide} has {job.tiles} tiles; at {job.tiles / seconds:.3g} tiles/s, as measured on made ones, "
     if slides == 1:
