@@ -125,7 +125,8 @@ def tiled(data: Path, work: Path) -> tuple[Path, Path]:
     """Make and tile the cohort, once; return its CSV and the folder of its truth."""
     made, tiles = work / "cohort", work / "tiles"
     if not (made / "cohort.csv").exists():
-        print(write_cohort(open_slides(data, [*ORGANS], SPLITS, SLIDES, 0), made), "slides", flush=True)
+        slides = open_slides(data, [*ORGANS], SPLITS, SLIDES, 0)
+        print(write_cohort(slides, made, tissue=True), "slides", flush=True)
     wsiseg("tile", made / "cohort.csv", *TILES, "--tissue", made / "tissue", "--out", tiles)
     return tiles / "cohort.csv", made / "truth"
 

@@ -257,25 +257,27 @@ def write_slide(path: Path, pixels: Pixels, mpp: float, quality: int = 90) -> No
             pixels = halves.mean((1, 3)).astype(np.uint8)
 
 
-def write_cohort(slides: Iterable[MadeSlide], out: Path, quality: int = 90) -> int:
-    """Write slides, their truth and tissue, `cohort.csv` and `parts.csv`.
+def write_cohort(slides: Iterable[MadeSlide], out: Path, quality: int = 90, *, tissue: bool = False) -> int:
+    """Write slides, their truth, `cohort.csv` and `parts.csv`.
 
     Args:
         slides: Taken one by one.
         out: Folder, made where it is missing.
         quality: Of the JPEG tiles, to 100.
+        tissue: Write masks of where tissue lies too.
 
     Returns:
         How many slides there are.
     """
-    for folder in ("slides", "truth", "tissue"):
+    for folder in ("slides", "truth", *(["tissue"] if tissue else [])):
         (out / folder).mkdir(parents=True, exist_ok=True)
     cohort: list[tuple[object, ...]] = [("slide", "path", "case", "label", "split", "site")]
     parts: list[tuple[object, ...]] = [("slide", "name", "kind", "x", "y", "width", "height")]
     for one in slides:
         write_slide(out / "slides" / f"{one.slide}.tiff", one.pixels, one.mpp, quality)
         Image.fromarray(one.truth).save(out / "truth" / f"{one.slide}.png")
-        Image.fromarray(one.tissue).save(out / "tissue" / f"{one.slide}.png")
+        if tissue:
+            Image.fromarray(one.tissue).save(out / "tissue" / f"{one.slide}.png")
         label = "" if one.label is None else one.label
         cohort.append((one.slide, f"slides/{one.slide}.tiff", one.case, label, one.split, one.site))
         parts += [(one.slide, *vars(part).values()) for part in one.parts]
@@ -307,7 +309,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     slides = open_slides(given.data, given.organs, given.splits, given.slides, given.seed)
-    print(write_cohort(slides, given.out), "slides in", given.out)
+    print(write_cohort(slides, given.out, tissue=True), "slides in", given.out)
 
 
 if __name__ == "__main__":
