@@ -151,8 +151,12 @@ def _facts() -> dict[str, Any]:
     return {"gpu": gpu, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
 
 
-def setup(bench: Bench) -> dict[str, str]:
-    """Write slides, models and tile stores side by side; return the models."""
+def setup(bench: Bench) -> tuple[dict[str, str], dict[str, Any] | str]:
+    """Write slides, models and tile stores side by side, while the GPU does what needs none of them.
+
+    Returns:
+        The models, and what the raw step of training gave.
+    """
     import torch  # noqa: PLC0415  heavy
     import torchvision  # noqa: PLC0415  heavy
 
@@ -167,12 +171,17 @@ def setup(bench: Bench) -> dict[str, str]:
             command = [sys.executable, "-m", "wsiseg", "export", "--from-torch", "weights.pt", "--arch", sizes.arch]
             command += ["--precision", kind, "--out", path, "--allow-loss"]
             jobs.append(pool.submit(bench.run, command, 180))
+        step = bench.ask("steps", 90, device=bench.device, arch=sizes.arch, bag=sizes.bag, seconds=sizes.seconds)
+        bench.row(f"training step alone, {sizes.arch}, bag {sizes.bag}", step)
+        alone = bench.ask(
+            "network", 60, device=bench.device, arch=sizes.arch, batches=sizes.batches, seconds=sizes.seconds
+        )
+        bench.row("PyTorch alone, half precision, channels last, tiles on the device", alone)
         said = [job.result() for job in jobs]
     failed = [" ".join(one.stderr.split())[-_WORDS_OF_FAILURE:] for one in said if one is not None and one.returncode]
-    bench.row(
-        "made slides, tile stores and models", {"failed": failed} if failed else {"seconds left": round(bench.left())}
-    )
-    return models
+    found = {"failed": failed} if failed else {"seconds left": round(bench.left())}
+    bench.row("made slides, tile stores and models", found)
+    return models, step
 
 
 def _slides(bench: Bench) -> None:
@@ -272,11 +281,9 @@ def choosing(bench: Bench, models: dict[str, str]) -> None:
             bench.row(f"one slide: {name}", one)
 
 
-def training(bench: Bench) -> None:
+def training(bench: Bench, raw: dict[str, Any] | str) -> None:
     """Compare training with the raw step and an older checkout."""
     sizes = bench.sizes
-    raw = bench.ask("steps", 120, device=bench.device, arch=sizes.arch, bag=sizes.bag, seconds=sizes.seconds)
-    bench.row(f"training step alone, {sizes.arch}, bag {sizes.bag}", raw)
     given = {"cohort": str(bench.folder / "stores" / "cohort.csv"), "device": bench.device, "arch": sizes.arch}
     given |= {"bag": sizes.bag, "epochs": 3}
     ways: dict[str, Callable[[], dict[str, Any] | str]] = {"train": lambda: bench.ask("train", 150, **given)}
@@ -292,13 +299,10 @@ def training(bench: Bench) -> None:
 
 
 def rest(bench: Bench, models: dict[str, str]) -> None:
-    """Measure PyTorch alone, and ways to run ONNX Runtime on CUDA."""
-    sizes = bench.sizes
-    found = bench.ask("network", 60, device=bench.device, arch=sizes.arch, batches=sizes.batches, seconds=sizes.seconds)
-    bench.row("PyTorch alone, half precision, channels last, tiles on the device", found)
+    """Measure ways to run ONNX Runtime on CUDA."""
     for kind, path in models.items() if bench.device == "cuda" else ():
         bench.row(f"ONNX Runtime, {kind}, batch 128",
-                  bench.ask("options", 90, model=path, batch=128, seconds=sizes.seconds))  # fmt: skip
+                  bench.ask("options", 90, model=path, batch=128, seconds=bench.sizes.seconds))  # fmt: skip
 
 
 def installation(bench: Bench) -> None:
@@ -306,7 +310,7 @@ def installation(bench: Bench) -> None:
     for name, more in (("doctor", ()), ("doctor --model default", ("--model", "default"))):
         said = bench.run([sys.executable, "-m", "wsiseg", "doctor", *more, "--json"], 60)
         facts = json.loads(said.stdout) if said.stdout else {"said": said.stderr[-_WORDS_OF_FAILURE:]}
-        kept = ("ONNX Runtime providers", "GPU", "speeds", "provider", "said")
+        kept = ("ONNX Runtime providers", "NVIDIA GPU", "tiles per second", "provider", "said")
         values = {key: value for part in facts.values() if isinstance(part, dict) for key, value in part.items()}
         bench.row(f"wsiseg {name}", {key: values[key] for key in kept if key in values} | {"exit": said.returncode})
     command = [sys.executable, "-m", "wsiseg", "predict", str(bench.folder / "one"), "--device", bench.device]
@@ -350,11 +354,11 @@ def main() -> None:
 
 def measure(bench: Bench, only: Sequence[str]) -> None:
     """Measure the parts that are named, or all."""
-    models = setup(bench)
+    models, step = setup(bench)
     fastest: dict[str, float] = {}
     parts: dict[str, Callable[[], object]] = {
         "predicting": lambda: predicting(bench, models, fastest),
-        "training": lambda: training(bench),
+        "training": lambda: training(bench, step),
         "choosing": lambda: (installation(bench), choosing(bench, models)),
         "rest": lambda: rest(bench, models),
         "dense": lambda: dense(bench, models),

@@ -68,21 +68,27 @@ def test_a_second_command_adds_its_slides_to_those_of_the_first(tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_a_cluster_gives_the_same_bytes(tmp_path: Path, slides: Path, model: Path, alone: dict[str, str]) -> None:
-    pytest.importorskip("distributed", reason="needs the extra dask")
+@pytest.mark.parametrize("ways", [("--dask", "local:2"), ("--jobs", "2"), ("--device", "cpu,cpu")])
+def test_several_processes_give_the_same_bytes(
+    tmp_path: Path, slides: Path, model: Path, alone: dict[str, str], ways: tuple[str, str]
+) -> None:
+    if "--dask" in ways:
+        pytest.importorskip("distributed", reason="needs the extra dask")
     out = tmp_path / "out"
-    subprocess.run(command(slides, model, out, "--dask", "local:2"), check=True, capture_output=True)
+    subprocess.run(command(slides, model, out, *ways), check=True, capture_output=True)
     assert digest(out) == alone
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ways", [("--dask", "local:2"), ("--jobs", "2")])
 def test_all_slides_are_done_when_a_worker_is_killed(
-    tmp_path: Path, slides: Path, model: Path, alone: dict[str, str]
+    tmp_path: Path, slides: Path, model: Path, alone: dict[str, str], ways: tuple[str, str]
 ) -> None:
-    pytest.importorskip("distributed", reason="needs the extra dask")
+    if "--dask" in ways:
+        pytest.importorskip("distributed", reason="needs the extra dask")
     out = tmp_path / "out"
     with subprocess.Popen(
-        command(slides, model, out, "--dask", "local:2"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command(slides, model, out, *ways), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         slide, worker = _slide_and_worker(out, process)
         os.kill(worker, signal.SIGKILL)

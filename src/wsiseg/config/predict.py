@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wsiseg.config.settings import IN_FILE, Config, Device, Gone, MapKind, Share, Shown
+from wsiseg.config.settings import IN_FILE, Config, Devices, Gone, MapKind, Share, Shown
 
 
 class PredictConfig(Config):
@@ -28,8 +28,11 @@ class PredictConfig(Config):
     """Folder for the maps."""
     slide_mpp: float | None = Field(default=None, gt=0)
     """Micrometers per level-0 pixel of the slides, in place of what the files say."""
-    device: Device = "auto"
-    """What computes."""
+    device: Annotated[Devices, Shown(metavar="DEVICE[,DEVICE...]")] = "auto"
+    """What computes: cpu, cuda, coreml, directml, openvino, with a number as cuda:1 where there are several of them, or
+    auto for the fastest with this model. Several, as cuda:0,cuda:1, share the slides, a process for each."""
+    jobs: int = Field(default=1, ge=1)
+    """Processes for each device that share the slides and the cores."""
     tissue: str = "auto"
     """`auto`, `none` (everything is tissue), a mask image, a GeoJSON file, or a folder of either."""
     min_tissue: Annotated[Share, IN_FILE] = 0.5
@@ -57,8 +60,15 @@ class PredictConfig(Config):
     overwrite: bool = False
     """Redo what is already there."""
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where each of the processes that share the slides computes."""
+        return tuple(self.device.split(",")) * self.jobs
+
     @model_validator(mode="after")
     def _shard_exists(self) -> Self:
         if self.shard is not None and int(self.shard.split("/")[0]) > int(self.shard.split("/")[1]):
             raise ValueError(f"there is no shard {self.shard}")
+        if self.dask is not None and len(self.devices) > 1:
+            raise ValueError("dask has processes of its own: leave out jobs, and name one device")
         return self

@@ -12,12 +12,27 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from wsiseg.run.errors import UsageError
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Device = Literal["auto", "cpu", "cuda", "coreml", "directml", "openvino"]
+_DEVICES = ("cpu", "cuda", "coreml", "directml", "openvino")
+
+
+def _known_device(name: str) -> str:
+    kind, _, number = name.partition(":")
+    if name != "auto" and (kind not in _DEVICES or (":" in name and not number.isdigit())):
+        raise ValueError(f"no device is called {name!r}; choose one of auto, {', '.join(_DEVICES)}, cuda:1")
+    return name
+
+
+def _known_devices(names: str) -> str:
+    return ",".join(map(_known_device, names.split(",")))
+
+
+Device = Annotated[str, AfterValidator(_known_device)]
+Devices = Annotated[str, AfterValidator(_known_devices)]
 MapKind = Literal["auto", "dense", "tile"]
 
 

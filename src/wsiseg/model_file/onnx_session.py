@@ -43,7 +43,7 @@ _FATAL_ONLY = 4
 _CPU_FACTS = Path("/proc/cpuinfo")
 _INT8_FLAGS = frozenset(["avx512_vnni", "avx_vnni", "amx_int8", "asimddp"])
 _LONGEST_REASON = 300
-_TRIAL_PX, _TRIAL_S = 64 * 256**2, 0.25
+_TRIAL_TILES, _TRIAL_PX, _TRIAL_S = 128, 128 * 224**2, 0.25  # a batch as predict makes them for accelerators
 _CPU_MUST_LEAD = 1.25
 
 
@@ -173,8 +173,8 @@ def has_fast_int8(facts: Path = _CPU_FACTS) -> bool | None:
 def _fastest(model: bytes, accelerators: Sequence[str], threads: int | None, tile_px: int | None) -> Started:
     """Try a model on every accelerator and on the CPU; keep the fastest.
 
-    What a device can do for a model follows from no table: CUDA has no fast kernels for 8-bit integers, CPUs have none
-    for float16, and a small accelerator may be slower than many cores. Where they are nearly equal the accelerator is
+    What a device can do for a model follows from no table: few CPUs have kernels for float16, some accelerators none
+    for 8-bit integers, and a small one may be slower than many cores. Where they are nearly equal the accelerator is
     taken, as that leaves the CPU to reading, and so that the same device is taken again.
     """
     sessions = {name: session for name in accelerators if (session := _working(model, name, threads)) is not None}
@@ -204,7 +204,7 @@ def speed(session: "InferenceSession", tile_px: int) -> float:
     Raises:
         RuntimeFailure: It cannot compute them.
     """
-    most = max(1, _TRIAL_PX // tile_px**2)
+    most = max(1, min(_TRIAL_TILES, _TRIAL_PX // tile_px**2))
     tiles: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (most, tile_px, tile_px, 3), np.uint8)
 
     def seconds(count: int) -> float:
@@ -212,10 +212,11 @@ def speed(session: "InferenceSession", tile_px: int) -> float:
         run(session, ["probability"], {"image": tiles[:count]})
         return max(time.perf_counter() - began, 1e-9)
 
-    seconds(1)
-    count = max(1, min(most, int(_TRIAL_S / seconds(1))))
-    seconds(count)  # devices tune themselves to every new number of tiles
-    return count / seconds(count)
+    if session.get_providers()[0] != PROVIDERS["cuda"]:  # which tunes itself for a second to every new number of tiles
+        seconds(1)
+        most = max(1, min(most, int(_TRIAL_S / seconds(1))))
+    seconds(most)
+    return most / seconds(most)
 
 
 def _working(model: bytes, device: str, threads: int | None) -> "InferenceSession | None":

@@ -174,7 +174,7 @@ def _arriving(
 ) -> Iterator[_Work | None]:
     """Yield the slides in the order in which they were taken; None while the next is not open."""
     opening: deque[tuple[_Task, Future[_Opened | SlideRecord]]] = deque()
-    is_foretold = config.dask is not None  # there nobody listens
+    is_foretold = config.dask is not None or len(config.devices) > 1  # each process knows of some slides alone
     locks, look_again = SlideLocks(), 0.0
     while waiting or opening:
         while waiting and len(opening) < _OPEN_AHEAD and time.monotonic() >= look_again:

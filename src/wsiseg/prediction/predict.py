@@ -16,6 +16,7 @@ from wsiseg.prediction.cluster import on_cluster
 from wsiseg.prediction.map_files import write_page
 from wsiseg.prediction.mapping import kind, map_slide, prepare
 from wsiseg.prediction.places import Places
+from wsiseg.prediction.processes import Work, in_processes
 from wsiseg.run.errors import ModelFileError, UsageError
 from wsiseg.run.record import Progress, Run, RunFile, Silent, SlideRecord, now
 from wsiseg.run.version import __version__
@@ -79,12 +80,7 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
             progress.detail(_particulars(model, config))
         progress.begin(len(rows))
         with RunFile(config.out / _run_name(config), _run(config, models)) as file:
-            if config.dask is None:
-                records = pipeline.records(rows, places, models, config, progress)
-            else:
-                hashes = tuple(model.sha256 for model in models)
-                work = partial(_on_worker, places=places, config=config, hashes=hashes)
-                records = on_cluster(config.dask, work, rows)
+            records = _records(rows, places, models, config, progress)
             try:
                 for record in records:
                     file.add(record)
@@ -94,11 +90,38 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
                 write_page(config.out, _run_name(config))
 
 
-def _on_worker(row: CohortSlide, places: Places, config: PredictConfig, hashes: tuple[str, ...]) -> SlideRecord:
+def _records(
+    rows: list[CohortSlide], places: Places, models: list[ModelFile], config: PredictConfig, progress: Progress
+) -> Iterator[SlideRecord]:
+    """Map slides in this process, in several of this machine, or on a cluster."""
+    if config.dask is None and len(config.devices) == 1:
+        return pipeline.records(rows, places, models, config, progress)
+    hashes = tuple(model.sha256 for model in models)
+    work = partial(_in_process, places=places, config=config, hashes=hashes)
+    if config.dask is not None:
+        return on_cluster(config.dask, partial(_on_worker, work=work, device=config.device), rows)
+    devices = [models[0].device if name == "auto" else name for name in config.devices]
+    for model in models:
+        model.close()  # each process opens them itself
+    return in_processes(devices, work, rows, progress)
+
+
+def _on_worker(row: CohortSlide, work: Work, device: str) -> SlideRecord:
     """Map one slide in a process of a cluster."""
-    models = _models_of_worker(config.model, config.device, hashes)
-    (record,) = pipeline.records([row], places, models, config, Silent())
+    (record,) = work([row], Silent(), device)
     return record
+
+
+def _in_process(
+    rows: Sequence[CohortSlide],
+    progress: Progress,
+    device: str,
+    places: Places,
+    config: PredictConfig,
+    hashes: tuple[str, ...],
+) -> Iterator[SlideRecord]:
+    """Map slides in a process that shares them with others."""
+    return pipeline.records(rows, places, _models_of_worker(config.model, device, hashes), config, progress)
 
 
 @lru_cache(maxsize=1)
@@ -160,7 +183,7 @@ def _run(config: PredictConfig, models: list[ModelFile]) -> Run:
 def _models(config: PredictConfig) -> Iterator[list[ModelFile]]:
     """Open the model files, so that a bad one stops the run before any slide is touched."""
     with ExitStack() as stack:
-        models = _open_models(config.model, config.device, stack)
+        models = _open_models(config.model, config.devices[0], stack)
         for model in models:
             if config.map == "dense" and model.card.output_stride is None:
                 raise UsageError(f"{model.path}: this model gives no dense map", "use --map tile")

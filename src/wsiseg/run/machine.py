@@ -11,15 +11,20 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+CORES = "WSISEG_CORES"
+"""The environment variable that says how many cores may be used, where they are fewer than the system says."""
+
 _ROOT = Path("/")
 
 
 def cores(root: Path = _ROOT) -> int:
-    """Return the number of cores that this process may use, a part of one counted as one.
+    """Return the number of cores that this process may use, a part of one counted as one, or `WSISEG_CORES` if set.
 
     Args:
         root: Where the system's files lie.
     """
+    if os.environ.get(CORES, "").isdigit():
+        return max(1, int(os.environ[CORES]))
     # sched_getaffinity respects taskset and cpusets, and does not exist everywhere.
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([usable, *(math.ceil(quota) for group in _groups(root) for quota in _cpu_quotas(group))]))
