@@ -93,8 +93,7 @@ def with_features(given: argparse.Namespace) -> list[Image]:
     compute = Compute(build(given.arch, given.init).eval())
     bank, source = FeatureBank(given.work / "features"), TileSource()
     slides = labelled_slides(tiles / "cohort.csv")
-    for slide in slides:
-        fill(bank, slide, compute, source, lambda _: None, 0)
+    fill(bank, slides, compute, source, lambda _: None, 0)
     return [_image(slide, rows[slide.slide]["patient"], bank) for slide in slides]
 
 

@@ -26,9 +26,9 @@ from wsiseg.run.errors import DeviceError, UsageError, WsisegError
 from wsiseg.run.record import Silent
 from wsiseg.training.bags import TileSource
 from wsiseg.training.fit import better
-from wsiseg.training.processes import Processes, interleaved
+from wsiseg.training.processes import Processes, device_name, interleaved
 from wsiseg.training.slides import labelled_slides, tile_truths
-from wsiseg.training.train import Trained, train
+from wsiseg.training.train import Trained, precision_on, train
 
 
 class Listening(Silent):
@@ -68,7 +68,7 @@ def test_a_run_leaves_checkpoint_state_settings_and_measures(cohort: Path, truth
     measures = trained.best.figures["test"]["all"]
     assert set(measures) == {"auc", "auc_background", "precision", "recall", "f1", "slide_auc"}
     assert trained.best.figures["test"]["colon"] == measures
-    assert TrainConfig.from_toml(out / "config.toml") == training(cohort, out, truth=truth)
+    assert TrainConfig.from_toml(out / "config.toml") == training(cohort, out, truth=truth, precision="float32")
     assert re.search(r"epoch 2/2: risk \d", listening.said[-1])
 
 
@@ -139,7 +139,7 @@ def test_a_run_of_an_earlier_version_goes_on_unless_it_used_what_is_gone(cohort:
     train(training(cohort, tmp_path, max_tiles=2000))
     settings = tmp_path / "config.toml"
     settings.write_text(settings.read_text() + 'guard = 0.0\noptimizer = "adam"\ntop = 0\n')
-    assert TrainConfig.of_run(settings) == training(cohort, tmp_path, max_tiles=2000)
+    assert TrainConfig.of_run(settings) == training(cohort, tmp_path, max_tiles=2000, precision="float32")
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     del state["settings"]["context"]
     del state["settings"]["max_tiles"]
@@ -440,6 +440,34 @@ def _assert_a_stopped_epoch_is_finished(command: list[str], last: Path, trained:
     subprocess.run([*command, "--resume"], env=environment(), check=True, capture_output=True)
     assert read_torch(last)["finished"]
     _assert_same(weights(last), trained)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "expected"),
+    [
+        ("auto", 0, ["cpu", "cpu"]),
+        ("auto", 2, ["cuda:0", "cuda:1"]),
+        ("cuda", 2, ["cuda:0", "cuda:1"]),
+        ("cuda", 0, ["cuda", "cuda"]),  # which is not there, and refused
+        ("cuda:1", 2, ["cuda:1", "cuda:1"]),
+        ("cpu", 2, ["cpu", "cpu"]),
+    ],
+)
+def test_each_process_has_a_gpu_of_its_own(name: str, gpus: int, expected: list[str]) -> None:
+    assert [device_name(name, rank, gpus) for rank in range(2)] == expected
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
+def test_gpus_that_are_made_for_it_compute_in_half_the_bits(
+    capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", said.append)
+    assert precision_on(torch.device("cuda"), "auto") == expected
+    assert said == (["high"] if expected == "bfloat16" else [])
+    assert precision_on(torch.device("cuda"), "float32") == "float32"
+    assert precision_on(torch.device("cpu"), "auto") == "float32"
 
 
 def test_shares_of_processes_come_back_in_order() -> None:

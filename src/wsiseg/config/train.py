@@ -12,7 +12,7 @@ Loss = Literal["cross-entropy", "focal", "dense"]
 Schedule = Literal["constant", "cosine"]
 Colors = Literal["auto", "cohort", "weights"]
 BatchNorm = Literal["train", "frozen"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16"]
 _TUNE = "fine-tune a configuration in a run of its own, with init set to its best.pt, and lr and epochs as you like"
 
 
@@ -88,12 +88,12 @@ class TrainConfig(Config):
     """`frozen` keeps the batch-norm statistics of the starting weights."""
     average: Annotated[float, IN_FILE] = Field(default=0.0, ge=0, lt=1)
     """Decay of an exponential moving average of the weights that is validated and kept in their place; 0 for none."""
-    precision: Annotated[Precision, IN_FILE] = "float32"
-    """`bfloat16` computes most of the network in half the bits."""
+    precision: Annotated[Precision, IN_FILE] = "auto"
+    """`bfloat16` computes most of the network in half the bits; `auto` does so on GPUs that are made for it."""
     compile: Annotated[bool, IN_FILE] = False
     """Compile the network first: a slow start, faster steps."""
     validation_tiles: Annotated[int, IN_FILE] = Field(default=600, ge=1)
-    """Tiles of a validation slide that are looked at in every epoch at most."""
+    """Tiles of a slide that are scored at most: of validation slides in every epoch, at the end of test slides too."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
     device: str = "auto"
@@ -137,7 +137,7 @@ class TrainConfig(Config):
 # What a run may change when it goes on. The cap on tiles counts through the tiles that it leaves.
 FREE = frozenset(
     {"cohort", "out", "resume", "overwrite", "device", "epochs", "save_minutes", "tensorboard", "compile",
-     "max_tiles"}
+     "precision",     "max_tiles"}
 )  # fmt: skip
 # What means nothing to a head on frozen features besides.
 FREE_WITH_FREEZE = frozenset({"train_last", "batch_norm"})

@@ -18,6 +18,7 @@ from wsiseg.training.slides import Indices, LabelledSlide
 T = TypeVar("T")
 CPU = torch.device("cpu")
 _BYTES_AHEAD = 2**29
+_FEWEST_AT_ONCE, _BYTES_AT_ONCE = 16, 20_000_000  # 128 tiles of 224 pixels
 
 
 class Source(Protocol):
@@ -64,6 +65,11 @@ class TileSource:
     def bytes_of(self, slide: LabelledSlide) -> int:
         """Return the size of a tile."""
         return 3 * (self.context_px or slide.tile_px) ** 2
+
+
+def at_once(device: torch.device, tile_bytes: int) -> int:
+    """Return how many tiles pass through a network together where no gradients are held."""
+    return _FEWEST_AT_ONCE if device.type == "cpu" else max(_FEWEST_AT_ONCE, _BYTES_AT_ONCE // tile_bytes)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 from wsiseg.config.train import TrainConfig
+from wsiseg.training.bags import at_once
 from wsiseg.training.features import Compute
 from wsiseg.training.slides import LabelledSlide
 
 _CPU = Path("/proc/cpuinfo")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-_MANY_TILES, _TRIED = 20_000, 16
+_MANY_TILES = 20_000
 _BACKWARD = 2  # times the forward pass
 
 
@@ -63,16 +64,22 @@ def has_fast_bfloat16(cpu: Path = _CPU) -> bool | None:
     return not _BFLOAT16_FLAGS.isdisjoint(words)
 
 
-def looks(config: TrainConfig, slides: Sequence[LabelledSlide]) -> int:
-    """Count the tiles that pass through a network whose layers are trained, a pass backward as two forward."""
-    epoch = 0
+def looks(config: TrainConfig, slides: Sequence[LabelledSlide]) -> tuple[int, int, int]:
+    """Count the tiles of a run in which a network is trained whole.
+
+    Returns:
+        How many are trained and how many are scored, and how many pass through the network for that, a pass backward
+        counted as two forward.
+    """
+    trained = scored = ranked = 0
     for slide in slides:
         if slide.split == "train":
-            is_ranked = slide.label == 1 and config.micro_batch is not None
-            epoch += min(config.bag, slide.tiles) * (1 + _BACKWARD + is_ranked)
-        elif slide.split == "val":
-            epoch += min(config.validation_tiles, slide.tiles)
-    return config.epochs * epoch + sum(slide.tiles for slide in slides if slide.split in ("val", "test"))
+            bag = config.epochs * min(config.bag, slide.tiles)
+            trained += bag
+            ranked += bag * (slide.label == 1 and config.micro_batch is not None)
+        else:
+            scored += min(config.validation_tiles, slide.tiles) * (1 + config.epochs * (slide.split == "val"))
+    return trained, scored, trained * (1 + _BACKWARD) + ranked + scored
 
 
 def cost(tiles: int, compute: Compute, side_px: int, what: str) -> Iterator[str]:
@@ -86,9 +93,10 @@ def cost(tiles: int, compute: Compute, side_px: int, what: str) -> Iterator[str]
     """
     if tiles < _MANY_TILES:
         return
-    tried = torch.zeros((_TRIED, side_px, side_px, 3), dtype=torch.uint8)
+    count = at_once(compute.device, 3 * side_px**2)
+    tried = torch.zeros((count, side_px, side_px, 3), dtype=torch.uint8)
     compute.features(tried)
     began = time.perf_counter()
     compute.features(tried)
-    hours = tiles * (time.perf_counter() - began) / _TRIED / 3600
-    yield f"{what}: about {hours:.1f} h of computing on this machine; lower --max-tiles to save time"
+    hours = tiles * (time.perf_counter() - began) / count / 3600
+    yield f"{what}: about {hours:.1f} h of computing on this machine"

@@ -1,7 +1,8 @@
 """Features of tiles that are computed once, kept on disk and shared by every head that is trained on them."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,10 @@ from torch import Tensor
 from wsiseg.network.network import TileClassifier
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.outputs import written_whole
-from wsiseg.training.bags import Source, ahead
+from wsiseg.training.bags import Source, ahead, at_once
 from wsiseg.training.slides import Indices, LabelledSlide, in_parts
 
-_TILES_READ = 64
-_TILES_AT_ONCE = 16
+_TILES_READ = 128
 _SMALLEST_SHARE, _SMALLEST_DEVIATION = 0.01, 1e-6
 
 
@@ -119,8 +119,17 @@ class Compute:
 
     @torch.inference_mode()
     def features(self, tiles: Tensor) -> NDArray[np.float32]:
-        """Return features float32[n, channels] of uint8 tiles [n, side, side, 3]."""
-        device = self.classifier.head.weight.device
+        """Return features float32[n, channels] of uint8 tiles [n, side, side, 3]; any number, some at a time."""
+        size = at_once(self.device, max(1, tiles[:1].numel()))
+        return np.concatenate([self._features(some) for some in tiles.split(size)])
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.classifier.head.weight.device
+
+    def _features(self, tiles: Tensor) -> NDArray[np.float32]:
+        device = self.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
             maps = self.classifier.feature_map(self.classifier.normalised(tiles.to(device)))
         cells = maps.shape[2] if self.middle_px is None else round(self.middle_px * maps.shape[2] / tiles.shape[1])
@@ -132,17 +141,17 @@ class Compute:
 
 def fill(
     bank: FeatureBank,
-    slide: LabelledSlide,
+    slides: Sequence[LabelledSlide],
     compute: Compute,
     source: Source,
     advance: Callable[[int], None],
     seed: int,
 ) -> None:
-    """Compute the features of a slide, of a training slide in several views, unless they are there.
+    """Compute the features of slides, of training slides in several views, unless they are there.
 
     Args:
-        bank: Gets the file.
-        slide: Whose tiles.
+        bank: Gets the files.
+        slides: Whose tiles.
         compute: What computes them.
         source: Gives the tiles; its random ones are the views after the first.
         advance: Is told how many further tiles are done.
@@ -151,21 +160,31 @@ def fill(
     Raises:
         WsisegError: A feature is NaN or infinite.
     """
-    views, path = bank.copies(slide), bank.path(slide)
-    if path.exists():
-        advance(views * slide.tiles)
-        return
-    out = np.empty((views, slide.tiles, compute.classifier.head.in_features), np.float16)
-    parts = [(view, part) for view in range(views) for part in in_parts(np.arange(slide.tiles), _TILES_READ)]
-    tasks = [partial(_view, source, slide, view, part, seed) for view, part in parts]
-    reading = ahead(tasks, _TILES_READ * source.bytes_of(slide))
-    for (view, indices), tiles in zip(parts, reading, strict=True):
-        out[view, indices] = np.concatenate([compute.features(some) for some in tiles.split(_TILES_AT_ONCE)])
-        advance(len(indices))
-    if not np.isfinite(out).all():
+    missing = [slide for slide in slides if not bank.path(slide).exists()]
+    advance(sum(bank.copies(slide) * slide.tiles for slide in set(slides) - set(missing)))
+    tasks = [partial(_view, source, slide, *part, seed) for slide in missing for part in _parts(bank, slide)]
+    size = source.bytes_of(missing[0]) if missing else 1
+    with closing(ahead(tasks, _TILES_READ * size)) as reading:
+        for slide in missing:
+            out = np.empty((bank.copies(slide), slide.tiles, compute.classifier.head.in_features), np.float16)
+            for view, indices in _parts(bank, slide):
+                out[view, indices] = compute.features(next(reading))
+                advance(len(indices))
+            _save(out, bank, slide)
+
+
+def _parts(bank: FeatureBank, slide: LabelledSlide) -> Iterator[tuple[int, Indices]]:
+    """Yield the numbers of views and the tiles of each that are read at a time."""
+    return (
+        (view, part) for view in range(bank.copies(slide)) for part in in_parts(np.arange(slide.tiles), _TILES_READ)
+    )
+
+
+def _save(features: NDArray[np.float16], bank: FeatureBank, slide: LabelledSlide) -> None:
+    if not np.isfinite(features).all():
         raise WsisegError(f"{slide.slide}: NaN or infinity in its features", "check the weights given with --init")
-    with written_whole(path) as unfinished, unfinished.open("wb") as file:
-        np.save(file, out, allow_pickle=False)
+    with written_whole(bank.path(slide)) as unfinished, unfinished.open("wb") as file:
+        np.save(file, features, allow_pickle=False)
 
 
 def _view(source: Source, slide: LabelledSlide, view: int, indices: Indices, seed: int) -> Tensor:

@@ -198,7 +198,7 @@ def _measured(learner: Learner) -> Row:
     """Return the row of `metrics.csv` for the epoch that has just been visited."""
     began = time.monotonic()
     config, state, task = learner.config, learner.state, learner.task
-    found = task.scores(learner.kept, ["val"], config, learner.processes, config.validation_tiles)
+    found = task.scores(learner.kept, ["val"], config, learner.processes)
     risks = learner.processes.gathered(state.risks)
     tiles, seconds = sum(tiles for _, tiles in risks), max(state.seconds, 1e-9)
     row: Row = {"epoch": state.epoch + 1, "risk": float(np.mean([risk for risk, _ in risks]))}

@@ -13,7 +13,7 @@ from wsiseg.training.processes import Processes
 from wsiseg.training.slides import LabelledSlide, evenly
 from wsiseg.training.task import Task
 
-_MOST_SLIDES, _MOST_TILES, _MOST_CROPS, _AT_ONCE = 100, 64, 24, 16
+_MOST_SLIDES, _MOST_TILES, _MOST_CROPS = 100, 64, 24
 
 
 def known_tissue(task: Task, config: TrainConfig, processes: Processes) -> KnownTissue | None:
@@ -55,5 +55,5 @@ def _features(task: Task, config: TrainConfig, slide: LabelledSlide) -> Features
         middle = None if size is None else slide.tile_px
         compute = Compute(task.classifier.eval(), middle, config.precision == "bfloat16")
         tiles = TileSource(context_px=size).read(slide, indices)
-        parts += [compute.features(some) for some in tiles.split(_AT_ONCE)]
+        parts.append(compute.features(tiles))
     return np.concatenate(parts)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -18,6 +19,8 @@ from torch import nn
 
 T = TypeVar("T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Longer than any process waits for another that saves or draws; `torchrun` ends them all when one dies.
+_LONGEST_WAIT = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -89,16 +92,30 @@ def interleaved(parts: Sequence[Sequence[T]]) -> list[T]:
 
 @contextmanager
 def joined_processes() -> Iterator[Processes]:
-    """Join the processes that `torchrun` started, over nccl where there are GPUs, else over gloo."""
+    """Join the processes that `torchrun` started, over nccl for what is on GPUs, and over gloo."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Processes()
         return
-    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    torch.distributed.init_process_group(backend, timeout=_LONGEST_WAIT)
     try:
         yield Processes(torch.distributed.get_rank(), count)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def device_name(name: str, rank: int, gpus: int) -> str:
+    """Return the device that a process computes on: of `auto` and `cuda` a GPU of its own, where there are some.
+
+    Args:
+        name: What was asked for.
+        rank: Which of the processes on this machine it is, as LOCAL_RANK tells.
+        gpus: How many GPUs the machine has.
+    """
+    if name == "auto":
+        name = "cuda" if gpus else "cpu"
+    return f"cuda:{rank}" if name == "cuda" and gpus else name
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """How well a network tells the slides and the pixels of a split apart, and what its probabilities are worth."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
@@ -19,13 +21,15 @@ from wsiseg.mathematics.metrics import (
     reliability,
     slide_score,
 )
-from wsiseg.training.bags import Source, ahead
+from wsiseg.training.bags import Source, ahead, at_once
+from wsiseg.training.processes import Processes
 from wsiseg.training.slides import Indices, LabelledSlide, TileTruth, evenly, in_parts
 
 Measures = dict[str, float | None]
 Risk = Callable[[Tensor, int, Tensor | None], Tensor]
 """Logits, the slide's label and true labels of tiles, where they are known -> the risk; see `Stepper.risk`."""
 _STEEPEST = 50.0
+_TILES_READ = 128
 
 
 @dataclass(frozen=True)
@@ -61,29 +65,34 @@ def scored(
     source: Source,
     slides: Sequence[LabelledSlide],
     device: torch.device,
+    processes: Processes,
     *,
-    most_tiles: int | None = None,
-    at_once: int = 16,
+    most_tiles: int,
     bfloat16: bool = False,
 ) -> Iterator[Scored]:
-    """Yield the logits of slides, one slide after the other.
+    """Yield the logits of slides, one slide after the other; each process computes its share of their tiles.
 
     Args:
         network: In eval mode, on `device`.
         source: Gives the tiles.
         slides: Which slides.
         device: Where it computes.
-        most_tiles: Look at so many tiles of a slide at most, evenly spread; None for all.
-        at_once: Tiles that go through the network together.
+        processes: Who computes; every one gets all logits.
+        most_tiles: Look at so many tiles of a slide at most, evenly spread.
         bfloat16: Compute most of the network in bfloat16.
     """
-    for slide in slides:
-        indices, outputs = evenly(slide.tiles, most_tiles or slide.tiles), []
-        for tiles in ahead([partial(source.read, slide, part) for part in in_parts(indices, 8 * at_once)]):
-            for part in tiles.split(at_once):
-                with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                    outputs.append(network(part.to(device)).float().cpu())
-        yield Scored(slide, indices, torch.cat(outputs).numpy())
+    chosen = [in_parts(evenly(slide.tiles, most_tiles), _TILES_READ) for slide in slides]
+    every = [(slide, part) for slide, parts in zip(slides, chosen, strict=True) for part in parts]
+    tasks = [partial(source.read, *one) for one in processes.share(every)]
+    size = source.bytes_of(slides[0]) if slides else 1
+    most = at_once(device, size)
+    half = torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
+    with closing(ahead(tasks, _TILES_READ * size)) as reading, half:
+        outputs = [torch.cat([network(some.to(device)).float() for some in tiles.split(most)]) for tiles in reading]
+    # They leave the device when all is computed, as it would wait for each.
+    found = iter(processes.gathered([one.cpu().numpy() for one in outputs]))
+    for slide, parts in zip(slides, chosen, strict=True):
+        yield Scored(slide, np.concatenate(parts), np.concatenate(list(islice(found, len(parts)))))
 
 
 def slide_measures(slides: Sequence[Scored], risk: Risk, labels: Mapping[str, NDArray[np.int8]] | None) -> Measures:

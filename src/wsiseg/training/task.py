@@ -56,13 +56,13 @@ class Task:
         return slides
 
     def scores(
-        self, network: nn.Module, names: Sequence[str], config: TrainConfig, processes: Processes, most: int | None
+        self, network: nn.Module, names: Sequence[str], config: TrainConfig, processes: Processes
     ) -> list[Scored]:
-        """Score the slides of some splits, each process its share; `most` tiles of a slide at most."""
-        slides = processes.share([slide for name in names for slide in self.split(name)])
-        bfloat16 = config.precision == "bfloat16"
-        found = scored(network.eval(), self.source, slides, self.device, most_tiles=most, bfloat16=bfloat16)
-        return processes.gathered(list(found))
+        """Score the slides of some splits, `config.validation_tiles` tiles of each at most."""
+        slides = [slide for name in names for slide in self.split(name)]
+        most, bfloat16 = config.validation_tiles, config.precision == "bfloat16"
+        network = network.eval()
+        return list(scored(network, self.source, slides, self.device, processes, most_tiles=most, bfloat16=bfloat16))
 
     def weights(self, network: nn.Module) -> dict[str, torch.Tensor]:
         """Return the weights of the whole classifier, also where `network` is only a head on standardised features."""
@@ -156,7 +156,7 @@ def filled_bank(
     source = TileSource(classifier.head.weight.device, config.stain_jitter, config.context)
     how = (config.context, config.stain_jitter, config.seed, config.precision)
     bank = FeatureBank(config.out / "features" / fingerprint(classifier, how), config.views)
-    own = processes.share(slides)
+    own = processes.share(sorted(slides, key=lambda slide: slide.tiles))  # for each alike many tiles
     tiles = {slide: slide.tiles * bank.copies(slide) for slide in own}
     pace = Pace(sum(tiles.values()))
 
@@ -168,9 +168,8 @@ def filled_bank(
     compute = Compute(classifier.eval(), config.context and slides[0].tile_px, config.precision == "bfloat16")
     missing = sum(count for slide, count in tiles.items() if not bank.path(slide).exists())
     for sentence in cost(missing, compute, config.context or slides[0].tile_px, f"features of {missing} tiles"):
-        progress.note(sentence)
-    for slide in own:
-        fill(bank, slide, compute, source, advance, config.seed)
+        progress.note(f"{sentence}; lower --max-tiles to save time")
+    fill(bank, own, compute, source, advance, config.seed)
     rate = pace.done / pace.seconds
     progress.note(f"features: {pace.done:.0f} tiles in {pace.seconds:.0f} s, {rate:.1f} tiles/s")
     processes.wait()

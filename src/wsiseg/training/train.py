@@ -1,5 +1,6 @@
 """Train a tile classifier from bags of tiles and one label per slide: one configuration, or the paper's fifteen."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import torch
 
-from wsiseg.config.train import TrainConfig
+from wsiseg.config.train import Precision, TrainConfig
 from wsiseg.network.network import Checkpoint, TileClassifier
 from wsiseg.pages.configurations import ALL, Configured, best_first
 from wsiseg.run.errors import DeviceError, UsageError
@@ -22,13 +23,14 @@ from wsiseg.training.features import Compute, FeatureBank
 from wsiseg.training.fit import fit
 from wsiseg.training.known_tissue import known_tissue
 from wsiseg.training.page import NOTE, training_page
-from wsiseg.training.processes import Processes, joined_processes
+from wsiseg.training.processes import Processes, device_name, joined_processes
 from wsiseg.training.run_folder import RunFolder, fingerprints
 from wsiseg.training.scoring import Scored, calibration_error, chosen_threshold, fitted, pixel_measures
 from wsiseg.training.slides import LabelledSlide, TileTruth, labelled_slides, tile_truths
 from wsiseg.training.task import Task, filled_bank, started, task_of
 
 _THRESHOLD = 0.5
+_AMPERE = 8  # CUDA capability from which GPUs have bfloat16 and TF32
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
                 write_grid(config, finished)
             return _result(config, finished, "up_to_date")
         device = device_of(config.device)
+        precision = precision_on(device, config.precision)
+        config, *every = (one.model_copy(update={"precision": precision}) for one in (config, *every))
         _check_context(config, slides)
         for caution in cautions(config, slides, device):
             progress.note(caution)
@@ -124,10 +128,12 @@ def _configurations(
     slides, note = ground.slides, ground.progress.note
     classifier = started(config, ground.colors, ground.device, note)
     if not config.freeze:
-        tiles = done.count(None) * looks(config, slides) // ground.processes.count
+        trained, scored, passes = (done.count(None) * count for count in looks(config, slides))
         compute = Compute(classifier, None, config.precision == "bfloat16")
-        for sentence in cost(tiles, compute, config.context or slides[0].tile_px, f"{config.epochs} epochs"):
-            note(sentence)
+        what = f"{trained} tiles trained and {scored} scored"
+        side = config.context or slides[0].tile_px
+        for sentence in cost(passes // ground.processes.count, compute, side, what):
+            note(f"{sentence}; fewer --epochs, a smaller --bag or --arch cost less")
     bank = filled_bank(config, classifier, slides, ground.processes, ground.progress) if config.freeze else None
     configured = []
     for one, there in zip(every, done, strict=True):
@@ -155,17 +161,29 @@ def _check_context(config: TrainConfig, slides: Sequence[LabelledSlide]) -> None
 
 
 def device_of(name: str) -> torch.device:
-    """Find a device by its name; `auto` is a GPU where there is one.
+    """Find a device by its name; `auto` is a GPU where there is one, and each process on a machine has its own.
 
     Raises:
         DeviceError: It is not there.
     """
     try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        device = torch.device(device_name(name, int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()))
         torch.empty(1, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise DeviceError(f"device {name}: {str(error).splitlines()[0]}", "use --device cpu") from error
     return device
+
+
+def precision_on(device: torch.device, precision: Precision) -> Precision:
+    """Return what `auto` stands for on a device; TF32 is switched on where it is bfloat16."""
+    if precision != "auto":
+        return precision
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < _AMPERE:
+        return "float32"
+    torch.set_float32_matmul_precision("high")
+    return "bfloat16"
 
 
 def _done(config: TrainConfig, inputs: Mapping[str, Any], progress: Progress) -> Configured | None:
@@ -210,7 +228,7 @@ def _judged(
         The checkpoint with all that, and the scores of the validation slides.
     """
     best = task.best(checkpoint)
-    raw = best.scores(best.network, ["val", "test"], config, processes, None)
+    raw = best.scores(best.network, ["val", "test"], config, processes)
     calibration = fitted([one for one in raw if one.slide.split == "val"], task.truths)
     scores = calibration.applied(raw)
     validation = [one for one in scores if one.slide.split == "val"]
