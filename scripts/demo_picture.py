@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw slides with the outline of their true tumour, each beside its map with the outline of what is called tumour.
 
-Usage: demo_picture.py FOLDER PICTURE.png SLIDE...; in FOLDER lie `slides`, `truth` (masks) and `map`.
+Usage: demo_picture.py FOLDER PICTURE.png SLIDE...; in FOLDER lie `slides`, `truth` and `map`.
 """
 
 import sys
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from wsiseg import Heatmap
+from wsiseg.annotations.truth import Reading, open_truth, truth_files
 from wsiseg.pages.pictures import INK, colored, rim
 from wsiseg.slides.slide import Slide
 
 WIDTH, GAP, LINE, COLORS = 620, 10, 3, 256
 TRUTH, UNKNOWN, OPACITY = (0, 230, 118), (150, 150, 150), 0.6
-TUMOR_LABEL, UNKNOWN_LABEL = 2, 3
+TUMOR_LABEL, UNKNOWN_LABEL, HALF = 2, 3, 0.5
 
 Pixels = NDArray[np.uint8]
 
@@ -29,9 +30,10 @@ def drawn(folder: Path, name: str) -> Image.Image:
         size = (WIDTH, round(WIDTH * slide.size_px[1] / slide.size_px[0]))
         picture = Image.fromarray(slide.overview(slide.mpp[0]).image).resize(size, Image.Resampling.BOX)
         scale = slide.size_px[0] / WIDTH
-    truth = Image.open(folder / "truth" / f"{name}.png").convert("L").resize(size, Image.Resampling.NEAREST)
+    (path,) = truth_files(folder / "truth")[name]
+    share, _ = open_truth(path, heatmap.slide, Reading()).covered(*(np.arange(side + 1) * scale for side in size))
     left = np.array(picture)
-    left[rim(np.asarray(truth) > 0, LINE)] = TRUTH
+    left[rim(share >= HALF, LINE)] = TRUTH
     pair = Image.new("RGB", (2 * WIDTH + GAP, size[1]), "white")
     pair.paste(Image.fromarray(left), (0, 0))
     pair.paste(Image.fromarray(mapped(np.array(picture), heatmap, scale)), (WIDTH + GAP, 0))
