@@ -5,7 +5,7 @@
 - `stain`: on the tiles of a cohort's split, what random changes of the stains do to the AUC of tiles;
 - `um_per_px`: how far maps of the same tissue at other pixel sizes differ;
 - `no_tissue`: the highest probability on images of glass, pen and blank background;
-- `unknown`: whether slides are told to be unlike the tissue of training.
+- `unknown`: what share of the tissue of slides is unlike that of training, and of what is called tumour in the rest.
 
 Intervals are over resampled tiles, or over resampled slides.
 
@@ -30,7 +30,6 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.mathematics.metrics import Pixels, auc, curve
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.prediction import predict
-from wsiseg.prediction.cautions import unknown
 from wsiseg.slides.slide import Slide
 from wsiseg.training.augment import Changes
 from wsiseg.training.slides import LabelledSlide, labelled_slides, tile_truths
@@ -132,13 +131,10 @@ def of_pixel_sizes(model: Path, slides: list[LabelledSlide]) -> dict[str, Any]:
 
 
 def of_unknown(path: Path, model: Path, mpp: str | None) -> dict[str, Any]:
-    """Tell whether a slide is warned of."""
+    """Return the shares of the tissue of a slide that are unknown and tumour."""
     heatmap = predict(path, model, slide_mpp=float(mpp) if mpp else None)
-    known = heatmap.run.get("known_tissue", ())
-    return {
-        "unknown": bool(unknown(heatmap)),
-        **({key: known[0][key] for key in ("distance", "limit")} if known else {}),
-    }
+    tissue = max(1, int(heatmap.tissue.sum()))
+    return {"unknown": round(heatmap.unknown_share or 0, 4), "tumor": round(int(heatmap.tumor.sum()) / tissue, 4)}
 
 
 def no_tissue(model: ModelFile) -> dict[str, float]:

@@ -16,6 +16,7 @@ from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
 from wsiseg.evaluation.pictures import COLORS, JudgedPicture, error_pixels, map_pixels, truth_pixels
 from wsiseg.pages.drawing import Drawing, Polyline, Rectangle, Text
+from wsiseg.pages.pictures import DARK, LIGHT
 from wsiseg.pages.plots import Line, plot, thinned
 
 
@@ -126,9 +127,10 @@ def test_a_cohort_without_tumour_still_makes_a_page(tmp_path: Path) -> None:
         assert page.console() == []
 
 
-def picture(values: Any, share: Any, ignored: Any = None) -> JudgedPicture:
+def picture(values: Any, share: Any, ignored: Any = None, unknown: Any = None) -> JudgedPicture:
     left_out = np.zeros(np.shape(values)) if ignored is None else ignored
-    return JudgedPicture(*(np.array(one, np.float32) for one in (values, share, left_out)))
+    unknown = np.where(np.isnan(values), np.nan, 0) if unknown is None else unknown
+    return JudgedPicture(*(np.array(one, np.float32) for one in (values, unknown, share, left_out)))
 
 
 def test_error_pictures_tell_hits_misses_and_false_alarms_apart() -> None:
@@ -151,6 +153,13 @@ def test_what_is_left_out_is_hatched_in_every_picture() -> None:
         hatch = {tuple(pixel) for row in pixels[:, 2:] for pixel in row}
         assert hatch == {COLORS["left out"], (255, 255, 255)}
         assert not {tuple(pixel) for row in pixels[:, :2] for pixel in row} & hatch
+
+
+def test_what_is_unknown_is_neither_hit_nor_miss_and_its_truth_is_shown() -> None:
+    shown = picture(np.full((6, 6), 0.9), np.tile([0, 0, 0, 1, 1, 1], (6, 1)), unknown=np.ones((6, 6)))
+    for pixels in (map_pixels(shown), error_pixels(shown, 0.5)):
+        assert {tuple(pixel) for row in pixels for pixel in row} == {DARK, LIGHT}
+    assert {tuple(pixel) for pixel in truth_pixels(shown)[0]} == {COLORS["rest"], COLORS["hit"]}
 
 
 def test_a_drawing_is_the_same_as_svg_and_as_png(tmp_path: Path) -> None:

@@ -93,8 +93,8 @@ def test_a_mistyped_measure_is_named_before_anything_is_read(folder: Path, name:
             report_of(folder, predictions=(maps,), **{option: (f"{name}=0.5",)})
 
 
-@pytest.mark.parametrize("name", ["brier", "with_background.brier", "site.colon.brier",
-                                  "tumor_area.mean_absolute_error_mm2"])  # fmt: skip
+@pytest.mark.parametrize("name", ["brier", "with_background.brier", "site.colon.brier", "wrong_share",
+                                  "mean_per_slide.wrong_share", "tumor_area.mean_absolute_error_mm2"])  # fmt: skip
 def test_where_lower_is_better_the_limit_is_the_highest_value(folder: Path, name: str) -> None:
     met = report_of(folder, fail_over=(f"{name}=1e6",))
     assert (met.unmet, met.gates[0].most) == ((), 1e6)

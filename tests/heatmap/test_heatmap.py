@@ -2,8 +2,9 @@
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from PIL import Image
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
+from wsiseg.annotations.truth import Reading, open_truth
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.viewer import overlay
 from wsiseg.run.errors import WsisegError
@@ -40,11 +42,16 @@ FACTS = SlideFacts(
 )
 
 
+NONE = np.zeros((), np.bool_)
+
+
 def heatmap(rows: int = 147, columns: int = 205, seed: int = 0, **fields: Any) -> Heatmap:
     random = np.random.default_rng(seed)
     values = random.random((rows, columns)).astype(np.float32)
     values[random.random((rows, columns)) < 0.3] = np.nan
-    return Heatmap(**{"probabilities": values, "cell_um": 112.0, "slide": FACTS, "threshold": 0.4, **fields})
+    unknown = random.random((rows, columns)) < 0.2
+    usual = {"probabilities": values, "unknown": unknown, "cell_um": 112.0, "slide": FACTS, "threshold": 0.4}
+    return Heatmap(**{**usual, **fields})
 
 
 def attributes(path: Path, ngff: str) -> dict[str, Any]:
@@ -80,8 +87,9 @@ def test_saving_and_opening_gives_the_same_heatmap(tmp_path: Path, ngff: Any) ->
     saved = heatmap(model={"name": "m", "sha256": "ab"}, run={"map": "tile"}, version="1.2.3")
     saved.save(tmp_path / "a.ome.zarr", ngff)
     opened = Heatmap.open(tmp_path / "a.ome.zarr")
-    np.testing.assert_array_equal(opened.probabilities, saved.probabilities)
-    assert replace(opened, probabilities=saved.probabilities) == saved
+    for one in fields(Heatmap):
+        np.testing.assert_equal(getattr(opened, one.name), getattr(saved, one.name))
+    assert attributes(tmp_path / "a.ome.zarr", ngff)["wsiseg"]["unknown_share"] == saved.unknown_share
 
 
 @pytest.mark.parametrize(("ngff", "image"), [("0.4", Image04), ("0.5", Image05)])
@@ -144,13 +152,14 @@ def test_ome_zarrs_own_reader_puts_the_corners_of_the_slide_into_the_corner_cell
                 np.testing.assert_array_less(np.abs(cells - [0, level.shape[axis] - 1]), 0.5 + 1e-9)
 
 
-def test_labels_tell_background_tissue_and_tumor(tmp_path: Path) -> None:
+def test_labels_tell_background_tissue_tumor_and_unknown(tmp_path: Path) -> None:
     saved = heatmap()
     saved.save(tmp_path / "a.ome.zarr")
     labels = zarr.open_group(tmp_path / "a.ome.zarr", mode="r")["labels/segmentation/0"][0]  # type: ignore[index]  # zarr: Array | Group
-    seen = ~np.isnan(saved.probabilities)
+    seen, known = ~np.isnan(saved.probabilities), ~saved.unknown
     np.testing.assert_array_equal(labels == 0, ~seen)
-    np.testing.assert_array_equal(labels == 2, seen & (np.nan_to_num(saved.probabilities) >= 0.4))
+    np.testing.assert_array_equal(labels == 2, seen & known & (np.nan_to_num(saved.probabilities) >= 0.4))
+    np.testing.assert_array_equal(labels == 3, saved.unknown)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.1, 0.0, 1.0])
@@ -161,7 +170,7 @@ def test_a_cell_at_the_threshold_is_tumour_and_the_next_number_below_is_not(tmp_
     values[1, 1:3] = at, max(np.nextafter(at, np.float32(-1)), np.float32(0))
     is_tumor = np.nan_to_num(values, nan=-1) >= at
     slide = replace(FACTS, size_px=(4 * 224, 3 * 224), mpp=(0.5, 0.5))
-    made = heatmap(probabilities=values, slide=slide, threshold=threshold)
+    made = heatmap(probabilities=values, unknown=NONE, slide=slide, threshold=threshold)
     np.testing.assert_array_equal(made.tumor, is_tumor)
     np.testing.assert_array_equal(made.labels, np.where(np.isnan(values), 0, 1) + is_tumor)
     made.save(tmp_path / "a.ome.zarr")
@@ -176,6 +185,71 @@ def test_a_cell_at_the_threshold_is_tumour_and_the_next_number_below_is_not(tmp_
     np.testing.assert_array_equal(inked, is_tumor)
 
 
+states = st.tuples(
+    arrays(np.float32, (3, 4), elements=st.one_of(st.just(np.nan), st.floats(0, 1, width=32))),
+    arrays(np.bool_, (3, 4)),
+)
+
+
+@given(states, st.floats(0, 1), st.floats(0, 1))
+def test_states_part_the_tissue_and_no_threshold_changes_what_is_unknown(
+    made: tuple[np.ndarray, np.ndarray], threshold: float, other: float
+) -> None:
+    values, unknown = made
+    found = heatmap(probabilities=values, unknown=unknown, threshold=threshold)
+    again = replace(found, threshold=other)
+    np.testing.assert_array_equal(found.unknown, unknown & ~np.isnan(values))
+    np.testing.assert_array_equal(again.unknown, found.unknown)
+    for one in (found, again):
+        parts = (~one.tissue, one.judged & ~one.tumor, one.tumor, one.unknown)
+        np.testing.assert_array_equal(np.sum(parts, 0), np.ones((3, 4)))
+        np.testing.assert_array_equal(one.labels, np.argmax(parts, 0))
+    turned = heatmap(probabilities=values.T, unknown=unknown.T, threshold=threshold)
+    np.testing.assert_array_equal(turned.labels, found.labels.T)
+    assert turned.warnings == found.warnings
+
+
+@given(states, st.floats(0, 1))
+def test_outlines_read_as_truth_give_tumour_where_it_is_and_leave_out_what_is_unknown(
+    made: tuple[np.ndarray, np.ndarray], threshold: float
+) -> None:
+    slide = replace(FACTS, size_px=(4 * 224, 3 * 224), mpp=(0.5, 0.5))
+    found = heatmap(probabilities=made[0], unknown=made[1], slide=slide, threshold=threshold)
+    collection = found.to_geojson()
+    classes = {one["properties"]["classification"]["name"] for one in collection["features"]}
+    is_there = {"Tumor": found.tumor.any(), "Unknown": found.unknown.any(), "Tissue": found.tissue.any()}
+    assert classes == {name for name, is_it in is_there.items() if is_it}
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "a.geojson")
+        path.write_text(json.dumps(collection))
+        tumor, ignored = open_truth(path, slide, Reading()).covered(*found.edges())
+    np.testing.assert_allclose(tumor / 224**2, found.tumor, atol=1e-6)
+    np.testing.assert_allclose(ignored / 224**2, found.unknown, atol=1e-6)
+
+
+@pytest.mark.parametrize(("unknown", "is_suspect"), [(10, False), (11, True)])
+def test_from_a_quarter_of_unknown_tissue_on_the_map_warns_wherever_it_goes(
+    tmp_path: Path, unknown: int, *, is_suspect: bool
+) -> None:
+    values = np.linspace(0, 1, 44, dtype=np.float32).reshape(4, 11)
+    mask = np.arange(44).reshape(4, 11) < unknown
+    made = heatmap(probabilities=values, unknown=mask)
+    made.save(tmp_path / "a.ome.zarr")
+    stored = attributes(tmp_path / "a.ome.zarr", "0.4")["wsiseg"]
+    told = [one["properties"]["metadata"].get("warning", "") for one in made.to_geojson()["features"]]
+    assert stored["warnings"] == list(made.warnings)
+    assert stored["unknown_mm2"] == pytest.approx(unknown * made.cell_mm2, abs=1e-6)
+    for text in (*told, "".join(made.warnings)):
+        assert ("25% of the tissue could not be judged" in text) == is_suspect
+
+
+def test_a_model_that_knows_nothing_of_a_slide_says_so_and_calls_none_of_it_normal() -> None:
+    made = heatmap(unknown=np.ones((147, 205), np.bool_))
+    assert (made.unknown_share, int(made.tumor.sum()), made.largest_focus_mm2) == (1.0, 0, 0.0)
+    assert "100% of the tissue could not be judged" in made.warnings[0]
+    assert heatmap(probabilities=np.full((147, 205), np.nan)).unknown_share is None
+
+
 def test_no_area_is_stated_where_nobody_knows_the_size_of_a_pixel() -> None:
     made = heatmap(3, 4, slide=replace(FACTS, mpp_source=ASSUMED))
     assert all("area mm2" not in one["properties"]["measurements"] for one in made.to_geojson()["features"])
@@ -183,7 +257,8 @@ def test_no_area_is_stated_where_nobody_knows_the_size_of_a_pixel() -> None:
 
 @given(values=arrays(np.float32, (3, 4), elements=st.floats(0, 1, width=32)), threshold=st.floats(0, 1))
 def test_areas_in_the_outlines_are_those_of_the_cells(values: np.ndarray, threshold: float) -> None:
-    made = heatmap(3, 4, probabilities=values, slide=replace(FACTS, size_px=(4 * 224, 3 * 224), mpp=(0.5, 0.5)))
+    slide = replace(FACTS, size_px=(4 * 224, 3 * 224), mpp=(0.5, 0.5))
+    made = heatmap(3, 4, probabilities=values, unknown=NONE, slide=slide)
     features = made.to_geojson(threshold)["features"]
     tumor = sum(f["properties"]["measurements"]["area mm2"] for f in features if f["properties"]["name"] != "tissue")
     assert tumor == pytest.approx((values >= threshold).sum() * made.cell_mm2, abs=1e-5)
@@ -191,7 +266,7 @@ def test_areas_in_the_outlines_are_those_of_the_cells(values: np.ndarray, thresh
 
 def test_outlines_count_from_the_bounds_where_the_slide_has_them() -> None:
     slide = replace(FACTS, bounds_px=(1000, 2000, 500, 500))
-    made = heatmap(2, 2, probabilities=np.ones((2, 2), np.float32), slide=slide)
+    made = heatmap(2, 2, probabilities=np.ones((2, 2), np.float32), unknown=NONE, slide=slide)
     cropped = made.to_geojson()["features"][0]["geometry"]["coordinates"][0]
     whole = made.to_geojson(crop_to_bounds=False)["features"][0]["geometry"]["coordinates"][0]
     assert np.min(whole, 0).tolist() == [0, 0]
@@ -210,6 +285,7 @@ def test_resampling_to_smaller_cells_repeats_and_back_is_the_same() -> None:
     fine = made.resample(28.0)
     assert fine.shape == (-(-32914 * 0.499 // 28), -(-46000 * 0.499 // 28))
     np.testing.assert_array_equal(fine.resample(112.0).probabilities, made.probabilities)
+    np.testing.assert_array_equal(fine.resample(112.0).labels, made.labels)
 
 
 def test_a_folder_that_is_no_heatmap_is_refused_by_name(tmp_path: Path) -> None:

@@ -19,19 +19,23 @@ def slide_facts(width: int, height: int, mpp: float = 0.5, bounds: Bounds | None
     return SlideFacts("a.svs", "f", (width, height), (mpp, mpp), "user", {}, bounds, "generic", icc_present=False)
 
 
-def write_map(path: Path, values: NDArray[Any], cell_px: float = 10.0, **slide: Any) -> Heatmap:
+def write_map(
+    path: Path, values: NDArray[Any], cell_px: float = 10.0, unknown: NDArray[Any] | None = None, **slide: Any
+) -> Heatmap:
     """Write a heatmap whose last cells reach a little beyond the slide.
 
     Args:
         path: The folder to write, which ends in `.ome.zarr`.
         values: [rows, columns], NaN where nobody looked.
         cell_px: Side of a cell in level-0 pixels.
+        unknown: bool[rows, columns], the cells that were not judged; none where it is not given.
         **slide: Arguments of `slide_facts` in place of the usual ones.
     """
     rows, columns = values.shape
     size = (round(columns * cell_px - 0.3 * cell_px), round(rows * cell_px - 0.4 * cell_px))
     facts = slide_facts(*slide.pop("size", size), **slide)
-    heatmap = Heatmap(values.astype(np.float32), cell_px * facts.mpp[0], facts)
+    unknown = np.zeros(values.shape, np.bool_) if unknown is None else unknown
+    heatmap = Heatmap(values.astype(np.float32), cell_px * facts.mpp[0], facts, unknown=unknown)
     heatmap.save(path)
     return heatmap
 

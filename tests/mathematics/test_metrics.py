@@ -67,6 +67,7 @@ def test_measures_at_a_threshold_equal_those_of_scikit_learn(case: Case, thresho
         "f1": sklearn_metrics.f1_score(**arguments),
         "dice": sklearn_metrics.f1_score(**arguments),
         "iou": sklearn_metrics.jaccard_score(**arguments),
+        "wrong_share": 1 - sklearn_metrics.accuracy_score(**arguments),
     }
     assert {name: float(value) for name, value in found.items()} == pytest.approx(expected, abs=1e-12, nan_ok=True)
 

@@ -7,17 +7,21 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsiseg.pages.pictures import INK, colored, heatmap_picture
+from wsiseg.pages.pictures import DARK, INK, LIGHT, colored, heatmap_picture
 
 SIDE, LEFT, TOP, GAP, OPACITY = 800, 12, 38, 12, 0.55
 
 
 def halves(
-    path: Path, cells: NDArray[np.float32], extent: tuple[float, float] = (4, 4)
+    path: Path,
+    cells: NDArray[np.float32],
+    extent: tuple[float, float] = (4, 4),
+    unknown: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.uint8], ...]:
     """Draw the map of a slide of even grey; give what is left and what is right of the gap."""
     thumbnail = np.full((SIDE, SIDE, 3), 200, np.uint8)
-    heatmap_picture(path, thumbnail, cells, extent, threshold=0.5, title="slide", notes=["a note"])
+    unknown = np.zeros(cells.shape, np.bool_) if unknown is None else unknown
+    heatmap_picture(path, thumbnail, cells, unknown, extent, threshold=0.5, title="slide", notes=["a note"])
     with Image.open(path) as image:
         pixels = np.asarray(image)
     begin = LEFT + SIDE + GAP
@@ -47,6 +51,17 @@ def test_cells_are_coloured_where_somebody_looked_and_tumour_is_outlined(tmp_pat
 def test_a_cell_at_the_threshold_is_outlined(tmp_path: Path, value: float, *, is_tumor: bool) -> None:
     _, mapped = halves(tmp_path / "map.png", np.full((4, 4), value, np.float32))
     assert (mapped == INK).all(-1).any() == is_tumor
+
+
+def test_what_is_unknown_is_hatched_whatever_its_probability(tmp_path: Path) -> None:
+    cells = np.full((4, 4), 0.9, np.float32)
+    cells[0] = np.nan
+    unknown = np.tile([False, True, True, False], (4, 1)) & ~np.isnan(cells)
+    _, mapped = halves(tmp_path / "map.png", cells, unknown=unknown)
+    hatched = (mapped == DARK).all(-1) | (mapped == LIGHT).all(-1)
+    np.testing.assert_array_equal(hatched, unknown.repeat(200, 0).repeat(200, 1))
+    assert 0.3 < (mapped[hatched] == DARK).all(-1).mean() < 0.5
+    assert (mapped == INK).all(-1)[500, [0, 199, 600, 799]].all(), "the outline goes round it"
 
 
 def test_cells_that_reach_beyond_the_slide_are_cut(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ _NAMES: dict[Meaning, str] = {
     " tumor area, tumor cells, tumor epithelium, tumor region, tumor tissue",
     "hole": "_2, benign, exclude, excluded, exclusion, healthy, hole, negative, no tumor, non tumor, nontumor, normal,"
     " normal tissue, not tumor",
-    "ignored": "ignore, ignore*, ignored",
+    "ignored": "ignore, ignore*, ignored, unknown",
     "other": "adipose, artefact, artifact, background, blood, connective tissue, fat, glass, immune, immune cells,"
     " inflammation, lymphocytes, mucin, mucosa, mucus, muscle, necrosis, other, pen, region*, stroma, tissue",
 }

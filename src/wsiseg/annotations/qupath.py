@@ -1,7 +1,8 @@
 """Outlines of a tumour map as the GeoJSON features that QuPath takes.
 
 Keys: https://qupath.readthedocs.io/en/stable/docs/advanced/exporting_annotations.html (GeoJSON). One feature a focus,
-one for all tissue. Text is made polygon by polygon, so that large files are never held as a whole.
+one for all that is unknown, one for all tissue. Text is made polygon by polygon, so that large files are never held as
+a whole.
 """
 
 import json
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from wsiseg.annotations.dissolved import labelled_outlines, outlines
 
-_TUMOR, _TISSUE = {"name": "Tumor", "color": [200, 0, 0]}, {"name": "Tissue", "color": [0, 114, 178]}
+_TUMOR = {"name": "Tumor", "color": [200, 0, 0]}
+_UNKNOWN, _TISSUE = {"name": "Unknown", "color": [128, 128, 128]}, {"name": "Tissue", "color": [0, 114, 178]}
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,23 @@ def collection_text(found: Iterable[Feature]) -> Iterator[str]:
 
 
 def features(
-    values: NDArray[np.float32], threshold: float, frame: Frame, metadata: dict[str, str]
+    values: NDArray[np.float32],
+    unknown: NDArray[np.bool_],
+    threshold: float,
+    frame: Frame,
+    metadata: dict[str, str],
 ) -> Iterator[Feature]:
-    """Outline the foci of a tumour map, the largest first, and then its tissue.
+    """Outline the foci of a tumour map, the largest first, then what is unknown, and then all its tissue.
 
     Args:
         values: float32[rows, columns], probabilities, NaN where nobody looked.
-        threshold: A cell at or above it is tumour.
+        unknown: bool[rows, columns], the cells that were not judged.
+        threshold: A judged cell at or above it is tumour.
         frame: Where the cells lie.
         metadata: What every feature says of its origin.
     """
     seen = ~np.isnan(values)
-    tumor = seen & (np.nan_to_num(values, nan=-1.0) >= threshold)
+    tumor = seen & ~unknown & (np.nan_to_num(values, nan=-1.0) >= threshold)
     foci, labels = labelled_outlines(tumor, frame.cell_px, frame.corner_px)
     numbers = labels[tumor]
     means = np.bincount(numbers, values[tumor]) / np.maximum(np.bincount(numbers), 1)
@@ -99,9 +106,10 @@ def features(
         parts = _parts(foci[number])
         if parts:
             yield Feature(_properties(f"tumor p>={threshold:.2f}", _TUMOR, measured, metadata), parts)
-    tissue = outlines(seen, frame.cell_px, frame.corner_px)
-    if tissue:
-        yield Feature(_properties("tissue", _TISSUE, frame.measured(*tissue), metadata), tissue)
+    for name, classification, mask in (("unknown", _UNKNOWN, unknown), ("tissue", _TISSUE, seen)):
+        found = outlines(mask, frame.cell_px, frame.corner_px)
+        if found:
+            yield Feature(_properties(name, classification, frame.measured(*found), metadata), found)
 
 
 def _properties(

@@ -171,6 +171,8 @@ def _outcome(record: SlideRecord) -> str:
         parts.append(f"{record.tissue_mm2:.1f} mm2 of tissue")
     if record.tumor_share is not None:
         parts.append(f"{record.tumor_share:.0%} tumour")
+    if record.unknown_share:
+        parts.append(f"{record.unknown_share:.0%} unknown")
     if record.tiles:
         parts.append(f"{record.tiles} {'tiles' if record.tumor_mm2 is None else 'cells'}")
     return ", ".join([*parts, f"{record.seconds:.1f} s"])

@@ -37,8 +37,9 @@ class Compared:
         row: What the cohort says of it.
         threshold: The heatmap's own.
         mpp: Micrometers per level-0 pixel along x and y; None where nobody knows.
-        tissue: The cells that were looked at, weights in level-0 pixels.
+        tissue: The cells that were judged, weights in level-0 pixels.
         background: Level-0 pixels of tumour and of the rest where nobody looked.
+        unknown: Level-0 pixels of tumour and of the rest in unknown tissue, which no measure is about.
         picture: For people, where one was asked for.
         lesions: Single lesions and detections, where they were asked for.
         notes: What a person should know.
@@ -49,6 +50,7 @@ class Compared:
     mpp: tuple[float, float] | None
     tissue: Pixels
     background: tuple[float, float]
+    unknown: tuple[float, float]
     picture: JudgedPicture | None
     lesions: Lesions | None
     notes: tuple[str, ...]
@@ -56,7 +58,7 @@ class Compared:
     @property
     def truth_px(self) -> float:
         """Level-0 pixels of tumour on the whole slide."""
-        return float(self.tissue.positive.sum(dtype=np.float64)) + self.background[0]
+        return float(self.tissue.positive.sum(dtype=np.float64)) + self.background[0] + self.unknown[0]
 
     def called_px(self, threshold: float) -> float:
         """Return the level-0 pixels at or above a threshold."""
@@ -214,17 +216,20 @@ def _compared(
     tumor, rest = (np.where(area > _NOISE * cells, area, 0) for area in (tumor, cells - tumor - ignored))
     if not (tumor.any() or rest.any()):
         raise WsisegError(f"{row.slide}: nothing of it is left to measure", "see --roi and --ignore-class")
-    looked = heatmap.tissue
-    counted = looked & (tumor + rest > 0)
+    counted = heatmap.judged & (tumor + rest > 0)
+    background, unknown = (
+        (float(tumor[cells].sum()), float(rest[cells].sum())) for cells in (~heatmap.tissue, heatmap.unknown)
+    )
     return Compared(
         row=row,
         threshold=heatmap.threshold,
         mpp=None if heatmap.slide.mpp_source == ASSUMED else heatmap.slide.mpp,
         tissue=Pixels.of(heatmap.probabilities[counted], *(one[counted].astype(np.float32) for one in (tumor, rest))),
-        background=(float(tumor[~looked].sum()), float(rest[~looked].sum())),
-        picture=picture_of(heatmap.probabilities, tumor / cells, ignored / cells) if config.out else None,
+        background=background,
+        unknown=unknown,
+        picture=picture_of(heatmap, tumor / cells, ignored / cells) if config.out else None,
         lesions=find_lesions(heatmap, truth.tumor, ignored / cells) if config.froc else None,
-        notes=notes,
+        notes=notes + heatmap.warnings,
     )
 
 

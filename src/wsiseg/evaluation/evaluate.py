@@ -157,10 +157,12 @@ def _report(config: EvaluateConfig, scope: Scope, run: ComparedRun, chosen: Sequ
         "per_split": _groups(judged.values(), run.expected, judging, lambda row: row.split),
     }
     has_cases = any(one.row.case != one.row.slide for one in chosen)
+    headline = measures.group_measures(main, judging, len(wanted))
     return Report(
         run=str(run.place),
         split=scope.split,
-        **measures.group_measures(main, judging, len(wanted)),
+        **headline,
+        unknown_share=headline[MODES[0]]["unknown_share"],
         **groups,
         slide_auc=measures.slide_auc(chosen, judging),
         tumor_area=measures.tumor_area(chosen, judging),
@@ -242,6 +244,8 @@ def _with_measures(record: SlideRecord, judged: Judged | None, judging: Judging)
         "mpp": one.mpp,
         "tumor_mm2": mm2 and one.called_px(judging.threshold) * mm2,
         "truth_mm2": mm2 and one.truth_px * mm2,
+        "unknown_mm2": mm2 and sum(one.unknown) * mm2,
+        "unknown_share": number(judged.measures[MODES[0]]["unknown_share"]),
         **{mode: {name: number(value) for name, value in judged.measures[mode].items()} for mode in MODES},
     }
     return record.model_copy(update=fields)

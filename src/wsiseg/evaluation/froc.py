@@ -3,7 +3,8 @@
 The constants are those of the CAMELYON16 challenge: outlines closer than 75 um are one lesion; lesions no longer than
 275 um (isolated tumour cells) count neither as found nor as missed; the score is the mean sensitivity at 1/4, 1/2, 1,
 2, 4 and 8 false alarms a slide. A heatmap has no single detections, so each local maximum is one: a cell that no cell
-within 75 um exceeds. It finds the lesions that the cell touches.
+within 75 um exceeds. It finds the lesions that the cell touches. In unknown tissue there is no detection, and a lesion
+that lies in it by half or more counts neither as found nor as missed.
 """
 
 from collections.abc import Sequence
@@ -14,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.annotations.coverage import Area
+from wsiseg.annotations.dissolved import outlines as outlines_of
 from wsiseg.heatmap.heatmap import Heatmap
 
 REACH_UM = 75.0
 ISOLATED_UM = 275.0
-_LEFT_OUT = 0.5
+_HALF = 0.5
 _DETAIL_UM = 2.0  # finer detail of an outline cannot matter at the reach above
 FALSE_ALARMS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False alarms a slide at which the sensitivity is read."""
@@ -33,10 +35,12 @@ class Lesions:
     Attributes:
         found: float64[lesions], the highest score of a detection in each lesion; -1 where there is none.
         false_alarms: float64[n], the scores of the detections in no lesion.
+        unjudged: How many further lesions lie in unknown tissue.
     """
 
     found: Floats
     false_alarms: Floats
+    unjudged: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,9 @@ def find_lesions(heatmap: Heatmap, tumor: Area, ignored_share: Floats) -> Lesion
     found = np.full(len(lesions), -1.0)
     np.maximum.at(found, lesion, scores[which])
     alarms = np.delete(scores, which)
-    return Lesions(found[counted], alarms)
+    unknown = shapely.union_all(outlines_of(heatmap.unknown, heatmap.cell_level0))
+    judged = shapely.area(shapely.intersection(lesions, unknown)) < _HALF * shapely.area(lesions)
+    return Lesions(found[counted & judged], alarms, int(np.count_nonzero(counted & ~judged)))
 
 
 def froc(slides: Sequence[Lesions]) -> Froc | None:
@@ -113,13 +119,13 @@ def _detections(heatmap: Heatmap, ignored_share: Floats) -> tuple[NDArray[Any], 
     import shapely  # noqa: PLC0415  heavy: only where lesions are looked for
     from scipy import ndimage  # noqa: PLC0415  heavy: only where lesions are looked for
 
-    values = np.nan_to_num(heatmap.probabilities, nan=0.0)
+    values = np.where(heatmap.judged, heatmap.probabilities, 0)
     window = 2 * max(1, round(REACH_UM / heatmap.cell_um)) + 1
     peaks = (values > 0) & (values == ndimage.maximum_filter(values, window))
     labels, count = ndimage.label(peaks, structure=np.ones((3, 3)))
     _, first = np.unique(labels, return_index=True)
     rows, columns = np.unravel_index(first[-count:] if count else first[:0], values.shape)
-    counted = ignored_share[rows, columns] < _LEFT_OUT
+    counted = ignored_share[rows, columns] < _HALF
     rows, columns = rows[counted], columns[counted]
     x_edges, y_edges = heatmap.edges()
     boxes = shapely.box(x_edges[columns], y_edges[rows], x_edges[columns + 1], y_edges[rows + 1])

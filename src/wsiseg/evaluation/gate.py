@@ -26,20 +26,24 @@ _MOST_SUMMARY_BYTES = 1_000_000  # under GitHub's 1 MiB
 _MOST_ANNOTATIONS = 10
 _HIGHER, _LOWER, _EITHER = 1, -1, 0  # is better
 _GROUPS = {"site": "per_site", "split": "per_split", "location": "per_location"}
-_SHARES = dict.fromkeys(
-    ("auc", "average_precision", "precision", "recall", "specificity", "f1", "dice", "iou"), _HIGHER
-)
+_OVER_ALL = dict.fromkeys(("auc", "average_precision"), _HIGHER)
+_AT = {**dict.fromkeys(("precision", "recall", "specificity", "f1", "dice", "iou"), _HIGHER), "wrong_share": _LOWER}
+_UNKNOWN = dict.fromkeys(("unknown_share", "unknown_tumor_share", "unknown_other_share"), _LOWER)
 _BLOCK = {
-    **_SHARES,
+    **_OVER_ALL,
+    **_AT,
     "brier": _LOWER,
     **dict.fromkeys(("slides", "cases"), _HIGHER),
     **dict.fromkeys(("tumor_px", "other_px"), _EITHER),
 }
-_NESTED = {
-    f"{table}.{name}": better
-    for table in ("mean_per_slide", "at.option", "at.validation", "at.model", "at.best")
-    for name, better in _SHARES.items()
-    if table == "mean_per_slide" or name not in {"auc", "average_precision"}
+_OF_SLIDES = {
+    **_UNKNOWN,
+    **{f"mean_per_slide.{name}": better for name, better in (_OVER_ALL | _AT | _UNKNOWN).items()},
+    **{
+        f"at.{name}.{measure}": better
+        for name in ("option", "validation", "model", "best")
+        for measure, better in _AT.items()
+    },
 }
 _WHOLE = {
     "slide_auc": _HIGHER,
@@ -70,7 +74,7 @@ def measures_of_slides(groups: Mapping[str, Iterable[str]], *, with_lesions: boo
         with_lesions: Lesions are looked for.
     """
     places = [("", ()), *((f"{kind}.{name}.", (_GROUPS[kind], name)) for kind in groups for name in groups[kind])]
-    found = {name: named for prefix, path in places for name, named in _block(prefix, path, _BLOCK | _NESTED)}
+    found = {name: named for prefix, path in places for name, named in _block(prefix, path, _BLOCK | _OF_SLIDES)}
     whole = _WHOLE | (_LESIONS if with_lesions else {})
     # The last key of a sensitivity holds a dot itself, as in 0.25.
     return found | {name: Named(tuple(name.split(".", 2)), better) for name, better in whole.items()}

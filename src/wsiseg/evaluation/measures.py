@@ -76,7 +76,11 @@ class Judged:
         """Measure a slide."""
         tissue = metrics.curve([one.tissue], [threshold])
         curves = dict(zip(MODES, (tissue, tissue.with_zeros(*one.background)), strict=True))
-        found = {mode: metrics.measures(counts, threshold) for mode, counts in curves.items()}
+        unknown = np.array(one.unknown)
+        found = {
+            mode: metrics.measures(counts, threshold) | metrics.unknown_shares(counts, unknown)
+            for mode, counts in curves.items()
+        }
         return cls(one, {mode: {name: float(value) for name, value in one.items()} for mode, one in found.items()})
 
 
@@ -146,13 +150,18 @@ def _estimates(
 ) -> dict[str, dict[str, Estimate]]:
     """Estimate the pooled measures of a group, by mode and name."""
     resamples = judging.draw([one.row.case for one in slides])
-    background = resamples.total(np.array([one.background for one in slides]))
+    unknown = np.array([one.unknown for one in slides])
+    background, unknown_drawn = (
+        resamples.total(pixels) for pixels in (np.array([one.background for one in slides]), unknown)
+    )
     tissue = resamples.curve([one.tissue for one in slides], [judging.threshold])
     drawn = dict(zip(MODES, (tissue, tissue.with_zeros(background[:, 0], background[:, 1])), strict=True))
     estimates = {}
     for mode in MODES:
-        values = metrics.measures(curves[mode], judging.threshold)
-        again = metrics.measures(drawn[mode], judging.threshold)
+        values, again = (
+            metrics.measures(counts, judging.threshold) | metrics.unknown_shares(counts, not_judged)
+            for counts, not_judged in ((curves[mode], unknown.sum(0)), (drawn[mode], unknown_drawn))
+        )
         estimates[mode] = {name: Estimate(float(value), again[name]) for name, value in values.items()}
         estimates[mode]["brier"] = _brier(slides, resamples, mode)
     return estimates
@@ -161,7 +170,8 @@ def _estimates(
 def slide_auc(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
     """Tell tumour slides from normal ones by their highest-scoring tenth of tissue.
 
-    The label is the cohort's where it knows one, otherwise whether the truth holds tumour.
+    The label is the cohort's where it knows one, otherwise whether the truth holds tumour. Slides nothing of which was
+    judged have no score and are counted as `unjudged`.
     """
     items = [
         Pixels(np.array([metrics.slide_score(one.tissue)], np.float32), np.array([label]), np.array([1.0 - label]))
@@ -172,14 +182,14 @@ def slide_auc(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
     resamples = judging.draw([one.row.case for one in slides if len(one.tissue.scores)])
     value = float(metrics.auc(metrics.curve(items)))
     again = metrics.auc(resamples.curve(items)) if items else np.empty(0)
-    return {**Estimate(value, again).as_json(), "slides": len(items)}
+    return {**Estimate(value, again).as_json(), "slides": len(items), "unjudged": len(slides) - len(items)}
 
 
 def tumor_area(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
-    """Compare the called with the true tumour area of every slide, in mm2, where the pixel size is known."""
+    """Compare the called with the true tumour area of what was judged of every slide, in mm2, where that is known."""
     known = [one for one in slides if one.mpp is not None]
     mm2 = np.array([one.mpp[0] * one.mpp[1] / 1e6 for one in known if one.mpp is not None])
-    truth = np.array([one.truth_px for one in known]) * mm2
+    truth = np.array([one.truth_px - one.unknown[0] for one in known]) * mm2
     called = np.array([one.called_px(judging.threshold) for one in known]) * mm2
     resamples = judging.draw([one.row.case for one in known]) if known else Resamples(np.empty((0, 0)))
     errors = {"mean_error_mm2": called - truth, "mean_absolute_error_mm2": np.abs(called - truth)}
@@ -200,14 +210,18 @@ def reliability_table(slides: Sequence[Pixels]) -> dict[str, list[float | None]]
 
 
 def lesion_measures(slides: Sequence[Compared]) -> dict[str, Any] | None:
-    """Return the free-response ROC over slides with lesions; None where there are none."""
+    """Return the free-response ROC over slides with lesions; None where there are none.
+
+    Lesions that were not judged are neither found nor missed; where there are no others the score is None.
+    """
     lesions = [one.lesions for one in slides if one.lesions is not None]
     found = froc(lesions)
-    if found is None:
+    count, unjudged = sum(len(one.found) for one in lesions), sum(one.unjudged for one in lesions)
+    if not count + unjudged:
         return None
-    at = {f"{alarms:g}": found.at(alarms) for alarms in FALSE_ALARMS}
-    count = sum(len(one.found) for one in lesions)
-    return {"score": found.score, "sensitivity_at": at, "lesions": count, "slides": len(lesions)}
+    at = {f"{alarms:g}": found.at(alarms) for alarms in FALSE_ALARMS} if found else {}
+    score = found.score if found else None
+    return {"score": score, "sensitivity_at": at, "lesions": count, "unjudged": unjudged, "slides": len(lesions)}
 
 
 def _mean_per_slide(slides: Sequence[Judged], mode: str, judging: Judging) -> dict[str, Any]:

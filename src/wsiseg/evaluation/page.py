@@ -10,7 +10,7 @@ from typing import Any
 from wsiseg.evaluation.comparison import Compared
 from wsiseg.evaluation.measures import MODES
 from wsiseg.evaluation.metrics_file import Report, counted, figure, with_interval
-from wsiseg.evaluation.pictures import COLORS, data_address, error_pixels, map_pixels, truth_pixels
+from wsiseg.evaluation.pictures import KEYS, data_address, error_pixels, map_pixels, truth_pixels
 from wsiseg.evaluation.plots import NAMES, evaluation_plots, slider_counts
 from wsiseg.pages.page import cell, embedded, page, sortable_table, table
 from wsiseg.run.outputs import write_json, write_text
@@ -18,7 +18,9 @@ from wsiseg.run.record import SlideRecord
 
 _MOST_PICTURES = 200
 _GROUPS = {"per_location": "By location", "per_site": "By site", "per_split": "By split"}
-_SHOWN = ("auc", "average_precision", "precision", "recall", "specificity", "f1", "iou")
+_UNKNOWN = ("unknown_share", "unknown_tumor_share", "unknown_other_share")
+_SHOWN = ("auc", "average_precision", "precision", "recall", "specificity", "f1", "iou", "wrong_share", *_UNKNOWN)
+_HEADS_OF_UNKNOWN = ("unknown", "unknown of tumour", "unknown of the rest")
 _SLIDER = """
 const counts = JSON.parse(document.getElementById("counts").textContent);
 const slider = document.getElementById("threshold");
@@ -57,7 +59,7 @@ def write_evaluation(out: Path, report: Report, slides: Sequence[Compared]) -> N
 
 def slides_csv(records: Iterable[SlideRecord]) -> str:
     """Return one row a slide: what is known of it, its areas, its measures in both modes, and what went wrong."""
-    known = ("slide", "case", "label", "split", "site", "status", "truth_mm2", "tumor_mm2")
+    known = ("slide", "case", "label", "split", "site", "status", "truth_mm2", "tumor_mm2", "unknown_mm2")
     names = [f"{name}{ending}" for ending in ("", "_background") for name in _SHOWN]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -96,7 +98,8 @@ def _about(report: Report) -> str:
         counted = "which have no background."
     else:
         counted = (
-            "without background: the cells that the heatmap calls tissue; with background: every pixel of the slide."
+            "without background: the cells that the heatmap calls tissue; with background: every pixel of the slide; "
+            "both without unknown tissue, which was not judged."
         )
     return (
         f"Split: {report.split or 'all'}. {report.counted}, {counted} Tumour from {report.threshold.value:.3f} "
@@ -133,7 +136,8 @@ def _measures(report: Report) -> str:
     if report.slide_auc:
         rows.append(["AUC of whole slides", with_interval(report.slide_auc), ""])
     if report.froc:
-        rows.append(["free-response ROC score", figure(report.froc["score"]), ""])
+        unjudged = f"{report.froc['unjudged']} lesions unjudged"
+        rows.append(["free-response ROC score", figure(report.froc["score"]), unjudged])
     return table(["measure", *report.columns, "over"], [[*row, report.counted] for row in rows])
 
 
@@ -158,39 +162,44 @@ def _group(title: str, groups: Mapping[str, Any]) -> str:
         [
             escape(name),
             *(with_interval(group[mode][measure]) for mode in MODES for measure in ("auc", "f1")),
+            *(with_interval(group[MODES[0]][measure]) for measure in _UNKNOWN),
             counted(group[MODES[0]]),
         ]
         for name, group in groups.items()
     ]
     heads = [f"{measure}, {NAMES[mode]}" for mode in MODES for measure in ("AUC", "F1")]
-    return f"<h2>{title}</h2>" + table([title.removeprefix("By "), *heads, "over"], rows)
+    return f"<h2>{title}</h2>" + table([title.removeprefix("By "), *heads, *_HEADS_OF_UNKNOWN, "over"], rows)
 
 
 def _runs(report: Report) -> str:
     if not report.runs:
         return ""
+    shown = [*((mode, "auc") for mode in MODES), (MODES[0], _UNKNOWN[0])]
     rows = [
         [
             escape(run.run),
             *(
-                f"{figure(getattr(run, mode)['auc']['value'])} ({_signed(run.difference[mode]['auc'])})"
-                for mode in MODES
+                f"{figure(getattr(run, mode)[name]['value'])} ({_signed(run.difference[mode][name])})"
+                for mode, name in shown
             ),
             counted(run.without_background),
         ]
         for run in report.runs
     ]
-    heads = ["run", *(f"AUC {NAMES[mode]} (difference from the first)" for mode in MODES), "over"]
+    names = (*(f"AUC {NAMES[mode]}" for mode in MODES), "unknown")
+    heads = ["run", *(f"{name} (difference from the first)" for name in names), "over"]
     return "<h2>Further runs</h2>" + table(heads, rows)
 
 
 def _slides(records: Sequence[SlideRecord]) -> str:
-    heads = ["slide", "site", "AUC", "F1", "precision", "recall", "specificity", "truth mm2", "called mm2", "status"]
+    names = ("auc", "f1", "precision", "recall", "specificity", "wrong_share", "unknown_share")
+    heads = ["slide", "site", "AUC", "F1", "precision", "recall", "specificity", "wrong", "unknown"]
+    heads += ["truth mm2", "called mm2", "status"]
     rows = []
     for number, record in enumerate(records):
         fields = record.model_dump()
         measures = fields.get("without_background") or {}
-        figures = [measures.get(name) for name in ("auc", "f1", "precision", "recall", "specificity")]
+        figures = [measures.get(name) for name in names]
         areas = [fields.get("truth_mm2"), fields.get("tumor_mm2")]
         said = "; ".join(record.warnings) if record.error is None else record.error.message
         status = f"{record.status}: {said}" if said else record.status
@@ -206,7 +215,7 @@ def _slides(records: Sequence[SlideRecord]) -> str:
 def _pictures(records: Sequence[SlideRecord], slides: Sequence[Compared], threshold: float) -> Iterator[str]:
     """Show truth, map and error of the worst slides."""
     by_slide = {one.row.slide: one.picture for one in slides}
-    keys = "".join(f'<span class="key" style="background: rgb{color}"></span>{name}' for name, color in COLORS.items())
+    keys = "".join(f'<span class="key" style="background: {key}"></span>{name}' for name, key in KEYS.items())
     yield f'<h2>Pictures</h2><p class="small">Errors:{keys}</p>'
     for number, record in enumerate(records[:_MOST_PICTURES]):
         picture = by_slide.get(record.slide)

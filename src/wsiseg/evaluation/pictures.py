@@ -2,12 +2,14 @@
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.pages.page import picture_address
-from wsiseg.pages.pictures import colored
+from wsiseg.pages.pictures import KEY_OF_UNKNOWN, colored, hatch, is_line
 
 COLORS = {
     "hit": (0, 114, 178),
@@ -17,10 +19,16 @@ COLORS = {
     "left out": (128, 128, 128),
 }
 """Of the errors, told apart by people who see no red or no green too."""
+KEYS = {
+    **{name: f"rgb{color}" for name, color in COLORS.items()},
+    "left out": f"repeating-linear-gradient(-45deg, #fff 0 3px, rgb{COLORS['left out']} 3px 4px)",
+    "unknown, not judged": KEY_OF_UNKNOWN,
+}
+"""CSS backgrounds that look like what is drawn."""
 _TUMOR, _PAPER = (0, 114, 178), (255, 255, 255)
 _HALF = 0.5  # a cell is tumour in truth, or left out, when half of it is
 _CELLS = 256  # the longer side of what a picture shows
-_HATCH = 3  # cells from one line to the next
+_HATCH = 3  # cells from one line of what is left out to the next
 
 
 @dataclass(frozen=True)
@@ -28,28 +36,41 @@ class JudgedPicture:
     """Prediction and truth at a size to look at.
 
     Attributes:
-        probabilities: float32[rows, columns], NaN where nobody looked.
+        probabilities: float32[rows, columns], the mean of what was judged, NaN where nothing was.
+        unknown_share: float32[rows, columns], the share of what was looked at that is unknown, NaN where nobody looked.
         tumor_share: float32[rows, columns], the share of each cell that is tumour in truth.
         ignored_share: float32[rows, columns], the share of each cell that is left out of all measures.
     """
 
     probabilities: NDArray[np.float32]
+    unknown_share: NDArray[np.float32]
     tumor_share: NDArray[np.float32]
     ignored_share: NDArray[np.float32]
 
+    @property
+    def looked(self) -> NDArray[np.bool_]:
+        """bool[rows, columns]: where somebody looked."""
+        return ~np.isnan(self.unknown_share)
 
-def picture_of(
-    probabilities: NDArray[np.float32], tumor_share: NDArray[np.float64], ignored_share: NDArray[np.float64]
-) -> JudgedPicture:
+
+def picture_of(heatmap: Heatmap, tumor_share: NDArray[np.float64], ignored_share: NDArray[np.float64]) -> JudgedPicture:
     """Average cells until the longer side is small enough."""
-    factor = -(-max(probabilities.shape) // _CELLS)
-    known = ~np.isnan(probabilities)
-    count = _sums(known.astype(np.float64), factor)
-    total = _sums(np.nan_to_num(probabilities).astype(np.float64), factor)
-    values = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
-    cells = _sums(np.ones(probabilities.shape), factor)
-    shares = (_sums(share, factor) / cells for share in (tumor_share, ignored_share))
-    return JudgedPicture(*(one.astype(np.float32) for one in (values, *shares)))
+    factor = -(-max(heatmap.shape) // _CELLS)
+    everywhere = np.ones(heatmap.shape, np.bool_)
+    return JudgedPicture(
+        _mean(heatmap.probabilities, heatmap.judged, factor),
+        _mean(heatmap.unknown, heatmap.tissue, factor),
+        _mean(tumor_share, everywhere, factor),
+        _mean(ignored_share, everywhere, factor),
+    )
+
+
+def _mean(values: NDArray[Any], counted: NDArray[np.bool_], factor: int) -> NDArray[np.float32]:
+    """Average what counts in blocks of `factor` x `factor`; NaN where nothing does."""
+    count = _sums(counted.astype(np.float64), factor)
+    total = _sums(np.where(counted, values, 0).astype(np.float64), factor)
+    mean = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+    return np.asarray(mean, np.float32)
 
 
 def _sums(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
@@ -59,27 +80,29 @@ def _sums(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
     return total
 
 
-def _hatched(pixels: NDArray[np.uint8], picture: JudgedPicture) -> NDArray[np.uint8]:
-    """Draw grey lines on white over what is left out."""
+def _hatched(pixels: NDArray[np.uint8], picture: JudgedPicture, *, with_unknown: bool = True) -> NDArray[np.uint8]:
+    """Draw rising grey lines on white over what is left out, and falling dark ones on grey over what is unknown."""
     left_out = picture.ignored_share >= _HALF
-    lines = np.add.outer(*map(np.arange, left_out.shape)) % _HATCH == 0
+    if with_unknown:
+        hatch(pixels, np.nan_to_num(picture.unknown_share) >= _HALF, 1)
     pixels[left_out] = _PAPER
-    pixels[left_out & lines] = COLORS["left out"]
+    pixels[left_out & is_line(left_out.shape, _HATCH, 1)[:, ::-1]] = COLORS["left out"]
     return pixels
 
 
 def truth_pixels(picture: JudgedPicture) -> NDArray[np.uint8]:
     """Return the truth as uint8[rows, columns, 3]: tissue grey, tumour blue by its share."""
-    base = np.where(np.isnan(picture.probabilities)[..., None], _PAPER, COLORS["rest"])
+    base = np.where(picture.looked[..., None], COLORS["rest"], _PAPER)
     share = picture.tumor_share[..., None]
-    return _hatched((base * (1 - share) + np.array(_TUMOR) * share).round().astype(np.uint8), picture)
+    pixels = (base * (1 - share) + np.array(_TUMOR) * share).round().astype(np.uint8)
+    return _hatched(pixels, picture, with_unknown=False)
 
 
 def map_pixels(picture: JudgedPicture) -> NDArray[np.uint8]:
     """Return the probabilities as uint8[rows, columns, 3], from blue to red, white where nobody looked."""
-    looked = ~np.isnan(picture.probabilities)
-    pixels = np.full((*looked.shape, 3), 255, np.uint8)
-    pixels[looked] = colored(picture.probabilities[looked])
+    judged = ~np.isnan(picture.probabilities)
+    pixels = np.full((*judged.shape, 3), 255, np.uint8)
+    pixels[judged] = colored(picture.probabilities[judged])
     return _hatched(pixels, picture)
 
 
@@ -88,7 +111,7 @@ def error_pixels(picture: JudgedPicture, threshold: float) -> NDArray[np.uint8]:
     tumor = picture.tumor_share >= _HALF
     called = np.nan_to_num(picture.probabilities, nan=-1.0) >= np.float32(threshold)
     pixels = np.full((*tumor.shape, 3), 255, np.uint8)
-    pixels[~np.isnan(picture.probabilities)] = COLORS["rest"]
+    pixels[picture.looked] = COLORS["rest"]
     pixels[tumor & called], pixels[tumor & ~called] = COLORS["hit"], COLORS["miss"]
     pixels[~tumor & called] = COLORS["false alarm"]
     return _hatched(pixels, picture)

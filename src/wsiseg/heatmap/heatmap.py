@@ -1,11 +1,15 @@
 """Heatmaps: tumour probabilities on a grid of cells, in memory and as OME-NGFF on disk.
 
 In memory a cell that was not looked at is NaN. On disk it is 0 with label 0, as the NGFF viewers need it.
+
+A cell that was looked at is tumour, normal or unknown. It is unknown where its tissue is unlike what the model was
+trained on: its probability is kept as computed, but means nothing, and no threshold changes that.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,11 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.annotations.qupath import Feature, Frame, collection_text, features
-from wsiseg.heatmap.ngff import NgffVersion, open_levels, write_levels
+from wsiseg.heatmap.ngff import TUMOR, UNKNOWN, NgffVersion, open_levels, write_levels
 from wsiseg.mathematics.grid import Grid, sizes_of_parts
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.outputs import written_whole
 from wsiseg.slides.slide import ASSUMED, SlideFacts
+
+SUSPECT_FROM = 0.25
+"""The share of unknown tissue from which a map is suspect; a few percent are no wonder in tissue that is known."""
+
+_ALL_EQUAL = 0.995
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,8 @@ class Heatmap:
         version: The version of wsiseg that made it.
         disagreement: float32[rows, columns], the standard deviation between several models' probabilities, NaN where
             nobody looked; None for a map of one model.
+        unknown: bool[rows, columns], the cells whose tissue is unlike what a model was trained on; none where it is not
+            given.
     """
 
     probabilities: NDArray[np.float32]
@@ -44,6 +55,10 @@ class Heatmap:
     run: dict[str, Any] = field(default_factory=dict)
     version: str = ""
     disagreement: NDArray[np.float32] | None = None
+    unknown: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((), np.bool_))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "unknown", self.tissue & self.unknown)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -57,14 +72,41 @@ class Heatmap:
         return ~np.isnan(self.probabilities)
 
     @property
+    def judged(self) -> NDArray[np.bool_]:
+        """bool[rows, columns]: the cells that were looked at and are known."""
+        return self.tissue & ~self.unknown
+
+    @property
     def tumor(self) -> NDArray[np.bool_]:
-        """bool[rows, columns]: the cells at or above the threshold."""
-        return np.nan_to_num(self.probabilities, nan=-1.0) >= self.threshold
+        """bool[rows, columns]: the judged cells at or above the threshold."""
+        return self.judged & (np.nan_to_num(self.probabilities, nan=-1.0) >= self.threshold)
 
     @property
     def labels(self) -> NDArray[np.uint8]:
-        """uint8[rows, columns]: 0 background, 1 tissue, 2 tumour."""
-        return self.tissue.astype(np.uint8) + self.tumor.astype(np.uint8)
+        """uint8[rows, columns]: 0 background, 1 normal tissue, 2 tumour, 3 unknown."""
+        labels = self.tissue.astype(np.uint8)
+        labels[self.tumor], labels[self.unknown] = TUMOR, UNKNOWN
+        return labels
+
+    @property
+    def unknown_share(self) -> float | None:
+        """The share of the tissue that is unknown; None where there is no tissue."""
+        tissue = int(self.tissue.sum())
+        return int(self.unknown.sum()) / tissue if tissue else None
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes it suspect: much of its tissue is unknown, or it has one value almost everywhere."""
+        share = self.unknown_share or 0.0
+        found = []
+        if share >= SUSPECT_FROM:
+            found.append(f"{share:.0%} of the tissue could not be judged: it is unlike what the model was trained on")
+        values = self.probabilities[self.judged]
+        _, counts = np.unique(values.round(6), return_counts=True)
+        if values.size > 1 and counts.max() > _ALL_EQUAL * values.size:  # one cell is always equal to itself
+            equal = counts.max() / values.size
+            found.append(f"one value, {float(np.median(values)):.4f}, over {equal:.1%} of the tissue")
+        return tuple(found)
 
     @property
     def cell_level0(self) -> tuple[float, float]:
@@ -106,7 +148,7 @@ class Heatmap:
         return float(self.probabilities[row, column]) if inside else math.nan
 
     def resample(self, cell_um: float) -> Self:
-        """Return the heatmap on cells of another size; each takes the value at its centre."""
+        """Return the heatmap on cells of another size; each takes the value and the state at its centre."""
         grid = Grid(self.slide.size_px, self.slide.mpp, 1, 1, cell_um)
         rows, columns = (
             np.minimum(((np.arange(n) + 0.5) * cell_um / self.cell_um).astype(int), m - 1)
@@ -117,6 +159,7 @@ class Heatmap:
             self,
             probabilities=self.probabilities[chosen],
             disagreement=None if self.disagreement is None else self.disagreement[chosen],
+            unknown=self.unknown[chosen],
             cell_um=cell_um,
         )
 
@@ -126,13 +169,16 @@ class Heatmap:
             "version": self.version,
             "cell_um": self.cell_um,
             "threshold": self.threshold,
+            "unknown_mm2": round(int(self.unknown.sum()) * self.cell_mm2, 6),
+            "unknown_share": self.unknown_share,
+            "warnings": list(self.warnings),
             "slide": asdict(self.slide),
             "model": self.model,
             "run": self.run,
         }
 
     def to_geojson(self, threshold: float | None = None, *, crop_to_bounds: bool = True) -> dict[str, Any]:
-        """Return dissolved tumour and tissue outlines as a GeoJSON FeatureCollection for QuPath.
+        """Return dissolved outlines of tumour, unknown and all tissue as a GeoJSON FeatureCollection for QuPath.
 
         Args:
             threshold: In place of the heatmap's own.
@@ -140,7 +186,8 @@ class Heatmap:
                 bounds; else from the slide's level-0 corner.
 
         Returns:
-            One feature per tumour focus and one MultiPolygon of tissue, coordinates in level-0 pixels.
+            One feature per tumour focus, and a MultiPolygon each of what is unknown and of all tissue, coordinates in
+            level-0 pixels.
         """
         features = self._outlined(threshold, crop_to_bounds=crop_to_bounds)
         return {"type": "FeatureCollection", "features": [feature.as_dict() for feature in features]}
@@ -157,10 +204,11 @@ class Heatmap:
             "model": str(self.model.get("name", "")),
             "model_sha256": str(self.model.get("sha256", "")),
             "threshold": f"{threshold:g}",
+            **({"warning": "; ".join(self.warnings)} if self.warnings else {}),
         }
         mpp = None if self.slide.mpp_source == ASSUMED else self.slide.mpp
         frame = Frame(self.cell_level0, (-bounds[0], -bounds[1]) if bounds else (0, 0), mpp)
-        return features(self.probabilities, threshold, frame, metadata)
+        return features(self.probabilities, self.unknown, threshold, frame, metadata)
 
     def save(self, path: Path | str, ngff: NgffVersion = "0.4") -> None:
         """Write the heatmap as OME-NGFF, whole or not at all.
@@ -199,6 +247,7 @@ class Heatmap:
             return cls(
                 probabilities=channels[0],
                 disagreement=channels[1] if len(channels) > 1 else None,
+                unknown=labels == UNKNOWN,
                 cell_um=float(own["cell_um"]),
                 slide=SlideFacts.from_json(own["slide"]),
                 threshold=float(own["threshold"]),

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 T = TypeVar("T", bound=np.generic)
 NgffVersion = Literal["0.4", "0.5"]
-COLORS = {0: (0, 0, 0, 0), 1: (0, 114, 178, 96), 2: (213, 94, 0, 160)}
-CLASSES = {0: "background", 1: "tissue", 2: "tumor"}
+TUMOR, UNKNOWN = 2, 3
+COLORS = {0: (0, 0, 0, 0), 1: (0, 114, 178, 96), TUMOR: (213, 94, 0, 160), UNKNOWN: (128, 128, 128, 192)}
+CLASSES = {0: "background", 1: "tissue", TUMOR: "tumor", UNKNOWN: "unknown"}
 CHANNELS = ("p(tumor)", "disagreement")
 _CHUNK = 256
 _SMALLEST_LEVEL = 64  # the pyramid ends where a level is no larger

@@ -142,7 +142,8 @@ def measures_at(counts: Curve, threshold: float) -> dict[str, Floats]:
     """Measure agreement when every score at or above `threshold`, one of the curve's, is called tumour.
 
     Returns:
-        Precision, recall, specificity, F1, Dice (which is F1) and intersection over union: float64[...] each.
+        Precision, recall, specificity, F1, Dice (which is F1), intersection over union, and the share of all pixels
+        that are called wrongly: float64[...] each.
     """
     called = int(np.count_nonzero(counts.thresholds >= np.float32(threshold)))
     none = np.zeros(counts.hits.shape[:-1])
@@ -156,6 +157,24 @@ def measures_at(counts: Curve, threshold: float) -> dict[str, Floats]:
         "f1": f1,
         "dice": f1,
         "iou": _share(hit, hit + wrong),
+        "wrong_share": _share(wrong, counts.positive + counts.negative),
+    }
+
+
+def unknown_shares(counts: Curve, unknown: Floats) -> dict[str, Floats]:
+    """Return what share of all pixels was not judged, and of the tumour and of the other pixels by themselves.
+
+    To leave tumour unjudged flatters the recall, and to leave other pixels unjudged the precision.
+
+    Args:
+        counts: What was judged.
+        unknown: float64[..., 2], the tumour and the other pixels that were not.
+    """
+    tumor, other = unknown[..., 0], unknown[..., 1]
+    return {
+        "unknown_share": _share(tumor + other, tumor + other + counts.positive + counts.negative),
+        "unknown_tumor_share": _share(tumor, tumor + counts.positive),
+        "unknown_other_share": _share(other, other + counts.negative),
     }
 
 

@@ -22,6 +22,10 @@ _STOPS = (
     (1.0, (165, 0, 38)),
 )
 _OPACITY = 0.55
+DARK, LIGHT = (64, 64, 64), (214, 214, 214)
+"""The lines of what is unknown, and what lies between them."""
+KEY_OF_UNKNOWN = f"repeating-linear-gradient(45deg, rgb{LIGHT} 0 3px, rgb{DARK} 3px 5px)"
+"""A CSS background that looks like what is unknown."""
 
 
 def colored(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -62,10 +66,11 @@ def tissue_picture(path: Path, thumbnail: NDArray[np.uint8], mask: NDArray[np.bo
     _save(path, _framed(Image.fromarray(pixels), title, []))
 
 
-def heatmap_picture(
+def heatmap_picture(  # noqa: PLR0913  one argument for each thing that is drawn
     path: Path,
     thumbnail: NDArray[np.uint8],
     probabilities: NDArray[np.float32],
+    unknown: NDArray[np.bool_],
     extent: tuple[float, float],
     *,
     threshold: float,
@@ -78,6 +83,7 @@ def heatmap_picture(
         path: Where to write.
         thumbnail: uint8[rows, columns, 3], the whole slide.
         probabilities: float32[rows, columns], NaN where nobody looked.
+        unknown: bool[rows, columns], the cells that were not judged; they are hatched.
         extent: How many heatmap columns and rows span the slide, as the last ones may reach beyond it.
         threshold: The tumour's outline is drawn here.
         title: A line above the picture.
@@ -86,21 +92,26 @@ def heatmap_picture(
     from PIL import Image, ImageDraw  # noqa: PLC0415  heavy: only where pictures are made
 
     plain = scaled(thumbnail)
-    mapped = _mapped(plain, probabilities, extent, threshold)
+    judged = np.where(unknown, np.float32(np.nan), probabilities)
+    mapped = _mapped(plain, judged, unknown, extent, threshold)
     gap = 12
     pair = Image.new("RGB", (plain.width * 2 + gap, plain.height), _PAPER)
     pair.paste(plain, (0, 0))
     pair.paste(mapped, (plain.width + gap, 0))
     del plain, mapped  # these pictures are large
     framed = _framed(pair, title, [*notes, ""])
-    _legend(ImageDraw.Draw(framed), framed, threshold)
+    _legend(ImageDraw.Draw(framed), framed, threshold, has_unknown=bool(unknown.any()))
     _save(path, framed)
 
 
 def _mapped(
-    plain: "Image", probabilities: NDArray[np.float32], extent: tuple[float, float], threshold: float
+    plain: "Image",
+    probabilities: NDArray[np.float32],
+    unknown: NDArray[np.bool_],
+    extent: tuple[float, float],
+    threshold: float,
 ) -> "Image":
-    """Lay the tumour map over a picture of the slide."""
+    """Lay the tumour map over a picture of the slide; probabilities are NaN where nobody judged."""
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
 
     shades = _enlarged(_shades(probabilities), plain.size, extent)
@@ -108,9 +119,23 @@ def _mapped(
     over = Image.blend(plain, shades.convert("RGB"), _OPACITY)
     looked = _enlarged(~np.isnan(probabilities), plain.size, extent)
     pixels = np.array(Image.composite(over, plain, looked))
+    hatch(pixels, np.asarray(_enlarged(unknown, plain.size, extent)), _line(plain))
     tumor = np.asarray(_enlarged(probabilities >= threshold, plain.size, extent))
     pixels[rim(tumor, _line(plain))] = INK
     return Image.fromarray(pixels)
+
+
+def hatch(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], line: int) -> None:
+    """Draw dark lines of a width in pixels on light grey over part of a picture (uint8[rows, columns, 3])."""
+    pixels[mask] = LIGHT
+    pixels[mask & is_line(mask.shape, 5 * line, 2 * line)] = DARK
+
+
+def is_line(shape: tuple[int, ...], step: int, width: int) -> NDArray[np.bool_]:
+    """Return bool[rows, columns]: diagonal lines, falling to the right, so many pixels wide at such a distance."""
+    rows, columns = (np.arange(size, dtype=np.int32) for size in shape)
+    lines: NDArray[np.bool_] = np.subtract.outer(rows, columns) % step < width
+    return lines
 
 
 def _enlarged(
@@ -167,8 +192,8 @@ def _framed(picture: "Image", title: str, notes: list[str]) -> "Image":
     return framed
 
 
-def _legend(draw: Any, framed: "Image", threshold: float) -> None:  # noqa: ANN401  a Pillow drawing
-    """Draw the colour scale in the lower left corner."""
+def _legend(draw: Any, framed: "Image", threshold: float, *, has_unknown: bool) -> None:  # noqa: ANN401  a Pillow drawing
+    """Draw the colour scale in the lower left corner, and what is unknown where there is any."""
     from PIL import Image, ImageFont  # noqa: PLC0415  heavy: only where pictures are made
 
     width, height, left, top = 200, 12, 12, framed.height - 28
@@ -176,7 +201,14 @@ def _legend(draw: Any, framed: "Image", threshold: float) -> None:  # noqa: ANN4
     framed.paste(Image.fromarray(bar), (left + 110, top))
     font = ImageFont.load_default(13)
     draw.text((left, top - 2), "p(tumour)   0", fill=INK, font=font)
-    draw.text((left + 110 + width + 6, top - 2), f"1      outlined: {threshold:.2f} and above", fill=INK, font=font)
+    text = f"1      outlined: {threshold:.2f} and above"
+    draw.text((left + 110 + width + 6, top - 2), text, fill=INK, font=font)
+    if has_unknown:
+        key = np.empty((height, 2 * height, 3), np.uint8)
+        hatch(key, np.ones(key.shape[:2], np.bool_), 1)
+        after = left + 110 + width + 30 + int(font.getlength(text))
+        framed.paste(Image.fromarray(key), (after, top))
+        draw.text((after + 2 * height + 6, top - 2), "unknown tissue, not judged", fill=INK, font=font)
 
 
 def _save(path: Path, picture: "Image") -> None:

@@ -20,18 +20,20 @@ _QUARTERS = (0, 2, 1, 3)  # so that two views are an image and its half turn, an
 def combined(members: Sequence[Heatmap]) -> Heatmap:
     """Average the maps of several models of one slide on the finest of their grids; one alone stays as it is.
 
-    A cell is NaN where any model did not look. `disagreement` is the standard deviation between the models themselves,
-    divided by their number, in 0..0.5.
+    A cell is NaN where any model did not look, and unknown where any does not know it. `disagreement` is the standard
+    deviation between the models themselves, divided by their number, in 0..0.5.
     """
     finest = min(members, key=lambda member: member.cell_um)
     if len(members) == 1:
         return finest
-    values = np.stack([member.resample(finest.cell_um).probabilities for member in members])
+    alike = [member.resample(finest.cell_um) for member in members]
+    values = np.stack([member.probabilities for member in alike])
     models = [member.model for member in members]
     hashes = json.dumps({"models": [model["sha256"] for model in models]}, sort_keys=True)
     return replace(
         finest,
         probabilities=values.mean(0),
+        unknown=np.any([member.unknown for member in alike], 0),
         disagreement=values.std(0, dtype=np.float64).astype(np.float32),
         model={
             "name": " + ".join(str(model["name"]) for model in models),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.heatmap.heatmap import Heatmap
-from wsiseg.heatmap.ngff import NgffVersion
+from wsiseg.heatmap.ngff import CLASSES, NgffVersion
 from wsiseg.pages import pictures as report
 from wsiseg.prediction.inference import Sums
 from wsiseg.prediction.page import predict_page
@@ -83,7 +83,7 @@ class MapFiles:
         Args:
             heatmap: The map.
             thumbnail: uint8[rows, columns, 3], the whole slide.
-            notes: Lines below the picture.
+            notes: Lines below the picture, after the map's own warnings.
 
         Raises:
             OutputError: Something cannot be written.
@@ -99,10 +99,11 @@ class MapFiles:
             self.outputs["png"],
             thumbnail,
             heatmap.probabilities,
+            heatmap.unknown,
             (heatmap.slide.size_px[0] / heatmap.cell_level0[0], heatmap.slide.size_px[1] / heatmap.cell_level0[1]),
             threshold=heatmap.threshold,
             title=f"{heatmap.slide.file}   {_summary(heatmap)}",
-            notes=notes,
+            notes=[*heatmap.warnings, *notes],
         )
         with written_whole(self.picture) as partial:
             partial.write_bytes(slide_jpeg(thumbnail, heatmap.slide))
@@ -156,15 +157,18 @@ def _summary(heatmap: Heatmap) -> str:
     tissue = int(heatmap.tissue.sum())
     if not tissue:
         return "no tissue"
-    return f"{tissue * heatmap.cell_mm2:.2f} mm2 of tissue, {heatmap.tumor.sum() / tissue:.0%} of it tumour"
+    states = {"tumour": heatmap.tumor, "normal": heatmap.judged & ~heatmap.tumor, "unknown": heatmap.unknown}
+    shares = ", ".join(f"{mask.sum() / tissue:.0%} {state}" for state, mask in states.items() if mask.any())
+    return f"{tissue * heatmap.cell_mm2:.2f} mm2 of tissue: {shares}"
 
 
 def _write_csv(path: Path, heatmap: Heatmap) -> None:
-    """Write the cells that were looked at as x, y, width, height in level-0 pixels and probability."""
+    """Write the cells that were looked at as x, y, width, height in level-0 pixels, probability and state."""
     x, y = (edges.round().astype(int) for edges in heatmap.edges())
+    labels = heatmap.labels
     with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["x", "y", "width", "height", "probability"])
+        writer.writerow(["x", "y", "width", "height", "probability", "state"])
         for row, column in np.argwhere(heatmap.tissue):
-            value = f"{heatmap.probabilities[row, column]:.6f}"
-            writer.writerow([x[column], y[row], x[column + 1] - x[column], y[row + 1] - y[row], value])
+            told = f"{heatmap.probabilities[row, column]:.6f}", CLASSES[labels[row, column]]
+            writer.writerow([x[column], y[row], x[column + 1] - x[column], y[row + 1] - y[row], *told])

@@ -12,7 +12,6 @@ from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.pages.pictures import scaled
-from wsiseg.prediction import cautions
 from wsiseg.prediction.combining import combined, viewed
 from wsiseg.prediction.feed import Feed
 from wsiseg.prediction.inference import Asking, Sums, speed
@@ -199,9 +198,8 @@ def map_of(job: Job, askings: Sequence[Asking], models: list[ModelFile], config:
             text = f"{job.row.path.name}: {bad} of {tiles} tissue cells cannot be read"
             raise SlideError(text, "get the slide again, or allow more with max-bad-tiles in the file of --config")
     heatmap = combined(members)
-    found = cautions.distances(job.slide, job.tissue, models)
-    facts = {**settings_of(models, config, job.places), **({"known_tissue": found} if found else {})}
-    return replace(heatmap, run={**heatmap.run, **facts}, threshold=threshold_of(models, config))
+    facts = {**heatmap.run, **settings_of(models, config, job.places)}
+    return replace(heatmap, run=facts, threshold=threshold_of(models, config))
 
 
 def _member(job: Job, asking: Asking, model: ModelFile, config: PredictConfig) -> Heatmap:
@@ -240,16 +238,3 @@ def _keeper(
             saved = time.monotonic()
 
     return after
-
-
-def warnings_of(job: Job, heatmap: Heatmap, models: Sequence[ModelFile]) -> tuple[str, ...]:
-    """Say what a person should know before trusting a map."""
-    cards = [model.card for model in models]
-    return (
-        *job.slide.warnings,
-        *job.warnings,
-        *cautions.coarse(job.slide, cards),
-        *cautions.other_organ(job.row.site, cards),
-        *cautions.uniform(heatmap),
-        *cautions.unknown(heatmap),
-    )

@@ -13,7 +13,20 @@ from wsiseg.run.record import Run, SlideRecord, totals
 
 _MOST_SECTIONS = 1000
 _MOST_PICTURE_BYTES = 22_000_000  # of all pictures as text, so that a page of hundreds of slides stays below 25 MB
-_HEADS = ("slide", "status", "tissue mm2", "tumour mm2", "share", "mean p", "max p", "cells", "bad", "seconds", "notes")
+_HEADS = (
+    "slide",
+    "status",
+    "tissue mm2",
+    "tumour mm2",
+    "share",
+    "unknown",
+    "mean p",
+    "max p",
+    "cells",
+    "bad",
+    "seconds",
+    "notes",
+)
 _STYLE = """
 table.sortable { font-size: .9rem; }
 table.sortable th, table.sortable td { padding: .25rem .45rem; }
@@ -84,11 +97,13 @@ def _models(model: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _sums(records: Sequence[SlideRecord]) -> str:
     counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in totals(records).items())
-    tissue, tumor = (sum(getattr(one, name) or 0 for one in records) for name in ("tissue_mm2", "tumor_mm2"))
-    share = f" ({tumor / tissue:.1%})" if tissue else ""
+    names = ("tissue_mm2", "tumor_mm2", "unknown_mm2")
+    tissue, tumor, unknown = (sum(getattr(one, name) or 0 for one in records) for name in names)
+    share, unjudged = (f" ({area / tissue:.1%})" if tissue else "" for area in (tumor, unknown))
     parts = [
         f"{len(records)} slides: {counts}",
-        f"{tissue:.2f} mm2 of tissue, {tumor:.2f} mm2{share} of it tumour",
+        f"{tissue:.2f} mm2 of tissue, {tumor:.2f} mm2{share} of it tumour"
+        + f", {unknown:.2f} mm2{unjudged} unknown and not judged" * bool(unknown),
         f"{sum(one.tiles for one in records):,} cells, {sum(one.bad_tiles for one in records)} of them unreadable",
     ]
     return "; ".join(parts)
@@ -98,9 +113,10 @@ def _row(record: SlideRecord, number: int | None) -> str:
     name = _name(record.slide)
     link = name if number is None else f'<a href="#slide-{number}">{name}</a>'
     fields = record.model_dump()
-    values = [fields.get(name) for name in ("tissue_mm2", "tumor_mm2", "tumor_share", "mean_probability")]
-    values += [fields.get("max_probability"), record.tiles, record.bad_tiles, round(record.seconds, 1)]
-    forms = ("{:.2f}", "{:.2f}", "{:.1%}", "{:.3f}", "{:.3f}", "{:,}", "{:,}", "{:.1f}")
+    values = [fields.get(name) for name in ("tissue_mm2", "tumor_mm2", "tumor_share", "unknown_share")]
+    values += [fields.get(name) for name in ("mean_probability", "max_probability")]
+    values += [record.tiles, record.bad_tiles, round(record.seconds, 1)]
+    forms = ("{:.2f}", "{:.2f}", "{:.1%}", "{:.1%}", "{:.3f}", "{:.3f}", "{:,}", "{:,}", "{:.1f}")
     cells = [
         cell(form.format(value), value) if isinstance(value, int | float) else cell("")
         for form, value in zip(forms, values, strict=True)
@@ -140,6 +156,8 @@ def _facts(run: Run, record: SlideRecord, found: Results | None) -> str:
         facts.append(f"{record.tissue_mm2:.2f} mm2 of tissue")
     if record.tumor_share is not None:
         facts.append(f"{record.tumor_mm2 or 0:.2f} mm2 ({record.tumor_share:.1%}) of it tumour")
+    if record.unknown_share:
+        facts.append(f"{record.unknown_mm2 or 0:.2f} mm2 ({record.unknown_share:.1%}) unknown and not judged")
     if found is not None:
         facts.append(f"cells of {found.heatmap.cell_um:g} um")
         facts.append(f"slide of {found.heatmap.slide.mpp[0]:g} um/px ({escape(found.heatmap.slide.mpp_source)})")

@@ -15,7 +15,7 @@ from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.model_file.onnx_session import CPU
-from wsiseg.prediction import cautions
+from wsiseg.prediction.cautions import warnings_of
 from wsiseg.prediction.cluster import SlideLocks
 from wsiseg.prediction.feed import Feed
 from wsiseg.prediction.inference import Asking
@@ -30,7 +30,6 @@ from wsiseg.prediction.mapping import (
     prepare,
     settings_of,
     threshold_of,
-    warnings_of,
 )
 from wsiseg.prediction.places import Places
 from wsiseg.run.errors import WsisegError
@@ -222,7 +221,7 @@ def _opened(
             reason = "more of it could not be read than max-bad-tiles allows"
         if known is not None and reason is None and task.files.are_there:
             slide.close()
-            return _record(task, known, "up_to_date", (*cautions.uniform(known), *cautions.unknown(known)))
+            return _record(task, known, "up_to_date", known.warnings)
         known = replace(known, threshold=threshold) if known is not None and reason in (None, _THRESHOLD) else None
         job = prepare(task.row, slide, models, config, task.places)
         return _Opened(job, known, reason, reader.submit(picture_of, job), time.monotonic() - began)
@@ -245,14 +244,14 @@ def _what_changed(known: Heatmap, slide: Slide, wanted: dict[str, Any], threshol
 def _written(task: _Task, opened: _Opened, heatmap: Heatmap, models: list[ModelFile]) -> SlideRecord:
     notes = [f"{model.card.name} {model.card.version}: {model.card.intended_use}" for model in models]
     task.files.write(heatmap, opened.picture.result(), notes)
-    status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if cautions.uniform(heatmap) else "ok"
+    status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if heatmap.warnings else "ok"
     return _record(task, heatmap, status, warnings_of(opened.job, heatmap, models))
 
 
 def _record(task: _Task, heatmap: Heatmap, status: Status, warnings: tuple[str, ...]) -> SlideRecord:
-    tissue, tumor = int(heatmap.tissue.sum()), int(heatmap.tumor.sum())
-    values = heatmap.probabilities[heatmap.tissue]
-    numbers = {"mean_probability": float(values.mean()), "max_probability": float(values.max())} if tissue else {}
+    tissue, tumor, unknown = (int(mask.sum()) for mask in (heatmap.tissue, heatmap.tumor, heatmap.unknown))
+    values = heatmap.probabilities[heatmap.judged]
+    numbers = {"mean_probability": float(values.mean()), "max_probability": float(values.max())} if values.size else {}
     return SlideRecord(
         slide=task.row.slide,
         path=str(task.row.path),
@@ -264,7 +263,9 @@ def _record(task: _Task, heatmap: Heatmap, status: Status, warnings: tuple[str, 
         provider=heatmap.run.get("provider"),
         tissue_mm2=round(tissue * heatmap.cell_mm2, 6),
         tumor_mm2=round(tumor * heatmap.cell_mm2, 6),
-        tumor_share=round(tumor / tissue, 6) if tissue else None,
+        tumor_share=round(tumor / tissue, 6) if values.size else None,
+        unknown_mm2=round(unknown * heatmap.cell_mm2, 6),
+        unknown_share=round(unknown / tissue, 6) if tissue else None,
         largest_focus_mm2=round(heatmap.largest_focus_mm2, 6),
         tiles=heatmap.run["tiles"],
         bad_tiles=heatmap.run["bad_tiles"],

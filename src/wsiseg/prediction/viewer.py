@@ -4,7 +4,7 @@ import io
 import math
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.pages.drawing import GRID, INK, Drawing, Polyline, Rectangle, Text
 from wsiseg.pages.page import picture_address
+from wsiseg.pages.pictures import DARK, KEY_OF_UNKNOWN, LIGHT, colored, is_line, rim
 from wsiseg.pages.pictures import INK as OUTLINE
-from wsiseg.pages.pictures import colored, rim
 from wsiseg.slides.slide import SlideFacts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+T = TypeVar("T", bound=np.generic)
 
 KEPT_PX = 840
 """Longer side of the picture of a slide that is kept for pages."""
@@ -25,7 +27,9 @@ KEPT_PX = 840
 _LEAST_PX = 96
 _BYTES_PER_PIXEL = 0.25  # of a typical picture with its map, as text
 _KEPT_QUALITY, _QUALITY = 80, 70
-_STEPS = 62  # colours of a map; one more for its outlines and one for what is not covered
+_STEPS = 62  # colours of a map; further ones for its outlines, for what is unknown and for what is not covered
+_HATCH_PX = (7, 3)  # from line to line, and the width of one
+_HALF = 0.5
 _WIDE = 5  # cells of more pixels than this have room for a wider outline
 _BINS = 32
 _BAR = "#5b6770"
@@ -119,7 +123,8 @@ def viewer_bar() -> str:
         "<kbd>n</kbd> and <kbd>p</kbd> go to the next and the previous slide</span>"
         "<span>Tissue by its probability of tumour: "
         f'0<span class="scale" style="background: linear-gradient(to right, {stops})"></span>1'
-        f'<span class="key outlined" style="border-color: rgb{OUTLINE}; background: rgb{high}"></span>tumour; '
+        f'<span class="key outlined" style="border-color: rgb{OUTLINE}; background: rgb{high}"></span>tumour '
+        f'<span class="key" style="width: 1.6em; background: {KEY_OF_UNKNOWN}"></span>unknown tissue, not judged; '
         "without colour: not looked at</span></div>"
     )
 
@@ -175,14 +180,17 @@ def smaller_jpeg(jpeg: bytes, longest_px: int) -> bytes | None:
 def overlay(heatmap: Heatmap, longest_px: int) -> Overlay:
     """Return a tumour map with a longer side of about so many pixels at most.
 
-    Cells are repeated or averaged by a whole number of them.
+    Cells are repeated or averaged by a whole number of them, those that were judged; where half of them or more
+    are unknown it is hatched.
     """
     x, y, width, height = shown_px(heatmap.slide)
     across, down = heatmap.cell_level0
     left, top = int(x / across), int(y / down)
-    values = heatmap.probabilities[top : math.ceil((y + height) / down), left : math.ceil((x + width) / across)]
-    cells = max(1, math.ceil(max(values.shape) / longest_px))
-    values = _averaged(values, cells)
+    part = np.s_[top : math.ceil((y + height) / down), left : math.ceil((x + width) / across)]
+    cells = max(1, math.ceil(max(heatmap.probabilities[part].shape) / longest_px))
+    values = _averaged(np.where(heatmap.judged, heatmap.probabilities, np.float32(np.nan))[part], cells)
+    states = np.where(heatmap.tissue, heatmap.unknown.astype(np.float32), np.float32(np.nan))[part]
+    unknown = np.nan_to_num(_averaged(states, cells)) >= _HALF
     box = (
         (left * across - x) / width,
         (top * down - y) / height,
@@ -191,18 +199,20 @@ def overlay(heatmap: Heatmap, longest_px: int) -> Overlay:
     )
     copies = max(1, longest_px // max(values.shape))
     line = 2 if copies > _WIDE else 1
-    return Overlay(_png(values.repeat(copies, 0).repeat(copies, 1), heatmap.threshold, line), box)
+    return Overlay(_png(_repeated(values, copies), _repeated(unknown, copies), heatmap.threshold, line), box)
 
 
 def histogram(heatmap: Heatmap) -> Drawing:
     """Draw how many cells have which probability, on a logarithmic scale, and the threshold."""
-    values = heatmap.probabilities[heatmap.tissue]
+    values = heatmap.probabilities[heatmap.judged]
     counts = np.histogram(values, _BINS, (0, 1))[0]
     left, right, top, below = 14, 306, 44, 134
     step = (right - left) / _BINS
     drawing = Drawing(320, 182, "probabilities")
     shapes = drawing.shapes
-    shapes.append(Text(left, 14, f"{values.size:,} cells; the highest bar has {counts.max():,} (logarithmic)", 11))
+    shapes.append(
+        Text(left, 14, f"{values.size:,} judged cells; the highest bar has {counts.max():,} (logarithmic)", 11)
+    )
     colors = colored(((np.arange(_BINS) + 0.5) / _BINS).astype(np.float32))
     for number, (count, color) in enumerate(zip(counts, colors, strict=True)):
         height = (below - top) * math.log1p(count) / math.log1p(counts.max() or 1)
@@ -245,6 +255,10 @@ def _pictures(found: Results, slide: str, longest_px: int) -> str:
     return f'<div class="stack" style="{style}">{"".join(images)}</div>'
 
 
+def _repeated(values: NDArray[T], copies: int) -> NDArray[T]:
+    return values.repeat(copies, 0).repeat(copies, 1)
+
+
 def _averaged(values: NDArray[np.float32], cells: int) -> NDArray[np.float32]:
     """Average squares of `cells` x `cells` values, without those that are NaN."""
     if cells == 1:
@@ -257,15 +271,16 @@ def _averaged(values: NDArray[np.float32], cells: int) -> NDArray[np.float32]:
     return np.where(seen > 0, total / np.maximum(seen, 1), np.nan).astype(np.float32)
 
 
-def _png(values: NDArray[np.float32], threshold: float, line_px: int) -> bytes:
+def _png(values: NDArray[np.float32], unknown: NDArray[np.bool_], threshold: float, line_px: int) -> bytes:
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
 
-    filled = np.nan_to_num(values, nan=-1.0)
+    filled = np.where(unknown, -1.0, np.nan_to_num(values, nan=-1.0))
     indices = np.where(filled < 0, 0, 1 + (filled * (_STEPS - 1)).round()).astype(np.uint8)
-    indices[rim(filled >= threshold, line_px)] = _STEPS + 1
+    indices[unknown] = _STEPS + 2 - is_line(unknown.shape, *_HATCH_PX)[unknown]
+    indices[rim(filled >= threshold, line_px)] = _STEPS + 3
     colors = colored(np.linspace(0, 1, _STEPS, dtype=np.float32))
     image = Image.fromarray(indices)
-    image.putpalette(bytes((255, 255, 255)) + colors.tobytes() + bytes(OUTLINE))
+    image.putpalette(bytes((255, 255, 255)) + colors.tobytes() + bytes((*DARK, *LIGHT, *OUTLINE)))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", transparency=0)
     return buffer.getvalue()

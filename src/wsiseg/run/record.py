@@ -50,6 +50,8 @@ class SlideRecord(BaseModel):
     tissue_mm2: float | None = None
     tumor_mm2: float | None = None
     tumor_share: float | None = None
+    unknown_mm2: float | None = None
+    unknown_share: float | None = None
     tiles: int = 0
     bad_tiles: int = 0
     seconds: float = 0.0
