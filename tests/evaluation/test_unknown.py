@@ -42,7 +42,7 @@ def forget(folder: Path, *, every: bool = False, seed: int = 0) -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_measures_are_those_of_a_truth_that_leaves_out_what_is_unknown(
     tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:
@@ -63,7 +63,10 @@ def test_measures_are_those_of_a_truth_that_leaves_out_what_is_unknown(
                 assert one["value"] in {0, None}
             elif isinstance(one, dict) and "value" in one:
                 assert value(found, mode, name) == pytest.approx(one["value"], abs=1e-6), (mode, name)
-    assert found.tumor_area == pytest.approx(expected.tumor_area, abs=1e-6)
+    assert found.tumor_area is not None
+    assert expected.tumor_area is not None
+    for name in ("truth_mm2", "called_mm2"):
+        assert found.tumor_area[name] == pytest.approx(expected.tumor_area[name], abs=1e-9)
     # The shares, pixel by pixel of level 0.
     width, height = slide.size_px
     is_tumor = np.zeros((height, width), np.bool_)

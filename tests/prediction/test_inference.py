@@ -30,17 +30,19 @@ class Blank:
 
 
 class Counting:
-    """Says 0 everywhere of the first window, 1 of the second, and so on."""
+    """Says 0 everywhere of the first window, 1 of the second, and so on; distances are three times that."""
 
     def __init__(self) -> None:
         self.asked = -1
 
     def answer(self, tiles: NDArray[np.uint8]) -> Answer:
-        return Answer((np.arange(len(tiles)) / 10).astype(np.float32))
+        values = (np.arange(len(tiles)) / 10).astype(np.float32)
+        return Answer(values, 3 * values)
 
     def answer_map(self, images: NDArray[np.uint8]) -> Answer:
         self.asked += 1
-        return Answer(np.full((1, images.shape[1] // CELL, images.shape[2] // CELL), self.asked, np.float32))
+        values = np.full((1, images.shape[1] // CELL, images.shape[2] // CELL), self.asked, np.float32)
+        return Answer(values, 3 * values)
 
 
 class Torn(Blank):
@@ -59,9 +61,13 @@ class Alone:
 
 
 def mapped(plan: Plan, slide: Blank | None = None) -> NDArray[np.float32]:
-    asking = Asking(cast("Slide", slide or Blank()), plan, Counting(), Sums.empty(plan.grid.shape))
-    (work,) = Feed().run(iter([Alone([asking])]))
-    return work.askings[0].probabilities()
+    """Return the probabilities; distances are made of what was said of the same cells in the same way."""
+    sums = Sums.empty(plan.grid.shape, with_distances=True)
+    (work,) = Feed().run(iter([Alone([Asking(cast("Slide", slide or Blank()), plan, Counting(), sums)])]))
+    found = work.askings[0].sums.answer(plan)
+    assert found.distances is not None
+    np.testing.assert_allclose(found.distances, 3 * found.probabilities, rtol=1e-6)
+    return found.probabilities
 
 
 @pytest.mark.parametrize("axis", [0, 1])

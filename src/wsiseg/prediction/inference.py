@@ -9,6 +9,7 @@ overlapping tiles would.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ class Sums:
     """What was said of the cells so far; saved and loaded to go on where an interrupted run stopped.
 
     Attributes:
-        total: float32[rows, columns], weighted sum of probabilities.
+        total: float32[1 or 2, rows, columns], weighted sums of probabilities, and of distances if the model can tell.
         weight: float32[rows, columns], sum of weights.
         done: Windows that are in it, from the first.
     """
@@ -40,17 +41,26 @@ class Sums:
     done: int = 0
 
     @classmethod
-    def empty(cls, shape: tuple[int, int]) -> "Sums":
+    def empty(cls, shape: tuple[int, int], *, with_distances: bool = False) -> "Sums":
         """Begin with nothing."""
-        return cls(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+        return cls(np.zeros((1 + with_distances, *shape), np.float32), np.zeros(shape, np.float32))
 
-    def add(self, cells: Cells, values: NDArray[np.float32], weight: NDArray[np.float32]) -> None:
-        """Add values (float32[rows, columns]) with their weights to the cells of a window."""
+    def add(self, cells: Cells, answer: Answer, weight: NDArray[np.float32]) -> None:
+        """Add the answer for the cells of a window, of their shape or of one value, with their weights."""
         row, column, rows, columns = cells
         place = np.s_[row : row + rows, column : column + columns]
-        seen = self.total[place].shape
-        self.total[place] += (values * weight)[: seen[0], : seen[1]]
+        seen = self.weight[place].shape
+        for total, values in zip(self.total, (one for one in answer if one is not None), strict=True):
+            total[place] += (values.reshape(weight.shape) * weight)[: seen[0], : seen[1]]
         self.weight[place] += weight[: seen[0], : seen[1]]
+
+    def answer(self, plan: Plan) -> Answer:
+        """Return what was said of every cell, [rows, columns], NaN where nobody looked or nothing could be read."""
+        seen = plan.wanted & (self.weight > 0)
+        means = self.total / np.where(seen, self.weight, 1)
+        if plan.tile_cells > 1:
+            means = np.stack([mean_of_tiles(values, seen, plan.tile_cells) for values in means])
+        return Answer(*np.where(seen, means, np.float32(np.nan)))
 
 
 @dataclass
@@ -84,8 +94,8 @@ class Asking:
             waited: Seconds that were spent waiting for them.
         """
         for number, cells in enumerate(self.plan.windows[windows]):
-            value = answer.probabilities[number].reshape(cells[2:])
-            self.sums.add(cells, value, _weight(self.plan, cells) * readable[number])
+            weight = _weight(self.plan, cells) * readable[number]
+            self.sums.add(cells, answer.changed(itemgetter(number)), weight)
         self.sums.done = windows.stop
         self.after(self, self.plan.tiles(windows), waited)
 
@@ -98,15 +108,6 @@ class Asking:
                 self.add(windows, *outcome, waited)
             except (WsisegError, OSError) as error:
                 self.failure = error
-
-    def probabilities(self) -> NDArray[np.float32]:
-        """Return float32[rows, columns], NaN where nobody looked or nothing could be read."""
-        plan, sums = self.plan, self.sums
-        known = plan.wanted & (sums.weight > 0)
-        values = np.where(known, sums.total / np.where(known, sums.weight, 1), np.nan).astype(np.float32)
-        if plan.tile_cells == 1:
-            return values
-        return np.where(known, mean_of_tiles(values, known, plan.tile_cells), np.nan).astype(np.float32)
 
 
 def ask(model: Asked, images: NDArray[np.uint8], *, is_dense: bool) -> Answer:

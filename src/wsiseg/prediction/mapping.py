@@ -29,7 +29,7 @@ from wsiseg.tiles.tissue import TissueMask
 SAVE_EVERY_S = 30.0
 """How often what is known of an unfinished slide is kept."""
 
-_READING = 2  # changes when pixels do, so that no map is half of one kind and half of another
+_READING = 3  # changes when pixels or answers do, so that no map is half of one kind and half of another
 _PICTURE_PX = 1200  # longer side of the picture of a small slide
 _MOST_PICTURE_PX = 64_000_000  # of the level that it is read from
 
@@ -131,7 +131,9 @@ def settings_of(models: list[ModelFile], config: PredictConfig, places: dict[str
         places: What the cells that are looked at depend on.
     """
     chosen = config.model_dump(mode="json", include={"min_tissue", "map", "views"})
-    return {**chosen, **places, "provider": models[0].provider, "models": [model.sha256 for model in models]}
+    limits = [model.limit for model in models]
+    told = {"limits": limits} if any(limit is not None for limit in limits) else {}
+    return {**chosen, **places, **told, "provider": models[0].provider, "models": [model.sha256 for model in models]}
 
 
 def threshold_of(models: Sequence[ModelFile], config: PredictConfig) -> float:
@@ -175,7 +177,7 @@ def askings_of(
     for plan, model in zip(job.plans, models, strict=True):
         key = key_of({**settings_of([model], config, job.places), **facts, "windows": plan.mark})
         known = files.load_unfinished(key) if files is not None else None
-        sums = known or Sums.empty(plan.grid.shape)
+        sums = known or Sums.empty(plan.grid.shape, with_distances=model.limit is not None)
         after = _keeper(files, key, advance, keeps_end=len(models) > 1)
         askings.append(Asking(job.slide, plan, viewed(model, config.views), sums, after))
     return askings
@@ -204,16 +206,18 @@ def map_of(job: Job, askings: Sequence[Asking], models: list[ModelFile], config:
 
 def _member(job: Job, asking: Asking, model: ModelFile, config: PredictConfig) -> Heatmap:
     """Return the map of one model."""
-    plan, probabilities = asking.plan, asking.probabilities()
+    plan, found = asking.plan, asking.sums.answer(asking.plan)
     wanted = int(plan.wanted.sum())
     facts = {
         "kind": kind(model, config),
         "tiles": wanted,
-        "bad_tiles": wanted - int((~np.isnan(probabilities)).sum()),
+        "bad_tiles": wanted - int((~np.isnan(found.probabilities)).sum()),
         "tissue_mm2": round(job.tissue.area_mm2, 6),
     }
+    is_far = np.False_ if model.limit is None or found.distances is None else found.distances > model.limit
     return Heatmap(
-        probabilities=probabilities,
+        probabilities=found.probabilities,
+        unknown=np.asarray(is_far),
         cell_um=plan.grid.stride_um,
         slide=job.slide.facts,
         threshold=threshold_of([model], config),

@@ -47,6 +47,7 @@ _LANES = 2  # batches that an accelerator is given at once: it copies one while 
 _LOOK_AGAIN_S = 1.0
 _THRESHOLD = "the threshold changed"
 _NAMES = {"min_tissue": "min-tissue", "models": "the model file", "provider": "what computes"}
+_NAMES |= {"limits": "from where on tissue is unknown"}
 _FORMER = {"stride": None, "combine": "mean"}  # settings of earlier versions, and what everything is made with now
 
 
