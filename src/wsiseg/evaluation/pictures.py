@@ -54,15 +54,16 @@ class JudgedPicture:
 
 
 def picture_of(heatmap: Heatmap, tumor_share: NDArray[np.float64], ignored_share: NDArray[np.float64]) -> JudgedPicture:
-    """Average cells until the longer side is small enough."""
-    factor = -(-max(heatmap.shape) // _CELLS)
+    """Average cells until the longer side is small enough, or repeat them until hatching can be seen in them."""
+    factor, copies = -(-max(heatmap.shape) // _CELLS), max(1, _CELLS // max(heatmap.shape))
     everywhere = np.ones(heatmap.shape, np.bool_)
-    return JudgedPicture(
+    means = (
         _mean(heatmap.probabilities, heatmap.judged, factor),
         _mean(heatmap.unknown, heatmap.tissue, factor),
         _mean(tumor_share, everywhere, factor),
         _mean(ignored_share, everywhere, factor),
     )
+    return JudgedPicture(*(one.repeat(copies, 0).repeat(copies, 1) for one in means))
 
 
 def _mean(values: NDArray[Any], counted: NDArray[np.bool_], factor: int) -> NDArray[np.float32]:
