@@ -18,7 +18,7 @@ from torch import nn
 
 from making.models import with_changed_card
 from making.tiled import TILE_PX, write_tiled_cohort
-from making.trained import settled, tiles_of, write_run
+from making.trained import description, settled, tiles_of, write_run
 from wsiseg.config.export import CardFacts, ExportConfig
 from wsiseg.config.predict import PredictConfig
 from wsiseg.exporting.dilation import exportable
@@ -31,6 +31,7 @@ from wsiseg.exporting.sample_tiles import Sample, Samples, from_cohort, from_fol
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.model_file.onnx_session import has_fast_int8
 from wsiseg.network.network import Checkpoint, TileClassifier, build
+from wsiseg.network.stage import Stage
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.errors import GateError, ModelFileError, UsageError, WsisegError
 from wsiseg.run.record import Silent
@@ -90,11 +91,12 @@ def test_the_file_tells_how_far_tiles_are_from_those_of_training(
     known = Checkpoint.load(trained[0] / "best.pt").known_tissue
     assert known is not None
     strange = np.random.default_rng(0).integers(0, 255, tiles[:8].shape, np.uint8)
-    with torch.no_grad(), ModelFile.open(exported.path) as model:
+    with ModelFile.open(exported.path) as model:
         for some in (tiles, strange):
-            expected = known.distances(trained[1].features(torch.from_numpy(some)).numpy())
+            expected = known.distances(description(trained[1], torch.from_numpy(some), "layer2"))
             assert model.answer(some).distances == pytest.approx(expected, rel=1e-3)
-        assert model.limit == pytest.approx(known.limit)
+            assert np.mean(expected < 1) == (1 if some is tiles else 0)
+        assert model.limit == 1
         assert model.warnings == ()
         assert model.card.calibration is not None
         assert model.card.calibration.temperature == pytest.approx(1.25)
@@ -107,11 +109,14 @@ def test_the_distance_of_a_cell_is_that_of_the_tile_around_it(
     assert known is not None
     strange = np.random.default_rng(0).integers(0, 255, tiles[0].shape, np.uint8)
     image = np.block([[[tiles[0]], [tiles[9]], [tiles[3]]], [[tiles[17]], [strange], [tiles[40]]]])[None]
-    with torch.no_grad(), ModelFile.open(exported.path) as model:
-        features = trained[1].feature_map(trained[1].normalised(torch.from_numpy(image))).numpy()[0].astype(float)
-        around = np.stack([_over_tiles(channel) for channel in features], -1).astype(np.float32)
-        expected = known.distances(around.reshape(-1, around.shape[-1])).reshape(around.shape[:2])
+    with torch.no_grad(), Stage(trained[1].backbone, "layer2") as stage, ModelFile.open(exported.path) as model:
+        trained[1](torch.from_numpy(image))
+        cells = stage.map[0].numpy().astype(float).reshape(-1, 4, 4, 6, 4)
+        mean, squares = (np.stack([_over_tiles(one) for one in part.mean((2, 4))]) for part in (cells, cells**2))
+        described = np.concatenate([mean, np.sqrt(squares - mean**2)]).reshape(2 * len(mean), -1).T
+        expected = known.distances(described.astype(np.float32)).reshape(4, 6)
         assert model.answer_map(image).distances == pytest.approx(expected[None], rel=1e-3)
+    assert expected[2:, 2:4].min() > 2 * np.median(expected), "what is strange is farther"
 
 
 def test_distances_are_part_of_the_self_test(exported: Exported, tmp_path: Path) -> None:
@@ -437,7 +442,8 @@ def test_the_splits_of_a_cohort_are_kept_apart(cohort: Path) -> None:
     samples = from_cohort(cohort, TILE_PX, 0.5, (64, 64))
     assert samples is not None
     assert "train" in samples.calibration.source
-    assert "test and val" in samples.held_out.source
+    assert "val" in samples.held_out.source
+    assert "test" not in samples.held_out.source
     splits = {slide.split for slide in Cohort.read(cohort).slides}
     assert splits == {"train", "val", "test"}
     assert set(samples.held_out.labels) == {0, 1}
@@ -449,7 +455,7 @@ def test_a_graph_with_one_changed_weight_is_caught(
     classifier = build("resnet18", "none").eval()
     classifier.load_state_dict(trained[1].state_dict())
     nn.init.constant_(classifier.head.bias, classifier.head.bias.item() + 0.01)
-    graph = OnnxGraph(to_onnx(DenseGraph(exportable(classifier, 32), TILE_PX // 32), TILE_PX, tmp_path))
+    graph = OnnxGraph(to_onnx(DenseGraph(exportable(classifier, 32), 32, TILE_PX), TILE_PX, tmp_path))
     sample = Sample(tiles, np.full(len(tiles), -1, np.int8), "tiles")
     expected = Answers(by_torch(trained[1], tiles), None)
     assert not compared(("fp32", "torch"), graph.answers(tiles), expected, sample, SAME_NUMBERS).passed
@@ -577,7 +583,7 @@ def test_no_tile_is_both_for_calibration_and_held_out(cohort: Path, tiles: Image
 def test_int8_is_calibrated_on_the_calibration_tiles_alone(
     tmp_path: Path, trained: tuple[Path, TileClassifier], tiles: Images
 ) -> None:
-    graph = OnnxGraph(to_onnx(DenseGraph(exportable(trained[1], 32), TILE_PX // 32), TILE_PX, tmp_path))
+    graph = OnnxGraph(to_onnx(DenseGraph(exportable(trained[1], 32), 32, TILE_PX), TILE_PX, tmp_path))
     halves = [Sample(some, np.full(len(some), -1, np.int8), "tiles") for some in (tiles[::2], tiles[1::2], 255 - tiles)]
     calibration, *held_out = halves
     files = [

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.network.known_tissue import KnownTissue
+from wsiseg.network.known_tissue import Features, KnownTissue
 from wsiseg.network.network import Checkpoint, TileClassifier, build
+from wsiseg.network.stage import Stage, stage_layer
 from wsiseg.slides.cohort import Cohort
 from wsiseg.tiles.store import TileStore, store_path
 
@@ -39,11 +40,19 @@ def tiles_of(cohort: Path, count: int = 8) -> np.ndarray[tuple[int, ...], np.dty
 
 
 @torch.no_grad()
+def description(classifier: TileClassifier, images: torch.Tensor, layer: str) -> Features:
+    """Return the means and deviations of a layer's channels over whole images."""
+    with Stage(classifier.backbone, layer) as stage:
+        classifier(images)
+        return torch.cat([stage.map.mean((2, 3)), stage.map.std((2, 3), correction=0)], 1).numpy()
+
+
 def known_to(classifier: TileClassifier, cohort: Path) -> KnownTissue | None:
-    """Return the tissue of a cohort as a network sees it."""
-    parts = torch.from_numpy(tiles_of(cohort, 32)).split(32)
-    features = [classifier.features(part).numpy() for part in parts]
-    return KnownTissue.of([one[::2] for one in features], [one[1::2] for one in features])
+    """Return the tissue of a cohort as a network sees it; every second tile sets the limit."""
+    layer = stage_layer(classifier) or ""
+    parts = torch.from_numpy(tiles_of(cohort, 32)).split(32) if layer else ()
+    features = [description(classifier, part, layer) for part in parts]
+    return KnownTissue.of(layer, [("colon", one[::2]) for one in features], [("colon", one[1::2]) for one in features])
 
 
 def write_run(folder: Path, cohort: Path, arch: str = "resnet18") -> TileClassifier:

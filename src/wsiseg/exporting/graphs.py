@@ -7,35 +7,80 @@ tile around it. Where the tissue of training is known, it also returns how far i
 
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wsiseg.network.known_tissue import KnownTissue
+from wsiseg.network.known_tissue import FARTHEST, KnownTissue
 from wsiseg.network.network import TileClassifier
+from wsiseg.network.stage import STRIDE_PX, Stage, described, squared
 
 
-class Distance(nn.Module):
-    """How far features lie from known tissue; see `KnownTissue.distances`."""
+class _SiteDistance(nn.Module):
+    """How far descriptions lie from the tissue of one site; see `KnownTissue.distances`."""
 
     mean: Tensor
     scale: Tensor
     axes: Tensor
     gains: Tensor
 
-    def __init__(self, known: KnownTissue) -> None:
+    def __init__(self, known: KnownTissue, place: int) -> None:
         super().__init__()
-        for name in ("mean", "scale", "gains"):
-            self.register_buffer(name, torch.from_numpy(getattr(known, name)))
-        self.register_buffer("axes", torch.from_numpy(known.axes.T.copy()))
-        self.gain_of_rest = known.gain_of_rest
+        self.gain_of_rest = 1 / float(known.rest[place])
+        gains = 1 / known.variances[place] - np.float32(self.gain_of_rest)
+        for name, value in (("mean", known.mean[place]), ("scale", known.scale[place]), ("gains", gains)):
+            self.register_buffer(name, torch.from_numpy(value.copy()))
+        self.register_buffer("axes", torch.from_numpy(known.axes[place].T.copy()))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the distances [...] of features [..., channels]."""
-        inside = (features - self.mean) * self.scale
+    def forward(self, described: Tensor) -> Tensor:
+        """Return the distances [...] of descriptions [..., channels]."""
+        inside = (described - self.mean) * self.scale
         along = inside @ self.axes
         distances: Tensor = (along**2 * self.gains).sum(-1) + (inside**2).sum(-1) * self.gain_of_rest
         return distances
+
+
+class Distance(nn.Module):
+    """How far an image, and the tile around each cell of its map, lie from known tissue.
+
+    Args:
+        known: The tissue.
+        cells: Side of a tile in cells of the map.
+        step: Side of a cell in positions of the stage that is described.
+    """
+
+    def __init__(self, known: KnownTissue, cells: int, step: int) -> None:
+        super().__init__()
+        self.sites = nn.ModuleList(_SiteDistance(known, place) for place in range(len(known.sites)))
+        self.cells, self.step = cells, step
+
+    def forward(self, stage: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the distances [n] and [n, rows, columns] for a stage [n, channels, step * rows, step * columns]."""
+        positions = squared(stage)
+        around = around_cells(functional.avg_pool2d(positions, self.step), self.cells)
+        return self._least(positions.mean((2, 3))), self._least(around.permute(0, 2, 3, 1))
+
+    def _least(self, averages: Tensor) -> Tensor:
+        found = described(averages)
+        return torch.stack([site(found) for site in self.sites]).amin(0).clamp(max=FARTHEST)
+
+
+def around_cells(cells: Tensor, side: int) -> Tensor:
+    """Average cells [n, channels, rows, columns] over the tile around each, so many cells wide, as far as they exist.
+
+    The weights are those of `tile_window`.
+    """
+    return _summed(cells, side) / _summed(torch.ones_like(cells[:, :1]), side)
+
+
+def _summed(cells: Tensor, side: int) -> Tensor:
+    """Sum up cells over the tile around each, divided by the number in a tile.
+
+    Two poolings give the outermost cells half the weight where the tile is an even number of cells wide.
+    """
+    pooled = functional.avg_pool2d(cells, side, 1, side // 2)
+    return pooled if side % 2 else functional.avg_pool2d(pooled, 2, 1)
 
 
 class DenseGraph(nn.Module):
@@ -43,7 +88,8 @@ class DenseGraph(nn.Module):
 
     Args:
         classifier: From `dilation.exportable`.
-        cells: Side of a tile in cells of the map.
+        stride: Input pixels per cell of the map.
+        tile_px: Side of a tile in pixels.
         trained_step: Every so many cells, along both axes, make up the map that the network was trained with; their
             mean is the tile's logit, also where the map has been made finer.
         known: The tissue of training, the distances from which are two further outputs.
@@ -53,12 +99,14 @@ class DenseGraph(nn.Module):
     offset: Tensor
 
     def __init__(
-        self, classifier: TileClassifier, cells: int, trained_step: int = 1, known: KnownTissue | None = None
-    ) -> None:
+        self, classifier: TileClassifier, stride: int, tile_px: int, trained_step: int = 1,
+        known: KnownTissue | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.distance = None if known is None else Distance(known)
-        self.cells, self.trained_step = cells, trained_step
+        self.cells, self.trained_step = tile_px // stride, trained_step
         self.backbone, self.head = classifier.backbone, classifier.head
+        self.distance = None if known is None else Distance(known, self.cells, stride // STRIDE_PX)
+        self.stage = None if known is None else Stage(self.backbone, known.layer)
         self.register_buffer("scale", (1 / (255 * classifier.std))[:, None, None, None])
         self.register_buffer("offset", -classifier.mean / classifier.std)
 
@@ -70,24 +118,12 @@ class DenseGraph(nn.Module):
         """
         features = self.features(image)
         logits = functional.conv2d(features, self.head.weight[:, :, None, None], self.head.bias)
-        whole = self._trained(logits).mean((1, 2, 3))
-        answers = torch.sigmoid(whole), torch.sigmoid(self._around(logits)).squeeze(1)
-        if self.distance is None:
+        step = self.trained_step
+        whole = (logits[:, :, ::step, ::step] if step > 1 else logits).mean((1, 2, 3))
+        answers = torch.sigmoid(whole), torch.sigmoid(around_cells(logits, self.cells)).squeeze(1)
+        if self.distance is None or self.stage is None:
             return answers
-        around = self._around(features).permute(0, 2, 3, 1)
-        return *answers, self.distance(self._trained(features).mean((2, 3))), self.distance(around)
-
-    def _around(self, cells: Tensor) -> Tensor:
-        """Average cells [n, channels, rows, columns] over the tile around each, as far as they exist there."""
-        return self._summed(cells) / self._summed(torch.ones_like(cells[:, :1]))
-
-    def _summed(self, cells: Tensor) -> Tensor:
-        """Sum up cells over the tile around each with the weights of `tile_window`, divided by their number.
-
-        Two poolings give the outermost cells of an even number half the weight.
-        """
-        pooled = functional.avg_pool2d(cells, self.cells, 1, self.cells // 2)
-        return pooled if self.cells % 2 else functional.avg_pool2d(pooled, 2, 1)
+        return *answers, *self.distance(self.stage.map)
 
     def features(self, image: Tensor) -> Tensor:
         """Return the features [n, channels, rows, columns] of uint8 images [n, height, width, 3]."""
@@ -95,10 +131,6 @@ class DenseGraph(nn.Module):
         # As a convolution: a product with three numbers, one for each color, takes runtimes longer than a layer.
         features: Tensor = self.backbone(functional.conv2d(pixels, self.scale, self.offset, groups=len(self.scale)))
         return features
-
-    def _trained(self, cells: Tensor) -> Tensor:
-        """Pick the cells that the network was trained with."""
-        return cells[:, :, :: self.trained_step, :: self.trained_step] if self.trained_step > 1 else cells
 
 
 class TileGraph(nn.Module):

@@ -106,10 +106,10 @@ def of_classifier(
             )
         graph = TileGraph(classifier, torch.nn.Identity())
         return Origin(graph, {**facts, "output_stride": None}, trained, cohort=cohort)
-    dense = DenseGraph(exportable(classifier, stride), tile_px // stride, native // stride, known).eval()
+    dense = DenseGraph(exportable(classifier, stride), stride, tile_px, native // stride, known).eval()
     facts = {**facts, "output_stride": stride, "map_cells": "tiles"}
     if known is not None:
-        facts["known_tissue"] = {"limit": known.limit, "tiles": known.tiles, "slides": known.slides}
+        facts["known_tissue"] = {"limit": 1.0, "sites": known.sites, "tiles": known.tiles, "slides": known.slides}
     return Origin(dense, facts, trained, native == stride, cohort)
 
 

@@ -21,10 +21,11 @@ _BATCH = 16
 
 
 class Answers(NamedTuple):
-    """What a graph answers to tiles: float32[n], and float32[n, rows, columns] where it has a map."""
+    """What a graph answers to tiles: float32[n], float32[n, rows, columns] where it has a map, and how far they lie."""
 
     probabilities: Floats
-    maps: Floats | None
+    maps: Floats | None = None
+    distances: Floats | None = None
 
 
 class OnnxGraph:
@@ -42,11 +43,6 @@ class OnnxGraph:
     def _session(self) -> "InferenceSession":
         return start(self.model.SerializeToString()).session
 
-    @property
-    def has_map(self) -> bool:
-        """True if it has a map."""
-        return "probability_map" in self._outputs
-
     def outputs(self, images: NDArray[np.uint8]) -> list[Floats]:
         """Return all outputs for uint8 [n, height, width, 3], in their order."""
         found: list[Floats] = run(self._session, self._outputs, {"image": images})
@@ -57,10 +53,10 @@ class OnnxGraph:
         return dict(zip(self._outputs, self.outputs(images), strict=True))
 
     def answers(self, tiles: NDArray[np.uint8]) -> Answers:
-        """Return the probabilities and the maps of many tiles."""
+        """Return the probabilities of many tiles, their maps and their distances from known tissue."""
         parts = [self.one(batch) for batch in batches(tiles)]
-        maps = [part["probability_map"] for part in parts] if self.has_map else []
-        return Answers(np.concatenate([part["probability"] for part in parts]), np.concatenate(maps) if maps else None)
+        found = {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
+        return Answers(found["probability"], found.get("probability_map"), found.get("distance"))
 
 
 def batches(tiles: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

@@ -38,11 +38,13 @@ class Reduced(NamedTuple):
 
 
 def to_float16(graph: OnnxGraph, held_out: Sample) -> Reduced:
-    """Compute with float16, between the same uint8 input and float32 outputs."""
+    """Compute with float16, between the same uint8 input and float32 outputs; distances stay in float32."""
     convert = runtime("onnxruntime.transformers.float16").convert_float_to_float16
     copied = onnx.ModelProto()
     copied.CopyFrom(graph.model)
-    half = OnnxGraph(tidied(convert(copied, keep_io_types=True)))
+    # Deviations are small differences of large squares.
+    distances = [node.name for node in copied.graph.node if node.name.startswith("/distance/")]
+    half = OnnxGraph(tidied(convert(copied, keep_io_types=True, node_block_list=distances)))
     answers = half.answers(held_out.tiles), graph.answers(held_out.tiles)
     return Reduced(half, compared(("fp16", "fp32"), *answers, held_out, FEWER_BITS), 0.0)
 

@@ -52,7 +52,7 @@ def layers(model: onnx.ModelProto) -> list[str]:
         and shapes[node.input[1]][0] > 1
     ]
     # A dense head has a single filter and is left out already; of tile models the last layer is the head.
-    has_map = len(model.graph.output) > 1
+    has_map = "probability_map" in {output.name for output in model.graph.output}
     return found if has_map else found[:-1]
 
 

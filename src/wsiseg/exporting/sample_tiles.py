@@ -63,8 +63,9 @@ def from_cohort(path: Path, tile_px: int, mpp: float, counts: tuple[int, int]) -
         path: The cohort CSV that `wsiseg tile` wrote.
         tile_px: Side that the tiles must have.
         mpp: Micrometers per pixel that they must have.
-        counts: How many tiles to calibrate with, from the training split, and how many to compare on, from the others.
-            Where the cohort has no splits, every second slide serves one and the other.
+        counts: How many tiles to calibrate with, from the training split, and how many to compare on, from the
+            validation split. Where the cohort has no such splits, every second slide serves one and the other; those of
+            the test split serve nothing.
 
     Returns:
         The tiles, or None if there are no stores.
@@ -72,9 +73,9 @@ def from_cohort(path: Path, tile_px: int, mpp: float, counts: tuple[int, int]) -
     Raises:
         UsageError: The cohort is wrong, or its tiles are of another size.
     """
-    slides = [slide for slide in Cohort.read(path).slides if store_path(path.parent, slide.slide).is_dir()]
-    training = [slide for slide in slides if slide.split == "train"]
-    others = [slide for slide in slides if slide.split in {"val", "test"}]
+    there = [slide for slide in Cohort.read(path).slides if store_path(path.parent, slide.slide).is_dir()]
+    slides = [slide for slide in there if slide.split != "test"]
+    training, others = ([slide for slide in slides if slide.split == name] for name in ("train", "val"))
     if not training or not others:
         training, others = slides[::2], slides[1::2]
     drawn = [

@@ -58,9 +58,11 @@ class KnownTissueFacts(_Part):
     """A cell or tile with a larger distance is unknown. Files without a `distance_map` beside their `probability_map`,
     which version 0.1 wrote, hold a limit for the median of a slide here and cannot tell unknown cells."""
     tiles: int = Field(ge=0)
-    """Number of training tiles that distances are measured from; these are about 1 away on average."""
+    """Number of training tiles that distances are measured from."""
     slides: int = Field(ge=0)
     """Number of slides that these tiles came from."""
+    sites: tuple[_Text, ...] = Field(default=(), max_length=1000)
+    """Sites that distances are measured from, the least of which counts; those with few tiles are one, named ""."""
 
 
 class CalibrationFacts(_Part):

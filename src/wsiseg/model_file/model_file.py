@@ -29,8 +29,8 @@ class Answer(NamedTuple):
 
     Attributes:
         probabilities: float32, of the positive class, in 0..1.
-        distances: float32, squared Mahalanobis distances per feature from the tissue of training, about 1 for training
-            tiles; what is farther than `ModelFile.limit` is unknown. None where the model cannot tell.
+        distances: float32, squared Mahalanobis distances from the tissue of training, about 1 where 98 % of such tissue
+            is nearer; what is farther than `ModelFile.limit` is unknown. None where the model cannot tell.
     """
 
     probabilities: NDArray[np.float32]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-Kind = Literal["glass", "uniform", "noise", "texture"]
+Kind = Literal["glass", "uniform", "noise", "texture", "tissue"]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Values = NDArray[np.float32]
 Outputs = Mapping[str, Values]
@@ -72,6 +72,7 @@ def seeded_pixels(kind: Kind, height: int, width: int, seed: int) -> NDArray[np.
         "uniform": _uniform,
         "noise": _noise,
         "texture": _texture,
+        "tissue": _tissue,
     }
     return images[kind](height, width, seed).astype(np.uint8)
 
@@ -166,6 +167,24 @@ def _texture(height: int, width: int, seed: int) -> NDArray[np.int64]:
     purple = (coarse + fine) // 2
     grain = _bytes(height, width, 3, seed + 6) % 17 - 8
     return np.clip((_PINK * (255 - purple) + _PURPLE * purple) // 255 + grain, 0, 255)
+
+
+def _tissue(height: int, width: int, seed: int) -> NDArray[np.int64]:
+    """Strew nuclei over patchy tissue; colours, size and number follow from the seed."""
+    chosen = _bytes(1, 9, 1, seed + 7).ravel()
+    ground, dark = _PINK + chosen[:3] % 49 - 24, _PURPLE + chosen[3:6] % 65 - 32
+    radius = 2 + chosen[6] % 5
+    spacing = 2 * radius + 1 + chosen[7] % 16
+    rows, columns = np.arange(height)[:, None], np.arange(width)[None]
+    # A nucleus lies whole in its cell of a grid, at a random place; some cells have none.
+    made = _bytes(height // spacing + 1, width // spacing + 1, 3, seed + 8)[rows // spacing, columns // spacing]
+    place = radius + made[..., :2] % (spacing - 2 * radius)
+    squares = (rows % spacing - place[..., 0]) ** 2 + (columns % spacing - place[..., 1]) ** 2
+    is_nucleus = (squares < radius**2) & (made[..., 2] >= chosen[8] // 2)
+    patches = (2 * _blocks(height, width, _COARSE_PX, seed + 4) + _blocks(height, width, _FINE_PX, seed + 5)) // 3
+    light = (ground[None, None] * (512 - patches) + dark * patches) // 512
+    grain = _bytes(height, width, 3, seed + 6) % 25 - 12
+    return np.clip(np.where(is_nucleus[..., None], (light + 3 * dark) // 4, light) + grain, 0, 255)
 
 
 def _blocks(height: int, width: int, side: int, seed: int) -> NDArray[np.int64]:

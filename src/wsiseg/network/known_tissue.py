@@ -1,13 +1,20 @@
-"""The tissue that a network was trained on, and how far other tiles lie from it; what is too far is unknown."""
+"""The tissue that a network was trained on, and how far other tissue lies from it; what is too far is unknown."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 Features = NDArray[np.float32]
+Floats = NDArray[np.floating]
+OfSlide = tuple[str, Features]
+"""The site of a slide, and float32[tiles, channels]: what describes tiles of it."""
+
+FARTHEST = 1000.0
+"""Distances are cut here, so that they fit into half the bits."""
 
 _MOST_AXES = 64
 _FEWEST_TILES = 64
@@ -16,89 +23,111 @@ _SMALLEST_SHARE, _SMALLEST_REST = 0.01, 1e-6
 _WITHIN = 98  # percent of known tissue is within the limit
 
 
+class _Gaussian(NamedTuple):
+    """Of one site; see `KnownTissue`."""
+
+    mean: Floats
+    scale: Floats
+    axes: Floats
+    variances: Floats
+    rest: np.floating
+
+    def distances(self, features: Floats) -> Floats:
+        inside = (features - self.mean) * self.scale
+        along = inside @ self.axes.T
+        found: Floats = (along**2) @ (1 / self.variances - 1 / self.rest) + (inside**2).sum(1) / self.rest
+        return found
+
+
 @dataclass(frozen=True)
 class KnownTissue:
-    """The distribution of features over training tiles: a Gaussian whose covariance is shrunk.
+    """The distribution of what describes training tiles: for each site a Gaussian whose covariance is shrunk.
 
     Features are standardised. Along the axes of largest variance the covariance is as measured, along all others it
     is their mean variance, so that it can be inverted however few the tiles are (Tipping and Bishop, Probabilistic
-    principal component analysis, J. R. Statist. Soc. B 61, 1999).
+    principal component analysis, J. R. Statist. Soc. B 61, 1999). Variances are in units in which 98 % of known tissue
+    of the site is within the distance 1.
 
     Attributes:
-        mean: float32[channels].
-        scale: float32[channels]; centred features times this are standardised, and divided by the root of their count.
-        axes: float32[axes, channels], of unit length, at right angles.
-        variances: float32[axes], along the axes.
-        rest: Variance along every other axis.
-        limit: Tissue that is farther than this is unknown.
+        layer: Of the network, whose output over a tile is described; see `stage.described`.
+        sites: Their names; sites with few tiles share the name "".
+        mean: float32[sites, channels].
+        scale: float32[sites, channels]; centred features times this are standardised.
+        axes: float32[sites, axes, channels], of unit length, at right angles.
+        variances: float32[sites, axes], along the axes.
+        rest: float32[sites], the variance along every other axis.
         tiles: How many tiles it was measured on.
         slides: How many slides these came from.
     """
 
+    layer: str
+    sites: tuple[str, ...]
     mean: Features
     scale: Features
     axes: Features
     variances: Features
-    rest: float
-    limit: float
+    rest: Features
     tiles: int
     slides: int
 
     @classmethod
-    def of(cls, training: Sequence[Features], others: Sequence[Features] = ()) -> Self | None:
-        """Measure the features of tiles.
+    def of(cls, layer: str, training: Sequence[OfSlide], others: Sequence[OfSlide] = ()) -> Self | None:
+        """Measure what describes tiles.
 
         Args:
-            training: float32[tiles, channels] of each training slide.
-            others: Of further slides of the same kind, as those for validation. 98 % of their tiles are within the
-                limit; of the training tiles where there are no others, which lie nearer than new tissue would.
+            layer: Whose output describes them.
+            training: Of each training slide.
+            others: Of further slides of the same sites, as those for validation, which set the distances within which
+                98 % of known tissue lies. The training slides set them where a site has no others; they lie nearer
+                than new tissue would.
 
         Returns:
             What is known, or None where there are too few tiles to tell.
         """
-        tiles = np.concatenate(training).astype(np.float64) if training else np.zeros((0, 1))
-        count, channels = tiles.shape
-        if count < _FEWEST_TILES:
+        counts = Counter(site for site, tiles in training for _ in tiles)
+        large = {site for site, count in counts.items() if count >= _FEWEST_TILES}
+        groups = {name: tiles for name, tiles in _grouped(training, large).items() if len(tiles) >= _FEWEST_TILES}
+        groups = {name: tiles for name, tiles in groups.items() if tiles.std(0).any()}
+        if not groups:
             return None
-        mean, std = tiles.mean(0), tiles.std(0)
-        if not std.any():
-            return None
-        # A channel that hardly varies must not count for more than others by being divided by nearly nothing.
-        scale = 1 / (np.maximum(std, _SMALLEST_SHARE * float(std.mean())) * np.sqrt(channels))
-        inside = (tiles - mean) * scale
-        variances, axes = np.linalg.eigh(inside.T @ inside / count)
-        most = max(1, min(_MOST_AXES, count // _TILES_PER_AXIS, channels - 1))
-        rest = max(float(variances[: max(1, channels - most)].mean()), _SMALLEST_REST * float(variances[-1]))
-        found = cls(
-            mean=mean.astype(np.float32),
-            scale=scale.astype(np.float32),
-            axes=np.ascontiguousarray(axes[:, : -most - 1 : -1].T, np.float32),
-            variances=np.maximum(variances[: -most - 1 : -1], rest).astype(np.float32),
-            rest=rest,
-            limit=0.0,
-            tiles=count,
-            slides=len(training),
-        )
-        return replace(found, limit=limit_of(found.distances(np.concatenate(others or training))))
+        fewest, channels = min(map(len, groups.values())), training[0][1].shape[1]
+        most = max(1, min(_MOST_AXES, fewest // _TILES_PER_AXIS, channels - 1))
+        unseen = _grouped(others, large)
+        found = [_measured(tiles, unseen.get(name, tiles), most) for name, tiles in groups.items()]
+        arrays = [np.stack(parts).astype(np.float32) for parts in zip(*found, strict=True)]
+        stacked = dict(zip(_Gaussian._fields, arrays, strict=True))
+        tiles = sum(map(len, groups.values()))
+        return cls(layer=layer, sites=tuple(groups), **stacked, tiles=tiles, slides=len(training))
 
     def distances(self, features: Features) -> Features:
-        """Return the squared Mahalanobis distance per channel, float32[n], of features [n, channels]."""
-        inside = (features - self.mean) * self.scale
-        along = inside @ self.axes.T
-        found: Features = (along**2) @ self.gains + (inside**2).sum(1) * np.float32(self.gain_of_rest)
-        return found
-
-    @property
-    def gain_of_rest(self) -> float:
-        """What the square along any axis counts for."""
-        return 1 / (self.rest * len(self.mean))
-
-    @property
-    def gains(self) -> Features:
-        """What the square along an axis of large variance counts for beyond that, float32[axes]; below 0."""
-        return (1 / (self.variances * len(self.mean)) - self.gain_of_rest).astype(np.float32)
+        """Return the least distance from any site, float32[n], of features [n, channels]; known tissue is within 1."""
+        gaussians = map(_Gaussian, self.mean, self.scale, self.axes, self.variances, self.rest)
+        least = np.min([one.distances(features) for one in gaussians], 0)
+        return np.asarray(np.minimum(least, FARTHEST), np.float32)
 
 
-def limit_of(distances: Features) -> float:
+def limit_of(distances: Floats) -> float:
     """Return the distance within which 98 % of known tissue lies, from distances [n] of some of it."""
     return float(np.percentile(distances, _WITHIN))
+
+
+def _grouped(slides: Sequence[OfSlide], large: set[str]) -> Mapping[str, Floats]:
+    """Join the slides of each large site, and under the name "" those of all others."""
+    groups: dict[str, list[Features]] = {}
+    for site, tiles in slides:
+        groups.setdefault(site if site in large else "", []).append(tiles)
+    return {name: np.concatenate(some).astype(np.float64) for name, some in groups.items()}
+
+
+def _measured(tiles: Floats, unseen: Floats, most: int) -> _Gaussian:
+    """Measure the Gaussian of a site with so many axes, in units in which 98 % of `unseen` is within 1."""
+    (count, channels), mean, std = tiles.shape, tiles.mean(0), tiles.std(0)
+    # A channel that hardly varies must not count for more than others by being divided by nearly nothing.
+    scale = 1 / np.maximum(std, _SMALLEST_SHARE * float(std.mean()))
+    inside = (tiles - mean) * scale
+    variances, axes = np.linalg.eigh(inside.T @ inside / count)
+    rest = max(float(variances[: max(1, channels - most)].mean()), _SMALLEST_REST * float(variances[-1]))
+    largest = np.maximum(variances[: -most - 1 : -1], rest)
+    found = _Gaussian(mean, scale, np.ascontiguousarray(axes[:, : -most - 1 : -1].T), largest, np.float32(rest))
+    limit = limit_of(found.distances(unseen))
+    return found._replace(variances=found.variances * limit, rest=np.float32(rest * limit))

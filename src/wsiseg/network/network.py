@@ -4,7 +4,6 @@ A backbone turns tiles into a map of features; one linear layer gives a logit. A
 the tile's logit, applied at every position it is the dense map, and the average of that map is the tile's logit again.
 """
 
-import math
 from collections import OrderedDict
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -37,7 +36,6 @@ _AFTER_FEATURES = ("avgpool", "dropout", "flatten", "fc", "classifier", "head", 
 _PROBE_PX = 224
 # Fields of a checkpoint that earlier versions did not write.
 _LATER = {"temperature", "offset", "known_tissue"}
-_EARLIER_NAME = "domain"  # of `known_tissue`
 # These two warn unless they are told how to begin.
 _QUIET = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
 
@@ -151,8 +149,6 @@ class Checkpoint:
             WsisegError: The file is missing, damaged, or not a checkpoint of wsiseg.
         """
         content = read_torch(path)
-        if isinstance(content, dict) and _EARLIER_NAME in content:
-            content["known_tissue"] = content.pop(_EARLIER_NAME)
         names = {item.name for item in fields(cls)} - (_LATER - set(content if isinstance(content, dict) else ()))
         if not isinstance(content, dict) or content.get("schema") != _SCHEMA or not names <= set(content):
             raise WsisegError(f"{path}: not a checkpoint of wsiseg train")
@@ -161,11 +157,11 @@ class Checkpoint:
         return cls(**{name: content[name] for name in names - {"sites"}}, sites=tuple(content["sites"]))
 
 
-def _known(stored: dict[str, Any]) -> KnownTissue:
-    """Make what was stored; earlier versions had a limit for slides, and one for tiles that is the limit now."""
-    limit = stored.get("tile_limit", math.inf)
-    stored = {**stored, "limit": limit if math.isfinite(limit) else stored["limit"]}
-    return KnownTissue(**{item.name: _used(stored[item.name]) for item in fields(KnownTissue)})
+def _known(stored: dict[str, Any]) -> KnownTissue | None:
+    """Make what was stored; earlier versions measured the last features, which hardly tell what is foreign."""
+    if "layer" not in stored:
+        return None
+    return KnownTissue(**{name: _used(value) for name, value in stored.items()})
 
 
 def _stored(value: Any) -> Any:  # noqa: ANN401  an array or a number

@@ -4,56 +4,64 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.known_tissue import Features, KnownTissue
-from wsiseg.training.bags import TileSource
-from wsiseg.training.features import Compute, FeatureBank
+from wsiseg.network.network import TileClassifier
+from wsiseg.network.stage import STRIDE_PX, Stage, described, squared, stage_layer
 from wsiseg.training.processes import Processes
-from wsiseg.training.slides import LabelledSlide, evenly
-from wsiseg.training.task import Task
+from wsiseg.training.slides import LabelledSlide, evenly, in_parts
 
-_MOST_SLIDES, _MOST_TILES, _MOST_CROPS = 100, 64, 24
+_MOST_SLIDES, _MOST_TILES, _MOST_CROPS, _AT_ONCE = 100, 64, 24, 16
+_AROUND_PX = 32  # which an early stage hardly sees beyond
 
 
-def known_tissue(task: Task, config: TrainConfig, processes: Processes) -> KnownTissue | None:
-    """Measure the features of training tiles, and how far the slides of validation lie from them.
+def known_tissue(
+    classifier: TileClassifier, slides: Sequence[LabelledSlide], config: TrainConfig, processes: Processes
+) -> KnownTissue | None:
+    """Measure the tissue of training slides, and how far tissue of those for validation lies from it.
 
     Args:
-        task: With the weights that are kept.
+        classifier: With the weights that are kept.
+        slides: Of all splits.
         config: How it was trained.
         processes: Who measures.
 
     Returns:
-        None where there are too few tiles to tell.
+        None where there are too few tiles to tell, or the network has no stage that tells.
     """
-    training, validation = (_some(task.split(name), _MOST_SLIDES) for name in ("train", "val"))
-    slides = [*training, *validation]
-    found = processes.gathered([_features(task, config, slide) for slide in processes.share(slides)])
-    return KnownTissue.of(found[: len(training)], found[len(training) :])
+    layer = stage_layer(classifier.eval())
+    if layer is None:
+        return None
+    training, validation = (_some([one for one in slides if one.split == name]) for name in ("train", "val"))
+    every = [*training, *validation]
+    with Stage(classifier.backbone, layer) as stage:
+        parts = processes.gathered([_described(classifier, stage, one, config) for one in processes.share(every)])
+    found = [(slide.site, tiles) for slide, tiles in zip(every, parts, strict=True)]
+    return KnownTissue.of(layer, found[: len(training)], found[len(training) :])
 
 
-def _some(slides: Sequence[LabelledSlide], most: int) -> list[LabelledSlide]:
-    return [slides[place] for place in evenly(len(slides), most)]
+def _some(slides: Sequence[LabelledSlide]) -> list[LabelledSlide]:
+    return [slides[place] for place in evenly(len(slides), _MOST_SLIDES)]
+
+
+def _described(classifier: TileClassifier, stage: Stage, slide: LabelledSlide, config: TrainConfig) -> Features:
+    """Describe tiles of a slide, float32[tiles, channels]: alone, as a map by tiles sees them, and within a crop."""
+    whole = [(None, _MOST_TILES), (slide.tile_px + 2 * _AROUND_PX, _MOST_CROPS)]
+    parts = []
+    for side, most in whole if slide.path.exists() else whole[:1]:
+        around = 0 if side is None else _AROUND_PX // STRIDE_PX
+        for indices in in_parts(evenly(slide.tiles, most), _AT_ONCE):
+            crops = torch.from_numpy(slide.read(indices, config.threads, side))
+            parts.append(_of_middle(classifier, stage, crops, around))
+    return np.concatenate(parts)
 
 
 @torch.inference_mode()
-def _features(task: Task, config: TrainConfig, slide: LabelledSlide) -> Features:
-    """Return the features of tiles of a slide, float32[tiles, channels].
-
-    Where the network was shown what lies around a tile, they are those of tiles within that, as a dense map sees them,
-    and of the same tiles alone, as a map by tiles does.
-    """
-    most = _MOST_TILES if config.context is None or config.freeze else _MOST_CROPS
-    indices = evenly(slide.tiles, most)
-    if isinstance(task.source, FeatureBank):
-        known: Features = task.source.raw(slide)[0, indices].astype(np.float32)
-        return known
-    sizes = (None,) if config.context is None else (None, config.context)
-    parts = []
-    for size in sizes:
-        middle = None if size is None else slide.tile_px
-        compute = Compute(task.classifier.eval(), middle, config.precision == "bfloat16")
-        tiles = TileSource(context_px=size).read(slide, indices)
-        parts.append(compute.features(tiles))
-    return np.concatenate(parts)
+def _of_middle(classifier: TileClassifier, stage: Stage, crops: Tensor, around: int) -> Features:
+    """Describe uint8 crops [n, side, side, 3] without so many positions around: float32[n, channels]."""
+    classifier.feature_map(classifier.normalised(crops.to(classifier.head.weight.device)))
+    rows, columns = (slice(around, size - around) for size in stage.map.shape[2:])
+    found: Features = described(squared(stage.map[:, :, rows, columns]).mean((2, 3))).cpu().numpy()
+    return found

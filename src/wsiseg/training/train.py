@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from wsiseg.config.train import Precision, TrainConfig
-from wsiseg.network.network import Checkpoint, TileClassifier
+from wsiseg.network.known_tissue import KnownTissue
+from wsiseg.network.network import Checkpoint, TileClassifier, load_classifier
 from wsiseg.pages.configurations import ALL, Configured, best_first
 from wsiseg.run.errors import DeviceError, UsageError
 from wsiseg.run.machine import cores
@@ -135,6 +136,7 @@ def _configurations(
         for sentence in cost(passes // ground.processes.count, compute, side, what):
             note(f"{sentence}; fewer --epochs, a smaller --bag or --arch cost less")
     bank = filled_bank(config, classifier, slides, ground.processes, ground.progress) if config.freeze else None
+    known = known_tissue(classifier, slides, config, ground.processes) if bank else None
     configured = []
     for one, there in zip(every, done, strict=True):
         if there is not None:
@@ -143,7 +145,7 @@ def _configurations(
         if config.grid:
             note(f"{one.out.name}:")
         fresh = classifier if bank or one is every[0] else started(one, ground.colors, ground.device, note)
-        configured.append(_trained(one, fresh, bank, ground))
+        configured.append(_trained(one, fresh, bank, known, ground))
     return configured
 
 
@@ -200,14 +202,26 @@ def _configured(checkpoint: Checkpoint, config: TrainConfig) -> Configured:
     return Configured(checkpoint.alpha, checkpoint.beta, config.out, checkpoint.threshold, figures)
 
 
-def _trained(config: TrainConfig, classifier: TileClassifier, bank: FeatureBank | None, ground: _Ground) -> Configured:
-    """Train a configuration, then measure its best epoch on validation and test slides and choose its threshold."""
+def _trained(
+    config: TrainConfig,
+    classifier: TileClassifier,
+    bank: FeatureBank | None,
+    known: KnownTissue | None,
+    ground: _Ground,
+) -> Configured:
+    """Train a configuration, then measure its best epoch on validation and test slides and choose its threshold.
+
+    What tissue a frozen network knows is measured once for all configurations.
+    """
     folder, processes = RunFolder(config, ground.inputs), ground.processes
     folder.write_settings()
     task = task_of(config, classifier, ground.slides, ground.truths, bank)
     state = fit(task, config, folder, processes, ground.progress)
     processes.wait()
     checkpoint, validation = _judged(Checkpoint.load(folder.best), task, config, processes)
+    if not bank:
+        known = known_tissue(load_classifier(checkpoint).to(ground.device), ground.slides, config, processes)
+    checkpoint = replace(checkpoint, known_tissue=known)
     configured = _configured(checkpoint, config)
     if processes.is_first:
         checkpoint.save(folder.best)
@@ -222,7 +236,7 @@ def _trained(config: TrainConfig, classifier: TileClassifier, bank: FeatureBank 
 def _judged(
     checkpoint: Checkpoint, task: Task, config: TrainConfig, processes: Processes
 ) -> tuple[Checkpoint, list[Scored]]:
-    """Calibrate the kept epoch, choose its threshold, measure it, and measure the tissue that it knows.
+    """Calibrate the kept epoch, choose its threshold and measure it.
 
     Returns:
         The checkpoint with all that, and the scores of the validation slides.
@@ -238,8 +252,7 @@ def _judged(
     for name, slides in (("calibration_error_before", raw), ("calibration_error", scores)):
         error = calibration_error([one for one in slides if one.slide.split == "val"], task.truths)
         figures |= {} if error is None else {name: error}
-    known = known_tissue(best, config, processes)
-    judged = replace(checkpoint, threshold=threshold, figures=figures, known_tissue=known)
+    judged = replace(checkpoint, threshold=threshold, figures=figures)
     return replace(judged, temperature=calibration.temperature, offset=calibration.offset), validation
 
 
