@@ -67,7 +67,6 @@ def test_tissue_is_known_that_is_like_that_of_any_site() -> None:
     wider = KnownTissue.of("layer", slides, validation)
     assert wider is not None
     assert np.median(wider.distances(slides[1][1])) < 0.5 * np.median(known.distances(slides[1][1]))
-    np.testing.assert_array_equal(wider.distances(slides[0][1]), known.distances(slides[0][1]))
 
 
 def test_too_few_tiles_tell_nothing() -> None:

@@ -14,7 +14,7 @@ from wsiseg.exporting.from_run import from_run
 from wsiseg.exporting.from_wsinfer import from_wsinfer
 from wsiseg.exporting.model_page import parity_lines, written_page
 from wsiseg.exporting.onnx_graph import to_onnx
-from wsiseg.exporting.origin import Origin
+from wsiseg.exporting.origin import Origin, with_limit
 from wsiseg.exporting.parity import FEWER_BITS, SAME_NUMBERS, OnnxGraph, compared
 from wsiseg.exporting.precision import speed, to_float16, to_int8
 from wsiseg.exporting.sample_tiles import Samples, from_cohort, from_folder, textures
@@ -22,7 +22,6 @@ from wsiseg.model_file.model_card import METADATA_KEY, ModelCard, Parity, signed
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.model_file.onnx_session import has_fast_int8, runtime
 from wsiseg.model_file.self_test import recorded
-from wsiseg.network.known_tissue import limit_of
 from wsiseg.run.errors import GateError, ModelFileError, UsageError
 from wsiseg.run.outputs import write_text, written_whole
 from wsiseg.run.record import Progress, Silent
@@ -104,7 +103,8 @@ def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
         whole = graph
         graph, row = _reduced(config, whole, samples, progress)
         parity = (*parity, row)
-        origin = _with_limit(origin, whole, graph, samples)
+        if samples.held_out.is_real:
+            origin = with_limit(origin, *(one.answers(samples.held_out.tiles).distances for one in (whole, graph)))
     card = _card(config, origin, graph, parity, mark)
     page = config.out.with_suffix(".md")
     with written_whole(config.out) as partial:
@@ -186,19 +186,6 @@ def _reduced(config: ExportConfig, graph: OnnxGraph, samples: Samples, progress:
     before, after = (speed(one, samples.held_out.tiles) for one in (graph, reduced.graph))
     progress.note(f"{config.precision}: {after:.1f} tiles/s here, fp32: {before:.1f}")
     return reduced.graph, reduced.parity
-
-
-def _with_limit(origin: Origin, whole: OnnxGraph, reduced: OnnxGraph, samples: Samples) -> Origin:
-    """Fit the limit of known tissue to a graph with fewer bits, whose distances are larger.
-
-    The limit was measured on more tiles than an export has; these tell how distances change from graph to graph.
-    """
-    known, held_out = origin.facts.get("known_tissue"), samples.held_out
-    before, after = (graph.answers(held_out.tiles).distances for graph in (whole, reduced))
-    if known is None or before is None or after is None or not held_out.is_real:
-        return origin
-    limit = known["limit"] * limit_of(after) / limit_of(before)
-    return replace(origin, facts={**origin.facts, "known_tissue": {**known, "limit": round(limit, 4)}})
 
 
 def _judge(config: ExportConfig, rows: Sequence[Parity], progress: Progress) -> None:

@@ -1,7 +1,7 @@
 """What a model file is made of: a trained network, with all that is known of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from wsiseg.exporting.dilation import exportable, native_stride
 from wsiseg.exporting.graphs import DenseGraph, TileGraph
-from wsiseg.exporting.parity import Answers, batches
-from wsiseg.network.known_tissue import KnownTissue
+from wsiseg.exporting.parity import Answers, Floats, batches
+from wsiseg.network.known_tissue import KnownTissue, limit_of
 from wsiseg.network.network import TileClassifier
 from wsiseg.run.errors import UsageError
 
@@ -111,6 +111,23 @@ def of_classifier(
     if known is not None:
         facts["known_tissue"] = {"limit": 1.0, "sites": known.sites, "tiles": known.tiles, "slides": known.slides}
     return Origin(dense, facts, trained, native == stride, cohort)
+
+
+def with_limit(origin: Origin, before: Floats | None, after: Floats | None) -> Origin:
+    """Fit the limit of known tissue to a graph with fewer bits, whose distances are larger.
+
+    The limit was measured on more tiles than an export has; these tell how distances change from graph to graph.
+
+    Args:
+        origin: With the limit of its own graph.
+        before: float32[n], distances of tiles by its own graph; None where it has none.
+        after: Those by the other graph.
+    """
+    known = origin.facts.get("known_tissue")
+    if known is None or before is None or after is None:
+        return origin
+    limit = round(known["limit"] * limit_of(after) / limit_of(before), 4)
+    return replace(origin, facts={**origin.facts, "known_tissue": {**known, "limit": limit}})
 
 
 def class_index(source: Path, names: Sequence[str], positive: str | None) -> int:

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsiseg.config.train import TrainConfig
 from wsiseg.network.known_tissue import Features, KnownTissue
 from wsiseg.network.network import TileClassifier
 from wsiseg.network.stage import STRIDE_PX, Stage, described, squared, stage_layer
@@ -18,14 +17,13 @@ _AROUND_PX = 32  # which an early stage hardly sees beyond
 
 
 def known_tissue(
-    classifier: TileClassifier, slides: Sequence[LabelledSlide], config: TrainConfig, processes: Processes
+    classifier: TileClassifier, slides: Sequence[LabelledSlide], processes: Processes
 ) -> KnownTissue | None:
     """Measure the tissue of training slides, and how far tissue of those for validation lies from it.
 
     Args:
         classifier: With the weights that are kept.
         slides: Of all splits.
-        config: How it was trained.
         processes: Who measures.
 
     Returns:
@@ -37,7 +35,7 @@ def known_tissue(
     training, validation = (_some([one for one in slides if one.split == name]) for name in ("train", "val"))
     every = [*training, *validation]
     with Stage(classifier.backbone, layer) as stage:
-        parts = processes.gathered([_described(classifier, stage, one, config) for one in processes.share(every)])
+        parts = processes.gathered([_described(classifier, stage, one) for one in processes.share(every)])
     found = [(slide.site, tiles) for slide, tiles in zip(every, parts, strict=True)]
     return KnownTissue.of(layer, found[: len(training)], found[len(training) :])
 
@@ -46,14 +44,14 @@ def _some(slides: Sequence[LabelledSlide]) -> list[LabelledSlide]:
     return [slides[place] for place in evenly(len(slides), _MOST_SLIDES)]
 
 
-def _described(classifier: TileClassifier, stage: Stage, slide: LabelledSlide, config: TrainConfig) -> Features:
+def _described(classifier: TileClassifier, stage: Stage, slide: LabelledSlide) -> Features:
     """Describe tiles of a slide, float32[tiles, channels]: alone, as a map by tiles sees them, and within a crop."""
     whole = [(None, _MOST_TILES), (slide.tile_px + 2 * _AROUND_PX, _MOST_CROPS)]
     parts = []
     for side, most in whole if slide.path.exists() else whole[:1]:
         around = 0 if side is None else _AROUND_PX // STRIDE_PX
         for indices in in_parts(evenly(slide.tiles, most), _AT_ONCE):
-            crops = torch.from_numpy(slide.read(indices, config.threads, side))
+            crops = torch.from_numpy(slide.read(indices, side))
             parts.append(_of_middle(classifier, stage, crops, around))
     return np.concatenate(parts)
 

@@ -136,7 +136,7 @@ def _configurations(
         for sentence in cost(passes // ground.processes.count, compute, side, what):
             note(f"{sentence}; fewer --epochs, a smaller --bag or --arch cost less")
     bank = filled_bank(config, classifier, slides, ground.processes, ground.progress) if config.freeze else None
-    known = known_tissue(classifier, slides, config, ground.processes) if bank else None
+    known = known_tissue(classifier, slides, ground.processes) if bank else None
     configured = []
     for one, there in zip(every, done, strict=True):
         if there is not None:
@@ -220,7 +220,7 @@ def _trained(
     processes.wait()
     checkpoint, validation = _judged(Checkpoint.load(folder.best), task, config, processes)
     if not bank:
-        known = known_tissue(load_classifier(checkpoint).to(ground.device), ground.slides, config, processes)
+        known = known_tissue(load_classifier(checkpoint).to(ground.device), ground.slides, processes)
     checkpoint = replace(checkpoint, known_tissue=known)
     configured = _configured(checkpoint, config)
     if processes.is_first:
