@@ -112,7 +112,7 @@ class _Shared:
                 self._hand_out(self._idle.pop())
 
     def _hand_out(self, worker: _Worker) -> None:
-        """Give a process some slides: fewer towards the end, and those that may have ended another one by one."""
+        """Hand some slides to a process: fewer towards the end, and those that may have ended another one by one."""
         most = min(_MOST_AT_ONCE, len(self.waiting) // (2 * len(self.workers)))
         rows = [self.waiting.popleft()]
         while len(rows) < most and not self._deaths[rows[0].slide] and not self._deaths[self.waiting[0].slide]:
