@@ -101,7 +101,8 @@ class Bench:
         limit = min(limit, self.left())
         if limit < _LEAST_S:
             return subprocess.CompletedProcess(command, 1, "", "no time was left")
-        path = os.pathsep.join([str((checkout or _HERE) / "src"), str(Path(__file__).resolve().parent)])
+        places = [str((checkout or _HERE) / "src"), str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH")]
+        path = os.pathsep.join(filter(None, places))
         # Threads of PyTorch that spin while they wait stand still on a busy machine.
         calm = {"OMP_NUM_THREADS": "1"} if self.sizes is _QUICK else {}
         settings = {**os.environ, "PYTHONPATH": path, **calm}
@@ -151,11 +152,11 @@ def _facts() -> dict[str, Any]:
     return {"gpu": gpu, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
 
 
-def setup(bench: Bench) -> tuple[dict[str, str], dict[str, Any] | str]:
+def setup(bench: Bench) -> dict[str, str]:
     """Write slides, models and tile stores side by side, while the GPU does what needs none of them.
 
     Returns:
-        The models, and what the raw step of training gave.
+        The models.
     """
     import torch  # noqa: PLC0415  heavy
     import torchvision  # noqa: PLC0415  heavy
@@ -171,8 +172,6 @@ def setup(bench: Bench) -> tuple[dict[str, str], dict[str, Any] | str]:
             command = [sys.executable, "-m", "wsiseg", "export", "--from-torch", "weights.pt", "--arch", sizes.arch]
             command += ["--precision", kind, "--out", path, "--allow-loss"]
             jobs.append(pool.submit(bench.run, command, 180))
-        step = bench.ask("steps", 90, device=bench.device, arch=sizes.arch, bag=sizes.bag, seconds=sizes.seconds)
-        bench.row(f"training step alone, {sizes.arch}, bag {sizes.bag}", step)
         alone = bench.ask(
             "network", 60, device=bench.device, arch=sizes.arch, batches=sizes.batches, seconds=sizes.seconds
         )
@@ -181,7 +180,7 @@ def setup(bench: Bench) -> tuple[dict[str, str], dict[str, Any] | str]:
     failed = [" ".join(one.stderr.split())[-_WORDS_OF_FAILURE:] for one in said if one is not None and one.returncode]
     found = {"failed": failed} if failed else {"seconds left": round(bench.left())}
     bench.row("made slides, tile stores and models", found)
-    return models, step
+    return models
 
 
 def _slides(bench: Bench) -> None:
@@ -237,6 +236,8 @@ def predicting(bench: Bench, models: dict[str, str], fastest: dict[str, float]) 
         **_mapping(bench, "fp16", models["fp16"], "slides", map="tile", device=bench.device),
         **_mapping(bench, "fp32", models["fp32"], "slides", map="tile", device=bench.device),
     }  # fmt: skip
+    shared = {"slides": str(bench.folder / "slides"), "model": models["fp16"], "map": "tile", "device": bench.device}
+    ways["predict, fp16, 4 jobs"] = lambda: bench.ask("predict", 120, **shared, jobs=4)
     found = bench.in_turn(ways)
     loop = found["PyTorch loop"]
     for name, one in found.items():
@@ -281,9 +282,11 @@ def choosing(bench: Bench, models: dict[str, str]) -> None:
             bench.row(f"one slide: {name}", one)
 
 
-def training(bench: Bench, raw: dict[str, Any] | str) -> None:
+def training(bench: Bench) -> None:
     """Compare training with the raw step and an older checkout."""
     sizes = bench.sizes
+    raw = bench.ask("steps", 60, device=bench.device, arch=sizes.arch, bag=sizes.bag, seconds=sizes.seconds)
+    bench.row(f"training step alone, {sizes.arch}, bag {sizes.bag}", raw)
     given = {"cohort": str(bench.folder / "stores" / "cohort.csv"), "device": bench.device, "arch": sizes.arch}
     given |= {"bag": sizes.bag, "epochs": 3}
     ways: dict[str, Callable[[], dict[str, Any] | str]] = {"train": lambda: bench.ask("train", 150, **given)}
@@ -354,11 +357,11 @@ def main() -> None:
 
 def measure(bench: Bench, only: Sequence[str]) -> None:
     """Measure the parts that are named, or all."""
-    models, step = setup(bench)
+    models = setup(bench)
     fastest: dict[str, float] = {}
     parts: dict[str, Callable[[], object]] = {
         "predicting": lambda: predicting(bench, models, fastest),
-        "training": lambda: training(bench, step),
+        "training": lambda: training(bench),
         "choosing": lambda: (installation(bench), choosing(bench, models)),
         "rest": lambda: rest(bench, models),
         "dense": lambda: dense(bench, models),
