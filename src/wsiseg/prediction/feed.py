@@ -20,8 +20,6 @@ from wsiseg.run.errors import SlideError, WsisegError
 from wsiseg.run.machine import cores
 
 _READ_AT_ONCE = 16  # windows, which share what is decoded for them
-_AHEAD_BYTES = 32 * 2**20  # of pixels that are read before they are needed
-_AHEAD_BATCHES = 6  # the same, where batches are large
 _LOOK_AGAIN_S = 0.005
 
 
@@ -102,7 +100,8 @@ class Feed:
         self._lanes, self._idle = lanes, idle
         self._batch: _Batch | None = None
         self._spare: list[NDArray[np.uint8]] = []
-        self._ahead: list[int] = []  # bytes of the batches that are on their way
+        self._ahead: list[NDArray[np.uint8]] = []  # images of the batches that are on their way
+        self._readers = cores()
 
     def run(self, works: Iterator[W | None]) -> Iterator[W]:
         """Ask about all windows of slides.
@@ -114,7 +113,7 @@ class Feed:
             Each slide once all is known of it, in order.
         """
         coming: deque[tuple[_Batch, Future[tuple[list[_Outcome], float]]] | W] = deque()
-        readers, lanes = ThreadPoolExecutor(cores(), "reader"), ThreadPoolExecutor(self._lanes, "model")
+        readers, lanes = ThreadPoolExecutor(self._readers, "reader"), ThreadPoolExecutor(self._lanes, "model")
         try:
             for item in self._portions(works, readers):
                 if isinstance(item, _Batch):
@@ -179,11 +178,16 @@ class Feed:
         fitting = [array for array in self._spare if array.shape == shape]
         self._spare = fitting[1:]
         array = fitting[0] if fitting else np.empty(shape, np.uint8)
-        self._ahead.append(array.nbytes)
+        self._ahead.append(array)
         return array
 
     def _has_room(self) -> bool:
-        return sum(self._ahead) < max(_AHEAD_BYTES, _AHEAD_BATCHES * max(self._ahead, default=0))
+        """Tell whether more may be read: as much as keeps all readers at work and two batches at hand."""
+        largest = max(self._ahead, key=lambda images: images.nbytes, default=None)
+        if largest is None:
+            return True
+        most = 2 * largest.nbytes + (self._readers + 1) * largest[:_READ_AT_ONCE].nbytes
+        return sum(images.nbytes for images in self._ahead) < most
 
     @staticmethod
     def _is_done(item: object) -> bool:
@@ -197,7 +201,7 @@ class Feed:
         batch, (outcomes, waited) = item[0], item[1].result()
         for part, outcome in zip(batch.parts, outcomes, strict=True):
             part.asking.learn(part.windows, outcome, waited / len(batch.parts))
-        self._ahead.remove(batch.images.nbytes)
+        self._ahead = [images for images in self._ahead if images is not batch.images]
         if not any(isinstance(outcome, Exception) for outcome in outcomes):  # else a thread may still read into it
             self._spare.append(batch.images)
 

@@ -17,10 +17,11 @@ from typing import BinaryIO, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.run.machine import cores
 from wsiseg.slides.tiff import JpegPage
 
-KEPT_BYTES = 64 * 2**20
-"""Decoded pixels of a slide that are kept, as neighbouring regions share tiles."""
+KEPT_BYTES = 32 * 2**20
+"""Decoded pixels of a slide that are kept for up to 8 readers, as neighbouring regions share tiles."""
 
 _LONGEST_GAP, _LONGEST_READ = 4096, 2**20
 _SAME, _SAME_BUT_SHIFTED = 1, 8  # mean differences of pixels
@@ -46,7 +47,7 @@ class JpegTiles:
 
     def __init__(self, path: Path, page: JpegPage, background: bytes) -> None:
         self._path, self._page, self._background = path, page, background
-        self._most = max(1, KEPT_BYTES // (page.tile_px[0] * page.tile_px[1] * 3))
+        self._most = max(1, KEPT_BYTES * max(8, cores()) // 8 // (page.tile_px[0] * page.tile_px[1] * 3))
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, Future[NDArray[np.uint8]]] = OrderedDict()
 
@@ -65,8 +66,10 @@ class JpegTiles:
         """
         places = [list(self._parts(cutout)) for cutout in cutouts]
         tiles = self._tiles({number for parts in places for number, _, _ in parts})
+        width, height = self._page.size_px
         for cutout, parts in zip(cutouts, places, strict=True):
-            if sum(cutout.out[place].size for _, place, _ in parts) < cutout.out.size:
+            rows, columns = cutout.out.shape[:2]
+            if min(cutout.left, cutout.top, width - cutout.left - columns, height - cutout.top - rows) < 0:
                 cutout.out[:] = np.frombuffer(self._background, np.uint8)
             for number, place, within in parts:
                 cutout.out[place] = tiles[number][within]
@@ -99,10 +102,10 @@ class JpegTiles:
         """Yield the number of every tile under a region, where it lies in the region, and which part of it that is."""
         height, width = cutout.out.shape[:2]
         (tile_width, tile_height), (most_x, most_y) = self._page.tile_px, self._page.size_px
-        columns = list(_spans(cutout.left, width, tile_width, most_x))
+        columns, across_all = list(_spans(cutout.left, width, tile_width, most_x)), self._columns
         for row, down, down_within in _spans(cutout.top, height, tile_height, most_y):
             for column, across, across_within in columns:
-                yield row * self._columns + column, (down, across), (down_within, across_within)
+                yield row * across_all + column, (down, across), (down_within, across_within)
 
     def _tiles(self, numbers: set[int]) -> dict[int, NDArray[np.uint8]]:
         """Return tiles: decode those that no thread decodes yet, and wait for the others."""
