@@ -6,10 +6,11 @@ was changed it is counted what the map says of it: tumour, normal, unknown, or n
 out. `SCANNER` leaves tissue what it is: the recall should hold, or the tissue become unknown. What `FOREIGN` makes
 should become unknown or be no tissue. Sizes are in level-0 pixels; a resized slide keeps its stated um/px.
 
-Usage: robustness.py COHORT.csv [--truth FOLDER] [--model FILE] [--split val] [--slides 3] [--only CHANGE...]
-                     [--out FOLDER]
+Usage: robustness.py COHORT.csv [--truth FOLDER] [--model FILE] [--split val] [--site SITE] [--slides 3]
+                     [--tissue auto|none|FOLDER] [--only CHANGE...] [--out FOLDER]
 Measures the first tumour slides of every site of the split. Truth lies in `truth` beside the cohort unless named.
-Prints a Markdown table; with --out also writes robustness.md and robustness.json.
+Tissue is found as `wsiseg predict` finds it, or is what masks named after the slides say. Prints a Markdown table; with
+--out also writes robustness.md and robustness.json.
 """
 
 import argparse
@@ -138,11 +139,11 @@ class Sample:
     tumor: Mask
 
 
-def samples(cohort: Path, truth: Path, split: str, count: int) -> Iterator[Sample]:
-    """Read the first tumour slides of every site of a split."""
+def samples(cohort: Path, truth: Path, split: str, count: int, site: str | None = None) -> Iterator[Sample]:
+    """Read the first tumour slides of every site of a split, or of one site."""
     chosen: dict[str, list[CohortSlide]] = {}
     for row in Cohort.read(cohort).slides:
-        if row.split == split and row.label == 1:
+        if row.split == split and row.label == 1 and site in {None, row.site}:
             chosen.setdefault(row.site or "", []).append(row)
     truths = truth_files(truth)
     for row in (row for rows in chosen.values() for row in rows[:count]):
@@ -153,8 +154,10 @@ def samples(cohort: Path, truth: Path, split: str, count: int) -> Iterator[Sampl
             yield Sample(row.slide, slide.read_level(0, (0, 0), (width, height)), slide.facts.mpp[0], tumor)
 
 
-def measure(slides: Sequence[Sample], change: Change | PartialChange, model: str) -> dict[str, Any]:
-    """Change slides, map them and count what the maps say.
+def measure(
+    slides: Sequence[Sample], change: Change | PartialChange, model: str, tissue: str = "auto"
+) -> dict[str, Any]:
+    """Change slides, map them, with `tissue` as for `wsiseg predict`, and count what the maps say.
 
     Returns:
         Shares, null where there is nothing to count, of the pixels that were changed: `recall`, of the tumour that was
@@ -172,7 +175,7 @@ def measure(slides: Sequence[Sample], change: Change | PartialChange, model: str
             picture, covered = made if isinstance(made, tuple) else (made, np.ones(made.shape[:2], np.bool_))
             changed[slide.name] = covered
             _write(folder / f"{slide.name}.tiff", picture, slide.mpp)
-        run = predict_slides(PredictConfig(inputs=(str(folder),), model=(model,), out=out))
+        run = predict_slides(PredictConfig(inputs=(str(folder),), model=(model,), out=out, tissue=tissue))
         for slide in slides:
             covered, found = changed[slide.name], out / f"{slide.name}.ome.zarr"
             labels = _at_pixels(Heatmap.open(found), covered.shape) if found.exists() else np.zeros(covered.shape, int)
@@ -219,16 +222,21 @@ def main() -> None:
     parser.add_argument("--truth", type=Path)
     parser.add_argument("--model", default="default")
     parser.add_argument("--split", default="val")
+    parser.add_argument("--site")
+    parser.add_argument("--tissue", default="auto")
     parser.add_argument("--slides", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[*changes], choices=[*changes])
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    slides = list(samples(given.cohort, given.truth or given.cohort.parent / "truth", given.split, given.slides))
-    found = {name: measure(slides, changes[name], given.model) for name in given.only}
+    slides = list(
+        samples(given.cohort, given.truth or given.cohort.parent / "truth", given.split, given.slides, given.site)
+    )
+    found = {name: measure(slides, changes[name], given.model, given.tissue) for name in given.only}
     print(table(found))
     if given.out:
         given.out.mkdir(parents=True, exist_ok=True)
-        facts = {"model": given.model, "split": given.split, "slides": [slide.name for slide in slides]}
+        facts = {name: getattr(given, name) for name in ("model", "split", "tissue")}
+        facts["slides"] = [slide.name for slide in slides]
         write_text(given.out / "robustness.json", json.dumps({**facts, "changes": found}, indent=1))
         write_text(given.out / "robustness.md", table(found))
 
