@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from wsiseg.model_file.model_file import Answer
 from wsiseg.prediction.inference import Asking, ask
+from wsiseg.prediction.reader_processes import ReaderProcesses
 from wsiseg.run.errors import SlideError, WsisegError
 from wsiseg.run.machine import cores
 
-_READ_AT_ONCE = 16  # windows, which share what is decoded for them
+_READ_AT_ONCE, _READ_BY_PROCESS = 16, 32  # windows; threads share what they decode for them, processes do not
 _LOOK_AGAIN_S = 0.005
 
 
@@ -101,7 +102,9 @@ class Feed:
         self._batch: _Batch | None = None
         self._spare: list[NDArray[np.uint8]] = []
         self._ahead: list[NDArray[np.uint8]] = []  # images of the batches that are on their way
-        self._readers = cores()
+        self._processes = ReaderProcesses.for_accelerator() if lanes > 1 else None
+        self._readers = cores() if self._processes is None else len(self._processes)
+        self._at_once = _READ_AT_ONCE if self._processes is None else _READ_BY_PROCESS
 
     def run(self, works: Iterator[W | None]) -> Iterator[W]:
         """Ask about all windows of slides.
@@ -132,6 +135,8 @@ class Feed:
         finally:
             for pool in (readers, lanes):
                 pool.shutdown(cancel_futures=True)
+            if self._processes is not None:
+                self._processes.close()
 
     def _portions(self, works: Iterator[W | None], readers: ThreadPoolExecutor) -> Iterator[_Batch | W | None]:
         """Begin to read batches; yield each, and each slide behind the last batch with windows of it."""
@@ -163,21 +168,36 @@ class Feed:
         """Begin to read some windows into the batch; return the number of the one behind them."""
         plan = asking.plan
         if self._batch is None:
-            self._batch = _Batch(self._buffer((plan.batch, *plan.shape_px(first), 3)))
+            self._batch = _Batch(self._buffer((plan.batch, *plan.shape_px(first), 3), is_shared=not plan.is_dense))
         batch, stop = self._batch, first + 1
-        most = first + min(_READ_AT_ONCE, len(batch.images) - batch.count)
+        most = first + min(self._at_once, len(batch.images) - batch.count)
         while stop < min(most, len(plan.windows)) and plan.windows[stop][2:] == plan.windows[first][2:]:
             stop += 1
-        images = batch.images[batch.count : batch.count + stop - first]
-        batch.parts.append(_Part(asking, slice(first, stop), readers.submit(read, asking, slice(first, stop), images)))
-        batch.count += len(images)
+        windows, begin = slice(first, stop), batch.count
+        batch.parts.append(_Part(asking, windows, readers.submit(self._read, asking, windows, batch.images, begin)))
+        batch.count += stop - first
         return stop
 
-    def _buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    def _read(self, asking: Asking, windows: slice, images: NDArray[np.uint8], begin: int) -> NDArray[np.bool_]:
+        """Read windows in a process where there is one, else here; see `read`."""
+        cells = np.array([cells[:2] for cells in asking.plan.windows[windows]])
+        grid = asking.plan.grid
+        if self._processes is not None and not asking.plan.is_dense:
+            corners = grid.corners(cells).tolist()
+            if self._processes.fill(asking.slide, corners, grid.tile_mpp, images, begin):
+                return np.ones((len(cells), 1, 1), np.bool_)
+        return read(asking, windows, images[begin : begin + len(cells)])
+
+    def _buffer(self, shape: tuple[int, ...], *, is_shared: bool) -> NDArray[np.uint8]:
         """Return an array to read into, a used one if possible: fresh memory costs a third of the decoding."""
         fitting = [array for array in self._spare if array.shape == shape]
         self._spare = fitting[1:]
-        array = fitting[0] if fitting else np.empty(shape, np.uint8)
+        if fitting:
+            array = fitting[0]
+        elif is_shared and self._processes is not None:
+            array = self._processes.array(shape)
+        else:
+            array = np.empty(shape, np.uint8)
         self._ahead.append(array)
         return array
 
@@ -186,7 +206,7 @@ class Feed:
         largest = max(self._ahead, key=lambda images: images.nbytes, default=None)
         if largest is None:
             return True
-        most = 2 * largest.nbytes + (self._readers + 1) * largest[:_READ_AT_ONCE].nbytes
+        most = 2 * largest.nbytes + (self._readers + 1) * largest[: self._at_once].nbytes
         return sum(images.nbytes for images in self._ahead) < most
 
     @staticmethod

@@ -91,7 +91,7 @@ class Slide:
     """
 
     def __init__(self, path: Path | str, *, mpp: float | None = None, longest_read_s: float = LONGEST_READ_S) -> None:
-        self._file = SlideFile(Path(path), longest_read_s)
+        self._file, self.longest_read_s = SlideFile(Path(path), longest_read_s), longest_read_s
         self.path = self._file.path
         self.properties = self._file.properties
         self.size_px: tuple[int, int] = self._file.level_sizes_px[0]
@@ -205,17 +205,17 @@ class Slide:
 
     def fill(self, corners: Sequence[tuple[float, float]], mpp: float, out: NDArray[np.uint8]) -> None:
         """Read regions as `read` does, into uint8[n, height, width, 3]; those near each other share what is decoded."""
-        self._fill(corners, out, (mpp / self.mpp[0], mpp / self.mpp[1]), sees_beyond=True)
+        self.fill_scaled(corners, out, (mpp / self.mpp[0], mpp / self.mpp[1]))
 
-    def _fill(
+    def fill_scaled(
         self,
         corners: Sequence[tuple[float, float]],
         out: NDArray[np.uint8],
         scale: tuple[float, float],
         *,
-        sees_beyond: bool,
+        sees_beyond: bool = True,
     ) -> None:
-        """Read regions whose pixels are `scale` level-0 pixels wide and high."""
+        """Read regions whose pixels are `scale` level-0 pixels wide and high; see `pyramid.window`."""
         number = pyramid.level_for(self.levels, scale)
         level = self.levels[number]
         ratio = pyramid.ratio_to(level, scale)
@@ -292,7 +292,7 @@ class Slide:
         def read(block: Block) -> NDArray[np.uint8]:
             # A sound block must not touch an unreadable neighbour, so it is read without a margin.
             out = np.empty((block.height, block.width, 3), np.uint8)
-            self._fill([(block.left * scale[0], block.top * scale[1])], out[None], scale, sees_beyond=False)
+            self.fill_scaled([(block.left * scale[0], block.top * scale[1])], out[None], scale, sees_beyond=False)
             return out
 
         return filled(size, read, sides, threads=threads, most_unreadable=most_unreadable)

@@ -1,0 +1,71 @@
+"""Reading in other processes: the same pixels, and this process takes over whatever goes wrong there."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from making.slides import stained_picture
+from wsiseg.prediction.reader_processes import ReaderProcesses
+from wsiseg.slides.slide import Slide
+
+MakeSlide = Callable[..., Path]
+pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux's files in memory")
+CORNERS = [[0.0, 0.0], [300.0, 200.0], [550.0, 400.0]]
+
+
+@pytest.fixture
+def processes() -> Iterator[ReaderProcesses]:
+    found = ReaderProcesses(1)
+    yield found
+    found.close()
+
+
+def filled(processes: ReaderProcesses, slide: Slide, mpp: float = 0.5) -> np.ndarray | None:
+    """Let the process read into the middle of an array; None where it could not."""
+    array = processes.array((5, 60, 60, 3))
+    is_done = processes.fill(slide, CORNERS, mpp, array, 1)
+    assert not array[0].any(), "no other windows are touched"
+    assert not array[4].any()
+    return array[1:4] if is_done else None
+
+
+def test_a_process_reads_what_this_one_reads(processes: ReaderProcesses, make_slide: MakeSlide) -> None:
+    path = make_slide("a.tiff", stained_picture(800, 600), compression="jpeg")
+    with Slide(path) as slide:
+        until = time.monotonic() + 60
+        while filled(processes, slide) is None:
+            assert time.monotonic() < until, "it never gets ready"
+            time.sleep(0.05)
+        for mpp in (0.5, 0.73, 1.0):
+            found = filled(processes, slide, mpp)
+            assert found is not None
+            for corner, image in zip(CORNERS, found, strict=True):
+                np.testing.assert_array_equal(image, slide.read(corner[0], corner[1], (60, 60), mpp))
+        with Slide(make_slide("gone.tiff")) as gone:
+            gone.path.unlink()
+            assert filled(processes, gone) is None, "what cannot be read is left to this process"
+        assert filled(processes, slide) is not None
+        processes._all[0].kill()
+        processes._all[0].wait()
+        assert filled(processes, slide) is None
+        assert filled(processes, slide) is None
+
+
+def test_they_end_with_the_process_that_started_them() -> None:
+    code = "from wsiseg.prediction.reader_processes import ReaderProcesses as R; import os; r = R(1); "
+    code += "r._idle.get(); print(r._all[0].pid, flush=True); os.kill(os.getpid(), 9)"
+    started = os.popen(f"{sys.executable} -c '{code}'")  # noqa: S605  a command of ours
+    child = int(started.read())
+    started.close()
+    until = time.monotonic() + 20
+    while Path(f"/proc/{child}").exists():
+        state = Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        if state == "Z":
+            break
+        assert time.monotonic() < until
+        time.sleep(0.05)
