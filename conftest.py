@@ -2,8 +2,7 @@
 
 A ```toml block becomes a file of the name in its first line, as `# card.toml`.
 
-Each page has a folder of its own with what its readers have: `slides/` with a `cohort.csv` and `truth/` beside it, and
-the real sample slide where it is to be had.
+Each page has an empty folder of its own, and no network: what it needs it makes, mostly by `wsiseg fetch example`.
 """
 
 import os
@@ -20,20 +19,20 @@ import pytest
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
-from making.cohorts import write_cohort
-
 # Threads that wait for others keep their core busy, which the tests of another process need.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A shell lets what it starts in the background ignore Ctrl-C, and that is passed on to every program that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ROOT = Path(__file__).resolve().parent
 LONGEST_S = 600
+LONG_PAGES = ("first-map.md", "export.md", "train.md")
+"""Of whose blocks the tests are slow."""
 
 
 def run_console(example: Example) -> None:
     """Run the lines of a block that begin with `$`; the others show what a reader sees."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "WSISEG_OFFLINE": "1", "PATH": path}
     for line in str(example.parsed).splitlines():
         if line.startswith("$ "):
             done = subprocess.run(
@@ -52,11 +51,6 @@ def enter_folder(namespace: dict[str, Any]) -> None:
     """Make the folder of a page and go there."""
     namespace["folder"] = Path(mkdtemp(prefix="page-"))
     namespace["before"] = Path.cwd()
-    write_cohort(namespace["folder"])
-    sample = Path(os.environ.get("WSISEG_TEST_DATA", ROOT.parent / "shared" / "data")) / "slides"
-    if not sample.is_dir():
-        pytest.skip(f"needs the real sample slide; {sample} is absent, WSISEG_TEST_DATA may name another folder")
-    shutil.copy(sample / "CMU-1-Small-Region.svs", namespace["folder"])
     os.chdir(namespace["folder"])
 
 
@@ -64,6 +58,14 @@ def leave_folder(namespace: dict[str, Any]) -> None:
     """Remove the folder of a page."""
     os.chdir(namespace["before"])
     shutil.rmtree(namespace["folder"])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of long pages before the slow ones are left out."""
+    for item in items:
+        if item.path.name in LONG_PAGES:
+            item.add_marker(pytest.mark.slow)
 
 
 class ConsoleParser(CodeBlockParser):
