@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "wsiseg"
 MODULES = sorted(path for path in SOURCE.rglob("*.py"))
 MOST_LINES, FEW_LINES, MOST_SMALL_MODULES, MOST_FUNCTION_LINES, MOST_ENTRIES, LAYERS = 300, 50, 6, 50, 20, 8
+MOST_WHEEL_BYTES = 30_000_000
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -55,6 +56,13 @@ def test_docstrings_say_return_or_compute_rather_than_give() -> None:
         if isinstance(node, Documented) and (ast.get_docstring(node) or "").startswith("Give")
     ]
     assert begun == []
+
+
+def test_what_a_user_installs_is_small_and_has_no_torch() -> None:
+    files = [path for path in SOURCE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert sum(path.stat().st_size for path in files) < MOST_WHEEL_BYTES
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert [name for name in needed if name.startswith(("torch", "timm", "onnx>"))] == []
 
 
 def test_every_package_says_what_it_is() -> None:
