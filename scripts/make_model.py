@@ -108,8 +108,8 @@ def measured(model: Path, cohort: Path, truth: Path, split: str, kind: str, *opt
 
 def auc(metrics: dict[str, Any]) -> float:
     """Return the mean over the sites of the pixelwise AUC without background."""
-    sites = [site["auc"] for site in metrics["per_site"].values()]
-    return float(sum(one["value"] if isinstance(one, dict) else one for one in sites) / len(sites))
+    sites = [site["without_background"]["auc"]["value"] for site in metrics["per_site"].values()]
+    return float(sum(sites) / len(sites))
 
 
 def state_dict(weights: Path, work: Path) -> Path:

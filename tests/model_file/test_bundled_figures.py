@@ -1,0 +1,51 @@
+"""The figures on the bundled model's card are those of the file itself, at its threshold."""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsiseg.config.evaluate import EvaluateConfig
+from wsiseg.config.predict import PredictConfig
+from wsiseg.evaluation.evaluate import evaluate
+from wsiseg.model_file.model_file import ModelFile, default_model_path
+from wsiseg.prediction.predict import predict_slides
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+def test_the_cards_threshold_is_that_of_its_figures() -> None:
+    with ModelFile.open(default_model_path()) as model:
+        evaluation: Any = model.card.figures["evaluation"]
+        assert evaluation["split"] == "test"
+        assert evaluation["threshold"]["value"] == model.card.threshold
+
+
+@pytest.mark.slow
+def test_the_cards_figures_are_had_again_from_the_file(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    cohorts, recipe = (runpy.run_path(str(SCRIPTS / f"{name}.py")) for name in ("open_cohort", "make_model"))
+    made = cohorts["open_slides"](data, ["node", "colon"], ["test"], recipe["SLIDES"][2:], 0)
+    cohorts["write_cohort"]((one for one in made if one.split), tmp_path)
+    predict_slides(PredictConfig(inputs=(str(tmp_path / "cohort.csv"),), out=tmp_path / "maps"))
+    with ModelFile.open(default_model_path()) as model:
+        threshold = model.card.threshold
+        said: Any = model.card.figures["evaluation"]
+    report = evaluate(
+        EvaluateConfig(
+            predictions=(tmp_path / "maps",), truth=tmp_path / "truth", cohort=tmp_path / "cohort.csv",
+            split="test", threshold=threshold,
+        )
+    )  # fmt: skip
+    for name in ("auc", "precision", "recall", "f1"):
+        found, expected = (figures["without_background"][name] for figures in (vars(report), said))
+        assert number(found) == pytest.approx(number(expected), abs=0.005), name
+
+
+def number(figure: Any) -> float:
+    """Take its value."""
+    value = getattr(figure, "value", figure)
+    return float(value["value"] if isinstance(value, dict) else value)
