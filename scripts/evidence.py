@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import tifffile
 import tomli_w
-from make_model import ARCH, DEFAULT, HEAD, SHARES, exported, of_split, state_dict, trained, wsiseg
+from make_model import ARCH, DEFAULT, HEAD, SHARES, exported, state_dict, trained, wsiseg
 from numpy.typing import NDArray
 from open_cohort import ORGANS, TUMOR, table
 from PIL import Image
@@ -70,8 +70,10 @@ def main() -> None:
 def pcam(given: argparse.Namespace, model: Path | None = None) -> dict[str, Any]:
     """Ask a model for the test patches of PatchCamelyon."""
     model = model or given.model
-    out = given.work / f"pcam-{model.stem}"
-    wsiseg("evaluate", "--pcam", given.data / "pcam", "--model", model, "--split", "test", "--out", out)
+    out, files = given.work / f"pcam-{model.stem}", given.work / "pcam"
+    command = [SCRIPTS / "pcam_subset.py", given.data / "pcam", files, "--splits", "test"]
+    subprocess.run([sys.executable, *map(str, command)], check=True)
+    wsiseg("evaluate", "--pcam", files, "--model", model, "--split", "test", "--out", out)
     return measures(out)
 
 
@@ -120,7 +122,7 @@ def colon(given: argparse.Namespace) -> dict[str, Any]:
     means = {name: [float(cells.mean()) for cells, _ in found if len(cells)] for name, found in by_class.items()}
     others = [kind for kind in means if kind != TUMOR]
     out, truth = given.work / "evidence-colon-figures", given.work / "cohort" / "truth"
-    wsiseg("evaluate", maps, "--truth", truth, "--cohort", of_split(part, "test"), "--split", "test", "--out", out)
+    wsiseg("evaluate", maps, "--truth", truth, "--cohort", part, "--split", "test", "--out", out)
     return {
         "pixels": measures(out),
         "fields": {kind: {"auc": of_two(means[TUMOR], means[kind]), "fields": len(means[kind])} for kind in others},
