@@ -16,18 +16,20 @@ from onnx.reference import ReferenceEvaluator
 from PIL import Image
 from torch import nn
 
-from making.models import with_changed_card
+from making.models import with_card, with_changed_card
 from making.tiled import TILE_PX, write_tiled_cohort
 from making.trained import description, settled, tiles_of, write_run
 from wsiseg.config.export import CardFacts, ExportConfig
 from wsiseg.config.predict import PredictConfig
 from wsiseg.exporting.dilation import exportable
-from wsiseg.exporting.export import Exported, _self_test_side, export
+from wsiseg.exporting.export import Exported, export
 from wsiseg.exporting.graphs import DenseGraph
 from wsiseg.exporting.onnx_graph import padded_by_convolutions, to_onnx
 from wsiseg.exporting.parity import SAME_NUMBERS, Answers, OnnxGraph, compared
 from wsiseg.exporting.precision import to_int8
 from wsiseg.exporting.sample_tiles import Sample, Samples, from_cohort, from_folder
+from wsiseg.exporting.self_test_images import self_test_side
+from wsiseg.model_file.model_card import METADATA_KEY
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.model_file.onnx_session import has_fast_int8
 from wsiseg.network.network import Checkpoint, TileClassifier, build
@@ -117,6 +119,34 @@ def test_the_distance_of_a_cell_is_that_of_the_tile_around_it(
         expected = known.distances(described.astype(np.float32)).reshape(4, 6)
         assert model.answer_map(image).distances == pytest.approx(expected[None], rel=1e-3)
     assert expected[2:, 2:4].min() > 2 * np.median(expected), "what is strange is farther"
+
+
+@pytest.mark.parametrize("change", ["head of other sign", "first layer 0", "middle layer 0", "last layer 0"])
+def test_a_file_with_a_changed_layer_fails_its_self_test(exported: Exported, tmp_path: Path, change: str) -> None:
+    model = onnx.load(exported.path)
+    card = {prop.key: prop.value for prop in model.metadata_props}[METADATA_KEY]
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    layers = [tensors[node.input[1]] for node in model.graph.node if node.op_type == "Conv"]
+    assert (len(layers), layers[-1].dims[0]) == (22, 1)  # pixels, those of the network, its head
+    tensor = layers[{"first layer 0": 1, "middle layer 0": 10}.get(change, -1)]
+    weights = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array(-weights if "sign" in change else 0 * weights, tensor.name))
+    path = tmp_path / "changed.onnx"
+    path.write_bytes(with_card(model, card.replace(exported.card.sha256, "0" * 64)))
+    with pytest.raises(ModelFileError, match="fails its self-test"):
+        ModelFile.open(path)
+
+
+def test_a_network_with_a_layer_that_no_answer_shows_is_refused(
+    trained: tuple[Path, TileClassifier], tmp_path: Path
+) -> None:
+    checkpoint = Checkpoint.load(trained[0] / "best.pt")
+    dead = {**checkpoint.state_dict, "backbone.layer4.1.bn2.weight": torch.zeros(512)}
+    replace(checkpoint, state_dict=dead).save(tmp_path / "best.pt")
+    config = ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx", calibration=_cohort_of(trained[0]))
+    with pytest.raises(GateError, match=r"does not see layer .*layer4\.1/conv1"):
+        export(config)
+    assert not config.out.exists()
 
 
 def test_distances_are_part_of_the_self_test(exported: Exported, tmp_path: Path) -> None:
@@ -382,7 +412,7 @@ def test_runs_that_cannot_be_exported(trained: tuple[Path, TileClassifier], tmp_
     ("tile_px", "stride", "side"), [(224, 32, 128), (224, 16, 128), (64, 32, 64), (2048, 32, 256), (350, None, 350)]
 )
 def test_the_images_of_the_self_test_are_small(tile_px: int, stride: int | None, side: int) -> None:
-    assert _self_test_side(tile_px, stride) == side
+    assert self_test_side(tile_px, stride) == side
 
 
 def test_a_folder_of_tile_stores_is_a_cohort(

@@ -18,10 +18,10 @@ from wsiseg.exporting.origin import Origin, with_limit
 from wsiseg.exporting.parity import FEWER_BITS, SAME_NUMBERS, OnnxGraph, compared
 from wsiseg.exporting.precision import speed, to_float16, to_int8
 from wsiseg.exporting.sample_tiles import Samples, from_cohort, from_folder, textures
+from wsiseg.exporting.self_test_images import chosen_test, self_test_side, unseen_layers
 from wsiseg.model_file.model_card import METADATA_KEY, ModelCard, Parity, signed
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.model_file.onnx_session import has_fast_int8, runtime
-from wsiseg.model_file.self_test import recorded
 from wsiseg.run.errors import GateError, ModelFileError, UsageError
 from wsiseg.run.outputs import write_text, written_whole
 from wsiseg.run.record import Progress, Silent
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 _COHORT = "cohort.csv"
 _CALIBRATION_TILES, _HELD_OUT_TILES = 128, 400
 _TORCH_TILES, _TEXTURES = 64, 32
-_MULTIPLE_PX, _MOST_SELF_TEST_PX = 32, 256
 _TOLERANCE = {"fp32": 0.001, "fp16": 0.02, "int8": 0.05}
 _FIGURES = {
     "split",
@@ -106,6 +105,7 @@ def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
         if samples.held_out.is_real:
             origin = with_limit(origin, *(one.answers(samples.held_out.tiles).distances for one in (whole, graph)))
     card = _card(config, origin, graph, parity, mark)
+    _check_self_test(config, graph, card)
     page = config.out.with_suffix(".md")
     with written_whole(config.out) as partial:
         partial.write_bytes(_with_card(graph.model, card))
@@ -212,7 +212,7 @@ def _card(config: ExportConfig, origin: Origin, graph: OnnxGraph, parity: tuple[
         facts["trained_on"] = {"data": said.data, **facts.get("trained_on", {})}
     if said.figures is not None:
         facts["figures"] = {**facts.get("figures", {}), "evaluation": _figures(said.figures)}
-    side = _self_test_side(origin.tile_px, facts["output_stride"])
+    side = self_test_side(origin.tile_px, facts["output_stride"])
     return ModelCard.model_validate(
         {
             **facts,
@@ -226,22 +226,19 @@ def _card(config: ExportConfig, origin: Origin, graph: OnnxGraph, parity: tuple[
                 "onnxruntime": runtime().__version__,  # also where its package is onnxruntime-gpu
             },
             "made_from": mark,
-            "self_test": recorded(graph.one, side, seed=0, tolerance=_TOLERANCE[config.precision]),
+            "self_test": chosen_test(graph, side, _TOLERANCE[config.precision]),
         },
     )
 
 
-def _self_test_side(tile_px: int, output_stride: int | None) -> int:
-    """Choose the side in pixels of the images of the self-test, so that opening a file takes well below a second.
-
-    Maps are small, but large enough that a cell in a corner has all weights of the pooling over a tile inside; models
-    without a map take nothing but tiles.
-    """
-    if output_stride is None:
-        return tile_px
-    cells = tile_px // output_stride // 2 + 1
-    side = -(-cells * output_stride // _MULTIPLE_PX) * _MULTIPLE_PX
-    return min(side, tile_px, _MOST_SELF_TEST_PX)
+def _check_self_test(config: ExportConfig, graph: OnnxGraph, card: ModelCard) -> None:
+    unseen = unseen_layers(graph.model, card.self_test)
+    if unseen and not config.allow_loss:
+        raise GateError(
+            f"{config.source}: its self-test does not see layer {unseen[0]}, nor {len(unseen) - 1} others: a file with "
+            "that changed would pass it",
+            "--allow-loss writes it anyway",
+        )
 
 
 def _figures(path: Path) -> dict[str, Any]:

@@ -1,0 +1,103 @@
+"""Choose images for a model file's self-test, and see that its answers move when any layer is changed."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from wsiseg.exporting.parity import OnnxGraph
+from wsiseg.model_file.onnx_session import run, start
+from wsiseg.model_file.self_test import Outputs, SelfTest, largest_difference, recorded, seeded_pixels
+
+_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_CANDIDATES, _CHOSEN, _MOST_LAYERS = 24, 4, 100
+_MULTIPLE_PX, _MOST_PX = 32, 256
+
+
+def self_test_side(tile_px: int, output_stride: int | None) -> int:
+    """Choose the side in pixels of the images of the self-test, so that opening a file takes well below a second.
+
+    Maps are small, but large enough that a cell in a corner has all weights of the pooling over a tile inside; models
+    without a map take nothing but tiles.
+    """
+    if output_stride is None:
+        return tile_px
+    cells = tile_px // output_stride // 2 + 1
+    side = -(-cells * output_stride // _MULTIPLE_PX) * _MULTIPLE_PX
+    return min(side, tile_px, _MOST_PX)
+
+
+def chosen_test(graph: OnnxGraph, side: int, tolerance: float) -> SelfTest:
+    """Record the answers to the made images of tissue whose probabilities are nearest to one half.
+
+    Where a network is sure, much can change before an answer does.
+    """
+    seeds = [100 * number for number in range(_CANDIDATES)]
+    sure = [
+        abs(float(graph.one(seeded_pixels("tissue", side, side, seed)[None])["probability"][0]) - 0.5) for seed in seeds
+    ]
+    best = [seeds[place] for place in np.argsort(sure, kind="stable")[:_CHOSEN]]
+    return recorded(graph.one, [("tissue", seed) for seed in best], side, tolerance)
+
+
+def unseen_layers(model: onnx.ModelProto, test: SelfTest) -> list[str]:
+    """Name layers that can be changed without failing a self-test: weights set to 0, and for the head of other sign.
+
+    Of more than 100 layers, 100 are tried.
+
+    Args:
+        model: The graph of a model file; it is not changed.
+        test: That of the file.
+    """
+    layers = _layers(model)
+    chosen = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), _MOST_LAYERS)).round().astype(int))
+    changeable = onnx.ModelProto()
+    changeable.CopyFrom(model)
+    for tensor in {tensor.name: tensor for _, tensor in layers}.values():
+        # What is an input too may be given another value for one run.
+        changeable.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    session, names = start(changeable.SerializeToString()).session, [output.name for output in model.graph.output]
+
+    def is_unseen(weights: str, value: NDArray[np.generic]) -> bool:
+        def answer(image: NDArray[np.uint8]) -> Outputs:
+            return dict(zip(names, run(session, names, {"image": image, weights: value}), strict=True))
+
+        return largest_difference(test, answer) <= test.tolerance
+
+    return [
+        layers[place][0]
+        for place in chosen
+        for value in _changed(numpy_helper.to_array(layers[place][1]), is_head=_is_head(model, layers[place][0]))
+        if is_unseen(layers[place][1].name, value)
+    ]
+
+
+def _changed(weights: NDArray[np.generic], *, is_head: bool) -> Iterator[NDArray[np.generic]]:
+    yield np.zeros_like(weights)
+    if is_head:
+        yield np.negative(weights)
+
+
+def _layers(model: onnx.ModelProto) -> list[tuple[str, onnx.TensorProto]]:
+    """List the layers with weights, and these: as they are, or as integers that are turned into numbers first."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    sources = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    named = [
+        (node.name, sources.get(node.input[1], node.input[1])) for node in model.graph.node if node.op_type in _WEIGHTED
+    ]
+    return [(layer, tensors[weights]) for layer, weights in named if weights in tensors]
+
+
+def _is_head(model: onnx.ModelProto, layer: str) -> bool:
+    """Return whether no other layer with weights stands between a layer and the probability."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    waiting = ["probability"]
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and node.name == layer:
+            return True
+        if node is not None and node.op_type not in _WEIGHTED:
+            waiting += node.input
+    return False
