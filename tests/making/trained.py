@@ -50,9 +50,10 @@ def description(classifier: TileClassifier, images: torch.Tensor, layer: str) ->
 def known_to(classifier: TileClassifier, cohort: Path) -> KnownTissue | None:
     """Return the tissue of a cohort as a network sees it; every second tile sets the limit."""
     layer = stage_layer(classifier) or ""
-    parts = torch.from_numpy(tiles_of(cohort, 32)).split(32) if layer else ()
+    parts = torch.from_numpy(tiles_of(cohort, 64)).split(64) if layer else ()
     features = [description(classifier, part, layer) for part in parts]
-    return KnownTissue.of(layer, [("colon", one[::2]) for one in features], [("colon", one[1::2]) for one in features])
+    sited = [(("colon", "lung")[place % 2], one) for place, one in enumerate(features)]
+    return KnownTissue.of(layer, [(site, one[::2]) for site, one in sited], [(site, one[1::2]) for site, one in sited])
 
 
 def write_run(folder: Path, cohort: Path, arch: str = "resnet18") -> TileClassifier:

@@ -1,7 +1,5 @@
 """Choose images for a model file's self-test, and see that its answers move when any layer is changed."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -14,6 +12,7 @@ from wsiseg.model_file.self_test import Outputs, SelfTest, largest_difference, r
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _CANDIDATES, _CHOSEN, _MOST_LAYERS = 24, 4, 100
 _MULTIPLE_PX, _MOST_PX = 32, 256
+_DISTANCE = "/distance"
 
 
 def self_test_side(tile_px: int, output_stride: int | None) -> int:
@@ -52,42 +51,41 @@ def unseen_layers(model: onnx.ModelProto, test: SelfTest) -> list[str]:
         test: That of the file.
     """
     layers = _layers(model)
-    chosen = np.unique(np.linspace(0, len(layers) - 1, min(len(layers), _MOST_LAYERS)).round().astype(int))
+    names = [
+        list(layers)[place] for place in np.linspace(0, len(layers) - 1, min(len(layers), _MOST_LAYERS)).astype(int)
+    ]
     changeable = onnx.ModelProto()
     changeable.CopyFrom(model)
-    for tensor in {tensor.name: tensor for _, tensor in layers}.values():
+    for tensor in {tensor.name: tensor for tensors in layers.values() for tensor in tensors}.values():
         # What is an input too may be given another value for one run.
         changeable.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    session, names = start(changeable.SerializeToString()).session, [output.name for output in model.graph.output]
+    session, outputs = start(changeable.SerializeToString()).session, [output.name for output in model.graph.output]
 
-    def is_unseen(weights: str, value: NDArray[np.generic]) -> bool:
+    def is_unseen(layer: str, factor: int) -> bool:
+        weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in layers[layer]}
+        changed = {name: (value * factor).astype(value.dtype) for name, value in weights.items()}
+
         def answer(image: NDArray[np.uint8]) -> Outputs:
-            return dict(zip(names, run(session, names, {"image": image, weights: value}), strict=True))
+            return dict(zip(outputs, run(session, outputs, {"image": image, **changed}), strict=True))
 
         return largest_difference(test, answer) <= test.tolerance
 
-    return [
-        layers[place][0]
-        for place in chosen
-        for value in _changed(numpy_helper.to_array(layers[place][1]), is_head=_is_head(model, layers[place][0]))
-        if is_unseen(layers[place][1].name, value)
-    ]
+    return [name for name in names if is_unseen(name, 0) or (_is_head(model, name) and is_unseen(name, -1))]
 
 
-def _changed(weights: NDArray[np.generic], *, is_head: bool) -> Iterator[NDArray[np.generic]]:
-    yield np.zeros_like(weights)
-    if is_head:
-        yield np.negative(weights)
+def _layers(model: onnx.ModelProto) -> dict[str, list[onnx.TensorProto]]:
+    """Return the weights of layers by name: as they are, or as integers that are turned into numbers first.
 
-
-def _layers(model: onnx.ModelProto) -> list[tuple[str, onnx.TensorProto]]:
-    """List the layers with weights, and these: as they are, or as integers that are turned into numbers first."""
+    The distances from all sites are one layer: which site is nearest depends on the image.
+    """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     sources = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    named = [
-        (node.name, sources.get(node.input[1], node.input[1])) for node in model.graph.node if node.op_type in _WEIGHTED
-    ]
-    return [(layer, tensors[weights]) for layer, weights in named if weights in tensors]
+    layers: dict[str, list[onnx.TensorProto]] = {}
+    for node in model.graph.node:
+        weights = tensors.get(sources.get(node.input[1], node.input[1])) if node.op_type in _WEIGHTED else None
+        if weights is not None:
+            layers.setdefault(_DISTANCE if node.name.startswith(_DISTANCE) else node.name, []).append(weights)
+    return layers
 
 
 def _is_head(model: onnx.ModelProto, layer: str) -> bool:
