@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.run.machine import cores
+from wsiseg.run.machine import CORES, cores
 from wsiseg.slides.slide import Slide
 
 _FEWEST_CORES = 4
@@ -56,9 +56,16 @@ class ReaderProcesses:
 
     @classmethod
     def for_accelerator(cls) -> "ReaderProcesses | None":
-        """Start as many as there are cores to spare; None where there are few, or no memory can be shared."""
+        """Start as many as there are cores to spare.
+
+        Returns:
+            None where there are few, where no memory can be shared, and in one of several processes that share the
+            cores, as each of these has an interpreter's lock of its own.
+        """
         count = cores()
-        return cls(count - _FOR_THE_REST) if count >= _FEWEST_CORES and hasattr(os, "memfd_create") else None
+        is_shared = CORES in os.environ
+        can_share = hasattr(os, "memfd_create")
+        return cls(count - _FOR_THE_REST) if count >= _FEWEST_CORES and can_share and not is_shared else None
 
     def __len__(self) -> int:
         return len(self._all)

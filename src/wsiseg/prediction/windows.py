@@ -90,7 +90,8 @@ def plan_windows(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue:
     wanted = _wanted(tissue, Grid(slide.size_px, slide.mpp, stride, stride, card.mpp), min_tissue)
     sizes = _WINDOW_PX // stride, OVERLAP_PX // stride, -(-_SURROUND_PX // stride)
     is_cpu = model.provider == CPU
-    windows = tuple(windows_over(wanted, *sizes, multiple=-(-(32 if is_cpu else _WINDOW_PX // 4) // stride)))
+    # The same on every device: what a window shows around a cell is part of the answer.
+    windows = tuple(windows_over(wanted, *sizes, multiple=-(-32 // stride)))
     tile_cells = card.tile_px // stride if card.map_cells == "tiles" else 1
     grid = Grid(slide.size_px, slide.mpp, card.tile_px, stride, card.mpp)
     batch = 1 if is_cpu else _ACCELERATOR_WINDOWS
