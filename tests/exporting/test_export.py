@@ -248,9 +248,13 @@ def test_figures_of_an_evaluation_come_with_their_intervals(
     assert len(exported.card.limits) > 1
     assert "| colon | 0.800 (0.700 to 0.900) | 0.500 |  | 0.600 |" in exported.page.read_text()
     assert "| 0.10 | 0.25 | 100.0% |" in exported.page.read_text()
-    (tmp_path / "metrics.json").write_text("[]")
-    with pytest.raises(UsageError, match=r"metrics\.json"):
-        export(config)
+    for text, words in (
+        ("[]", "not the metrics"),
+        (json.dumps({**metrics, "threshold": {"value": 0.3}}), "0.3; the model"),
+    ):
+        (tmp_path / "metrics.json").write_text(text)
+        with pytest.raises(UsageError, match=words):
+            export(config)
 
 
 def test_an_export_is_done_once(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -30,7 +31,7 @@ from wsiseg.run.version import __version__
 if TYPE_CHECKING:
     import onnx
 
-_COHORT = "cohort.csv"
+_COHORT, _THRESHOLD = "cohort.csv", 0.5
 _CALIBRATION_TILES, _HELD_OUT_TILES = 128, 400
 _TORCH_TILES, _TEXTURES = 64, 32
 _TOLERANCE = {"fp32": 0.001, "fp16": 0.02, "int8": 0.05}
@@ -211,7 +212,8 @@ def _card(config: ExportConfig, origin: Origin, graph: OnnxGraph, parity: tuple[
     if said.data is not None:
         facts["trained_on"] = {"data": said.data, **facts.get("trained_on", {})}
     if said.figures is not None:
-        facts["figures"] = {**facts.get("figures", {}), "evaluation": _figures(said.figures)}
+        evaluation = _figures(said.figures, facts.get("threshold", _THRESHOLD))
+        facts["figures"] = {**facts.get("figures", {}), "evaluation": evaluation}
     side = self_test_side(origin.tile_px, facts["output_stride"])
     return ModelCard.model_validate(
         {
@@ -241,14 +243,22 @@ def _check_self_test(config: ExportConfig, graph: OnnxGraph, card: ModelCard) ->
         )
 
 
-def _figures(path: Path) -> dict[str, Any]:
-    """Read what an evaluation found, without its slides."""
+def _figures(path: Path, threshold: float) -> dict[str, Any]:
+    """Read what an evaluation found, without its slides.
+
+    Raises:
+        UsageError: It cannot be read, or was measured at another threshold than the file's.
+    """
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read as metrics.json: {error}") from error
     if not isinstance(figures, dict) or not str(figures.get("schema", "")).startswith("wsiseg.metrics/"):
         raise UsageError(f"{path}: not the metrics.json of wsiseg evaluate")
+    measured = (figures.get("threshold") or {}).get("value")
+    if measured is not None and not math.isclose(measured, threshold, abs_tol=1e-6):
+        advice = f"evaluate the maps with --threshold {threshold:g}, or set threshold in the file of --config"
+        raise UsageError(f"{path}: was measured at the threshold {measured:g}; the model's is {threshold:g}", advice)
     return {name: value for name, value in figures.items() if name in _FIGURES and value is not None}
 
 

@@ -41,20 +41,28 @@ def stage_layer(classifier: TileClassifier) -> str | None:
     return min(reversed(fitting), key=lambda name: name.count("."), default=None)
 
 
+class Reached(Exception):  # noqa: N818  no error: the network need not compute what comes behind
+    """A stage has its output."""
+
+
 class Stage:
     """The last output of a layer of a network; a context manager that lets go of the layer at its end.
 
     Args:
         backbone: Of a `TileClassifier`.
         layer: From `stage_layer`.
+        ends: Raise `Reached` behind the layer.
     """
 
-    def __init__(self, backbone: nn.Module, layer: str) -> None:
+    def __init__(self, backbone: nn.Module, layer: str, *, ends: bool = False) -> None:
         self._output: Tensor | None = None
+        self._ends = ends
         self._handle = backbone.get_submodule(layer).register_forward_hook(self._keep)
 
     def _keep(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
         self._output = output
+        if self._ends:
+            raise Reached
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,7 @@
 """What tissue a network knows after its training."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from wsiseg.network.known_tissue import Features, KnownTissue
 from wsiseg.network.network import TileClassifier
-from wsiseg.network.stage import STRIDE_PX, Stage, described, squared, stage_layer
+from wsiseg.network.stage import STRIDE_PX, Reached, Stage, described, squared, stage_layer
 from wsiseg.training.processes import Processes
 from wsiseg.training.slides import LabelledSlide, evenly, in_parts
 
@@ -34,7 +35,7 @@ def known_tissue(
         return None
     training, validation = (_some([one for one in slides if one.split == name]) for name in ("train", "val"))
     every = [*training, *validation]
-    with Stage(classifier.backbone, layer) as stage:
+    with Stage(classifier.backbone, layer, ends=True) as stage:
         parts = processes.gathered([_described(classifier, stage, one) for one in processes.share(every)])
     found = [(slide.site, tiles) for slide, tiles in zip(every, parts, strict=True)]
     return KnownTissue.of(layer, found[: len(training)], found[len(training) :])
@@ -59,7 +60,8 @@ def _described(classifier: TileClassifier, stage: Stage, slide: LabelledSlide) -
 @torch.inference_mode()
 def _of_middle(classifier: TileClassifier, stage: Stage, crops: Tensor, around: int) -> Features:
     """Describe uint8 crops [n, side, side, 3] without so many positions around: float32[n, channels]."""
-    classifier.feature_map(classifier.normalised(crops.to(classifier.head.weight.device)))
+    with suppress(Reached):
+        classifier.feature_map(classifier.normalised(crops.to(classifier.head.weight.device)))
     rows, columns = (slice(around, size - around) for size in stage.map.shape[2:])
     found: Features = described(squared(stage.map[:, :, rows, columns]).mean((2, 3))).cpu().numpy()
     return found
