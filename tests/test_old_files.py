@@ -122,7 +122,8 @@ def test_a_run_goes_on_where_it_was(run: str) -> None:
 def test_a_run_becomes_a_model_file(run: str, expected: dict[str, Any]) -> None:
     from wsiseg.exporting.export import export  # noqa: PLC0415  loads torch
 
-    export(ExportConfig(run=Path(run), out=Path("new.onnx")))
+    # The run was hardly trained: some of its layers change no answer, which no self-test can see.
+    export(ExportConfig(run=Path(run), out=Path("new.onnx"), allow_loss=run == "run"))
     with ModelFile.open("new.onnx") as model:
         probabilities = model.answer(tiles_of("slide-5")).probabilities
     if run == "frozen":  # the other one was exported with a penalty for unknown tissue, which went

@@ -95,7 +95,7 @@ def test_tiles_that_are_no_images_for_a_map_are_padded_or_refused(model: Path, m
         assert images[0, 64:160, 64:160].min() == 255
         assert images.sum() == 96 * 96 * 3 * 255
         monkeypatch.setattr(opened, "card", whole.model_copy(update={"output_stride": None, "tile_px": 128}))
-        with pytest.raises(UsageError, match="128 pixels are smaller than a patch of 192; give --pcam-scale native"):
+        with pytest.raises(UsageError, match="128 pixels are smaller than a patch of 192; set pcam-scale to native"):
             pcam.View.of(opened, "doubled")
         monkeypatch.setattr(opened, "card", whole.model_copy(update={"output_stride": None, "tile_px": 64}))
         with pytest.raises(UsageError, match="64 pixels are smaller than a patch of 96"):

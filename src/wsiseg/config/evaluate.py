@@ -60,7 +60,7 @@ class EvaluateConfig(Config):
     """Folder of the PatchCamelyon files."""
     model: Path | None = None
     """Model file for PatchCamelyon; `default` is the bundled one."""
-    pcam_scale: PcamScale | None = None
+    pcam_scale: Annotated[PcamScale | None, IN_FILE] = None
     """How the model sees patches of PatchCamelyon: `native`, or `doubled` and padded with zeros, as in the paper; what
     is nearer to its um/px where it is not given."""
     device: Annotated[Device, IN_FILE] = "auto"
