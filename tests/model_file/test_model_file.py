@@ -404,7 +404,7 @@ def forgeries(file: bytes) -> list[bytes]:
     del without.metadata_props[:]
     return [
         without.SerializeToString(),
-        file.replace(b'"mpp":0.5', b'"mpp":0.6'),
+        file.replace(b'"mpp":0.', b'"mpp":1.'),
         file.replace(b'"threshold":0.', b'"threshold":1.'),
         file.replace(read_card(file).sha256.encode(), b"0" * 64),
         *(
