@@ -181,7 +181,12 @@ def test_a_slide_of_unknown_tissue_is_told(exported: Exported, cohort: Path, tmp
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8)).save(strange)
     for path, tissue, is_unknown in ((slides[0].path, "auto", False), (strange, "none", True)):
         config = PredictConfig(
-            inputs=(str(path),), model=(str(exported.path),), out=tmp_path / "out", slide_mpp=0.5, tissue=tissue, map="tile"
+            inputs=(str(path),),
+            model=(str(exported.path),),
+            out=tmp_path / "out",
+            slide_mpp=0.5,
+            tissue=tissue,
+            map="tile",
         )
         for _ in range(2):  # the second time the results are there already
             (record,) = predict_slides(config).slides

@@ -136,7 +136,11 @@ class View:
         scale = scale or ("native" if card.mpp > MPP / 2**0.5 else "doubled")
         patch_px, is_dense = SIDE_PX * (1 + (scale == "doubled")), card.output_stride is not None
         if card.tile_px < patch_px and not is_dense:
-            advice = "set pcam-scale to native in the file of --config" if scale == "doubled" else "use a model of larger tiles"
+            advice = (
+                "set pcam-scale to native in the file of --config"
+                if scale == "doubled"
+                else "use a model of larger tiles"
+            )
             raise UsageError(
                 f"{model.path}: its tiles of {card.tile_px} pixels are smaller than a patch of {patch_px}", advice
             )
