@@ -102,6 +102,36 @@ def test_measures_equal_those_of_every_level_0_pixel_one_by_one(
             assert getattr(report, mode)[name]["value"] == pytest.approx(value, abs=1e-6), (mode, name)
 
 
+def write_two(folder: Path, name: str) -> None:
+    """Write two maps, an outline of a class and a mask with the values 3 and 255."""
+    for slide in "ab":
+        write_map(folder / "maps" / f"{slide}.ome.zarr", np.linspace(0, 1, 48).reshape(6, 8))
+    write_outlines(folder / "truth" / "a.geojson", box(10, 10, 40, 40, name))
+    pixels = np.zeros((6, 8), np.uint8)
+    pixels[:3], pixels[3, 0] = 255, 3
+    Image.fromarray(pixels).save(folder / "truth" / "b.png")
+
+
+def test_a_tumor_class_that_no_truth_has_is_refused_rather_than_taken_for_no_tumour(tmp_path: Path) -> None:
+    write_two(tmp_path, "Gleason 4")
+    with pytest.raises(UsageError, match="tumor-class Gleason 5, 1: no truth has such a class") as caught:
+        run(tmp_path, tumor_class=("Gleason 5", "1"))
+    assert caught.value.hint == "its classes are: 255, 3, Gleason 4"
+
+
+def test_a_named_class_that_some_truth_lacks_is_fine_and_one_that_all_lack_is_noted(tmp_path: Path) -> None:
+    write_two(tmp_path, "Gleason 4: left")
+    report = run(tmp_path, tumor_class=("gleason-4", "255", "1"), negative_class=("3",), ignore_class=("Pen mark",))
+    assert not report.failed
+    assert report.notes == ("named classes that no truth has: 2 (1, Pen mark)",)
+
+
+def test_truth_without_any_class_is_free_of_tumour_whatever_class_is_named(tmp_path: Path) -> None:
+    write_map(tmp_path / "maps" / "a.ome.zarr", np.linspace(0, 1, 48).reshape(6, 8))
+    write_outlines(tmp_path / "truth" / "a.geojson")
+    assert run(tmp_path, tumor_class=("Gleason 5",)).without_background["tumor_px"] == 0
+
+
 def union_of(rings: Sequence[Sequence[tuple[float, float]]]) -> Any:
     polygons = [shapely.make_valid(shapely.Polygon(ring), method="structure") for ring in rings]
     return shapely.union_all(polygons)

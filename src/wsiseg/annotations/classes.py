@@ -84,6 +84,11 @@ class Classes:
         usual = _MEANINGS.get(_first_known(name), "unknown")
         return "other" if self.tumor and usual in {"tumor", "unknown"} else usual
 
+    def absent(self, found: Iterable[str]) -> tuple[str, ...]:
+        """Return the names given here that none of these classes has, nor is derived from."""
+        known = {plain(text) for name in found for text in (name, name.partition(":")[0])}
+        return tuple(name for name in (*self.tumor, *self.negative, *self.ignored) if plain(name) not in known)
+
     def meaning_of(self, outline: Outline) -> Meaning:
         """Say what an outline means: by its class or, where it has none, by a name that is a class."""
         if outline.is_negative:

@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 
 from wsiseg.annotations.classes import Classes
-from wsiseg.annotations.coverage import NOTHING, Area, Mask
-from wsiseg.annotations.masks import chosen, whole_slide_step, zeroed
+from wsiseg.annotations.coverage import NOTHING, Mask
+from wsiseg.annotations.masks import Read, chosen, whole_slide_step, zeroed
 from wsiseg.annotations.outlines import AnnotationError
 from wsiseg.slides.slide import SlideFacts
 
@@ -17,11 +17,11 @@ _MOST_BYTES = 2**30  # of labels held in memory; larger ones are read from a coa
 _SAME_SIZE = 0.01  # pixel sizes may differ by this share
 
 
-def read_labels(path: Path, slide: SlideFacts, classes: Classes) -> tuple[Mask, Area, tuple[str, ...]]:
+def read_labels(path: Path, slide: SlideFacts, classes: Classes) -> Read:
     """Read an NGFF label image, or the labels inside an NGFF image such as a heatmap of wsiseg.
 
     Returns:
-        The tumour, what is ignored, and what a person should know.
+        The tumour, what is ignored, what a person should know, and the names of the labels.
 
     Raises:
         AnnotationError: There are no labels, or nothing says which mean tumour.
@@ -48,11 +48,12 @@ def read_labels(path: Path, slide: SlideFacts, classes: Classes) -> tuple[Mask, 
     if own.get("model", {}).get("zeroed_by_hand"):
         raise zeroed(path.name)
     step, offset = place or (whole_slide_step(path.name, slide, size), (0.0, 0.0))
-    tumor, ignored = (Mask(area, step, offset) for area in chosen(path.name, values, classes, names))
+    *areas, known = chosen(path.name, values, classes, names)
+    tumor, ignored = (Mask(area, step, offset) for area in areas)
     notes = _differences(path.name, own, slide)
     if level is not image["datasets"][0] or every > 1:
         notes += (f"{path.name}: its labels were read at {size[0]}x{size[1]} pixels",)
-    return tumor, ignored if ignored.pixels.any() else NOTHING, notes
+    return tumor, ignored if ignored.pixels.any() else NOTHING, notes, known
 
 
 def _every(array: Any, every: int) -> Any:  # noqa: ANN401  zarr and NumPy arrays

@@ -32,6 +32,7 @@ THRESHOLD = 0.3
 """The authors called tumour what lies above it."""
 
 Booleans = NDArray[np.bool_]
+Read = tuple[Mask, Area, tuple[str, ...], frozenset[str]]
 _SAME_SHAPE = 1.5  # a mask may miss the slide's proportions by so many of its own pixels
 _COLORED = 12  # channels that differ by more show a colour
 _SOFT_FROM, _SOFT_VALUES, _EDGE = 100, 8, 0.1  # of soft edges: brightest value, distinct values, what is near an end
@@ -43,7 +44,7 @@ class ZeroedMapError(AnnotationError):
     """A published map of normal tissue, set to zero by hand: it is left out, not failed."""
 
 
-def read_mask(path: Path, slide: SlideFacts, classes: Classes, mpp: float | None) -> tuple[Mask, Area, tuple[str, ...]]:
+def read_mask(path: Path, slide: SlideFacts, classes: Classes, mpp: float | None) -> Read:
     """Read what a mask image says of tumour.
 
     Args:
@@ -53,7 +54,7 @@ def read_mask(path: Path, slide: SlideFacts, classes: Classes, mpp: float | None
         mpp: Micrometers per mask pixel; where it is not given, the mask covers the whole slide.
 
     Returns:
-        The tumour, what is ignored, and what a person should know.
+        The tumour, what is ignored, what a person should know, and the labels as text.
 
     Raises:
         AnnotationError: No such image, the wrong proportions, or it is not clear what is marked.
@@ -62,10 +63,10 @@ def read_mask(path: Path, slide: SlideFacts, classes: Classes, mpp: float | None
     step = _step(path.name, slide, image, mpp)
     published = _published(path.name, image)
     if published is not None:
-        return Mask(published, step), NOTHING, image.notes
+        return Mask(published, step), NOTHING, image.notes, frozenset()
     labels, notes = _labels(path.name, image, is_named=bool(classes.tumor or classes.ignored))
-    tumor, ignored = chosen(path.name, labels, classes, {})
-    return Mask(tumor, step), Mask(ignored, step) if ignored.any() else NOTHING, image.notes + notes
+    tumor, ignored, names = chosen(path.name, labels, classes, {})
+    return Mask(tumor, step), Mask(ignored, step) if ignored.any() else NOTHING, image.notes + notes, names
 
 
 def read_region(path: Path, slide: SlideFacts, mpp: float | None = None) -> tuple[Mask, tuple[str, ...]]:
@@ -104,8 +105,13 @@ def whole_slide_step(name: str, slide: SlideFacts, size: tuple[int, int]) -> tup
     return across, down
 
 
-def chosen(name: str, labels: NDArray[Any], classes: Classes, names: Mapping[int, str]) -> tuple[Booleans, Booleans]:
+def chosen(
+    name: str, labels: NDArray[Any], classes: Classes, names: Mapping[int, str]
+) -> tuple[Booleans, Booleans, frozenset[str]]:
     """Choose the labels that mean tumour and those that are ignored, by their names or as numbers.
+
+    Returns:
+        Where they are, and the names of all labels that are there or have one.
 
     Raises:
         AnnotationError: Nothing says which mean tumour.
@@ -123,7 +129,7 @@ def chosen(name: str, labels: NDArray[Any], classes: Classes, names: Mapping[int
         values = [value for value, meaning in meanings.items() if meaning == wanted]
         for band in bands(labels) if values else ():
             area[band] = np.isin(labels[band], values)
-    return tumor, ignored
+    return tumor, ignored, frozenset([*names.values(), *(names.get(value, str(value)) for value in present)])
 
 
 def _published(name: str, image: Stored) -> Booleans | None:

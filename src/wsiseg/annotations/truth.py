@@ -34,11 +34,13 @@ class Truth:
         tumor: The tumour, without what is ignored, in level-0 pixels of OpenSlide's frame.
         ignored: What is left out of all measures; it shares nothing with `tumor`.
         notes: What a person should know of it.
+        classes: The classes of its outlines, or the names of its labels, whatever they mean.
     """
 
     tumor: Area
     ignored: Area = NOTHING
     notes: tuple[str, ...] = ()
+    classes: frozenset[str] = frozenset()
 
     def covered(self, x_edges: Floats, y_edges: Floats) -> tuple[Floats, Floats]:
         """Measure how much of every cell is tumour and how much is ignored: float64[rows, columns], level-0 pixels."""
@@ -126,7 +128,8 @@ def open_truth(path: Path, slide: SlideFacts, reading: Reading, roi: Path | None
     else:
         found, notes = _outlines(path, slide, reading.origin)
         mark = marked(path.name, found, reading.classes)
-        truth = Truth(Polygons(mark.tumor), Polygons(mark.ignored), notes + mark.notes)
+        classes = frozenset(one.class_name or one.name for one in found) - {""}
+        truth = Truth(Polygons(mark.tumor), Polygons(mark.ignored), notes + mark.notes, classes)
     if roi is None:
         return truth
     region = open_region(roi, slide, reading)

@@ -18,7 +18,7 @@ from wsiseg.evaluation.pictures import JudgedPicture, picture_of
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.opening import open_prediction
 from wsiseg.mathematics.metrics import Pixels
-from wsiseg.run.errors import WsisegError
+from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.record import Failure, Progress, SlideRecord
 from wsiseg.slides.cohort import CohortSlide
 from wsiseg.slides.slide import ASSUMED
@@ -43,6 +43,7 @@ class Compared:
         picture: For people, where one was asked for.
         lesions: Single lesions and detections, where they were asked for.
         notes: What a person should know.
+        classes: The classes that its truth has.
     """
 
     row: CohortSlide
@@ -54,6 +55,7 @@ class Compared:
     picture: JudgedPicture | None
     lesions: Lesions | None
     notes: tuple[str, ...]
+    classes: frozenset[str] = frozenset()
 
     @property
     def truth_px(self) -> float:
@@ -77,6 +79,7 @@ class ComparedRun:
         absent: The other slides of the cohort; without a cohort those that have a truth.
         outside: The slides with a prediction that are not in the cohort.
         unpredicted: The files of truth that belong to none of the predictions.
+        unknown_classes: The classes named in the settings that no truth has.
     """
 
     place: Path
@@ -86,6 +89,7 @@ class ComparedRun:
     absent: tuple[CohortSlide, ...]
     outside: tuple[str, ...]
     unpredicted: tuple[str, ...]
+    unknown_classes: tuple[str, ...]
 
     @property
     def expected(self) -> tuple[CohortSlide, ...]:
@@ -129,7 +133,8 @@ def compare_run(
         progress: Who watches.
 
     Raises:
-        UsageError: There is no truth at all, or a region belongs to none of the slides.
+        UsageError: There is no truth at all, a region belongs to none of the slides, or the classes of all truth are
+            others than those that are to mean tumour.
     """
     assert config.truth is not None  # noqa: S101  the settings were checked
     known = {row.slide: row for row in cohort}
@@ -155,7 +160,25 @@ def compare_run(
         absent=tuple(row for row in cohort if row.slide not in predictions) if cohort else tuple(others),
         outside=tuple(row.slide for row in rows if cohort and row.slide not in known),
         unpredicted=tuple(file.name for files in unused.values() for file in files),
+        unknown_classes=_absent(config, frozenset().union(*(one.classes for one in compared))),
     )
+
+
+def _absent(config: EvaluateConfig, found: frozenset[str]) -> tuple[str, ...]:
+    """Return the named classes that no truth has; a slide would pass for free of tumour that is called otherwise.
+
+    Raises:
+        UsageError: All that are to mean tumour are among them, though there are classes.
+    """
+    absent = _classes(config).absent(found)
+    if found and config.tumor_class and set(config.tumor_class) <= set(absent):
+        text = f"tumor-class {', '.join(config.tumor_class)}: no truth has such a class"
+        raise UsageError(text, f"its classes are: {', '.join(sorted(found))}")
+    return absent
+
+
+def _classes(config: EvaluateConfig) -> Classes:
+    return Classes(config.tumor_class, config.negative_class, config.ignore_class)
 
 
 def _regions(roi: Path | None, slides: Sequence[str], predictions: int) -> Mapping[str, Path] | None:
@@ -197,8 +220,7 @@ def _compared(
     regions: Mapping[str, Path] | None,
 ) -> Compared:
     """Lay the truth of a slide over its prediction, without what is ignored or outside its region."""
-    classes = Classes(config.tumor_class, config.negative_class, config.ignore_class)
-    reading = Reading(classes, config.truth_origin, config.truth_mpp)
+    reading = Reading(_classes(config), config.truth_origin, config.truth_mpp)
     truth_path = _only(row, files)
     if regions is not None and row.slide not in regions:
         raise WsisegError(f"{row.slide}: has no region in {config.roi}", f"add {row.slide}.geojson, or leave out --roi")
@@ -230,6 +252,7 @@ def _compared(
         picture=picture_of(heatmap, tumor / cells, ignored / cells) if config.out else None,
         lesions=find_lesions(heatmap, truth.tumor, ignored / cells) if config.froc else None,
         notes=notes + heatmap.warnings,
+        classes=truth.classes,
     )
 
 

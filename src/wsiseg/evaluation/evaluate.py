@@ -186,6 +186,7 @@ def _notes(run: ComparedRun, sites: Mapping[str, Any], wanted: Sequence[CohortSl
     for names, text in (
         (run.outside, "maps of slides that are not in the cohort"),
         (run.unpredicted, "files of truth without a map"),
+        (run.unknown_classes, "named classes that no truth has"),
         (missing, "slides without a map, which may be missing"),
         (without, "sites of which no slide could be evaluated"),
     ):
