@@ -27,6 +27,7 @@ TRANSFORM = [
     {"name": "ToTensor"},
     {"name": "Normalize", "arguments": {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}},
 ]
+_SPREAD = 3  # of logits, as after training: where answers hardly differ, changed layers cannot be told
 CONFIG = {
     "spec_version": "1.0",
     "architecture": "resnet34",
@@ -44,18 +45,23 @@ def real_tiles(data: Path, side: int, mpp: float, count: int = 12) -> Images:
         return np.stack([slide.read(int(x), int(y), (side, side), mpp) for x, y in places])
 
 
-@torch.no_grad()
 def settled_network(arch: str, classes: int, images: torch.Tensor) -> nn.Module:
-    """Give a seeded network of torchvision whose statistics and logits are those of trained ones."""
+    """Make a seeded network of torchvision whose statistics and logits are those of trained ones."""
     torch.manual_seed(0)
-    network: nn.Module = models.get_model(arch, weights=None, num_classes=classes).train()
+    return settled(models.get_model(arch, weights=None, num_classes=classes), images)
+
+
+@torch.no_grad()
+def settled(network: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Fit the statistics of normalisation to images, and scale the head so that the answers to them spread."""
+    network.train()
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None
     network(images)
     network.eval()
     head = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
-    head.weight.div_(network(images).std(0).mean())
+    head.weight.mul_(_SPREAD / network(images).std(0).mean())
     head.bias.sub_(network(images).mean(0))
     return network
 
@@ -151,7 +157,8 @@ def test_safetensors_weights_of_timm(tiles: Images, tmp_path: Path) -> None:
     from safetensors.torch import save_file  # noqa: PLC0415  only here
 
     torch.manual_seed(0)
-    network = timm.create_model("resnet18", num_classes=1).eval()
+    # As timm starts a network, the last normalisation of every block is 0, and most layers have no effect.
+    network = settled(timm.create_model("resnet18", num_classes=1, zero_init_last=False), as_wsinfer(tiles))
     folder = write_wsinfer(tmp_path / "x", None, architecture="resnet18", num_classes=1, class_names=["tumor"])
     save_file(network.state_dict(), folder / "model.safetensors")
     found = export(ExportConfig(from_wsinfer=folder, out=tmp_path / "m.onnx"))

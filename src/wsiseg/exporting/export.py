@@ -239,7 +239,7 @@ def _check_self_test(config: ExportConfig, graph: OnnxGraph, card: ModelCard) ->
         raise GateError(
             f"{config.source}: its self-test does not see layer {unseen[0]}, nor {len(unseen) - 1} others: a file with "
             "that changed would pass it",
-            "--allow-loss writes it anyway",
+            "train further if layers have no effect yet; --allow-loss writes it anyway",
         )
 
 
