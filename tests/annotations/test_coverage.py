@@ -64,7 +64,7 @@ def test_a_mask_covers_as_much_as_the_boxes_of_its_pixels(
     boxes = shapely.union_all(shapely.box(left, top, left + width, top + height))
     found = mask.covered(X_EDGES, Y_EDGES)
     np.testing.assert_allclose(found, Polygons(boxes).covered(X_EDGES, Y_EDGES), atol=1e-6)
-    assert mask.total == pytest.approx(boxes.area)
+    assert mask.geometry.area == pytest.approx(boxes.area)
 
 
 def test_nothing_covers_nothing() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from wsiseg.annotations.coverage import Polygons
 from wsiseg.annotations.outlines import AnnotationError, Outline
 
 Meaning = Literal["tumor", "hole", "ignored", "other", "unknown"]
@@ -23,8 +24,7 @@ _NAMES: dict[Meaning, str] = {
 }
 _MEANINGS = {name: meaning for meaning, names in _NAMES.items() for name in names.split(", ")}
 _NOT_TISSUE = frozenset(["artefact", "artifact", "exclude", "excluded", "exclusion", "hole", "pen"])
-CHOOSE = "name the classes that mean tumour with tumor-class in the file of --config"
-"""What to do about classes whose meaning is not known."""
+_CHOOSE = "name the classes that mean tumour with tumor-class in the file of --config"
 _SHOWN = 8
 
 
@@ -70,15 +70,12 @@ class Classes:
 
     def meaning(self, name: str) -> Meaning:
         """Say what a class means; one without a name means tumour unless classes are named."""
-        chosen: tuple[tuple[Meaning, tuple[str, ...]], ...] = (
-            ("ignored", self.ignored),
-            ("hole", self.negative),
-            ("tumor", self.tumor),
-        )
-        for text in (name, name.partition(":")[0]):
-            for meaning, names in chosen:
-                if plain(text) in map(plain, names):
-                    return meaning
+        by_worth: tuple[tuple[Meaning, tuple[str, ...]], ...]
+        by_worth = (("tumor", self.tumor), ("hole", self.negative), ("ignored", self.ignored))
+        chosen = {plain(one): meaning for meaning, names in by_worth for one in names}
+        for text in (plain(name), plain(name.partition(":")[0])):
+            if text in chosen:
+                return chosen[text]
         if not name.strip():
             return "other" if self.tumor else "tumor"
         usual = _MEANINGS.get(_first_known(name), "unknown")
@@ -97,22 +94,7 @@ class Classes:
         return by_name if not outline.class_name and by_name != "unknown" else self.meaning(outline.class_name)
 
 
-@dataclass(frozen=True)
-class Marked:
-    """What outlines mark together; valid shapely geometries that do not overlap.
-
-    Attributes:
-        tumor: The tumour.
-        ignored: What is left out of all measures.
-        notes: What a person should know.
-    """
-
-    tumor: Any
-    ignored: Any
-    notes: tuple[str, ...]
-
-
-def marked(file: str, outlines: Sequence[Outline], classes: Classes) -> Marked:
+def marked(file: str, outlines: Sequence[Outline], classes: Classes) -> tuple[Polygons, Polygons, tuple[str, ...]]:
     """Put outlines together: the largest is laid first, so what is nested in another decides there.
 
     What is ignored is ignored whatever is drawn in it.
@@ -121,6 +103,9 @@ def marked(file: str, outlines: Sequence[Outline], classes: Classes) -> Marked:
         file: File name, for messages.
         outlines: Outlines of one slide.
         classes: What they mean.
+
+    Returns:
+        The tumour, what is left out of all measures, which do not overlap, and what a person should know.
 
     Raises:
         AnnotationError: There are classes whose meaning is not known, and none that is known as tumour.
@@ -141,7 +126,7 @@ def marked(file: str, outlines: Sequence[Outline], classes: Classes) -> Marked:
         area = shapely.difference(_layered(layers), ignored)
     except shapely.GEOSException as error:
         raise AnnotationError(f"{file}: its outlines cannot be put together: {error}", "draw them again") from error
-    return Marked(area, ignored, tuple(f"{file}: {note}; {CHOOSE}" for note in notes))
+    return Polygons(area), Polygons(ignored), tuple(f"{file}: {note}; {_CHOOSE}" for note in notes)
 
 
 def _layered(layers: list[tuple[Any, bool]]) -> Any:  # noqa: ANN401  shapely geometries
@@ -160,4 +145,4 @@ def unknown_classes(file: str, classes: Iterable[str]) -> AnnotationError:
     """Make the error for a file all of whose classes could mean anything."""
     names = sorted(classes)
     listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-    return AnnotationError(f"{file}: nothing is of a class known as tumour, but of {listed}", CHOOSE)
+    return AnnotationError(f"{file}: nothing is of a class known as tumour, but of {listed}", _CHOOSE)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wsiseg.annotations.classes import is_usual
-from wsiseg.annotations.outlines import EMPTY, NOT_AN_AREA, AnnotationError, Drawn, Part, drawn
+from wsiseg.annotations.outlines import EMPTY, NOT_AN_AREA, AnnotationError, Drawn, Outline, drawn
 
 _MOST_BYTES = 2**30
 _GZIPPED = b"\x1f\x8b"
@@ -88,14 +88,14 @@ def _unpacked(path: Path) -> bytes:
     return text.getvalue()
 
 
-def _camelyon(content: Mapping[str, Any]) -> Iterator[Part | str]:
+def _camelyon(content: Mapping[str, Any]) -> Iterator[Outline | str]:
     for key in ("positive", "negative"):
         for one in content.get(key) or []:
             has_points = isinstance(one, dict) and isinstance(one.get("vertices"), list)
-            yield Part([one["vertices"]], "positive", is_negative=key == "negative") if has_points else _BROKEN
+            yield Outline([one["vertices"]], "positive", is_negative=key == "negative") if has_points else _BROKEN
 
 
-def _parts(content: Any) -> Iterator[Part | str]:  # noqa: ANN401  any JSON value
+def _parts(content: Any) -> Iterator[Outline | str]:  # noqa: ANN401  any JSON value
     """Yield the areas of a GeoJSON object, those nested in others included."""
     if isinstance(content, list):
         for item in content:
@@ -113,7 +113,7 @@ def _parts(content: Any) -> Iterator[Part | str]:  # noqa: ANN401  any JSON valu
         yield from _geometry(content, "", "")
 
 
-def _geometry(geometry: Any, class_name: str, name: str) -> Iterator[Part | str]:  # noqa: ANN401  any JSON value
+def _geometry(geometry: Any, class_name: str, name: str) -> Iterator[Outline | str]:  # noqa: ANN401  any JSON value
     """Yield the areas of a geometry, or why it is none."""
     kind = geometry.get("type") if isinstance(geometry, dict) else None
     parts = geometry.get("geometries" if kind == "GeometryCollection" else "coordinates") if kind else None
@@ -128,7 +128,7 @@ def _geometry(geometry: Any, class_name: str, name: str) -> Iterator[Part | str]
             yield from _geometry(part, class_name, name)
     else:
         for rings in [parts] if kind == "Polygon" else parts:
-            yield Part(rings, class_name, name=name) if isinstance(rings, list) else _BROKEN
+            yield Outline(rings, class_name, name=name) if isinstance(rings, list) else _BROKEN
 
 
 def _class_and_name(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> tuple[str, str]:

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from wsiseg.annotations.outlines import AnnotationError
 from wsiseg.run.errors import SlideError
+from wsiseg.slides.formats import plain_image
 from wsiseg.slides.slide_file import SlideFile
 
+MOST_VALUES = 2**16
+"""Different values of an image from which on they are not counted."""
 _MOST_BYTES = 2**30  # of a decoded image; of larger ones a smaller level or every nth pixel is read
 _BLOCK_PX = 4096
 _BAND_ROWS = 256
@@ -23,6 +26,8 @@ _SAME_COLOR = 8  # channels that differ by no more are grey
 _SUBFILE, _BITS, _PHOTOMETRIC, _DESCRIPTION, _SOFTWARE = 254, 258, 262, 270, 305  # TIFF tags
 _WHITE_IS_ZERO = 0
 _SAVE = "save it as PNG: what is marked white, all else black"
+_GREYS = {"1": np.uint8, "L": np.uint8, "F": np.float32, "I": np.int64, "I;16": np.uint16, "I;16B": np.uint16}
+_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}  # of a decoded pixel; 4 of all other modes
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Stored:
             are very many, uint8[rows, columns, 3].
         colors: uint8[n, 3], the colour of each number, if pixels are numbers of colours.
         has_palette: True if the file has its colours in that order.
-        opaque: bool[rows, columns], False where it is transparent; None if it is so nowhere.
+        opaque: bool[rows, columns], False where it is transparent; None if it is so nowhere, or alike everywhere.
         reduced: How many times smaller than in the file its sides are.
         notes: What a person should know.
     """
@@ -53,19 +58,20 @@ def bands(pixels: NDArray[Any]) -> Iterator[slice]:
         yield slice(row, row + _BAND_ROWS)
 
 
-def counted(pixels: NDArray[Any], most: int = 2**16) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return the different values of an image, ascending, at most so many, and how often each occurs."""
+def counted(pixels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the first 65536 different values of an image, ascending, and how often each occurs."""
     if pixels.dtype in {np.dtype(np.uint8), np.dtype(np.uint16)}:
-        size = 2 ** (8 * pixels.dtype.itemsize)
-        counts = sum((np.bincount(pixels[band].ravel(), minlength=size) for band in bands(pixels)), np.zeros(size, int))
+        counts = np.zeros(MOST_VALUES, np.int64)
+        for band in bands(pixels):
+            counts += np.bincount(pixels[band].ravel(), minlength=MOST_VALUES)
         return np.flatnonzero(counts), counts[counts > 0]
     found: dict[Any, int] = {}
     for band in bands(pixels):
         for value, count in zip(*np.unique(pixels[band], return_counts=True), strict=True):
             found[value] = found.get(value, 0) + int(count)
-        if len(found) > most:
+        if len(found) > MOST_VALUES:
             break
-    ordered = sorted(found)[:most]
+    ordered = sorted(found)[:MOST_VALUES]
     return np.array(ordered), np.array([found[value] for value in ordered])
 
 
@@ -75,49 +81,44 @@ def stored(path: Path) -> Stored:
     Raises:
         AnnotationError: It cannot be read, is too large, or holds several images.
     """
-    from PIL import UnidentifiedImageError  # noqa: PLC0415  heavy: only where pixels are touched
-
     try:
-        with path.open("rb") as file, _opened(file) as image:
-            is_tiff = image.format == "TIFF"
-            full = image.size
-            if is_tiff:
-                _choose_page(path.name, image)
-            if _bytes(image) <= _MOST_BYTES:
-                try:
-                    return _decoded(path.name, image, full)
-                except (OSError, SyntaxError, ValueError):
-                    if not is_tiff:
-                        raise
-            elif not is_tiff:
-                what = f"{image.width}x{image.height} pixels are too many for a mask in this format"
-                raise AnnotationError(f"{path.name}: {what}", "store it as a tiled TIFF or with a half of the sides")
-            _check_blocks(path.name, image)
-        return _by_blocks(path)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, SlideError) as error:
+        with plain_image(path) as image:
+            whole = _whole(path.name, image)
+        found = whole or _by_blocks(path)
+    except (OSError, SyntaxError, ValueError, TypeError, SlideError) as error:
         text = error.message if isinstance(error, SlideError) else error
         raise AnnotationError(f"{path.name}: cannot be read as a mask: {text}", "save it as PNG or TIFF") from error
+    rows, columns = found.pixels.shape[:2]
+    notes = (f"{path.name}: was read at {columns}x{rows} pixels",) if found.reduced > 1 else ()
+    return replace(found, notes=notes + found.notes)
 
 
-def _opened(file: Any) -> Any:  # noqa: ANN401  an image of Pillow
-    """Open an image by what it begins with, without Pillow's limit for pixels: the size is looked at afterwards."""
-    from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError  # noqa: PLC0415  heavy
-
-    begin = file.read(4)
-    file.seek(0)
-    if begin == b"\x89PNG":
-        return PngImagePlugin.PngImageFile(file)
-    if begin[:2] in {b"II", b"MM"}:
-        return TiffImagePlugin.TiffImageFile(file)
-    if begin[:2] == b"\xff\xd8":
-        return JpegImagePlugin.JpegImageFile(file)
-    raise UnidentifiedImageError("neither PNG nor TIFF")
+def _whole(name: str, image: Any) -> Stored | None:  # noqa: ANN401  an image of Pillow
+    """Decode an image as a whole; None where OpenSlide is to read it block by block."""
+    is_tiff, full = image.format == "TIFF", image.size
+    if is_tiff:
+        _choose_page(name, image)
+    if _bytes(image) <= _MOST_BYTES:
+        try:
+            return replace(_decoded(name, image), reduced=full[0] / image.width)
+        except (OSError, SyntaxError, ValueError):
+            if not is_tiff:
+                raise
+    elif not is_tiff:
+        what = f"{image.width}x{image.height} pixels are too many for a mask in this format"
+        raise AnnotationError(f"{name}: {what}", "store it as a tiled TIFF or with a half of the sides")
+    # OpenSlide, which reads 8 bits of red, green and blue, would show these otherwise than they are stored.
+    if any(bits > 8 for bits in image.tag_v2.get(_BITS, (1,))):  # noqa: PLR2004  bits
+        what = "is too large for a mask of more than 8 bits"
+        raise AnnotationError(f"{name}: {what}", "store it with 8 bits")
+    if image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        raise AnnotationError(f"{name}: is too large for a mask that is stored white-is-zero", _SAVE)
+    return None
 
 
 def _bytes(image: Any) -> int:  # noqa: ANN401  an image of Pillow
     """Return what an image takes up when decoded."""
-    pixels: int = math.prod(image.size)
-    return pixels * {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)
+    return int(math.prod(image.size)) * _BYTES.get(image.mode, 4)
 
 
 def _choose_page(name: str, image: Any) -> None:  # noqa: ANN401  an image of Pillow
@@ -139,49 +140,50 @@ def _choose_page(name: str, image: Any) -> None:  # noqa: ANN401  an image of Pi
     image.seek(chosen or 0)
 
 
-def _decoded(name: str, image: Any, full: tuple[int, int]) -> Stored:  # noqa: ANN401  an image of Pillow
-    mode, palette = image.mode, image.getpalette("RGB") if image.mode in {"P", "PA"} else None
-    transparency = image.info.get("transparency")
-    reduced = full[0] / image.width
-    notes: tuple[str, ...] = (
-        (f"{name}: was read from its level of {image.width}x{image.height} pixels",) if reduced > 1 else ()
-    )
+def _decoded(name: str, image: Any) -> Stored:  # noqa: ANN401  an image of Pillow
+    key, mode, notes = image.info.get("transparency"), image.mode, tuple[str, ...]()
+    is_inverted = mode in _GREYS and _is_white_zero(name, image)
+    if is_inverted:
+        notes = (f"{name}: is stored white-is-zero, as arrays are; what is not 0 in the array is marked",)
+    if mode in {"P", "PA"}:
+        pixels, opaque = _channels(image, mode if key is None else "PA")
+        colors = np.zeros((256, 3), np.uint8)
+        palette = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        colors[: len(palette)] = palette
+        return Stored(pixels, colors, has_palette=True, opaque=opaque)
+    if mode in _GREYS:
+        pixels, _ = _channels(image, mode)
+        if mode == "F":
+            np.nan_to_num(pixels, copy=False)
+        if is_inverted and mode in {"1", "L"}:  # Pillow inverts what array libraries mean
+            np.subtract(1 if mode == "1" else 255, pixels, out=pixels)
+        return Stored(pixels, opaque=None if key is None else pixels != key, notes=notes)
+    pixels, opaque = _channels(image, "RGB" if key is None and mode.upper() not in {"LA", "RGBA"} else "RGBA")
+    if opaque is not None:
+        for band in bands(pixels):
+            pixels[band] *= opaque[band][..., None]
+    return replace(_few_colors(pixels), opaque=opaque)
+
+
+def _channels(image: Any, mode: str) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:  # noqa: ANN401  of Pillow
+    """Return an image in a mode, some rows at a time: values or colours, and where it is opaque if that differs."""
     image.load()
-    if palette is not None:
-        found = _with_palette(image, palette, transparency)
-    elif mode in {"1", "L", "F", "I", "I;16", "I;16B"}:
-        is_inverted = _is_white_zero(name, image)
-        if is_inverted:
-            notes += (f"{name}: is stored white-is-zero, as arrays are; what is not 0 in the array is marked",)
-        found = Stored(_grey(image, is_inverted=is_inverted and mode in {"1", "L"}))
-        if transparency is not None and mode in {"1", "L", "I", "I;16"}:
-            found = replace(found, opaque=found.pixels != transparency)
-    else:
-        is_keyed = mode == "RGB" and transparency is not None
-        found = _colored(image.convert("RGBA") if is_keyed or mode.upper() in {"LA", "RGBA"} else image)
-    return replace(found, reduced=reduced, notes=notes)
-
-
-def _rows(image: Any) -> Iterator[tuple[slice, NDArray[Any]]]:  # noqa: ANN401  an image of Pillow
-    """Yield the pixels of a decoded image, some rows at a time."""
-    for row in range(0, image.height, _BAND_ROWS):
-        below = min(row + _BAND_ROWS, image.height)
-        yield slice(row, below), np.asarray(image.crop((0, row, image.width, below)))
-
-
-def _grey(image: Any, *, is_inverted: bool) -> NDArray[Any]:  # noqa: ANN401  an image of Pillow
-    """Return grey values as an array library wrote them; NaN is 0."""
-    kind = {"1": np.uint8, "L": np.uint8, "F": np.float32, "I": np.int64}.get(image.mode, np.uint16)
-    pixels = np.empty((image.height, image.width), kind)
-    for band, values in _rows(image):
-        pixels[band] = np.nan_to_num(values) if kind is np.float32 else values
-        if is_inverted:
-            pixels[band] = (1 if image.mode == "1" else 255) - pixels[band]
-    return pixels
+    shape = (image.height, image.width, *((3,) if mode in {"RGB", "RGBA"} else ()))
+    pixels, opaque = np.empty(shape, _GREYS.get(mode, np.uint8)), np.ones(shape[:2], np.bool_)
+    alphas: set[int] = set()
+    for band in bands(pixels):
+        rows = image.crop((0, band.start, image.width, min(band.stop, image.height)))
+        part = np.asarray(rows if rows.mode == mode else rows.convert(mode))
+        if mode in {"PA", "RGBA"}:
+            alphas.update(np.unique(part[..., -1]).tolist())
+            opaque[band] = part[..., -1] >= _OPAQUE
+            part = part[..., 0] if mode == "PA" else part[..., :3]
+        pixels[band] = part
+    return pixels, None if opaque.all() or (len(alphas) == 1 and 0 not in alphas) else opaque
 
 
 def _is_white_zero(name: str, image: Any) -> bool:  # noqa: ANN401  an image of Pillow
-    """Tell whether an array library or ImageJ wrote an array as white-is-zero: Pillow inverts what they mean.
+    """Tell whether an array library or ImageJ wrote an array as white-is-zero.
 
     Raises:
         AnnotationError: It is stored white-is-zero by another program, which may mean either.
@@ -195,44 +197,7 @@ def _is_white_zero(name: str, image: Any) -> bool:  # noqa: ANN401  an image of 
     raise AnnotationError(f"{name}: {what}", _SAVE)
 
 
-def _with_palette(image: Any, palette: list[int], transparency: Any) -> Stored:  # noqa: ANN401  of Pillow
-    colors = np.asarray(palette, np.uint8).reshape(-1, 3)
-    alphas = np.full(256, 255)
-    if isinstance(transparency, bytes):
-        alphas[: len(transparency)] = list(transparency)
-    elif transparency is not None:
-        alphas[transparency] = 0
-    pixels = np.empty((image.height, image.width), np.uint8)
-    opaque = np.ones(pixels.shape, np.bool_)
-    has_alpha = image.mode == "PA"
-    for band, values in _rows(image):
-        pixels[band] = values[..., 0] if has_alpha else values
-        opaque[band] = (values[..., 1] if has_alpha else alphas[pixels[band]]) >= _OPAQUE
-    colors = np.vstack([colors, np.zeros((256 - len(colors), 3), np.uint8)])
-    return Stored(pixels, colors, has_palette=True, opaque=None if opaque.all() else opaque)
-
-
-def _colored(image: Any) -> Stored:  # noqa: ANN401  an image of Pillow
-    """Return an image with channels as grey values, or as numbers of colours where these are few."""
-    if image.mode not in {"RGB", "RGBA"}:
-        image = image.convert("RGB")
-    pixels = np.empty((image.height, image.width, 3), np.uint8)
-    opaque = np.ones(pixels.shape[:2], np.bool_)
-    least, most = 255, 0
-    for band, values in _rows(image):
-        pixels[band] = values[..., :3]
-        if image.mode == "RGBA":
-            alpha = values[..., 3]
-            least, most = min(least, int(alpha.min())), max(most, int(alpha.max()))
-            opaque[band] = alpha >= _OPAQUE
-    if image.mode == "RGB" or least == most > 0:
-        return few_colors(pixels)
-    for band in bands(pixels):
-        pixels[band] *= opaque[band][..., None]
-    return replace(few_colors(pixels), opaque=opaque)
-
-
-def few_colors(pixels: NDArray[np.uint8]) -> Stored:
+def _few_colors(pixels: NDArray[np.uint8]) -> Stored:
     """Describe uint8[rows, columns, 3] by grey values, or by the numbers of its colours where these are few."""
     if all(np.ptp(pixels[band], axis=2).max(initial=0) <= _SAME_COLOR for band in bands(pixels)):
         return Stored(np.ascontiguousarray(pixels[..., 1]))
@@ -256,18 +221,6 @@ def _codes(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
     return codes
 
 
-def _check_blocks(name: str, image: Any) -> None:  # noqa: ANN401  an image of Pillow
-    """Refuse what OpenSlide, which reads 8 bits of red, green and blue, would show otherwise than it is stored.
-
-    Raises:
-        AnnotationError: It has other depths, or is stored white-is-zero.
-    """
-    if any(bits > 8 for bits in image.tag_v2.get(_BITS, (1,))):  # noqa: PLR2004  bits
-        raise AnnotationError(f"{name}: is too large for a mask of more than 8 bits", "store it with 8 bits")
-    if image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        raise AnnotationError(f"{name}: is too large for a mask that is stored white-is-zero", _SAVE)
-
-
 def _by_blocks(path: Path) -> Stored:
     """Read a tiled TIFF of any size block by block, where needed only every nth pixel."""
     with closing(SlideFile(path, is_mask=True)) as mask:
@@ -280,11 +233,9 @@ def _by_blocks(path: Path) -> Stored:
         pixels = np.empty((-(-height // every), -(-width // every), 3), np.uint8)
         for y in range(0, height, side):
             for x in range(0, width, side):
-                block = mask.read(
-                    (round(x * down), round(y * down)), level, (min(side, width - x), min(side, height - y))
-                )
+                size = (min(side, width - x), min(side, height - y))
+                block = mask.read((round(x * down), round(y * down)), level, size)
                 part = pixels[y // every : (y + side) // every, x // every : (x + side) // every]
                 part[:] = block[::every, ::every]
         reduced = sizes[0][0] / width * every
-    note = (f"{path.name}: was read at {pixels.shape[1]}x{pixels.shape[0]} pixels",) if reduced > 1 else ()
-    return replace(few_colors(pixels), reduced=reduced, notes=note)
+    return replace(_few_colors(pixels), reduced=reduced)

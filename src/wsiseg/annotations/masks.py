@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from wsiseg.annotations.classes import Classes, unknown_classes
 from wsiseg.annotations.coverage import NOTHING, Area, Mask
-from wsiseg.annotations.mask_files import Stored, bands, counted, stored
+from wsiseg.annotations.mask_files import MOST_VALUES, Stored, bands, counted, stored
 from wsiseg.annotations.outlines import AnnotationError
 from wsiseg.run.errors import UsageError
 from wsiseg.slides import barcode
@@ -36,7 +36,7 @@ Read = tuple[Mask, Area, tuple[str, ...], frozenset[str]]
 _SAME_SHAPE = 1.5  # a mask may miss the slide's proportions by so many of its own pixels
 _COLORED = 12  # channels that differ by more show a colour
 _SOFT_FROM, _SOFT_VALUES, _EDGE = 100, 8, 0.1  # of soft edges: brightest value, distinct values, what is near an end
-_MOST_VALUES, _SHOWN = 2**16, 6
+_SHOWN = 6
 _PAINT = "paint what is marked white on black and save it as PNG"
 
 
@@ -259,7 +259,7 @@ def _settled(name: str, values: NDArray[Any], *, is_named: bool) -> tuple[NDArra
     if len(found) <= 2 and found[0] == 0 and not is_named:  # noqa: PLR2004  nothing and one label
         return values > 0, ()
     if not _is_soft(found, counts, is_whole=is_whole):
-        if (found % 1).any() or len(found) == _MOST_VALUES:
+        if (found % 1).any() or len(found) == MOST_VALUES:
             raise AnnotationError(f"{name}: has many different values", _PAINT)
         return (values if is_whole else values.astype(np.int32)), ()
     if is_named:

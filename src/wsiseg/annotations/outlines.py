@@ -4,11 +4,10 @@ What an outline encloses is what it winds around (the non-zero rule, by which Qu
 enclosed twice lies inside, both halves of a bow-tie count, and so does the middle of a five-pointed star.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,8 @@ from numpy.typing import NDArray
 
 from wsiseg.run.errors import WsisegError
 
-EMPTY = "feature without geometry"
-"""Why a part is passed over in which nothing was drawn."""
-NOT_AN_AREA = "point or line"
-"""Why a part is passed over that bounds no area."""
+EMPTY, NOT_AN_AREA = "feature without geometry", "point or line"
+"""Why a part of a file is passed over: nothing was drawn, or nothing that bounds an area."""
 
 _FARTHEST = 1e8  # level-0 pixels; also keeps areas exact
 _CORNERS = 3  # a triangle's
@@ -31,28 +28,12 @@ class AnnotationError(WsisegError):
 
 
 @dataclass(frozen=True)
-class Part:
-    """An area as a file has it.
-
-    Attributes:
-        rings: Its outer ring and its holes; the points of a ring are sequences of x, y and perhaps more.
-        class_name: Its class, empty where it has none.
-        is_negative: True if the file itself says that it is a hole.
-        name: What it was called besides.
-    """
-
-    rings: Sequence[Any]
-    class_name: str = ""
-    is_negative: bool = False
-    name: str = ""
-
-
-@dataclass(frozen=True)
 class Outline:
     """One outline.
 
     Attributes:
-        polygon: A valid shapely Polygon or MultiPolygon with an area, in pixels.
+        polygon: A valid shapely Polygon or MultiPolygon with an area, in pixels. Before `drawn` made it: its outer ring
+            and its holes as the file has them, each a sequence of points of x, y and perhaps more.
         class_name: Its class, empty where it has none.
         is_negative: True if the file itself says that it is a hole.
         name: What it was called besides; taken for its class where it has none and the name is that of a class.
@@ -66,44 +47,47 @@ class Outline:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The outlines of a file.
+    """The outlines of a file, in its order.
 
     Attributes:
-        outlines: All of them, as in the file.
+        outlines: All that bound an area.
         notes: What a person should know: what was repaired or passed over.
+        mpp: The um/px that the file says it was drawn at, if it does.
     """
 
     outlines: tuple[Outline, ...]
     notes: tuple[str, ...] = ()
+    mpp: float | None = None
 
 
-def drawn(file: str, parts: Iterable[Part | str]) -> Drawn:
+def drawn(file: str, parts: Iterable[Outline | str], mpp: float | None = None) -> Drawn:
     """Make the outlines of a file; a broken part is passed over and noted.
 
     Args:
         file: Its name, for messages.
-        parts: The areas in it, or why something in it is not an area.
+        parts: The areas in it as it has them, or why something in it is not an area.
+        mpp: The um/px that it says it was drawn at.
 
     Raises:
         AnnotationError: There are parts, and none of them is an area.
     """
     outlines, passed_over, repaired = [], Counter[str](), 0
     for part in parts:
-        try:
-            polygon, is_repaired = (None, False) if isinstance(part, str) else valid_polygon(part.rings)
-        except ValueError as error:
-            passed_over[f"outline {error}"] += 1
-            continue
         if isinstance(part, str):
             passed_over[part] += 1
+            continue
+        try:
+            polygon, is_repaired = valid_polygon(part.polygon)
+        except ValueError as error:
+            passed_over[f"outline {error}"] += 1
         else:
             repaired += is_repaired
-            outlines.append(Outline(polygon, part.class_name, part.is_negative, part.name))
+            outlines.append(replace(part, polygon=polygon))
     reasons = [_counted(count, reason) for reason, count in passed_over.items()]
     if not outlines and set(passed_over) - {EMPTY}:
         raise AnnotationError(f"{file}: holds no outline of an area, but {', '.join(reasons)}", _DRAW_AREAS)
     notes = [f"{file}: repaired {_counted(repaired, 'self-crossing outline')}"] if repaired else []
-    return Drawn(tuple(outlines), (*notes, *(f"{file}: passed over {reason}" for reason in reasons)))
+    return Drawn(tuple(outlines), (*notes, *(f"{file}: passed over {reason}" for reason in reasons)), mpp)
 
 
 def _counted(count: int, what: str) -> str:
@@ -122,19 +106,23 @@ def valid_polygon(rings: Sequence[Any]) -> tuple[Any, bool]:
     """
     import shapely  # noqa: PLC0415  heavy: only where outlines are read
 
-    shell, *holes = [_points(ring) for ring in rings] or [np.empty((0, 2))]
-    plain = shapely.Polygon(shell, [hole for hole in holes if _is_ring(hole)]) if _is_ring(shell) else shapely.Polygon()
-    if shapely.is_valid(plain):
-        area, is_repaired = plain, False
-    else:
-        area, is_repaired = shapely.difference(_enclosed(shell), shapely.union_all([*map(_enclosed, holes)])), True
+    shell, *holes = [points_of(ring) for ring in rings] or [np.empty((0, 2))]
+    holes = [hole for hole in holes if len(hole) >= _CORNERS]
+    area = shapely.Polygon(shell, holes) if len(shell) >= _CORNERS else shapely.Polygon()
+    is_broken = not shapely.is_valid(area)
+    if is_broken:
+        area = shapely.difference(_enclosed(shell), shapely.union_all([*map(_enclosed, holes)]))
     if not area.area > 0:
         raise ValueError("without an area")
-    return area, is_repaired
+    return area, is_broken
 
 
-def _points(ring: Any) -> NDArray[np.float64]:  # noqa: ANN401  any JSON value
-    """Return the points of a ring as float64[n, 2]."""
+def points_of(ring: Any) -> NDArray[np.float64]:  # noqa: ANN401  any JSON value
+    """Return the points of a ring as float64[n, 2].
+
+    Raises:
+        ValueError: They are broken; the text continues "outlines ...".
+    """
     try:
         points = np.array([(float(point[0]), float(point[1])) for point in ring]).reshape(-1, 2)
     except (TypeError, ValueError, IndexError, KeyError) as error:
@@ -144,16 +132,10 @@ def _points(ring: Any) -> NDArray[np.float64]:  # noqa: ANN401  any JSON value
     return points
 
 
-def _is_ring(points: NDArray[np.float64]) -> bool:
-    return len(points) >= _CORNERS
-
-
 def _enclosed(points: NDArray[np.float64]) -> Any:  # noqa: ANN401  a shapely geometry
     """Return the area that a ring winds around at least once, whichever way: its faces are tried one by one."""
     import shapely  # noqa: PLC0415  heavy: only where outlines are read
 
-    if len(points) < _CORNERS:
-        return shapely.Polygon()
     ring = np.vstack([points, points[:1]])
     faces = shapely.get_parts(shapely.polygonize([shapely.union_all([shapely.LineString(ring)])]))
     inside = [_winding(ring, shapely.get_coordinates(shapely.point_on_surface(face))[0]) != 0 for face in faces]
@@ -167,13 +149,3 @@ def _winding(ring: NDArray[np.float64], point: NDArray[np.float64]) -> int:
     upward = (begin[:, 1] <= 0) & (end[:, 1] > 0) & (side > 0)
     downward = (begin[:, 1] > 0) & (end[:, 1] <= 0) & (side < 0)
     return int(upward.sum()) - int(downward.sum())
-
-
-def ellipse(points: Sequence[tuple[float, float]], corners: int = 256) -> list[tuple[float, float]]:
-    """Return the points of an ellipse that is given by two opposite corners of the box around it."""
-    (left, right), (top, below) = zip(*points, strict=True)
-    angles = [2 * math.pi * step / corners for step in range(corners)]
-    return [
-        ((left + right + (right - left) * math.cos(a)) / 2, (top + below + (below - top) * math.sin(a)) / 2)
-        for a in angles
-    ]

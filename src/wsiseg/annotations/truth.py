@@ -9,7 +9,7 @@ from wsiseg.annotations.coverage import NOTHING, Area, Floats, Polygons, union, 
 from wsiseg.annotations.geojson import read_json
 from wsiseg.annotations.labels import read_labels
 from wsiseg.annotations.masks import read_mask, read_region
-from wsiseg.annotations.outlines import Outline
+from wsiseg.annotations.outlines import Drawn
 from wsiseg.annotations.xml_outlines import read_xml
 from wsiseg.run.errors import UsageError
 from wsiseg.slides.slide import SlideFacts
@@ -96,14 +96,11 @@ def truth_files(place: Path) -> dict[str, list[Path]]:
     """
     if not place.exists():
         raise UsageError(f"{place}: no such folder", "give the folder of outlines or masks with --truth")
-    is_one = not place.is_dir() or suffix_of(place) in _ZARR
-    paths = [place] if is_one else sorted(place.iterdir())
-    if any(suffix_of(path) in _ZARR for path in paths):
-        paths = [path for path in paths if suffix_of(path) in _ZARR]
+    paths = [place] if not place.is_dir() or suffix_of(place) in _ZARR else sorted(place.iterdir())
+    maps = [path for path in paths if suffix_of(path) in _ZARR]
     found: dict[str, list[Path]] = {}
-    for path in paths:
-        suffix = suffix_of(path)
-        if suffix:
+    for path in maps or paths:
+        if suffix := suffix_of(path):
             found.setdefault(path.name[: -len(suffix)].removesuffix("_mask"), []).append(path)
     return found
 
@@ -126,10 +123,10 @@ def open_truth(path: Path, slide: SlideFacts, reading: Reading, roi: Path | None
     elif suffix in MASKS:
         truth = Truth(*read_mask(path, slide, reading.classes, reading.mask_mpp))
     else:
-        found, notes = _outlines(path, slide, reading.origin)
-        mark = marked(path.name, found, reading.classes)
-        classes = frozenset(one.class_name or one.name for one in found) - {""}
-        truth = Truth(Polygons(mark.tumor), Polygons(mark.ignored), notes + mark.notes, classes)
+        found = _drawn(path, slide, reading.origin)
+        tumor, ignored, notes = marked(path.name, found.outlines, reading.classes)
+        named = frozenset(one.class_name or one.name for one in found.outlines) - {""}
+        truth = Truth(tumor, ignored, found.notes + notes, named)
     if roi is None:
         return truth
     region = open_region(roi, slide, reading)
@@ -155,26 +152,27 @@ def open_region(path: Path, slide: SlideFacts, reading: Reading | None = None, *
         return Region(area, (area,), notes)
     import shapely  # noqa: PLC0415  heavy: only where outlines are read
 
-    outlines, notes = _outlines(path, slide, reading.origin)
-    out = [one.polygon for one in outlines if (is_cut(one) if cuts else one.is_negative)]
-    kept = [one.polygon for one in outlines if not (is_cut(one) if cuts else one.is_negative)]
-    area = shapely.difference(shapely.union_all(kept), shapely.union_all(out))
-    return Region(Polygons(area), tuple(Polygons(one.polygon) for one in outlines), notes)
+    found = _drawn(path, slide, reading.origin)
+    pieces = [(one.polygon, is_cut(one) if cuts else one.is_negative) for one in found.outlines]
+    kept, out = (shapely.union_all([one for one, is_out in pieces if is_out == wanted]) for wanted in (False, True))
+    marked_area = Polygons(shapely.difference(kept, out))
+    return Region(marked_area, tuple(Polygons(one) for one, _ in pieces), found.notes)
 
 
-def _outlines(path: Path, slide: SlideFacts, origin: Origin) -> tuple[list[Outline], tuple[str, ...]]:
-    """Read outlines, moved into OpenSlide's frame, and what a person should know of them."""
+def _drawn(path: Path, slide: SlideFacts, origin: Origin) -> Drawn:
+    """Read outlines and move them into OpenSlide's frame."""
     from shapely import affinity  # noqa: PLC0415  heavy: only where outlines are read
 
     is_xml = suffix_of(path) == ".xml"
-    drawn, mpp = read_xml(path) if is_xml else (read_json(path), None)
-    notes = drawn.notes
-    if mpp is not None and abs(mpp / slide.mpp[0] - 1) > _SAME_SIZE:
-        notes += (f"{path.name}: was drawn at {mpp:g} um/px, the slide has {slide.mpp[0]:g} um/px",)
+    found = read_xml(path) if is_xml else read_json(path)
+    if found.mpp is not None and abs(found.mpp / slide.mpp[0] - 1) > _SAME_SIZE:
+        note = f"{path.name}: was drawn at {found.mpp:g} um/px, the slide has {slide.mpp[0]:g} um/px"
+        found = replace(found, notes=(*found.notes, note))
     if slide.bounds_px is None or origin == "slide" or (is_xml and origin == "auto"):
-        return list(drawn.outlines), notes
+        return found
     corner = slide.bounds_px[:2]
-    return [replace(one, polygon=affinity.translate(one.polygon, *corner)) for one in drawn.outlines], notes
+    moved = [replace(one, polygon=affinity.translate(one.polygon, *corner)) for one in found.outlines]
+    return replace(found, outlines=tuple(moved))
 
 
 def suffix_of(path: Path) -> str:

@@ -3,12 +3,12 @@
 The files come from strangers: entities, external or not, are refused.
 """
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsiseg.annotations.outlines import NOT_AN_AREA, AnnotationError, Drawn, Part, drawn, ellipse
+from wsiseg.annotations.outlines import NOT_AN_AREA, AnnotationError, Drawn, Outline, drawn, points_of
+from wsiseg.slides.pixel_size import positive
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element  # only the type; parsing is defusedxml's
@@ -20,22 +20,18 @@ _LINES = ("3", "4", "Arrow", "Pin", "Ruler")
 _UNNAMED = ("", "None", "Description")
 
 
-def read_xml(path: Path) -> tuple[Drawn, float | None]:
-    """Read the outlines of an XML file.
-
-    Returns:
-        The outlines, none for a file that holds nothing; and the um/px that ImageScope wrote, if it did.
+def read_xml(path: Path) -> Drawn:
+    """Read the outlines of an XML file: none where it holds nothing.
 
     Raises:
         AnnotationError: The file is of none of these programs, or holds nothing but points, rulers and broken outlines.
     """
     root = _parse(path)
-    if root.tag not in {"ASAP_Annotations", "Annotations"}:
-        what = f"<{root.tag}> is not of ASAP, ImageScope or HALO"
-        raise AnnotationError(f"{path.name}: {what}", "export it as GeoJSON")
-    is_asap = root.tag == "ASAP_Annotations"
-    found = drawn(path.name, _asap(root) if is_asap else _layers(root))
-    return found, None if is_asap else _number(root.get("MicronsPerPixel"))
+    if root.tag == "ASAP_Annotations":
+        return drawn(path.name, _asap(root))
+    if root.tag == "Annotations":
+        return drawn(path.name, _layers(root), positive(root.get("MicronsPerPixel")) or None)
+    raise AnnotationError(f"{path.name}: <{root.tag}> is not of ASAP, ImageScope or HALO", "export it as GeoJSON")
 
 
 def _parse(path: Path) -> "Element":
@@ -50,56 +46,44 @@ def _parse(path: Path) -> "Element":
     return root
 
 
-def _asap(root: "Element") -> Iterator[Part | str]:
+def _asap(root: "Element") -> Iterator[Outline | str]:
     for one in root.iter("Annotation"):
-        points = sorted(one.iter("Coordinate"), key=lambda point: _number(point.get("Order")) or 0)
-        if one.get("Type") in _ASAP_AREAS:
-            group = one.get("PartOfGroup", "")
-            name = "" if group in _UNNAMED else group
-            yield Part([[(point.get("X"), point.get("Y")) for point in points]], name, name=one.get("Name", ""))
-        else:
+        if one.get("Type") not in _ASAP_AREAS:
             yield NOT_AN_AREA
+            continue
+        points = sorted(one.iter("Coordinate"), key=lambda point: positive(point.get("Order")))
+        group = one.get("PartOfGroup", "")
+        ring = [(point.get("X"), point.get("Y")) for point in points]
+        yield Outline([ring], "" if group in _UNNAMED else group, name=one.get("Name", ""))
 
 
-def _layers(root: "Element") -> Iterator[Part | str]:
+def _layers(root: "Element") -> Iterator[Outline | str]:
     """Yield the regions of ImageScope or HALO."""
     for layer in root.iter("Annotation"):
-        name = _layer_name(layer)
+        attribute = layer.find("Attributes/Attribute")  # where people write the class when the name is empty
+        names = [layer.get("Name", "")]
+        names += [] if attribute is None else [attribute.get("Value", ""), attribute.get("Name", "")]
+        class_name = next((name for name in names if name not in _UNNAMED), "")
         for region in layer.iter("Region"):
             points = [(vertex.get("X"), vertex.get("Y")) for tag in ("Vertex", "V") for vertex in region.iter(tag)]
             kind = region.get("Type", "")
-            if kind in _LINES:
-                yield NOT_AN_AREA
-            else:
-                is_negative = region.get("NegativeROA") == "1"
-                yield Part([_shape(kind, points)], name, is_negative, region.get("Text", ""))
+            ring = _ring(kind, points)
+            is_negative = region.get("NegativeROA") == "1"
+            yield NOT_AN_AREA if kind in _LINES else Outline([ring], class_name, is_negative, region.get("Text", ""))
 
 
-def _layer_name(layer: "Element") -> str:
-    """Return a layer's name, or that of its first attribute, where people write the class when the name is empty."""
-    attribute = layer.find("Attributes/Attribute")
-    names = [layer.get("Name", "")]
-    if attribute is not None:
-        names += [attribute.get("Value", ""), attribute.get("Name", "")]
-    return next((name for name in names if name not in _UNNAMED), "")
-
-
-def _shape(kind: str, points: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+def _ring(kind: str, points: list[tuple[Any, Any]]) -> Any:  # noqa: ANN401  points as a file has them, or as numbers
     """Return the corners of a region; ellipses, and HALO's rectangles, are given by corners of the box around them."""
-    try:
-        xs, ys = sorted(float(x) for x, _ in points), sorted(float(y) for _, y in points)
-    except (TypeError, ValueError):
+    from shapely import Point, affinity, box  # noqa: PLC0415  heavy: only where outlines are read
+
+    if kind not in {*_ELLIPSES, *_RECTANGLES} or len(points) not in {2, 4}:
         return points
-    if kind in _ELLIPSES and len(points) in {2, 4}:
-        return ellipse([(xs[0], ys[0]), (xs[-1], ys[-1])])
-    if kind in _RECTANGLES and len(points) == 2:  # noqa: PLR2004  opposite corners
-        return [(xs[0], ys[0]), (xs[1], ys[0]), (xs[1], ys[1]), (xs[0], ys[1])]
-    return points
-
-
-def _number(text: Any) -> float | None:  # noqa: ANN401  an attribute or nothing
     try:
-        value = float(text)
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) and value > 0 else None
+        corners = points_of(points)
+    except ValueError:  # is noted with all that is broken
+        return points
+    (left, top), (right, below) = corners.min(0), corners.max(0)
+    if kind in _ELLIPSES:
+        circle = Point((left + right) / 2, (top + below) / 2).buffer(0.5, quad_segs=64)
+        return affinity.scale(circle, right - left, below - top).exterior.coords
+    return box(left, top, right, below).exterior.coords if len(points) == 2 else points  # noqa: PLR2004  two corners

@@ -6,18 +6,19 @@ A cell that was looked at is tumour, normal or unknown. It is unknown where its 
 trained on: its probability is kept as computed, but means nothing, and no threshold changes that.
 """
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.annotations.qupath import Feature, Frame, collection_text, features
 from wsiseg.heatmap.ngff import TUMOR, UNKNOWN, NgffVersion, open_levels, write_levels
+from wsiseg.heatmap.qupath import collection_text
 from wsiseg.mathematics.grid import Grid, sizes_of_parts
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.outputs import written_whole
@@ -79,7 +80,7 @@ class Heatmap:
     @property
     def tumor(self) -> NDArray[np.bool_]:
         """bool[rows, columns]: the judged cells at or above the threshold."""
-        return self.judged & (np.nan_to_num(self.probabilities, nan=-1.0) >= self.threshold)
+        return self.judged & (self.probabilities >= self.threshold)
 
     @property
     def labels(self) -> NDArray[np.uint8]:
@@ -189,26 +190,12 @@ class Heatmap:
             One feature per tumour focus, and a MultiPolygon each of what is unknown and of all tissue, coordinates in
             level-0 pixels.
         """
-        features = self._outlined(threshold, crop_to_bounds=crop_to_bounds)
-        return {"type": "FeatureCollection", "features": [feature.as_dict() for feature in features]}
+        return cast("dict[str, Any]", json.loads("".join(self.geojson_text(threshold, crop_to_bounds=crop_to_bounds))))
 
-    def geojson_text(self) -> Iterator[str]:
-        """Return what `to_geojson` gives as text, piece by piece."""
-        return collection_text(self._outlined())
-
-    def _outlined(self, threshold: float | None = None, *, crop_to_bounds: bool = True) -> Iterator[Feature]:
-        bounds = self.slide.bounds_px if crop_to_bounds else None
-        threshold = self.threshold if threshold is None else threshold
-        metadata = {
-            "wsiseg": self.version,
-            "model": str(self.model.get("name", "")),
-            "model_sha256": str(self.model.get("sha256", "")),
-            "threshold": f"{threshold:g}",
-            **({"warning": "; ".join(self.warnings)} if self.warnings else {}),
-        }
-        mpp = None if self.slide.mpp_source == ASSUMED else self.slide.mpp
-        frame = Frame(self.cell_level0, (-bounds[0], -bounds[1]) if bounds else (0, 0), mpp)
-        return features(self.probabilities, self.unknown, threshold, frame, metadata)
+    def geojson_text(self, threshold: float | None = None, *, crop_to_bounds: bool = True) -> Iterator[str]:
+        """Return what `to_geojson` does as text, piece by piece."""
+        chosen = self if threshold is None else replace(self, threshold=threshold)
+        return collection_text(chosen, crop_to_bounds=crop_to_bounds)
 
     def save(self, path: Path | str, ngff: NgffVersion = "0.4") -> None:
         """Write the heatmap as OME-NGFF, whole or not at all.

@@ -123,18 +123,18 @@ _KEYS = (
 def _statements(properties: Mapping[str, str]) -> Iterator[tuple[str, tuple[float, float]]]:
     """Yield what the file says of its pixel size, most trustworthy first."""
     for source, other in (("ome.PhysicalSizeX", "ome.PhysicalSizeY"), ("openslide.mpp-x", "openslide.mpp-y")):
-        x, y = _number(properties, source), _number(properties, other)
+        x, y = positive(properties.get(source)), positive(properties.get(other))
         if x or y:
             yield source, (x or y, y or x)
-    vendor = _number(properties, "aperio.MPP")
+    vendor = positive(properties.get("aperio.MPP"))
     if vendor:
         yield "aperio.MPP", (vendor, vendor)
     named = properties.get("imagej.unit", properties.get("tiff.ResolutionUnit", ""))
     unit = _UM_PER_UNIT.get(named.casefold(), 0.0)
-    x, y = _number(properties, "tiff.XResolution"), _number(properties, "tiff.YResolution")
+    x, y = positive(properties.get("tiff.XResolution")), positive(properties.get("tiff.YResolution"))
     if unit and (x or y):
         yield "tiff.XResolution", (unit / (x or y), unit / (y or x))
-    power = _number(properties, "openslide.objective-power")
+    power = positive(properties.get("openslide.objective-power"))
     if power:
         yield "openslide.objective-power", (_UM_AT_1X / power, _UM_AT_1X / power)
 
@@ -171,7 +171,7 @@ def _physical(attributes: Mapping[str, str]) -> dict[str, str]:
     """Return the physical sizes of OME-XML in micrometers; units that are not lengths, as `pixel`, say nothing."""
     found = {}
     for axis in "XY":
-        value = _number(attributes, f"PhysicalSize{axis}")
+        value = positive(attributes.get(f"PhysicalSize{axis}"))
         unit = _UM_PER_UNIT.get(_plain_unit(attributes.get(f"PhysicalSize{axis}Unit", "um")), 0.0)
         if value and unit:
             found[f"ome.PhysicalSize{axis}"] = f"{value * unit:.9g}"
@@ -184,10 +184,10 @@ def _plain_unit(text: str) -> str:
     return text.replace("\u00b5", "u").replace("\u03bc", "u")
 
 
-def _number(properties: Mapping[str, str], key: str) -> float:
-    """Read a positive number; 0 where there is none."""
+def positive(text: str | None) -> float:
+    """Read a positive number, with a decimal point or comma; 0 where there is none."""
     try:
-        value = float(properties.get(key, "0").replace(",", "."))
+        value = float((text or "").replace(",", "."))
     except ValueError:
         return 0.0
     return value if math.isfinite(value) and value > 0 else 0.0
@@ -202,7 +202,7 @@ def _doubts(source: str, mpp: tuple[float, float], properties: Mapping[str, str]
     for key, said in others.items():
         if key != "openslide.objective-power" and abs(said[0] - mpp[0]) > _UNEQUAL * mpp[0]:
             yield f"{said[0]:g} um/px ({key}) contradicts {mpp[0]:g} um/px ({source}), which is used"
-    power = _number(properties, "openslide.objective-power")
+    power = positive(properties.get("openslide.objective-power"))
     if source == "openslide.objective-power":
         yield f"pixel size {mpp[0]:g} um guessed from the {power:g}x objective"
     elif power and abs(_UM_AT_1X / power - mpp[0]) > _OBJECTIVE_DIFFERS * mpp[0]:

@@ -6,7 +6,7 @@ import struct
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -250,18 +250,11 @@ def _open_image(path: Path) -> "AbstractSlide":
 
 def _plain_image(path: Path) -> "Image":
     """Open a PNG, JPEG or TIFF without decoding it."""
-    from PIL.JpegImagePlugin import JpegImageFile  # noqa: PLC0415  heavy: only where pixels are touched
-    from PIL.PngImagePlugin import PngImageFile  # noqa: PLC0415  heavy: only where pixels are touched
-    from PIL.TiffImagePlugin import TiffImageFile  # noqa: PLC0415  heavy: only where pixels are touched
-
-    # Not by Image.open, which warns of and refuses large images; they have a limit of their own here.
-    readers: dict[str, Callable[[Path], Image]] = {"JPEG": JpegImageFile, "PNG": PngImageFile, "TIFF": TiffImageFile}
     try:
-        kind = formats.plain_kind(path)
-        if kind == "TIFF":
+        if formats.plain_kind(path) == "TIFF":
             tiff.refuse_unfit(path, is_generic=True)
-        if kind and formats.may_be_plain(path):
-            return readers[kind](path)
+        if formats.may_be_plain(path):
+            return formats.plain_image(path)
     except PermissionError as error:
         raise SlideError(f"{path.name}: may not be read", "check the permissions of the file") from error
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, OverflowError, struct.error):
