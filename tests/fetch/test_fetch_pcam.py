@@ -5,7 +5,7 @@ import pytest
 
 from making.servers import Server, made_file
 from wsiseg.config.fetch import FetchPcamConfig
-from wsiseg.fetch.patience import Patience
+from wsiseg.fetch.connection import Patience
 from wsiseg.fetch.pcam import fetch_pcam
 from wsiseg.tiles.pcam_files import FILES, PcamFile
 
@@ -30,7 +30,7 @@ def test_a_split_arrives_once(server: Server, tmp_path: Path, split: str, count:
     files = serve(server)
     config = FetchPcamConfig.checked(out=tmp_path, split=split, mirror=server.url + "/")
     first, again = (fetch_pcam(config, patience=QUICK, files=files) for _ in range(2))
-    assert [one.status for one in first] == ["fetched"] * count
+    assert [one.status for one in first] == ["ok"] * count
     assert [one.status for one in again] == ["up_to_date"] * count
     assert {one.path.name for one in first} == {path.name for path in tmp_path.iterdir()}
     assert sum(server.requests.values()) == count

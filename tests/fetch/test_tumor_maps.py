@@ -11,8 +11,8 @@ from making.servers import Server
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.config.fetch import FetchTumorMapsConfig
 from wsiseg.evaluation.evaluate import evaluate
+from wsiseg.fetch.connection import Patience
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
-from wsiseg.fetch.patience import Patience
 from wsiseg.fetch.tumor_maps import TumorMapsResult, fetch_tumor_maps
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.run.errors import UsageError

@@ -17,7 +17,7 @@ from PIL import Image
 
 from wsiseg.config.tile import TileConfig
 from wsiseg.run.errors import UsageError
-from wsiseg.run.record import Run, SlideRecord
+from wsiseg.run.record import Run, Silent
 from wsiseg.slides.cohort import Cohort
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.store import TileStore, store_path
@@ -112,18 +112,12 @@ def test_tiles_cover_the_tissue_and_say_where_it_is(real: tuple[Run, Path], data
 def test_a_second_run_does_nothing_and_another_setting_is_told(make_slide: MakeSlide, tmp_path: Path) -> None:
     slide, out = make_slide("a.tiff"), tmp_path / "out"
 
-    class Listener:
+    class Listener(Silent):
         def __init__(self) -> None:
             self.notes: list[str] = []
 
-        def begin(self, slides: int) -> None: ...
-        def slide(self, slide: str, tiles: int) -> None: ...
-        def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None: ...
-        def done(self, record: SlideRecord) -> None: ...
         def note(self, text: str) -> None:
             self.notes.append(text)
-
-        def detail(self, text: str) -> None: ...
 
     def run(**settings: Any) -> tuple[str, list[str]]:
         listener = Listener()

@@ -23,7 +23,6 @@ from wsiseg.run.errors import UsageError
 from wsiseg.run.pace import spoken, spoken_size
 
 if TYPE_CHECKING:
-    from wsiseg.fetch.models import ZooModel
     from wsiseg.fetch.tcga import TcgaResult
     from wsiseg.fetch.tumor_maps import TumorMapsResult
 
@@ -62,7 +61,7 @@ def demo(streams: Streams, config: FetchDemoConfig) -> None:
     """
     from wsiseg.fetch.demo import fetch_demo  # noqa: PLC0415  loads the HTTP client
 
-    path = fetch_demo(config, streams.note)
+    path = fetch_demo(config, streams)
     streams.result({"slide": str(path)}, [str(path)])
 
 
@@ -79,11 +78,9 @@ def tcga(streams: Streams, config: FetchTcgaConfig) -> int:
         wsiseg fetch tcga --paper --out paper
         wsiseg fetch tcga --manifest gdc_manifest.txt --source auto --out tcga
     """
-    from wsiseg.cli.transfers import Transfers  # noqa: PLC0415  loads the HTTP client
     from wsiseg.fetch.tcga import fetch_tcga  # noqa: PLC0415  loads the HTTP client
 
-    with Transfers(streams) as transfers:
-        result = fetch_tcga(config, transfers)
+    result = fetch_tcga(config, streams)
     streams.note(_tcga_summary(result))
     streams.result(result.model_dump(mode="json"), _tcga_table(result) if config.dry_run else result.outputs.values())
     return result.exit_code
@@ -97,15 +94,14 @@ def pcam(streams: Streams, config: FetchPcamConfig) -> int:
         wsiseg fetch pcam --out pcam
         wsiseg fetch pcam --split all --out pcam
     """
-    from wsiseg.cli.transfers import Transfers  # noqa: PLC0415  loads the HTTP client
     from wsiseg.fetch.pcam import fetch_pcam  # noqa: PLC0415  loads the HTTP client
 
-    with Transfers(streams) as transfers:
-        outcomes = fetch_pcam(config, transfers)
+    outcomes = fetch_pcam(config, streams)
     there = [str(one.path) for one in outcomes if one.error is None]
-    failed = [{"file": one.name, "message": one.error.message} for one in outcomes if one.error is not None]
-    streams.result({"files": there, "failed": failed}, there)
-    return max((one.error.exit_code for one in outcomes if one.error is not None), default=0)
+    failed = {one.path.name: one.error for one in outcomes if one.error is not None}
+    failures = [{"file": name, "message": error.message} for name, error in failed.items()]
+    streams.result({"files": there, "failed": failures}, there)
+    return max((error.exit_code for error in failed.values()), default=0)
 
 
 @command(fetch, FetchTumorMapsConfig, "tumor-maps")
@@ -118,12 +114,11 @@ def tumor_maps(streams: Streams, config: FetchTumorMapsConfig) -> int:
         wsiseg fetch tumor-maps --out maps --slides tcga
         wsiseg fetch tumor-maps --out maps --maps results/raw_probabilities
     """
-    from wsiseg.cli.transfers import Transfers  # noqa: PLC0415  loads the HTTP client
     from wsiseg.fetch.tumor_maps import fetch_tumor_maps  # noqa: PLC0415  loads the HTTP client
 
-    with Transfers(streams) as transfers:
-        result = fetch_tumor_maps(config, transfers)
-    _note_maps(streams, result)
+    result = fetch_tumor_maps(config, streams)
+    for line in _maps_lines(result):
+        streams.note(line)
     streams.result(result.model_dump(mode="json"), [result.out])
     return result.exit_code
 
@@ -138,23 +133,21 @@ def model(streams: Streams, config: FetchModelConfig) -> None:
         wsiseg fetch model --list
         wsiseg fetch model breast-tumor-resnet34.tcga-brca --out breast.onnx
     """
-    from wsiseg.cli.transfers import Transfers  # noqa: PLC0415  loads the HTTP client
     from wsiseg.fetch.models import ZOO, fetch_model  # noqa: PLC0415  loads the HTTP client
 
     if config.show_list or config.name is None:
-        streams.result({"models": [asdict(one) for one in ZOO]}, [_zoo_line(one) for one in ZOO])
+        lines = (f"{one.name:<46} {one.tissue:<12} {one.license:<10} {one.finds}" for one in ZOO)
+        streams.result({"models": [asdict(one) for one in ZOO]}, lines)
         return
     export = _exporter(config.out, overwrite=config.overwrite) if config.out else None
-    with Transfers(streams) as transfers:
-        folder = fetch_model(config, transfers)
+    folder = fetch_model(config, streams)
     if export:
         terms = next(one.license for one in ZOO if one.name == config.name)
         settings = {"card": {"name": config.name, "licence": terms}, "positive_class": config.positive_class}
         made = ExportConfig.checked(from_wsinfer=folder, out=config.out, overwrite=config.overwrite, **settings)
         export(made, streams)
-    streams.result(
-        {"folder": str(folder), "model": str(config.out) if config.out else None}, [str(config.out or folder)]
-    )
+    value = {"folder": str(folder), "model": str(config.out) if config.out else None}
+    streams.result(value, [str(config.out or folder)])
 
 
 def _tcga_table(result: "TcgaResult") -> Iterator[str]:
@@ -189,22 +182,14 @@ def _tcga_summary(result: "TcgaResult") -> str:
     return ", ".join(parts)
 
 
-def _note_maps(streams: Streams, result: "TumorMapsResult") -> None:
-    for problem in result.failed:
-        streams.note(f"failed: {problem['message']}")
-    for warning in result.warnings:
-        streams.note(f"warning: {warning}")
-    parts = [
-        f"{result.maps} maps, {result.converted} of them written now",
-        f"{result.scaled} with the scale of their slide",
-    ]
+def _maps_lines(result: "TumorMapsResult") -> Iterator[str]:
+    yield from (f"failed: {problem['message']}" for problem in result.failed)
+    yield from (f"warning: {warning}" for warning in result.warnings)
+    parts = [f"{result.maps} maps, {result.converted} of them written now"]
+    parts += [f"{result.scaled} with the scale of their slide"]
     parts += [f"{result.zeroed} of normal slides, set to zero by hand"] if result.zeroed else []
     parts += [f"{len(result.unpublished)} slides have none"] if result.unpublished else []
-    streams.note(f"{', '.join(parts)}; their licence is {result.license}")
-
-
-def _zoo_line(model: "ZooModel") -> str:
-    return f"{model.name:<46} {model.tissue:<12} {model.license:<10} {model.finds}"
+    yield f"{', '.join(parts)}; their licence is {result.license}"
 
 
 def _exporter(out: Path, *, overwrite: bool) -> Callable[..., object]:

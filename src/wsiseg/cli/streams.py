@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 import typer
 
 from wsiseg.run.errors import NotASlideError
-from wsiseg.run.pace import Pace
-from wsiseg.run.record import Run, SlideRecord
+from wsiseg.run.pace import Pace, spoken_size
+from wsiseg.run.record import Progress, Run, SlideRecord
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -25,16 +25,16 @@ _MOST_NAMED = 5
 
 @dataclass
 class _Begun:
-    """A slide that is being worked on: its tiles, and how many of them are done."""
+    """A slide that is being worked on: its tiles, and how many of them are done; of a file that arrives, its bytes."""
 
     tiles: int
     done: int = 0
 
 
-class Streams:
+class Streams(Progress):
     """The streams of one command; also the `Progress` that its verb reports to.
 
-    On a terminal progress is a bar; elsewhere it is one line a slide, and one a minute on long work.
+    On a terminal progress is a bar; elsewhere it is one line a slide or file, and one a minute on long work.
 
     Args:
         json: Standard output carries JSON and nothing else.
@@ -51,7 +51,8 @@ class Streams:
         self._rich: RichProgress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._pace, self._begun = Pace(0), dict[str, _Begun]()
-        self._slides = self._done = self._tiles = 0
+        self._of_files = False
+        self._total = self._done = self._tiles = 0
         self._waited_s = 0.0
 
     def __enter__(self) -> Self:
@@ -60,11 +61,6 @@ class Streams:
     def __exit__(self, *_: object) -> None:
         if self._rich is not None:
             self._rich.stop()
-
-    @property
-    def draws_bars(self) -> bool:
-        """True where progress is drawn rather than told in lines."""
-        return self._bars
 
     def result(self, value: Mapping[str, Any], lines: Iterable[str]) -> None:
         """Print the result: `value` as JSON where that is asked for, else `lines`."""
@@ -107,55 +103,69 @@ class Streams:
 
     def begin(self, slides: int) -> None:
         """Begin a run over so many slides."""
-        self._pace, self._slides = Pace(slides), slides
+        self._begin(slides, slides, "slides")
+
+    def begin_files(self, files: int, size: int) -> None:
+        """Begin to fetch so many files and bytes."""
+        self._of_files = True
+        self._begin(files, size, f"{files} files")
+
+    def _begin(self, total: int, work: int, name: str) -> None:
+        self._total, self._pace = total, Pace(work)
         if self._bars:
-            self._rich = _bars()
+            self._rich = _bars(of_files=self._of_files)
             self._rich.start()
-            self._tasks[""] = self._rich.add_task("slides", total=slides, pace="")
+            self._tasks[""] = self._rich.add_task(name, total=work or None, pace="")
 
     def slide(self, slide: str, tiles: int) -> None:
-        """Begin a slide of so many tiles."""
+        """Begin a slide of so many tiles, or a file of so many bytes."""
         self._begun[slide] = _Begun(tiles)
         if self._rich is not None:
-            self._tasks[slide] = self._rich.add_task(slide, total=tiles, pace="")
+            self._tasks[slide] = self._rich.add_task(slide, total=tiles or None, pace="")
 
     def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:
-        """Count tiles that are done and the seconds that were waited for them to be read."""
+        """Count tiles that are done and the seconds that were waited for them to be read; or bytes that arrived."""
         self._tiles += tiles
         self._waited_s += waited_s
         if slide in self._begun:
             self._begun[slide].done += tiles
-            self._pace.advance(tiles / max(1, self._begun[slide].tiles))
+            self._pace.advance(tiles if self._of_files else tiles / max(1, self._begun[slide].tiles))
         if self._rich is None:
             if self._pace.is_due():
-                self.note(f"{self._done}/{self._slides} slides, {self._tiles} tiles, {self._speed()}")
+                items, units = ("files", "") if self._of_files else ("slides", f"{self._tiles} tiles, ")
+                self.note(f"{self._done}/{self._total} {items}, {units}{self._speed()}")
             return
         if slide in self._tasks:
             self._rich.advance(self._tasks[slide], tiles)
-        self._rich.update(self._tasks[""], pace=self._speed())
+        self._rich.update(self._tasks[""], advance=tiles if self._of_files else 0, pace=self._speed())
 
     def done(self, record: SlideRecord) -> None:
-        """Count a slide that is done and say what became of it."""
+        """Count a slide or file that is done and say what became of it."""
         self._done += 1
         begun = self._begun.pop(record.slide, _Begun(1))
-        if record.status in _NO_WORK:
+        if self._of_files:
+            self._pace.total -= max(0, begun.tiles - begun.done)  # of a file that failed the rest will not come
+        elif record.status in _NO_WORK:
             self._pace.total -= 1
         else:
             self._pace.advance(1 - begun.done / max(1, begun.tiles))
         self._pace.spoke()
         if self._rich is not None:
-            self._rich.advance(self._tasks[""])
+            self._rich.advance(self._tasks[""], 0 if self._of_files else 1)
             if record.slide in self._tasks:
                 self._rich.remove_task(self._tasks.pop(record.slide))
         if record.status == "failed" and self.quiet:
             typer.echo(_outcome(record), err=True)
-        self.note(f"[{self._done}/{self._slides}] {_outcome(record)}")
+        self.note(f"[{self._done}/{self._total}] {_outcome(record)}")
         for warning in record.warnings:
             self.note(f"  warning: {warning}")
 
     def _speed(self) -> str:
         """Say how fast it goes, how much of the time is spent waiting for slides to be read, and how long it takes."""
-        said = [f"{self._tiles / self._pace.seconds:.1f} tiles/s"]
+        if self._of_files:
+            said = [spoken_size(self._tiles), f"{spoken_size(max(0.0, self._tiles) / self._pace.seconds)}/s"]
+        else:
+            said = [f"{self._tiles / self._pace.seconds:.1f} tiles/s"]
         if self._waited_s:
             said.append(f"{self._waited_s / self._pace.seconds:.0%} waiting for reading")
         return ", ".join([*said, *filter(None, [self._pace.left()])])
@@ -178,9 +188,10 @@ def _outcome(record: SlideRecord) -> str:
     return ", ".join([*parts, f"{record.seconds:.1f} s"])
 
 
-def _bars() -> "RichProgress":
-    from rich.console import Console  # noqa: PLC0415  only where bars are drawn
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
+def _bars(*, of_files: bool) -> "RichProgress":
+    from rich import progress  # noqa: PLC0415  only where bars are drawn
+    from rich.console import Console  # noqa: PLC0415  the same
 
-    name, pace = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[pace]}"))
-    return Progress(name, BarColumn(), MofNCompleteColumn(), pace, console=Console(stderr=True), transient=True)
+    name, pace = (progress.TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[pace]}"))
+    count = progress.DownloadColumn() if of_files else progress.MofNCompleteColumn()
+    return progress.Progress(name, progress.BarColumn(), count, pace, console=Console(stderr=True), transient=True)

@@ -1,65 +1,30 @@
 """Many files at a time: what is there is left alone, what fails is named, and the rest arrives."""
 
-import queue
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal
 
-import httpx
-
-from wsiseg.fetch.connection import GoneError
-from wsiseg.fetch.http import Remote, download, is_complete
-from wsiseg.fetch.patience import Patience, StoppedError
+from wsiseg.fetch.connection import Client, GoneError
+from wsiseg.fetch.http import Wanted, download
 from wsiseg.run.errors import DownloadError, OutputError, WsisegError
+from wsiseg.run.record import Progress, SlideRecord
 
 _SPARE_BYTES = 100 << 20  # what a disk should have left when all is there
 _MOST_IN_A_ROW = 8  # so many failures without a success between them, and the server or the network is down
-_STOP_S = 2.0
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A file to fetch and where it goes."""
-
-    remote: Remote
-    path: Path
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a file.
+    """What became of a file; `up_to_date` means that it was there."""
 
-    Attributes:
-        name: What it is called.
-        path: Where it goes.
-        status: `fetched`, `up_to_date` (it was there) or `failed`.
-        error: Why it failed.
-    """
-
-    name: str
     path: Path
-    status: Literal["fetched", "up_to_date", "failed"]
+    status: Literal["ok", "up_to_date", "failed"]
     error: WsisegError | None = None
-
-
-class Watcher:
-    """Whoever a fetch tells how it goes: nobody, unless a subclass listens; calls come from several threads."""
-
-    def begin(self, files: int, size: int) -> None:
-        """Tell how many files and bytes there are to fetch."""
-
-    def arriving(self, name: str, size: int | None, there: int) -> None:
-        """Tell that `there` bytes of a file have arrived."""
-
-    def done(self, outcome: Outcome) -> None:
-        """Tell what became of a file."""
-
-    def note(self, text: str) -> None:
-        """Tell something a person should know."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +33,19 @@ class Batch:
 
     Attributes:
         client: Of `open_client`.
-        patience: How often and how long to try each.
         jobs: Files at a time.
-        watcher: Is told how it goes.
+        progress: Is told how it goes.
         moved: Returns a file's new place when its old one is gone, or None.
         by_size: Believe the size of files that are there rather than hash them.
     """
 
-    client: httpx.Client
-    patience: Patience
+    client: Client
     jobs: int
-    watcher: Watcher
+    progress: Progress
     moved: Callable[[Wanted], Wanted | None] = lambda _: None
     by_size: bool = True
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _telling: threading.Lock = field(default_factory=threading.Lock)
 
     def fetch(self, wanted: Sequence[Wanted]) -> list[Outcome]:
         """Fetch files.
@@ -94,101 +59,69 @@ class Batch:
         Raises:
             OutputError: The disk has no room for them; nothing was started.
         """
-        there = {item.path for item in wanted if is_complete(item.remote, item.path, by_size=self.by_size)}
-        missing = [item for item in wanted if item.path not in there]
-        outcomes = {path: Outcome(path.name, path, "up_to_date") for path in there}
+        missing = [one for one in wanted if not one.is_complete(by_size=self.by_size)]
+        outcomes = {one.path: Outcome(one.path, "up_to_date") for one in wanted}
         if missing:
             _check_room(missing)
-            self.watcher.begin(len(missing), sum(item.remote.size or 0 for item in missing))
-            for outcome in self._arriving(missing):
-                outcomes[outcome.path] = outcome
-                self.watcher.done(outcome)
-        return [outcomes[item.path] for item in wanted]
+            self.progress.begin_files(len(missing), sum(map(_rest, missing)))
+            outcomes |= self._fetched(missing)
+        return [outcomes[one.path] for one in wanted]
 
-    def _arriving(self, missing: Sequence[Wanted]) -> Iterator[Outcome]:
-        """Yield what becomes of the files as they arrive; give up where nothing does."""
-        stop = threading.Event()
-        in_a_row = 0
-        with _workers(lambda item: self._one(item, stop), missing, self.jobs, stop) as results:
-            for _ in missing:
-                outcome = results.get()
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                is_network = isinstance(outcome.error, DownloadError) and not isinstance(outcome.error, GoneError)
-                in_a_row = in_a_row + 1 if is_network else 0
-                if in_a_row >= _MOST_IN_A_ROW or isinstance(outcome.error, OutputError):
-                    stop.set()
-                yield outcome
-
-    def _one(self, item: Wanted, stop: threading.Event) -> Outcome:
+    def _fetched(self, missing: Sequence[Wanted]) -> dict[Path, Outcome]:
+        """Fetch files; give up where none of them arrives."""
+        outcomes, in_a_row = {}, 0
         try:
-            self._download(item, stop)
-        except StoppedError:
-            error = DownloadError(f"{item.path.name}: not tried any more", "run it again later")
-            return Outcome(item.path.name, item.path, "failed", error)
-        except WsisegError as problem:
-            return Outcome(item.path.name, item.path, "failed", problem)
-        return Outcome(item.path.name, item.path, "fetched")
+            # Its threads never make the program wait, neither after an interrupt nor for a silent server.
+            with ThreadPool(min(self.jobs, len(missing))) as pool:
+                for outcome in pool.imap_unordered(self._one, missing):
+                    outcomes[outcome.path] = outcome
+                    is_network = isinstance(outcome.error, DownloadError) and not isinstance(outcome.error, GoneError)
+                    in_a_row = in_a_row + 1 if is_network else 0
+                    if in_a_row >= _MOST_IN_A_ROW or isinstance(outcome.error, OutputError):
+                        self._stop.set()
+        finally:
+            self._stop.set()
+        return outcomes
 
-    def _download(self, item: Wanted, stop: threading.Event) -> None:
-        def told(there: int) -> None:
-            self.watcher.arriving(item.path.name, item.remote.size, there)
+    def _one(self, wanted: Wanted) -> Outcome:
+        name, path, began = wanted.name, wanted.path, time.monotonic()
+        with self._telling:
+            self.progress.slide(name, _rest(wanted))
+        try:
+            self._download(wanted)
+        except WsisegError as error:
+            outcome = Outcome(path, "failed", error)
+            record = SlideRecord.of_error(name, path, error, must_be_slide=True)
+        else:
+            outcome, seconds = Outcome(path, "ok"), time.monotonic() - began
+            record = SlideRecord(slide=name, path=str(path), status="ok", seconds=seconds)
+        with self._telling:
+            self.progress.done(record)
+        return outcome
 
-        def take(remote: Remote) -> None:
-            download(self.client, remote, item.path, self.patience, told=told, stop=stop)
+    def _download(self, wanted: Wanted) -> None:
+        def told(count: int) -> None:
+            with self._telling:
+                self.progress.advance(wanted.name, count)
 
         try:
-            take(item.remote)
+            download(self.client, wanted, told, self._stop)
         except GoneError:
-            found = self.moved(item)
+            found = self.moved(wanted)
             if found is None:
                 raise
-            take(found.remote)
+            download(self.client, found, told, self._stop)
 
 
-Results = queue.SimpleQueue[Outcome | BaseException]
+def _rest(wanted: Wanted) -> int:
+    """Return how many bytes have still to come; 0 where nobody knows."""
+    return max(0, (wanted.size or 0) - (wanted.part.stat().st_size if wanted.part.exists() else 0))
 
 
-@contextmanager
-def _workers(
-    work: Callable[[Wanted], Outcome],
-    items: Sequence[Wanted],
-    jobs: int,
-    stop: threading.Event,
-) -> Iterator[Results]:
-    """Work on items in threads that neither an interrupt nor a silent server can make the program wait for."""
-    tasks: queue.SimpleQueue[Wanted] = queue.SimpleQueue()
-    results: Results = queue.SimpleQueue()
-    for item in items:
-        tasks.put(item)
-
-    def loop() -> None:
-        while True:
-            try:
-                results.put(work(tasks.get_nowait()))
-            except queue.Empty:
-                return
-            except BaseException as error:  # noqa: BLE001  the main thread raises it
-                results.put(error)
-                return
-
-    threads = [threading.Thread(target=loop, daemon=True) for _ in range(min(jobs, len(items)))]
-    for thread in threads:
-        thread.start()
-    try:
-        yield results
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(_STOP_S)
-
-
-def _check_room(wanted: Sequence[Wanted]) -> None:
+def _check_room(missing: Sequence[Wanted]) -> None:
     """Refuse to begin where the disk has no room for the files."""
-    folder = next(parent for parent in wanted[0].path.absolute().parents if parent.exists())
-    parts = [(item.remote.size or 0, item.path.with_name(f"{item.path.name}.part")) for item in wanted]
-    needed = sum(max(0, size - (part.stat().st_size if part.exists() else 0)) for size, part in parts)
-    free = shutil.disk_usage(folder).free
+    folder = next(parent for parent in missing[0].path.absolute().parents if parent.exists())
+    needed, free = sum(map(_rest, missing)), shutil.disk_usage(folder).free
     if needed + _SPARE_BYTES > free:
         text = f"{folder}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free"
         raise OutputError(text, "choose another --out, or fetch less with --limit")

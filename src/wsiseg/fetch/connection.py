@@ -1,42 +1,82 @@
-"""Connections: requests that go where they may, bounded answers, and every way to fail as one of our errors.
+"""Connections: requests that go where they may, again where that may help, and every way to fail as one of our errors.
 
-Nothing from outside is trusted: what is not plainly a file name is refused, never repaired, and addresses are shown
-without what is secret in them.
+Nothing from outside is trusted, and addresses are shown without what is secret in them.
 """
 
 import ipaddress
-import json
 import os
+import random
 import re
 import socket
-import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
-from wsiseg.fetch.patience import Patience, TemporaryError, asked_s, patiently
 from wsiseg.run.errors import DownloadError
 from wsiseg.run.version import __version__
 
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 _MOST_REDIRECTS = 5
 _MOST_ANSWER_BYTES = 64 << 20
+_REAL_PROGRESS = 1 << 20  # an attempt that brought this many bytes has not failed
 _TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_RESERVED_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-_LONGEST_NAME = 200  # file systems take 255 bytes, and `.part` and the like must fit behind
 
 
 class GoneError(DownloadError):
     """The server knows no such file (404, 410)."""
 
 
+class TemporaryError(Exception):
+    """An attempt failed in a way that another may not; the server asks to wait for `asked_s` seconds."""
+
+    def __init__(self, reason: str, asked_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.asked_s = asked_s
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often and how long to try; times in seconds.
+
+    Attributes:
+        tries: Attempts in a row that may fail.
+        first_wait_s: Wait after the first failure; it doubles with each.
+        longest_wait_s: The wait never grows beyond this.
+        longest_asked_s: A server that asks to come back later than this is given up.
+        connect_s: Longest time to make a connection.
+        read_s: Longest silence of a server.
+        slowest: Bytes a second; a server that stays below over `read_s` is taken for stuck.
+    """
+
+    tries: int = 6
+    first_wait_s: float = 1.0
+    longest_wait_s: float = 60.0
+    longest_asked_s: float = 300.0
+    connect_s: float = 30.0
+    read_s: float = 60.0
+    slowest: float = 500.0
+
+    def wait_s(self, failures: int) -> float:
+        """Return the wait after so many failures in a row, with jitter so that many clients do not return at once."""
+        longest = min(self.longest_wait_s, self.first_wait_s * 2.0 ** min(failures - 1, 30))
+        return longest * random.uniform(0.5, 1)  # noqa: S311  not a secret
+
+
+USUAL = Patience()
+
+
 @contextmanager
-def open_client(patience: Patience) -> Iterator[httpx.Client]:
+def open_client(patience: Patience) -> Iterator["Client"]:
     """Open connections that respect the proxy variables, `SSL_CERT_FILE` and `SSL_CERT_DIR`.
 
     Raises:
@@ -45,87 +85,132 @@ def open_client(patience: Patience) -> Iterator[httpx.Client]:
     timeout = httpx.Timeout(patience.read_s, connect=patience.connect_s, pool=None)
     headers = {"User-Agent": f"wsiseg/{__version__}", "Accept-Encoding": "identity"}
     try:
-        client = httpx.Client(timeout=timeout, headers=headers, follow_redirects=False)
+        connections = httpx.Client(timeout=timeout, headers=headers)
     except (ImportError, ValueError, OSError) as error:
         advice = "check HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
         raise DownloadError(f"the network settings of the environment cannot be used: {error}", advice) from error
-    with client:
-        yield client
+    with connections:
+        yield Client(connections, patience)
 
 
-def read_json(client: httpx.Client, url: str, patience: Patience, body: Any = None) -> Any:  # noqa: ANN401  any JSON value
-    """Read a JSON answer; with a `body` the request is a POST.
+@dataclass(frozen=True)
+class Client:
+    """Connections, and how patient their user is; `open_client` makes it."""
 
-    Raises:
-        GoneError: There is no such address.
-        DownloadError: There is no answer, or it is not JSON.
-    """
-    text = read_text(client, url, patience, accept="application/json", body=body)
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        advice = "a login page or a proxy may stand between: open the address in a browser"
-        raise DownloadError(f"{shown_url(url)}: answered with something that is not JSON", advice) from error
+    connections: httpx.Client
+    patience: Patience
 
+    def read(self, url: str, kind: type[M], body: Any = None) -> M:  # noqa: ANN401  any JSON value
+        """Read a JSON answer of some kind; with a `body` the request is a POST.
 
-def read_text(client: httpx.Client, url: str, patience: Patience, *, accept: str, body: Any = None) -> str:  # noqa: ANN401  any JSON value
-    """Read a short answer as text; with a `body` the request is a POST of JSON.
+        Raises:
+            GoneError: There is no such address.
+            DownloadError: There is no answer, or one of another kind.
+        """
+        text = self.read_text(url, "application/json", body)
+        try:
+            return kind.model_validate_json(text)
+        except ValidationError as error:
+            is_json = error.errors()[0]["type"] != "json_invalid"
+            what = "else than a list of files" if is_json else "that is not JSON"
+            advice = "a login page or a proxy may stand between: open the address in a browser"
+            raise DownloadError(f"{shown_url(url)}: answers with something {what}", advice) from error
 
-    Raises:
-        GoneError: There is no such address.
-        DownloadError: There is no answer, or an endless one.
-    """
-    name = shown_url(url)
-    refuse_offline(name, "everything that needs no network works on files that are already there")
+    def read_text(self, url: str, accept: str, body: Any = None) -> str:  # noqa: ANN401  any JSON value
+        """Read a short answer as text; with a `body` the request is a POST of JSON.
 
-    def attempt() -> str:
-        received = bytearray()
-        with opened(client, "GET" if body is None else "POST", url, {"Accept": accept}, body) as response:
-            for chunk in steadily(response.iter_bytes(), patience):
-                received += chunk
-                if len(received) > _MOST_ANSWER_BYTES:
-                    raise DownloadError(f"{name}: answers with more than {_MOST_ANSWER_BYTES >> 20} MiB")
-        return received.decode("utf-8", errors="replace")
+        Raises:
+            GoneError: There is no such address.
+            DownloadError: There is no answer, or an endless one.
+        """
+        name = shown_url(url)
+        refuse_offline(name, "everything that needs no network works on files that are already there")
 
-    return patiently(attempt, name, patience, threading.Event())
+        def attempt() -> str:
+            received = bytearray()
+            with self.opened(url, {"Accept": accept}, body) as response:
+                for chunk in self.steadily(response.iter_bytes()):
+                    received += chunk
+                    if len(received) > _MOST_ANSWER_BYTES:
+                        raise DownloadError(f"{name}: answers with more than {_MOST_ANSWER_BYTES >> 20} MiB")
+            return received.decode("utf-8", errors="replace")
 
+        return self.patiently(attempt, name)
 
-@contextmanager
-def opened(
-    client: httpx.Client,
-    method: str,
-    url: str,
-    headers: Mapping[str, str],
-    body: Any = None,  # noqa: ANN401  any JSON value
-) -> Iterator[httpx.Response]:
-    """Send a request, follow the redirects that are allowed, and yield the answer before its body is read.
+    def patiently(
+        self,
+        attempt: Callable[[], T],
+        name: str,
+        stop: threading.Event | None = None,
+        reached: Callable[[], int] = lambda: 0,
+    ) -> T:
+        """Attempt something until it succeeds or patience ends, and return what it returns.
 
-    Raises:
-        TemporaryError: The server or the network faltered.
-        GoneError: There is no such address.
-        DownloadError: The answer is a refusal, or a redirect leads where it must not.
-    """
-    try:
-        for _ in range(_MOST_REDIRECTS + 1):
-            request = client.build_request(method, url, headers=dict(headers), json=body)
-            response = client.send(request, stream=True)
+        Args:
+            attempt: Raises TemporaryError where another attempt may succeed.
+            name: What is fetched, for messages.
+            stop: Ends the waiting when it is set.
+            reached: Bytes that have arrived so far. An attempt that gets a good deal further is no failure.
+
+        Raises:
+            DownloadError: The attempts are used up, the server asks for too long a wait, or `stop` was set.
+        """
+        stop, patience = stop or threading.Event(), self.patience
+        failures = furthest = 0
+        while not stop.is_set():
             try:
-                if response.has_redirect_location:
+                return attempt()
+            except TemporaryError as error:
+                problem = error
+            failures = 1 if reached() >= furthest + _REAL_PROGRESS else failures + 1
+            furthest = max(furthest, reached())
+            if failures >= patience.tries:
+                raise DownloadError(f"{name}: {problem}, {failures} times in a row", "run it again later")
+            if problem.asked_s > patience.longest_asked_s:
+                text = f"{name}: the server asks to come back in {problem.asked_s:.0f} s"
+                raise DownloadError(text, "run it again then")
+            stop.wait(max(problem.asked_s, patience.wait_s(failures)))
+        raise DownloadError(f"{name}: not tried any more", "run it again later")
+
+    @contextmanager
+    def opened(self, url: str, headers: Mapping[str, str], body: Any = None) -> Iterator[httpx.Response]:  # noqa: ANN401  any JSON value
+        """Send a request, follow the redirects that are allowed, and yield the answer before its body is read.
+
+        Raises:
+            TemporaryError: The server or the network faltered.
+            GoneError: There is no such address.
+            DownloadError: The answer is a refusal, or a redirect leads where it must not.
+        """
+        method = "GET" if body is None else "POST"
+        try:
+            for _ in range(_MOST_REDIRECTS + 1):
+                with self.connections.stream(method, url, headers=headers, json=body) as response:
+                    if not response.has_redirect_location:
+                        _refuse_failure(response, url)
+                        yield response
+                        return
                     url = redirected(url, response.headers["location"])
-                    continue
-                _refuse_failure(response, url)
-                yield response
-                return
-            finally:
-                response.close()
-        raise DownloadError(f"{shown_url(url)}: redirects without end")
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-        raise DownloadError(f"{shown_url(url)}: not an address: {error}") from error
-    except httpx.RequestError as error:
-        if _is_untrusted(error):
-            advice = "where a firewall opens https, set SSL_CERT_FILE to the certificates of your house"
-            raise DownloadError(f"{shown_url(url)}: its certificate is not trusted", advice) from error
-        raise TemporaryError(_reason(error)) from error
+            raise DownloadError(f"{shown_url(url)}: redirects without end")
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise DownloadError(f"{shown_url(url)}: not an address: {error}") from error
+        except httpx.RequestError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                advice = "where a firewall opens https, set SSL_CERT_FILE to the certificates of your house"
+                raise DownloadError(f"{shown_url(url)}: its certificate is not trusted", advice) from error
+            kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
+            raise TemporaryError(f"{kind}: {error}".rstrip(": ")) from error
+
+    def steadily(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Pass chunks on as long as they keep coming at a speed that leads anywhere."""
+        began, count = time.monotonic(), 0
+        for chunk in chunks:
+            count += len(chunk)
+            yield chunk
+            elapsed = time.monotonic() - began
+            if elapsed > self.patience.read_s:
+                if count < self.patience.slowest * elapsed:
+                    raise TemporaryError(f"only {count} bytes came in {elapsed:.0f} s")
+                began, count = time.monotonic(), 0
 
 
 def _refuse_failure(response: httpx.Response, url: str) -> None:
@@ -134,10 +219,19 @@ def _refuse_failure(response: httpx.Response, url: str) -> None:
         return
     text = f"the server answered {code} {response.reason_phrase}".rstrip()
     if code in _TEMPORARY:
-        raise TemporaryError(text, asked_s(response.headers.get("retry-after")))
+        raise TemporaryError(text, _asked_s(response.headers.get("retry-after", "")))
     if code in {httpx.codes.NOT_FOUND, httpx.codes.GONE}:
         raise GoneError(f"{shown_url(url)}: {text}", "it may have been moved or withdrawn")
     raise DownloadError(f"{shown_url(url)}: {text}", "check that it is open to you")
+
+
+def _asked_s(retry_after: str) -> float:
+    """Read a `Retry-After` header, which holds seconds or a date (RFC 9110, 10.2.3); 0 where it says nothing."""
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    with suppress(ValueError, OverflowError):
+        return (parsedate_to_datetime(retry_after).replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()
+    return 0.0
 
 
 def refuse_offline(name: str, advice: str) -> None:
@@ -146,41 +240,11 @@ def refuse_offline(name: str, advice: str) -> None:
         raise DownloadError(f"{name}: not fetched, as WSISEG_OFFLINE is set", advice)
 
 
-def steadily(chunks: Iterator[bytes], patience: Patience) -> Iterator[bytes]:
-    """Pass chunks on as long as they keep coming at a speed that leads anywhere."""
-    began, count = time.monotonic(), 0
-    for chunk in chunks:
-        count += len(chunk)
-        yield chunk
-        elapsed = time.monotonic() - began
-        if elapsed > patience.read_s:
-            if count < patience.slowest * elapsed:
-                raise TemporaryError(f"only {count} bytes came in {elapsed:.0f} s")
-            began, count = time.monotonic(), 0
-
-
-def _reason(error: httpx.RequestError) -> str:
-    kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
-    return f"{kind}: {error}".rstrip(": ")
-
-
-def _is_untrusted(error: BaseException) -> bool:
-    """Tell whether a certificate is behind an error, however deep."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
-        cause = cause.__cause__ or cause.__context__
-    return cause is not None
-
-
 def redirected(url: str, location: str) -> str:
-    """Return the address that a redirect leads to.
+    """Return the address that the `Location` header of an answer from `url` leads to.
 
     It must be https, or lead from plain http to the same host; and a server of the internet may not send us to an
     address of a private network, of this machine, or to a file.
-
-    Args:
-        url: The address that answered.
-        location: What its `Location` header says.
 
     Raises:
         DownloadError: The redirect is refused.
@@ -204,40 +268,13 @@ def is_private(host: str) -> bool:
 
     A name that cannot be resolved here (a proxy resolves it) counts as public unless it has no dot.
     """
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        pass
-    if "." not in host:
+    if not re.search("[.:]", host):
         return True
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return False
     return any(not ipaddress.ip_address(str(entry[4][0]).split("%")[0]).is_global for entry in found)
-
-
-def name_problem(name: str) -> str:
-    """Say what is wrong with a file name that came from outside; return nothing where it is safe."""
-    if len(name) > _LONGEST_NAME:
-        return f"it has {len(name)} characters"
-    if not _PLAIN_NAME.fullmatch(name):
-        return "it is not made of letters, digits, dots, dashes and underscores alone"
-    if name.endswith("."):
-        return "it ends with a dot"
-    return "Windows reserves it" if _RESERVED_NAME.fullmatch(name) else ""
-
-
-def safe_name(name: str) -> str:
-    """Return a file name that came from outside as it is.
-
-    Raises:
-        DownloadError: It could leave its folder or trouble a file system.
-    """
-    problem = name_problem(name)
-    if problem:
-        raise DownloadError(f"{shown(name)}: a file name that is refused: {problem}")
-    return name
 
 
 def shown(text: str) -> str:

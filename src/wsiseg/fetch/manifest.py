@@ -3,23 +3,48 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from wsiseg.fetch.connection import name_problem, shown
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError
+from pydantic.dataclasses import dataclass
+
+from wsiseg.fetch.connection import shown
 from wsiseg.run.errors import UsageError
 from wsiseg.run.outputs import write_text
 
-_COLUMNS = ("id", "filename", "md5", "size", "state")
-_SUFFIX = ".svs"
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_MD5 = re.compile(r"[0-9a-fA-F]{32}")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_RESERVED_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_LONGEST_NAME = 200  # file systems take 255 bytes, and `.part` and the like must fit behind
+_COLUMNS = {"id": "id", "filename": "name", "md5": "md5", "size": "size"}
 _ADVICE = "give a manifest of slides from the GDC: UTF-8, tab-separated, with the columns id, filename, md5 and size"
+
+
+def name_problem(name: str) -> str:
+    """Say what is wrong with a file name that came from outside; return nothing where it is safe.
+
+    What is not plainly a file name is refused, never repaired.
+    """
+    if len(name) > _LONGEST_NAME:
+        return f"it has {len(name)} characters"
+    if not _PLAIN_NAME.fullmatch(name):
+        return "it is not made of letters, digits, dots, dashes and underscores alone"
+    if name.endswith("."):
+        return "it ends with a dot"
+    return "Windows reserves it" if _RESERVED_NAME.fullmatch(name) else ""
+
+
+def _of_slide(name: str) -> str:
+    if problem := name_problem(name):
+        raise ValueError(f"the file name {shown(name)} is refused: {problem}")
+    if not name.lower().endswith(".svs"):
+        raise ValueError(f"{shown(name)} is not an SVS slide")
+    return name
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of a manifest.
+    """A slide file of the GDC, as a row of a manifest; it is checked as it is made.
 
     Attributes:
         id: The UUID that the file had when the manifest was made.
@@ -28,10 +53,18 @@ class Entry:
         size: In bytes.
     """
 
-    id: str
-    name: str
-    md5: str
-    size: int
+    id: Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$", to_lower=True)]
+    name: Annotated[str, AfterValidator(_of_slide)]
+    md5: Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{32}$", to_lower=True)]
+    size: Annotated[int, Field(ge=0)]
+
+
+def entry_problem(error: ValidationError) -> str:
+    """Say why something is no entry."""
+    first = error.errors()[0]
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    return f"{shown(str(first['input']))!r} is not a file's {first['loc'][-1]}"
 
 
 def read_manifest(path: Path) -> list[Entry]:
@@ -52,7 +85,7 @@ def read_manifest(path: Path) -> list[Entry]:
         if line.strip()
     ]
     header = rows[0][1] if rows else []
-    for name in _COLUMNS[:4]:
+    for name in _COLUMNS:
         if header.count(name) != 1:
             what = "occurs twice" if name in header else "is missing"
             raise UsageError(f"{path}: not a manifest of slides: the column {name} {what}", _ADVICE)
@@ -68,24 +101,14 @@ def read_manifest(path: Path) -> list[Entry]:
 def write_manifest(path: Path, entries: Iterable[Entry]) -> None:
     """Write a manifest, whole or not at all."""
     rows = [(entry.id, entry.name, entry.md5, str(entry.size), "released") for entry in entries]
-    write_text(path, "".join("\t".join(row) + "\n" for row in [_COLUMNS, *rows]))
+    write_text(path, "".join("\t".join(row) + "\n" for row in [(*_COLUMNS, "state"), *rows]))
 
 
 def _entry(header: list[str], cells: list[str], where: str) -> Entry:
     if len(cells) > len(header):
         raise UsageError(f"{where}: {len(cells)} cells under {len(header)} columns", _ADVICE)
     row = dict(zip(header, cells, strict=False))
-    uuid, name, md5, size = (row.get(column, "") for column in _COLUMNS[:4])
-    problem = name_problem(name)
-    if problem:
-        raise UsageError(f"{where}: the file name {shown(name)} is refused: {problem}", _ADVICE)
-    if not name.lower().endswith(_SUFFIX):
-        raise UsageError(f"{where}: {shown(name)} is not an SVS slide", _ADVICE)
-    for column, is_right in (("id", _UUID.fullmatch(uuid)), ("md5", _MD5.fullmatch(md5)), ("size", _is_size(size))):
-        if not is_right:
-            raise UsageError(f"{where}: {shown(row.get(column, ''))!r} is not a file's {column}", _ADVICE)
-    return Entry(uuid.lower(), name, md5.lower(), int(size))
-
-
-def _is_size(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+    try:
+        return Entry(**{field: row.get(column, "") for column, field in _COLUMNS.items()})  # type: ignore[arg-type]  # the size is text as yet
+    except ValidationError as error:
+        raise UsageError(f"{where}: {entry_problem(error)}", _ADVICE) from error

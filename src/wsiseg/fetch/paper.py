@@ -7,14 +7,10 @@ without asking anyone. Four slides are the exception; all counts together are th
 
 from pathlib import Path
 
-import httpx
-
-from wsiseg.fetch.connection import refuse_offline
-from wsiseg.fetch.http import Checksum, Remote, download
+from wsiseg.fetch.connection import Client, refuse_offline
+from wsiseg.fetch.http import Checksum, Wanted, download
 from wsiseg.fetch.manifest import Entry, read_manifest
-from wsiseg.fetch.patience import Patience
 from wsiseg.run.outputs import scratch_folder
-from wsiseg.slides import barcode
 
 REPOSITORY = "https://raw.githubusercontent.com/MarvinLer/tcga_segmentation"
 _COMMIT = "b294c53c7d951314a65e25f911200813e314ecdb"
@@ -41,18 +37,18 @@ _SITE_OF_CASE = {
 }
 
 
-def paper_entries(client: httpx.Client, mirror: str | None, patience: Patience, outputs: Path) -> list[Entry]:
+def paper_entries(client: Client, mirror: str | None, outputs: Path) -> list[Entry]:
     """Fetch the manifest of the paper.
 
     Raises:
         DownloadError: It cannot be had.
     """
     refuse_offline("the paper's manifest", "give a copy of it with --manifest")
-    remote = Remote("the paper's manifest", (f"{mirror or REPOSITORY}/{_COMMIT}/{_MANIFEST}",), _SIZE, _CHECKSUM)
     with scratch_folder(outputs) as folder:
-        path = folder / "manifest.tsv"
-        download(client, remote, path, patience)
-        return read_manifest(path)
+        url = f"{mirror or REPOSITORY}/{_COMMIT}/{_MANIFEST}"
+        wanted = Wanted(folder / "paper-manifest.tsv", (url,), _SIZE, _CHECKSUM)
+        download(client, wanted)
+        return read_manifest(wanted.path)
 
 
 def map_url(mirror: str | None, name: str, *, thresholded: bool) -> str:
@@ -62,6 +58,5 @@ def map_url(mirror: str | None, name: str, *, thresholded: bool) -> str:
 
 
 def site(name: str) -> str:
-    """Return the organ of a slide by the source site in its name; empty where it is not one of the paper's."""
-    case = barcode.case(name)
-    return _SITE_OF_CASE.get(case) or _SITE_OF_SOURCE.get(case.split("-")[1], "")
+    """Return the organ of a slide by the case or the source site in its name; empty where it is not of the paper's."""
+    return _SITE_OF_CASE.get(name[: len("TCGA-3H-AB3X")]) or _SITE_OF_SOURCE.get(name[len("TCGA-") :][:2], "")

@@ -1,25 +1,27 @@
 """Slides of The Cancer Genome Atlas with their labels: from the GDC, its public copy at Amazon, or a mirror."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import httpx
 from pydantic import BaseModel, ConfigDict
 
 from wsiseg.config.fetch import FetchTcgaConfig
-from wsiseg.fetch.batch import Batch, Outcome, Wanted, Watcher
-from wsiseg.fetch.connection import open_client
-from wsiseg.fetch.gdc import S3, SITE, Gdc, s3_url
-from wsiseg.fetch.http import Checksum, Remote, is_complete, measure_speed
+from wsiseg.fetch.batch import Batch, Outcome
+from wsiseg.fetch.connection import USUAL, Client, Patience, open_client
+from wsiseg.fetch.gdc import S3, SITE, Gdc, TcgaSlide
+from wsiseg.fetch.http import Checksum, Wanted
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
 from wsiseg.fetch.paper import paper_entries
-from wsiseg.fetch.patience import Patience
-from wsiseg.fetch.tcga_choice import Choice, TcgaSlide, choose_from_manifest, choose_listed, disagreement, resolve
+from wsiseg.fetch.tcga_choice import Choice, choose_from_manifest, choose_listed, resolve
 from wsiseg.run.errors import DownloadError, UsageError
+from wsiseg.run.record import Progress, Silent
 from wsiseg.slides import barcode
 from wsiseg.slides.cohort import Cohort, CohortSlide
 from wsiseg.slides.split import by_case
+
+_SAMPLE_BYTES, _SAMPLE_S = 8 << 20, 5.0
 
 
 class TcgaResult(BaseModel):
@@ -52,13 +54,8 @@ class TcgaResult(BaseModel):
         return DownloadError.exit_code if self.failed else 0
 
 
-def fetch_tcga(config: FetchTcgaConfig, watcher: Watcher | None = None, patience: Patience | None = None) -> TcgaResult:
+def fetch_tcga(config: FetchTcgaConfig, progress: Progress | None = None, patience: Patience = USUAL) -> TcgaResult:
     """Fetch TCGA slides with a cohort table of their labels and splits.
-
-    Args:
-        config: The settings.
-        watcher: Is told how it goes.
-        patience: How often and how long to try.
 
     Returns:
         What there is now, and what failed.
@@ -68,18 +65,22 @@ def fetch_tcga(config: FetchTcgaConfig, watcher: Watcher | None = None, patience
         DownloadError: The GDC cannot be asked.
         OutputError: There is no room, or the results cannot be written.
     """
-    watcher, patience = watcher or Watcher(), patience or Patience()
+    progress = progress or Silent()
     folder = _Folder(config.out, config.seed)
     with open_client(patience) as client:
-        gdc = Gdc(client, config.mirror or SITE, patience)
-        choice = _choose(config, client, gdc, patience, watcher)
+        gdc = Gdc(client, config.mirror or SITE)
+        choice = _choose(config, client, gdc, progress)
         wanted = [_wanted(config, gdc, slide.entry) for slide in choice.slides]
-        moved = _Moved(config, gdc)
+
+        def moved(lost: Wanted) -> Wanted | None:
+            now = (_wanted(config, gdc, found.entry) for found in gdc.by_name([lost.name]).get(lost.name, []))
+            return next((one for one in now if one.checksum == lost.checksum and one != lost), None)
+
         if config.dry_run:
-            speed = None if config.manifest else _speed(client, wanted, moved, patience, watcher)
+            largest = None if config.manifest else max(wanted, key=lambda one: one.size or 0, default=None)
+            speed = _speed(client, moved(largest) or largest, progress) if largest else None
             return _result(config, choice, folder, wanted, speed=speed)
-        batch = Batch(client, patience, config.jobs, watcher, moved, by_size=not config.verify)
-        outcomes: list[Outcome] = []
+        batch = Batch(client, config.jobs, progress, moved, by_size=not config.verify)
         try:
             outcomes = batch.fetch(wanted)
         finally:
@@ -104,10 +105,10 @@ class _Folder:
 
     def write(self, slides: Sequence[TcgaSlide], missing: Sequence[Entry]) -> dict[str, str]:
         """Write what there is of the slides that were wanted, and what is missing; return the paths of the tables."""
-        gone = {entry.name for entry in missing}
+        gone = set(missing)
         rows = {row.slide: row for row in self._rows if row.path.exists()}
         for slide, split in zip(slides, self.splits(slides), strict=True):
-            if slide.entry.name not in gone:
+            if slide.entry not in gone:
                 rows.setdefault(slide.name, self._row(slide, split))
         entries = {entry.name: entry for entry in [*self._entries, *(slide.entry for slide in slides)]}
         write_manifest(self._manifest, entries.values())
@@ -123,85 +124,64 @@ class _Folder:
         return outputs
 
     def _row(self, slide: TcgaSlide, split: str) -> CohortSlide:
-        extra = {"project": slide.gdc.project, **slide.gdc.measures} if slide.gdc else {}
+        extra = {"project": slide.project, **slide.measures} if slide.project else {}
         path = self._folder / slide.entry.name
         return CohortSlide(slide.name, path, slide.case, slide.label, split, slide.site, extra=extra)
 
 
-class _Moved:
-    """Finds a file that has left its place once more, by its name."""
-
-    def __init__(self, config: FetchTcgaConfig, gdc: Gdc) -> None:
-        self._config, self._gdc = config, gdc
-
-    def __call__(self, wanted: Wanted) -> Wanted | None:
-        for found in self._gdc.by_name([wanted.path.name]).get(wanted.path.name, []):
-            remote = _wanted(self._config, self._gdc, found.entry)
-            if remote.remote.checksum == wanted.remote.checksum and remote != wanted:
-                return remote
-        return None
-
-
-def _choose(
-    config: FetchTcgaConfig,
-    client: httpx.Client,
-    gdc: Gdc,
-    patience: Patience,
-    watcher: Watcher,
-) -> Choice:
+def _choose(config: FetchTcgaConfig, client: Client, gdc: Gdc, progress: Progress) -> Choice:
     if config.manifest is None and not config.paper:
         choice = choose_listed(config, gdc)
     else:
-        entries = read_manifest(config.manifest) if config.manifest else None
-        choice = choose_from_manifest(
-            config, entries or paper_entries(client, config.paper_mirror, patience, config.out)
-        )
-        if not config.dry_run:
-            _resolve(config, choice, gdc, watcher)
+        given = read_manifest(config.manifest) if config.manifest else None
+        choice = choose_from_manifest(config, given or paper_entries(client, config.paper_mirror, config.out))
+        try:
+            if not config.dry_run:
+                resolve(choice, gdc, take_replaced=config.take_replaced)
+        except DownloadError as error:
+            if config.source == "gdc":
+                raise
+            progress.note(f"warning: {error.message}; taking the files from the ids of the manifest")
     if not choice.slides and not choice.failed:
         raise UsageError("no slides fit", "check site, project, sample-type, barcode and strategy")
-    for text in filter(None, map(disagreement, choice.slides)):
-        watcher.note(f"warning: {text}")
+    for text in filter(None, (slide.disagreement for slide in choice.slides)):
+        progress.note(f"warning: {text}")
     return choice
 
 
-def _resolve(config: FetchTcgaConfig, choice: Choice, gdc: Gdc, watcher: Watcher) -> None:
-    try:
-        resolve(choice, gdc, take_replaced=config.take_replaced)
-    except DownloadError as error:
-        if config.source == "gdc":
-            raise
-        watcher.note(f"warning: {error.message}; taking the files from the ids of the manifest")
-
-
 def _wanted(config: FetchTcgaConfig, gdc: Gdc, entry: Entry) -> Wanted:
-    places = {"gdc": gdc.url(entry), "s3": s3_url(config.s3_mirror or S3, entry)}
+    copy = (config.s3_mirror or S3).rstrip("/")
+    places = {"gdc": f"{gdc.base}/data/{entry.id}", "s3": f"{copy}/{entry.id}/{entry.name}"}
     urls = tuple(places.values()) if config.source == "auto" else (places[config.source],)
-    return Wanted(Remote(entry.name, urls, entry.size, Checksum("md5", entry.md5)), config.out / entry.name)
+    return Wanted(config.out / entry.name, urls, entry.size, Checksum("md5", entry.md5))
 
 
-def _speed(
-    client: httpx.Client,
-    wanted: Sequence[Wanted],
-    moved: _Moved,
-    patience: Patience,
-    watcher: Watcher,
-) -> float | None:
-    """Measure the speed on the largest file; None where that fails, as an estimate is no reason to fail."""
-    if not wanted:
-        return None
-    largest = max(wanted, key=lambda item: item.remote.size or 0)
+def _speed(client: Client, wanted: Wanted, progress: Progress) -> float | None:
+    """Return the bytes a second at which a server sends, over the first 8 MB or 5 seconds of a file.
+
+    None where that fails, as an estimate is no reason to fail.
+    """
+
+    def attempt() -> float:
+        began, count = time.monotonic(), 0
+        with client.opened(wanted.urls[0], {"Range": f"bytes=0-{_SAMPLE_BYTES - 1}"}) as response:
+            for chunk in client.steadily(response.iter_raw()):
+                count += len(chunk)
+                if count >= _SAMPLE_BYTES or time.monotonic() - began > _SAMPLE_S:
+                    break
+        return count / max(time.monotonic() - began, 1e-6)
+
     try:
-        return measure_speed(client, (moved(largest) or largest).remote.urls[0], patience)
+        return client.patiently(attempt, "measuring the speed")
     except DownloadError as error:
-        watcher.note(f"the speed is unknown: {error.message}")
+        progress.note(f"the speed is unknown: {error.message}")
         return None
 
 
 def _missing(choice: Choice, wanted: Sequence[Wanted]) -> list[Entry]:
     """List the files that are not there; the right size is enough, as nothing wrong gets a final name."""
-    there = {item.path.name for item in wanted if is_complete(item.remote, item.path, by_size=True)}
-    return [slide.entry for slide in choice.slides if slide.entry.name not in there]
+    pairs = zip(choice.slides, wanted, strict=True)
+    return [slide.entry for slide, one in pairs if not one.is_complete(by_size=True)]
 
 
 def _result(
@@ -216,7 +196,7 @@ def _result(
 ) -> TcgaResult:
     slides = choice.slides
     to_fetch = sum(entry.size for entry in _missing(choice, wanted))
-    failed = choice.failed | {one.name: one.error for one in outcomes if one.error is not None}
+    failed = choice.failed | {one.path.name: one.error for one in outcomes if one.error is not None}
     statuses = Counter(outcome.status for outcome in outcomes)
     every = _counted(slides)
     return TcgaResult(
@@ -231,12 +211,12 @@ def _result(
         bytes_to_fetch=to_fetch,
         bytes_per_second=speed,
         seconds=to_fetch / speed if speed else None,
-        fetched=statuses["fetched"],
+        fetched=statuses["ok"],
         up_to_date=statuses["up_to_date"],
         failed=tuple({"file": name, "message": one.message, "hint": one.hint} for name, one in failed.items()),
-        left_out=tuple(error.message for error in choice.left_out),
+        left_out=tuple(choice.left_out),
         replaced=tuple(choice.replaced),
-        disagreements=tuple(filter(None, map(disagreement, slides))),
+        disagreements=tuple(filter(None, (slide.disagreement for slide in slides))),
         outputs=outputs or {},
     )
 

@@ -1,6 +1,5 @@
 """The tumour maps that Lerousseau et al. 2020 published, as heatmaps of wsiseg."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,15 +7,15 @@ from pydantic import BaseModel, ConfigDict
 
 from wsiseg.config.fetch import FetchTumorMapsConfig
 from wsiseg.fetch import paper
-from wsiseg.fetch.batch import Batch, Outcome, Wanted, Watcher
-from wsiseg.fetch.connection import GoneError, open_client, safe_name
-from wsiseg.fetch.http import Remote
+from wsiseg.fetch.batch import Batch, Outcome
+from wsiseg.fetch.connection import USUAL, GoneError, Patience, open_client
+from wsiseg.fetch.http import Wanted
 from wsiseg.fetch.manifest import read_manifest
-from wsiseg.fetch.patience import Patience
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.opening import published_heatmap
 from wsiseg.run.errors import DownloadError, PixelSizeError, UsageError, WsisegError
 from wsiseg.run.outputs import write_text
+from wsiseg.run.record import Progress, Silent
 from wsiseg.run.version import __version__
 from wsiseg.slides.slide import ASSUMED
 
@@ -56,18 +55,11 @@ class TumorMapsResult(BaseModel):
 
 
 def fetch_tumor_maps(
-    config: FetchTumorMapsConfig,
-    watcher: Watcher | None = None,
-    patience: Patience | None = None,
+    config: FetchTumorMapsConfig, progress: Progress | None = None, patience: Patience = USUAL
 ) -> TumorMapsResult:
     """Fetch published maps, or take those of a folder, and write them as `<slide>.ome.zarr`.
 
     A map takes its scale from its slide where that is in `config.slides`; the others are written in pixels.
-
-    Args:
-        config: The settings.
-        watcher: Is told how it goes.
-        patience: How often and how long to try.
 
     Returns:
         What became of the maps.
@@ -77,30 +69,45 @@ def fetch_tumor_maps(
         DownloadError: The paper's manifest cannot be had, or the network settings cannot be used.
         OutputError: The heatmaps cannot be written.
     """
-    outcomes: list[Outcome] = []
     if config.maps is not None:
-        pictures = _local(config.maps)[: config.limit]
+        outcomes = [Outcome(path, "up_to_date") for path in _local(config.maps)[: config.limit]]
     else:
-        outcomes = _fetched(config, watcher or Watcher(), patience or Patience())
-        pictures = [one.path for one in outcomes if one.error is None]
+        outcomes = _fetched(config, progress or Silent(), patience)
     write_text(config.out / "LICENSE.txt", _NOTE)
     slides = {path.name: path for path in sorted(config.slides.rglob("*.svs"))} if config.slides else {}
     heatmaps: list[Heatmap] = []
-    failed: list[WsisegError] = []
+    problems: list[WsisegError] = []
     warnings: list[str] = []
     converted = 0
-    for picture in pictures:
+    for one in outcomes:
         try:
-            heatmap = _heatmap(picture, slides.get(picture.name.removesuffix(_SUFFIX)), warnings)
+            heatmap = _heatmap(one, slides.get(one.path.stem), warnings)
         except WsisegError as error:
-            failed.append(error)
+            problems.append(error)
         else:
             heatmaps.append(heatmap)
             converted += _save(config, heatmap)
-    return _result(config, outcomes, heatmaps, failed, tuple(warnings), converted)
+    unpublished = tuple(one.path.stem for one in outcomes if isinstance(one.error, GoneError))
+    problems = [error for error in problems if not isinstance(error, GoneError)]
+    if unpublished and not heatmaps:
+        problems.append(DownloadError("none of the maps is there", "check --mirror"))
+    return TumorMapsResult(
+        maps=len(heatmaps),
+        converted=converted,
+        scaled=sum(_scale(heatmap) != _UNKNOWN for heatmap in heatmaps),
+        zeroed=sum(bool(heatmap.model["zeroed_by_hand"]) for heatmap in heatmaps),
+        unpublished=unpublished,
+        failed=tuple({"type": type(one).__name__, "message": one.message, "hint": one.hint} for one in problems),
+        warnings=tuple(warnings),
+        out=str(config.out),
+        exit_code=max((error.exit_code for error in problems), default=0),
+    )
 
 
-def _heatmap(picture: Path, slide: Path | None, warnings: list[str]) -> Heatmap:
+def _heatmap(outcome: Outcome, slide: Path | None, warnings: list[str]) -> Heatmap:
+    if outcome.error is not None:
+        raise outcome.error
+    picture = outcome.path
     try:
         heatmap = published_heatmap(picture, slide)
     except PixelSizeError as error:
@@ -122,58 +129,24 @@ def _save(config: FetchTumorMapsConfig, heatmap: Heatmap) -> bool:
     return True
 
 
-def _result(
-    config: FetchTumorMapsConfig,
-    outcomes: Sequence[Outcome],
-    heatmaps: Sequence[Heatmap],
-    failed: Sequence[WsisegError],
-    warnings: tuple[str, ...],
-    converted: int,
-) -> TumorMapsResult:
-    unpublished = [one.name.removesuffix(_SUFFIX) for one in outcomes if isinstance(one.error, GoneError)]
-    problems = [one.error for one in outcomes if one.error is not None and not isinstance(one.error, GoneError)]
-    if unpublished and not heatmaps:
-        problems.append(DownloadError("none of the maps is there", "check --mirror"))
-    problems += failed
-    return TumorMapsResult(
-        maps=len(heatmaps),
-        converted=converted,
-        scaled=sum(_scale(heatmap) != _UNKNOWN for heatmap in heatmaps),
-        zeroed=sum(bool(heatmap.model["zeroed_by_hand"]) for heatmap in heatmaps),
-        unpublished=tuple(unpublished),
-        failed=tuple({"type": type(one).__name__, "message": one.message, "hint": one.hint} for one in problems),
-        warnings=warnings,
-        out=str(config.out),
-        exit_code=max((error.exit_code for error in problems), default=0),
-    )
-
-
 def _scale(heatmap: Heatmap) -> str:
     return _UNKNOWN if heatmap.slide.mpp_source == ASSUMED else "from the slide"
 
 
 def _local(folder: Path) -> list[Path]:
-    """List the maps of a folder.
-
-    Raises:
-        UsageError: There are none.
-    """
     pictures = sorted(folder.glob(f"*.svs{_SUFFIX}"))
     if not pictures:
         raise UsageError(f"{folder}: no published maps there", f"their names end in .svs{_SUFFIX}")
     return pictures
 
 
-def _fetched(config: FetchTumorMapsConfig, watcher: Watcher, patience: Patience) -> list[Outcome]:
+def _fetched(config: FetchTumorMapsConfig, progress: Progress, patience: Patience) -> list[Outcome]:
     with open_client(patience) as client:
         given = read_manifest(config.manifest) if config.manifest else None
-        entries = given or paper.paper_entries(client, config.mirror, patience, config.out)
+        entries = given or paper.paper_entries(client, config.mirror, config.out)
         names = sorted(entry.name for entry in entries)[: config.limit]
-        wanted = [_wanted(config, name) for name in names]
-        return Batch(client, patience, config.jobs, watcher).fetch(wanted)
-
-
-def _wanted(config: FetchTumorMapsConfig, name: str) -> Wanted:
-    url = paper.map_url(config.mirror, name, thresholded=config.thresholded)
-    path = config.out / "png" / safe_name(f"{name}{_SUFFIX}")
-    return Wanted(Remote(path.name, (url,), most=_MOST_BYTES), path)
+        urls = {name: paper.map_url(config.mirror, name, thresholded=config.thresholded) for name in names}
+        wanted = [
+            Wanted(config.out / "png" / f"{name}{_SUFFIX}", (url,), most=_MOST_BYTES) for name, url in urls.items()
+        ]
+        return Batch(client, config.jobs, progress).fetch(wanted)

@@ -41,8 +41,8 @@ class Pace:
         self._spoke = time.monotonic()
 
     def left(self) -> str:
-        """Return how long the rest will take at the pace so far, or an empty text where nothing is done yet."""
-        if self.done <= 0:
+        """Return how long the rest will take at the pace so far, or an empty text where nobody can know."""
+        if self.done <= 0 or self.total <= 0:
             return ""
         return f"about {spoken(self.seconds / self.done * max(0.0, self.total - self.done))} left"
 

@@ -1,11 +1,11 @@
 """The record of a run: what became of every slide, kept in `run.json` as the run goes on."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,11 +28,6 @@ class Failure(BaseModel):
     def of(cls, error: WsisegError) -> Self:
         """Describe an error."""
         return cls(type=type(error).__name__, message=error.message, hint=error.hint)
-
-    @classmethod
-    def of_system(cls, error: OSError, name: str) -> Self:
-        """Describe what the system refused while a slide of this name was worked on."""
-        return cls(type=type(error).__name__, message=f"{name}: {error}")
 
 
 class SlideRecord(BaseModel):
@@ -61,7 +56,10 @@ class SlideRecord(BaseModel):
     def of_error(cls, slide: str, path: Path, error: WsisegError | OSError, *, must_be_slide: bool) -> Self:
         """Describe a slide that could not be done; what is not a slide is skipped unless it must be one."""
         is_skipped = isinstance(error, NotASlideError) and not must_be_slide
-        failure = Failure.of(error) if isinstance(error, WsisegError) else Failure.of_system(error, path.name)
+        if isinstance(error, WsisegError):
+            failure = Failure.of(error)
+        else:
+            failure = Failure(type=type(error).__name__, message=f"{path.name}: {error}")
         return cls(slide=slide, path=str(path), status="skipped" if is_skipped else "failed", error=failure)
 
 
@@ -108,54 +106,33 @@ class Run(BaseModel):
         return 1 if self.failed or self.has_no_slide else 0
 
 
-class Progress(Protocol):
-    """What a long run tells whoever watches it; every call must return quickly."""
+class Progress:
+    """What a long run tells whoever watches it: nobody, unless a subclass listens. Every call must return quickly."""
 
     def begin(self, slides: int) -> None:
         """Tell how many slides there are."""
-        ...
+
+    def begin_files(self, files: int, size: int) -> None:
+        """Tell how many files and bytes there are to fetch; each is then told as a slide, its bytes as tiles."""
 
     def slide(self, slide: str, tiles: int) -> None:
         """Tell that work on a slide of so many tiles begins."""
-        ...
 
     def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:
         """Tell that so many more tiles of a slide are done, and how long was waited for them to be read."""
-        ...
 
     def done(self, record: SlideRecord) -> None:
         """Tell what became of a slide."""
-        ...
 
     def note(self, text: str) -> None:
         """Tell something a person should know."""
-        ...
 
     def detail(self, text: str) -> None:
         """Tell something that only a person who asked for more wants to know."""
-        ...
 
 
-class Silent:
-    """Watch nothing."""
-
-    def begin(self, slides: int) -> None:
-        """Do nothing."""
-
-    def slide(self, slide: str, tiles: int) -> None:
-        """Do nothing."""
-
-    def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:
-        """Do nothing."""
-
-    def done(self, record: SlideRecord) -> None:
-        """Do nothing."""
-
-    def note(self, text: str) -> None:
-        """Do nothing."""
-
-    def detail(self, text: str) -> None:
-        """Do nothing."""
+class Silent(Progress):
+    """Nobody watches."""
 
 
 class RunFile:
@@ -172,37 +149,29 @@ class RunFile:
     def __init__(self, path: Path | None, run: Run) -> None:
         self.path = path
         self.run = run
-        self._save()
+        self._update()
 
     def add(self, record: SlideRecord) -> None:
         """Add what became of a slide."""
-        self.run = self.run.model_copy(update={"slides": (*self.run.slides, record)})
-        self.run = self.run.model_copy(update={"totals": totals(self.run.slides)})
-        self._save()
+        slides = (*self.run.slides, record)
+        self._update(slides=slides, totals=totals(slides))
 
     def finish(self) -> Run:
         """Write the end of the run."""
-        status = "complete" if self.run.exit_code == 0 else "partial"
-        if status == "partial" and all(record.status in ("failed", "skipped") for record in self.run.slides):
-            status = "failed"
-        self.run = self.run.model_copy(update={"status": status, "finished": now()})
-        self._save()
+        is_vain = all(record.status in ("failed", "skipped") for record in self.run.slides)
+        status = "complete" if self.run.exit_code == 0 else "failed" if is_vain else "partial"
+        self._update(status=status, finished=now())
         return self.run
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is not None:
-            self.run = self.run.model_copy(update={"finished": now()})
-            self._save()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._update(finished=now())
 
-    def _save(self) -> None:
+    def _update(self, **changes: Any) -> None:  # noqa: ANN401  values of the fields of a run
+        self.run = self.run.model_copy(update=changes)
         if self.path is not None:
             with locked(self.path.with_name(f".{self.path.name}.lock")):
                 merged = _with_earlier(self.path, self.run)
@@ -224,10 +193,7 @@ def _with_earlier(path: Path, run: Run) -> Run:
 
 def totals(slides: Sequence[SlideRecord]) -> dict[str, int]:
     """Count the slides of each status; `ok` and `failed` always stand in the result."""
-    counts = {"ok": 0, "failed": 0}
-    for record in slides:
-        counts[record.status] = counts.get(record.status, 0) + 1
-    return counts
+    return {"ok": 0, "failed": 0, **Counter(record.status for record in slides)}
 
 
 def now() -> str:
