@@ -42,93 +42,65 @@ def _export(program: str) -> str:
     return f"export it from {program} as SVS, DICOM or pyramidal TIFF"
 
 
-_UNREADABLE = {
-    "isyntax": Format("Philips iSyntax", _export("Philips IMS") + ", or convert it with isyntax2raw and raw2ometiff"),
-    "i2syntax": Format("Philips iSyntax", _export("Philips IMS")),
-    "vsi": Format("Olympus VSI", _BIOFORMATS + " (with its folder of .ets files beside it)"),
-    "ets": Format("Olympus VSI (part of a slide)", "name the .vsi file that it belongs to, converted with bfconvert"),
-    "kfb": Format("KFBio KFB", _export("K-Viewer")),
-    "kfbf": Format("KFBio KFB", _export("K-Viewer")),
-    "sdpc": Format("Sqray SDPC", _export("Sqray's viewer")),
-    "dyqx": Format("Sqray DYQX", _export("Sqray's viewer")),
-    "tmap": Format("UNIC TMAP", _export("UNIC's viewer")),
-    "mds": Format("Motic MDS", _export("Motic's viewer")),
-    "mdsx": Format("Motic MDSX", _export("Motic's viewer")),
-    "tron": Format("InteMedic TRON", _export("the scanner's viewer")),
-    "vmic": Format("PreciPoint VMIC", _export("PreciPoint's viewer")),
-    "lif": Format("Leica LIF", _BIOFORMATS),
-    "lof": Format("Leica LOF", _BIOFORMATS),
-    "xlef": Format("Leica XLEF", _BIOFORMATS),
-    "zvi": Format("Zeiss ZVI", _BIOFORMATS),
-    "lsm": Format("Zeiss LSM", _BIOFORMATS),
-    "nd2": Format("Nikon ND2", _BIOFORMATS),
-    "oir": Format("Olympus OIR", _BIOFORMATS),
-    "oib": Format("Olympus OIB", _BIOFORMATS),
-    "oif": Format("Olympus OIF", _BIOFORMATS),
-    "stk": Format("MetaMorph STK", _BIOFORMATS),
-    "ims": Format("Imaris", _BIOFORMATS),
-    "ndpis": Format("Hamamatsu NDPIS", f"{_GREY}: name a .ndpi file of H&E"),
-    "afi": Format("Aperio AFI", f"{_GREY}: name a .svs file of H&E"),
-    "qptiff": Format("Akoya QPTIFF", _BIOFORMATS),
-    "jp2": Format("JPEG 2000", _VIPS),
-    "bmp": Format("BMP", _VIPS),
-    "webp": Format("WebP", _VIPS),
-    "gif": Format("GIF", _VIPS),
-    "heic": Format("HEIF", _VIPS),
-    "avif": Format("AVIF", _VIPS),
-    "jxl": Format("JPEG XL", _VIPS),
-    "jxr": Format("JPEG XR", _BIOFORMATS),
-    "psd": Format("Photoshop", CONVERT),
-    "pdf": Format("PDF", "name the slide itself"),
-    "h5": Format("HDF5", "name the slide itself, or export it as pyramidal TIFF"),
-    "xlsx": Format("Excel", "save the table as 'CSV UTF-8' and name that"),
-    "zip": Format("ZIP", "unpack it and name what is in it"),
-    "gz": Format("gzip", "unpack it and name what is in it"),
-    "html": Format("HTML", "a page was saved in place of the slide: get it again, signed in"),
-    "ole": Format("OLE compound", _export("its scanner's viewer")),
-    "czi": Format("Zeiss CZI", _BIOFORMATS),
-    "svslide": Format("Sakura SVSLIDE", GET_AGAIN),
+_NAMED = {
+    _export("Philips IMS") + ", or convert it with isyntax2raw and raw2ometiff": "isyntax Philips iSyntax",
+    _export("Philips IMS"): "i2syntax Philips iSyntax",
+    _BIOFORMATS + " (with its folder of .ets files beside it)": "vsi Olympus VSI",
+    "name the .vsi file that it belongs to, converted with bfconvert": "ets Olympus VSI (part of a slide)",
+    _export("K-Viewer"): "kfb/kfbf KFBio KFB",
+    _export("Sqray's viewer"): "sdpc Sqray SDPC, dyqx Sqray DYQX",
+    _export("UNIC's viewer"): "tmap UNIC TMAP",
+    _export("Motic's viewer"): "mds Motic MDS, mdsx Motic MDSX",
+    _export("PreciPoint's viewer"): "vmic PreciPoint VMIC",
+    _export("its scanner's viewer"): "tron InteMedic TRON, ole OLE compound",
+    _BIOFORMATS: "lif Leica LIF, lof Leica LOF, xlef Leica XLEF, zvi Zeiss ZVI, lsm Zeiss LSM, czi Zeiss CZI, "
+    "nd2 Nikon ND2, oir Olympus OIR, oib Olympus OIB, oif Olympus OIF, stk MetaMorph STK, ims Imaris, "
+    "qptiff Akoya QPTIFF, jxr/wdp/hdp JPEG XR",
+    f"{_GREY}: name a .ndpi file of H&E": "ndpis Hamamatsu NDPIS",
+    f"{_GREY}: name a .svs file of H&E": "afi Aperio AFI",
+    _VIPS: "jp2/j2k/j2c/jpc/jpf/jpx JPEG 2000, bmp/dib BMP, webp WebP, gif GIF, heic/heif/hif HEIF, avif AVIF, "
+    "jxl JPEG XL",
+    CONVERT: "psd Photoshop",
+    "name the slide itself": "pdf PDF",
+    "name the slide itself, or export it as pyramidal TIFF": "h5/hdf5/hdf/h5ad HDF5",
+    "save the table as 'CSV UTF-8' and name that": "xlsx/xls/ods Excel",
+    "unpack it and name what is in it": "zip ZIP, gz gzip",
+    "a page was saved in place of the slide: get it again, signed in": "html/htm HTML",
+    GET_AGAIN: "svslide Sakura SVSLIDE",
 }
-_ALIASES = {
-    **dict.fromkeys(["j2k", "j2c", "jpc", "jpf", "jpx"], "jp2"),
-    **dict.fromkeys(["heif", "hif"], "heic"),
-    **dict.fromkeys(["wdp", "hdp"], "jxr"),
-    **dict.fromkeys(["hdf5", "hdf", "h5ad"], "h5"),
-    **dict.fromkeys(["xls", "ods"], "xlsx"),
-    **dict.fromkeys(["dib"], "bmp"),
-    **dict.fromkeys(["htm"], "html"),
+_UNREADABLE = {
+    suffix: Format(one.partition(" ")[2], advice)
+    for advice, listed in _NAMED.items()
+    for one in listed.split(", ")
+    for suffix in one.partition(" ")[0].split("/")
 }
 _PLAIN_MAGIC = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
     **dict.fromkeys([b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"], "TIFF"),
 }
-_MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\0\0\0\x0cjP  ", "jp2"),
-    (0, b"\xff\x4f\xff\x51", "jp2"),
-    (0, b"BM", "bmp"),
-    (8, b"WEBP", "webp"),
-    (0, b"GIF8", "gif"),
-    (4, b"ftypheic", "heic"),
-    (4, b"ftypheix", "heic"),
-    (4, b"ftypmif1", "heic"),
-    (4, b"ftypavif", "avif"),
-    (0, b"\xff\x0a", "jxl"),
-    (0, b"\0\0\0\x0cJXL ", "jxl"),
-    (0, b"II\xbc\x01", "jxr"),
-    (0, b"8BPS", "psd"),
-    (0, b"%PDF-", "pdf"),
-    (0, b"\x89HDF\r\n", "h5"),
-    (0, b"PK\3\4", "zip"),
-    (0, b"\x1f\x8b", "gz"),
-    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "ole"),
-    (0, b"ZISRAWFILE", "czi"),
-    (0, b"SQLite format 3\0", "svslide"),
-    (0, b"SIS\0", "ets"),
-    (0, b"\xda\xce\xbe\x0a", "nd2"),
-    (0, b"KFB", "kfb"),
-    (0, b"[NanoZoomer Digital Pathology Image Set]", "ndpis"),
-)
+_MAGIC: dict[str, tuple[int, tuple[bytes, ...]]] = {
+    "jp2": (0, (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")),
+    "bmp": (0, (b"BM",)),
+    "webp": (8, (b"WEBP",)),
+    "gif": (0, (b"GIF8",)),
+    "heic": (4, (b"ftypheic", b"ftypheix", b"ftypmif1")),
+    "avif": (4, (b"ftypavif",)),
+    "jxl": (0, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
+    "jxr": (0, (b"II\xbc\x01",)),
+    "psd": (0, (b"8BPS",)),
+    "pdf": (0, (b"%PDF-",)),
+    "h5": (0, (b"\x89HDF\r\n",)),
+    "zip": (0, (b"PK\3\4",)),
+    "gz": (0, (b"\x1f\x8b",)),
+    "ole": (0, (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",)),
+    "czi": (0, (b"ZISRAWFILE",)),
+    "svslide": (0, (b"SQLite format 3\0",)),
+    "ets": (0, (b"SIS\0",)),
+    "nd2": (0, (b"\xda\xce\xbe\x0a",)),
+    "kfb": (0, (b"KFB",)),
+    "ndpis": (0, (b"[NanoZoomer Digital Pathology Image Set]",)),
+}
 _TEXT_MAGIC = ((b"dpufsimport", "isyntax"), (b"<!doctype html", "html"), (b"<html", "html"), (b"<imagelist", "afi"))
 _HEAD_BYTES = 1024
 
@@ -162,10 +134,10 @@ def plain_image(path: Path) -> "ImageFile":
 def unreadable(path: Path) -> Format | None:
     """Return the format of a file that cannot be read: the one it is named after, else the one it begins like."""
     suffix = path.suffix.lower().removeprefix(".")
-    if f".{suffix}" not in SLIDE_SUFFIXES and (named := _UNREADABLE.get(_ALIASES.get(suffix, suffix))) is not None:
+    if f".{suffix}" not in SLIDE_SUFFIXES and (named := _UNREADABLE.get(suffix)) is not None:
         return named
     head = _head(path)
-    begins = (kind for at, magic, kind in _MAGIC if head[at : at + len(magic)] == magic)
+    begins = (kind for kind, (at, magic) in _MAGIC.items() if head.startswith(magic, at))
     holds = (kind for text, kind in _TEXT_MAGIC if text in head.lower())
     found = next(begins, None) or next(holds, None)
     return None if found is None else _UNREADABLE[found]

@@ -1,6 +1,5 @@
 """Opening slides and reading regions of them: the only module that knows OpenSlide."""
 
-import io
 import os
 import struct
 import tempfile
@@ -79,13 +78,9 @@ class SlideFile:
         self._mending, self._looking = threading.Lock(), threading.Lock()
         self._tiles: dict[int, JpegTiles | None] = {}
         self._limit = TimeLimit(path.name, longest_s)
-        try:
-            self.path = self._limit.call(lambda: _slide_path(path))
-            self._handle = self._limit.call(lambda: _open(self.path, is_mask=self._is_mask))
-            self.properties = self._limit.call(self._properties)
-        except BaseException:
-            self._limit.close()  # a folder of files that cannot be opened leaves no threads
-            raise
+        self.path = self._limit.call(lambda: _slide_path(path))
+        self._handle = self._limit.call(lambda: _open(self.path, is_mask=is_mask))
+        self.properties = self._limit.call(self._properties)
         self.level_sizes_px: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
         self.level_downsamples: tuple[float, ...] = tuple(self._handle.level_downsamples)
 
@@ -105,7 +100,6 @@ class SlideFile:
         """Free the file, unless a thread that hangs is still in it."""
         if not self._limit.is_stalled:
             self._handle.close()
-        self._limit.close()
 
     def read(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Read a region of so many pixels (width, height) as uint8[height, width, 3]; else as `fill`."""
@@ -130,6 +124,9 @@ class SlideFile:
             with suppress(OSError, ValueError):  # OpenSlide says what is wrong, or can do it after all
                 self._limit.call(lambda: tiles.fill(places))
                 return
+        self._limit.call(lambda: self._paint(regions, level))
+
+    def _paint(self, regions: Sequence[tuple[tuple[int, int], NDArray[np.uint8]]], level: int) -> None:
         for corner, out in regions:
             out[:] = np.asarray(self._region(corner, level, (out.shape[1], out.shape[0])))
 
@@ -154,22 +151,16 @@ class SlideFile:
 
     def _region(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> "Image":
         handle = self._handle
-        try:
-            return self._limit.call(lambda: _read(handle, self.path.name, corner, level, size))
-        except SlideError:
-            return self._read_afresh(handle, corner, level, size)
-
-    def _read_afresh(
-        self, dead: "AbstractSlide", corner: tuple[int, int], level: int, size: tuple[int, int]
-    ) -> "Image":
+        with suppress(SlideError):
+            return _read(handle, self.path.name, corner, level, size)
         with self._mending:
-            fresh = self._limit.call(lambda: _open(self.path, is_mask=self._is_mask))
+            fresh = _open(self.path, is_mask=self._is_mask)
             try:
-                region = self._limit.call(lambda: _read(fresh, self.path.name, corner, level, size))
+                region = _read(fresh, self.path.name, corner, level, size)
             except SlideError:
                 fresh.close()
                 raise
-            if self._handle is dead:
+            if self._handle is handle:
                 # Other threads may still be within the old one: it is left to them and never closed here.
                 self._handle = fresh
             else:
@@ -188,22 +179,18 @@ def _open(path: Path, *, is_mask: bool) -> "AbstractSlide":
     except openslide.OpenSlideError as error:
         reason = str(error).replace(f"Reading {path}: ", "")
         raise SlideError(f"{path.name}: cannot be opened: {reason}", _advice(reason)) from error
-    try:
-        _refuse_unfit(path, slide.properties.get("openslide.vendor", ""), is_mask=is_mask)
+    vendor = slide.properties.get("openslide.vendor", "")
+    try:  # what OpenSlide opens, but would read wrongly, or not without ending the process
+        if vendor == _GENERIC and not formats.may_be_generic(path):
+            raise formats.refusal(path)
+        if vendor not in _NO_TIFF_TILES:
+            with _PROCESS:
+                tiff.refuse_unfit(path, is_generic=vendor == _GENERIC, is_mask=is_mask)
     except SlideError:
         slide.close()
         raise
     slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
     return slide
-
-
-def _refuse_unfit(path: Path, vendor: str, *, is_mask: bool) -> None:
-    """Refuse a slide that OpenSlide opens, but would read wrongly, or not without ending the process."""
-    if vendor == _GENERIC and not formats.may_be_generic(path):
-        raise formats.refusal(path)
-    if vendor not in _NO_TIFF_TILES:
-        with _PROCESS:
-            tiff.refuse_unfit(path, is_generic=vendor == _GENERIC, is_mask=is_mask)
 
 
 def _read(handle: "AbstractSlide", name: str, corner: tuple[int, int], level: int, size: tuple[int, int]) -> "Image":
@@ -233,11 +220,11 @@ def _open_image(path: Path) -> "AbstractSlide":
 
     with _decoders_kept_quiet() as said, _plain_image(path) as image:
         if image.width * image.height > _MOST_PLAIN_PIXELS:
-            text = f"{path.name}: {image.width}x{image.height} pixels are too many for a plain image"
-            raise SlideError(text, CONVERT)
+            what = f"{image.width}x{image.height} pixels are too many for a plain image"
+            raise SlideError(f"{path.name}: {what}", CONVERT)
         if image.mode not in _EIGHT_BITS:
-            text = f"{path.name}: a plain image in mode {image.mode}, not in colour of 8 bits a sample"
-            raise SlideError(text, CONVERT)
+            what = f"a plain image in mode {image.mode}, not in colour of 8 bits a sample"
+            raise SlideError(f"{path.name}: {what}", CONVERT)
         try:
             image.load()
             return openslide.ImageSlide(image.convert("RGBA" if image.has_transparency_data else "RGB"))
@@ -271,11 +258,11 @@ def _decoders_kept_quiet() -> Iterator[IO[str]]:
     with _PROCESS, warnings.catch_warnings(), _nameless_file() as file:
         warnings.simplefilter("ignore")
         try:
-            kept, aside = os.dup(2), file.fileno()
-        except OSError:  # nobody reads standard error, or no file can be made to take it
+            kept = os.dup(2)
+        except OSError:  # nobody reads standard error
             yield file
             return
-        os.dup2(aside, 2)
+        os.dup2(file.fileno(), 2)
         try:
             yield file
         finally:
@@ -287,7 +274,4 @@ def _nameless_file() -> IO[str]:
     """Open a file in memory where the system has such: in a container no folder for others may be writable."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("decoder"), "w+", encoding="utf-8", errors="replace")
-    try:
-        return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-    except OSError:
-        return io.StringIO()
+    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")

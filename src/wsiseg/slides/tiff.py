@@ -4,11 +4,12 @@ OpenSlide believes what a directory says about its tiles and ends the whole proc
 one. So the directories are looked at first.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 259, 262, 277
 _COLOR_MAP, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTE_COUNTS = 320, 322, 323, 324, 325
 _EXTRA_SAMPLES, _PLANAR, _JPEG_TABLES = 338, 284, 347
+# What is looked at of a directory, and what holds where it is not stated.
+_STATED: dict[int, tuple[int, ...]] = {
+    **dict.fromkeys([_WIDTH, _LENGTH, _TILE_WIDTH, _TILE_LENGTH, _TILE_BYTE_COUNTS, _EXTRA_SAMPLES], (0,)),
+    **dict.fromkeys([_BITS, _SAMPLES], (1,)),
+    **dict.fromkeys([_PHOTOMETRIC, _COLOR_MAP], ()),
+}
+_Page = dict[int, tuple[int, ...]]
 _UNIT, _INCH, _UNITS = 296, 2, {2: "inch", 3: "centimeter"}
 _PROPERTIES = {270: "tiff.ImageDescription", 282: "tiff.XResolution", 283: "tiff.YResolution"}
 _GREY = frozenset([0, 1])  # white or black is zero
@@ -89,67 +97,57 @@ def refuse_unfit(path: Path, *, is_generic: bool, is_mask: bool = False) -> None
     """
     pages: list[_Page] = []
     with suppress(Exception):  # a broken directory is OpenSlide's to refuse
-        pages.extend(_Page.of(directory) for directory in directories(path))
+        pages.extend(_page(directory) for directory in directories(path))
     length = path.stat().st_size
     for number, page in enumerate(pages):
-        if page.tile_pixels > _MOST_PIXELS:
-            text = f"{path.name}: cannot be opened: tiles of {page.tile_pixels} pixels in directory {number}"
-            raise SlideError(text, GET_AGAIN)
-        if page.longest_tile > length:
-            what = f"a tile of {page.longest_tile} bytes in directory {number}, more than the file has"
-            raise SlideError(f"{path.name}: cannot be opened: {what}", GET_AGAIN)
-    pages = [page for page in pages if all(page.size_px)]
-    if pages:
-        largest = max(pages, key=lambda page: page.size_px[0] * page.size_px[1])
-        if is_generic and all(part < whole for part, whole in zip(pages[0].size_px, largest.size_px, strict=True)):
-            sizes = f"{_times(pages[0].size_px)} pixels, a later one {_times(largest.size_px)}"
-            raise SlideError(f"{path.name}: its first image is only a preview of {sizes}", CONVERT)
-        if not is_mask:
-            _refuse_other_than_colour(path.name, largest, sum(page.size_px == largest.size_px for page in pages))
+        pixels, longest = _most(page, _TILE_WIDTH) * _most(page, _TILE_LENGTH), _most(page, _TILE_BYTE_COUNTS)
+        if pixels > _MOST_PIXELS:
+            what = f"tiles of {pixels} pixels in directory {number}"
+        elif longest > length:
+            what = f"a tile of {longest} bytes in directory {number}, more than the file has"
+        else:
+            continue
+        raise SlideError(f"{path.name}: cannot be opened: {what}", GET_AGAIN)
+    pages = [page for page in pages if all(_size(page))]
+    if not pages:
+        return
+    largest = max(pages, key=lambda page: math.prod(_size(page)))
+    (width, height), (most_x, most_y) = _size(pages[0]), _size(largest)
+    if is_generic and width < most_x and height < most_y:
+        sizes = f"{width}x{height} pixels, a later one {most_x}x{most_y}"
+        raise SlideError(f"{path.name}: its first image is only a preview of {sizes}", CONVERT)
+    if not is_mask:
+        _refuse_other_than_colour(path.name, largest, sum(_size(page) == _size(largest) for page in pages))
 
 
-def _refuse_other_than_colour(name: str, page: "_Page", count: int) -> None:
-    if page.photometric is not None and (page.photometric, page.samples) not in _IN_COLOUR:
-        what = "grey sample" if page.photometric in _GREY else "sample"
-        text = f"{name}: {page.samples} {what}{'s' * (page.samples > 1)} per pixel, not the three or four of a colour"
-        if page.samples == 1 and count > 1:
+def _refuse_other_than_colour(name: str, page: _Page, count: int) -> None:
+    samples, photometric, palette = _most(page, _SAMPLES), page[_PHOTOMETRIC], page[_COLOR_MAP]
+    if photometric and (photometric[0], samples) not in _IN_COLOUR:
+        what = "grey sample" if photometric[0] in _GREY else "sample"
+        text = f"{name}: {samples} {what}{'s' * (samples > 1)} per pixel, not the three or four of a colour"
+        if samples == 1 and count > 1:
             text += f", in {count} images that may be its channels"
         raise SlideError(text, f"merge its channels into one RGB image and {CONVERT}")
-    if page.samples > _COLOURS and page.photometric == _RGB and page.extra not in _TRANSPARENCY:
+    if samples > _COLOURS and photometric == (_RGB,) and _most(page, _EXTRA_SAMPLES) not in _TRANSPARENCY:
         raise SlideError(f"{name}: its fourth sample per pixel may mean anything, not only transparency", CONVERT)
-    if page.is_grey_palette:
+    third = len(palette) // 3
+    if third and palette[:third] == palette[third : 2 * third] == palette[2 * third :]:
         raise SlideError(f"{name}: a palette of greys, not of colours", CONVERT)
-    if set(page.bits) != {8}:
-        raise SlideError(f"{name}: {'/'.join(map(str, page.bits))} bits per sample, not 8", CONVERT)
+    if set(page[_BITS]) != {8}:
+        raise SlideError(f"{name}: {'/'.join(map(str, page[_BITS]))} bits per sample, not 8", CONVERT)
 
 
-class _Page(NamedTuple):
-    """What counts of a directory."""
+def _page(directory: "ImageFileDirectory_v2") -> _Page:
+    values = {tag: directory.get(tag, usual) for tag, usual in _STATED.items()}
+    return {tag: tuple(map(int, value if isinstance(value, tuple) else (value,))) for tag, value in values.items()}
 
-    size_px: tuple[int, int]
-    samples: int
-    bits: tuple[int, ...]
-    photometric: int | None
-    extra: int
-    is_grey_palette: bool
-    tile_pixels: int
-    longest_tile: int
 
-    @classmethod
-    def of(cls, directory: "ImageFileDirectory_v2") -> Self:
-        width, height = (_largest(directory.get(tag, 0)) for tag in (_WIDTH, _LENGTH))
-        bits, palette = directory.get(_BITS, (1,)), directory.get(_COLOR_MAP, ())
-        third = len(palette) // 3
-        return cls(
-            size_px=(width, height),
-            samples=_largest(directory.get(_SAMPLES, 1)),
-            bits=tuple(bits) if isinstance(bits, tuple) else (int(bits),),
-            photometric=directory.get(_PHOTOMETRIC),
-            extra=_largest(directory.get(_EXTRA_SAMPLES, 0)),
-            is_grey_palette=third > 0 and palette[:third] == palette[third : 2 * third] == palette[2 * third :],
-            tile_pixels=_largest(directory.get(_TILE_WIDTH, 0)) * _largest(directory.get(_TILE_LENGTH, 0)),
-            longest_tile=_largest(directory.get(_TILE_BYTE_COUNTS, 0)),
-        )
+def _most(page: _Page, tag: int) -> int:
+    return max(page[tag], default=0)
+
+
+def _size(page: _Page) -> tuple[int, int]:
+    return _most(page, _WIDTH), _most(page, _LENGTH)
 
 
 class JpegPage(NamedTuple):
@@ -224,11 +222,3 @@ def compression(path: Path) -> str:
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, StopIteration):
         return "unknown"
     return _CODECS.get(code, f"TIFF compression {code}")
-
-
-def _times(size_px: tuple[int, int]) -> str:
-    return f"{size_px[0]}x{size_px[1]}"
-
-
-def _largest(value: Any) -> int:  # noqa: ANN401  a number, or numbers in a tuple
-    return max(map(int, value)) if isinstance(value, tuple) else int(value)

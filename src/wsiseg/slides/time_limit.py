@@ -1,21 +1,17 @@
 """Calls that may hang, as reading does when a disk or a network share stops answering.
 
-Nothing can end a thread that waits for such a disk. So a call is made in a thread of its own kind, which is left behind
+Nothing can end a thread that waits for such a disk. So every call is made in a thread of its own, which is left behind
 when it takes too long; it does not keep the process from ending.
 """
 
-import os
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from wsiseg.run.errors import StalledError
 
 T = TypeVar("T")
-_Step = tuple[Future[Any], Callable[[], Any]]
 
 
 class TimeLimit:
@@ -31,8 +27,6 @@ class TimeLimit:
 
     def __init__(self, name: str, seconds: float) -> None:
         self._name, self._seconds = name, seconds
-        self._idle: deque[_Caller] = deque()
-        self._process = os.getpid()
         self.is_stalled = False
 
     def call(self, step: Callable[[], T]) -> T:
@@ -43,64 +37,25 @@ class TimeLimit:
         """
         if self.is_stalled:
             raise self._stalled()
-        caller = self._caller()
-        coming = caller.begin(step)
+        coming: Future[T] = Future()
+        threading.Thread(target=_work, args=(coming, step), name="caller", daemon=True).start()
         try:
-            found = coming.result(self._seconds)
+            return coming.result(self._seconds)
         except TimeoutError as error:
             if coming.done():  # it is the function's own
-                self._idle.append(caller)
                 raise
-            self.is_stalled = True
             raise self._stalled() from error
-        except BaseException:
-            if coming.done():
-                self._idle.append(caller)
-            else:  # Ctrl-C: the call goes on, and what it reads must not be closed under it
+        finally:
+            if not coming.done():  # after Ctrl-C too: the call goes on, and what it reads must not be closed under it
                 self.is_stalled = True
-            raise
-        self._idle.append(caller)
-        return found
-
-    def close(self) -> None:
-        """End the threads that wait for calls."""
-        while self._idle:
-            self._idle.pop().end()
-
-    def _caller(self) -> "_Caller":
-        if self._process != os.getpid():  # a fork, which threads do not survive
-            self._process = os.getpid()
-            self._idle.clear()
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return _Caller()
 
     def _stalled(self) -> StalledError:
         advice = "check the disk or network that it lies on, or allow more with read-timeout in the file of --config"
         return StalledError(f"{self._name}: reading hangs for {self._seconds:g} s", advice)
 
 
-class _Caller:
-    """A thread that makes one call after the other."""
-
-    def __init__(self) -> None:
-        self._steps: SimpleQueue[_Step | None] = SimpleQueue()
-        threading.Thread(target=self._work, name="caller", daemon=True).start()
-
-    def begin(self, step: Callable[[], T]) -> "Future[T]":
-        future: Future[T] = Future()
-        self._steps.put((future, step))
-        return future
-
-    def end(self) -> None:
-        self._steps.put(None)
-
-    def _work(self) -> None:
-        while (begun := self._steps.get()) is not None:
-            future, step = begun
-            try:
-                future.set_result(step())
-            except BaseException as error:  # noqa: BLE001  whoever waits for the result raises it
-                future.set_exception(error)
-            del begun, future, step  # an idle thread keeps no picture in memory
+def _work(coming: "Future[T]", step: Callable[[], T]) -> None:
+    try:
+        coming.set_result(step())
+    except BaseException as error:  # noqa: BLE001  whoever waits for the result raises it
+        coming.set_exception(error)
