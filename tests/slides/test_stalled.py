@@ -132,3 +132,4 @@ def test_what_a_call_raises_is_its_own_even_if_it_took_too_long_itself() -> None
     with pytest.raises(TimeoutError, match="the network"):
         limit.call(timed_out)
     assert limit.call(lambda: 3) == 3
+    limit.close()

@@ -78,9 +78,13 @@ class SlideFile:
         self._mending, self._looking = threading.Lock(), threading.Lock()
         self._tiles: dict[int, JpegTiles | None] = {}
         self._limit = TimeLimit(path.name, longest_s)
-        self.path = self._limit.call(lambda: _slide_path(path))
-        self._handle = self._limit.call(lambda: _open(self.path, is_mask=is_mask))
-        self.properties = self._limit.call(self._properties)
+        try:
+            self.path = self._limit.call(lambda: _slide_path(path))
+            self._handle = self._limit.call(lambda: _open(self.path, is_mask=is_mask))
+            self.properties = self._limit.call(self._properties)
+        except BaseException:
+            self._limit.close()  # a folder of files that cannot be opened leaves no threads
+            raise
         self.level_sizes_px: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
         self.level_downsamples: tuple[float, ...] = tuple(self._handle.level_downsamples)
 
@@ -100,6 +104,7 @@ class SlideFile:
         """Free the file, unless a thread that hangs is still in it."""
         if not self._limit.is_stalled:
             self._handle.close()
+        self._limit.close()
 
     def read(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Read a region of so many pixels (width, height) as uint8[height, width, 3]; else as `fill`."""
