@@ -14,14 +14,12 @@ def test_a_file_name_tells_case_sample_and_section() -> None:
     assert barcode.slide(NAME) == "TCGA-BH-A0B7-11A-03-TSC"
     assert barcode.sample_code(NAME) == "11"
     assert barcode.label(NAME) == 0
-    assert not barcode.is_diagnostic(NAME)
 
 
 @pytest.mark.parametrize("section", ["TS1", "BSA", "MS1", "BS01", "DX1"])
 def test_every_kind_of_section_is_known(section: str) -> None:
     name = f"TCGA-22-0940-01A-01-{section}"
     assert barcode.slide(f"{name}.svs") == name
-    assert barcode.is_diagnostic(name) == (section == "DX1")
 
 
 @given(st.integers(0, 99))

@@ -49,7 +49,7 @@ def test_names_and_folders_tell_case_and_label(
 
 def test_folders_tell_the_split(tmp_path: Path) -> None:
     touch(tmp_path / "train" / "tumor" / "a.svs", tmp_path / "validation" / "normal" / "b.svs", tmp_path / "c.svs")
-    assert {found.name: found.split for found in find(str(tmp_path))} == {"a": "train", "b": "val", "c": None}
+    assert {found.slide: found.split for found in find(str(tmp_path))} == {"a": "train", "b": "val", "c": None}
 
 
 def test_a_case_in_two_split_folders_is_refused(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_what_belongs_to_a_slide_or_was_written_by_us_is_left_out(tmp_path: Path
 def test_a_record_that_is_none_hides_nothing(tmp_path: Path, record: str) -> None:
     touch(tmp_path / "a.png")
     (tmp_path / "run.json").write_text(record, encoding="latin-1")
-    assert "a" in [found.name for found in find(str(tmp_path))]
+    assert "a" in [found.slide for found in find(str(tmp_path))]
 
 
 def test_links_are_followed_but_never_round_and_round(make_slide: MakeSlide, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_links_are_followed_but_never_round_and_round(make_slide: MakeSlide, tmp
     (tmp_path / "in" / "near").symlink_to(tmp_path / "far")
     (tmp_path / "far" / "back").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "broken.svs").symlink_to(tmp_path / "gone.svs")
-    assert sorted(found.name for found in find(str(tmp_path / "in"))) == ["a", "broken"]
+    assert sorted(found.slide for found in find(str(tmp_path / "in"))) == ["a", "broken"]
 
 
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path) -> None:
@@ -106,4 +106,4 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path) -> None:
 
 def test_names_keep_what_is_no_suffix(tmp_path: Path) -> None:
     touch(tmp_path / "a.b.svs", tmp_path / "c.ome.tif", tmp_path / "notes.txt", tmp_path / "scan")
-    assert [found.name for found in find(str(tmp_path))] == ["a.b", "c", "notes.txt", "scan"]
+    assert [found.slide for found in find(str(tmp_path))] == ["a.b", "c", "notes.txt", "scan"]

@@ -2,7 +2,7 @@
 
 A slide is called `TCGA-TSS-PART-SSV-PP-TSn[.uuid.svs]`: source site, participant, sample type and vial, portion, and
 TS, BS or MS (top, bottom, middle; flash-frozen) or DX (diagnostic, formalin-fixed) with a number or letter.
-Source: the GDC's table of sample type codes.
+Source: the GDC's table of sample type codes. All functions raise a `UsageError` for a name that does not begin so.
 """
 
 import re
@@ -10,66 +10,38 @@ import re
 from wsiseg.run.errors import UsageError
 
 _SLIDE = re.compile(
-    r"(?P<case>TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})-(?P<code>[0-9]{2})(?P<vial>[A-Z])-(?P<portion>[0-9]{2})"
-    r"-(?P<section>(?:TS|BS|MS|DX)[A-Z0-9]+)(?![A-Za-z0-9-])",
+    r"(?P<sample>(?P<case>TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})-(?P<code>[0-9]{2})[A-Z])-[0-9]{2}"
+    r"-(?:TS|BS|MS|DX)[A-Z0-9]+(?![A-Za-z0-9-])",
 )
 _TUMOR, _NORMAL = range(1, 10), range(10, 15)
 _REFUSED = {
-    "15": "reserved",
-    "16": "reserved",
+    **dict.fromkeys(["15", "16", "99"], "reserved"),
     "20": "control analyte",
     "40": "recurrent blood derived cancer, peripheral blood",
     "50": "cell line",
     "60": "primary xenograft",
     "61": "cell line derived xenograft",
-    "99": "reserved",
 }
 
 
 def case(name: str) -> str:
-    """Return the case (patient) of a slide, as `TCGA-BH-A0B7`.
-
-    Raises:
-        UsageError: The name does not begin with the barcode of a slide.
-    """
+    """Return the case (patient) of a slide, as `TCGA-BH-A0B7`."""
     return _parsed(name)["case"]
 
 
 def sample(name: str) -> str:
-    """Return the sample of a slide, as `TCGA-BH-A0B7-11A`.
-
-    Raises:
-        UsageError: The name does not begin with the barcode of a slide.
-    """
-    parts = _parsed(name)
-    return f"{parts['case']}-{parts['code']}{parts['vial']}"
+    """Return the sample of a slide, as `TCGA-BH-A0B7-11A`."""
+    return _parsed(name)["sample"]
 
 
 def slide(name: str) -> str:
-    """Return the barcode alone, as `TCGA-BH-A0B7-11A-03-TSC`.
-
-    Raises:
-        UsageError: The name does not begin with the barcode of a slide.
-    """
+    """Return the barcode alone, as `TCGA-BH-A0B7-11A-03-TSC`."""
     return _parsed(name)[0]
 
 
 def sample_code(name: str) -> str:
-    """Return the two digits of the sample type, as `11`.
-
-    Raises:
-        UsageError: The name does not begin with the barcode of a slide.
-    """
+    """Return the two digits of the sample type, as `11`."""
     return _parsed(name)["code"]
-
-
-def is_diagnostic(name: str) -> bool:
-    """Tell whether a slide is formalin-fixed (DX) rather than flash-frozen.
-
-    Raises:
-        UsageError: The name does not begin with the barcode of a slide.
-    """
-    return _parsed(name)["section"].startswith("DX")
 
 
 def label(name: str) -> int:

@@ -3,73 +3,18 @@
 import csv
 import io
 import os
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from wsiseg.run.errors import NotASlideError, UsageError
+from wsiseg.run.errors import UsageError
 from wsiseg.run.outputs import write_text
 from wsiseg.slides import discovery, identity, split, table
-from wsiseg.slides.slide import Slide
-from wsiseg.slides.slide_file import LONGEST_READ_S
+from wsiseg.slides.cohort_slide import CohortSlide, slide_of
 
-COLUMNS = ("slide", "path", "case", "label", "split", "site", "mpp")
+__all__ = ["Cohort", "CohortSlide"]
 _MOST_PROBLEMS_SHOWN = 20
-
-
-@dataclass(frozen=True)
-class CohortSlide:
-    """One row of a cohort.
-
-    Attributes:
-        slide: Unique id; outputs are named after it.
-        path: Where the slide lies.
-        case: Slides of one case (patient) never cross splits; the slide's own id where nothing is known.
-        label: 1 if the slide holds tumour, 0 if not, None if nobody knows.
-        split: train, val, test or None.
-        site: The organ, or empty.
-        mpp: Micrometers per level-0 pixel in place of what the file says, or None.
-        extra: Further columns, kept as they are.
-        doubts: What its name says that could not be used; not kept in the CSV.
-        skipped: Why it is not to be read on its own, or empty; not kept in the CSV.
-        is_named: The user named the file itself, so that it must be a slide; not kept in the CSV.
-    """
-
-    slide: str
-    path: Path
-    case: str = ""
-    label: int | None = None
-    split: str | None = None
-    site: str = ""
-    mpp: float | None = None
-    extra: dict[str, str] = field(default_factory=dict)
-    doubts: tuple[str, ...] = ()
-    skipped: str = ""
-    is_named: bool = field(default=False, compare=False)
-
-    @property
-    def must_be_slide(self) -> bool:
-        """True where it is a failure, and nothing to pass over, that the file is not a slide."""
-        return self.is_named and not self.skipped
-
-    def open(self, mpp: float | None = None, longest_read_s: float = LONGEST_READ_S) -> Slide:
-        """Open the slide.
-
-        Args:
-            mpp: Micrometers per level-0 pixel, where the row says nothing of it and the file is not to be believed.
-            longest_read_s: Seconds after which reading is given up.
-
-        Raises:
-            SlideError: It cannot be opened.
-            NotASlideError: It is not a slide, or belongs to another.
-            StalledError: Its disk or network does not answer.
-        """
-        if self.skipped:
-            raise NotASlideError(self.skipped)
-        return Slide(self.path, mpp=self.mpp or mpp, longest_read_s=longest_read_s)
 
 
 @dataclass(frozen=True)
@@ -87,12 +32,12 @@ class Cohort:
         """
         problems: list[str] = []
         slides, lines = [], []
-        for row in table.rows(path, COLUMNS, ("slide", "path"), problems):
+        for line, values in table.rows(path, problems):
             try:
-                slides.append(_slide(row.values, path.parent))
-                lines.append(f"line {row.line}")
+                slides.append(slide_of(values, path.parent))
+                lines.append(f"line {line}")
             except ValueError as error:
-                problems.append(f"line {row.line}: {error}")
+                problems.append(f"line {line}: {error}")
         if not slides and not problems:
             problems.append("no slides")
         slides = identity.of_one_case(slides)
@@ -105,7 +50,7 @@ class Cohort:
         extra = sorted({name for slide in self.slides for name in slide.extra})
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow([*COLUMNS, *extra])
+        writer.writerow([*table.COLUMNS, *extra])
         for slide in self.slides:
             label = "" if slide.label is None else slide.label
             mpp = "" if slide.mpp is None else slide.mpp
@@ -129,7 +74,8 @@ class Cohort:
         Raises:
             UsageError: A cohort is wrong, or nothing at all was found.
         """
-        named = [text for name in inputs for text in (_lines(piped) if name == "-" else [name])]
+        lines = [line.strip() for line in piped if line.strip()] if "-" in inputs else []
+        named = [text for name in inputs for text in (lines if name == "-" else [name])]
         found = [slide for text in named for slide in _slides_at(text)]
         if not found:
             raise UsageError(f"no slides in {', '.join(inputs) or 'nothing'}", "name slides, folders or a cohort CSV")
@@ -163,19 +109,13 @@ def _relative(path: Path, folder: Path) -> Path:
         return path.absolute()
 
 
-def _lines(piped: Iterable[str]) -> list[str]:
-    return [line.strip() for line in piped if line.strip()]
-
-
 def _slides_at(text: str) -> Iterator[tuple[CohortSlide, bool]]:
     """Yield the slides that a path names, each with True if a table lists it."""
     path = Path(text)
     if path.suffix.lower() in table.SUFFIXES:
         yield from ((slide, True) for slide in Cohort.read(path).slides)
         return
-    for found in discovery.find(text):
-        known = (found.name, found.path, found.case, found.label, found.split)
-        yield CohortSlide(*known, doubts=found.doubts, is_named=found.is_named), False
+    yield from ((slide, False) for slide in discovery.find(text))
 
 
 def _unique(found: Sequence[tuple[CohortSlide, bool]]) -> list[CohortSlide]:
@@ -207,51 +147,3 @@ def _refuse(sentence: str, problems: Sequence[str]) -> None:
         more = len(problems) - _MOST_PROBLEMS_SHOWN
         shown = [*problems[:_MOST_PROBLEMS_SHOWN], *([f"and {more} more"] if more > 0 else [])]
         raise UsageError("\n  ".join([sentence, *shown]))
-
-
-def _slide(values: Mapping[str, str], folder: Path) -> CohortSlide:
-    """Check one row.
-
-    Raises:
-        ValueError: Something in it does not fit; the message says what.
-    """
-    slide, path = _with_bytes(values.get("slide", "")), _with_bytes(values.get("path", ""))
-    if not slide or not path:
-        raise ValueError("slide and path are needed")
-    if problem := identity.name_problem(slide):
-        raise ValueError(f"slide {slide!r} {problem}: give it an id that can name a file")
-    return CohortSlide(
-        slide=slide,
-        path=_located(folder, path),
-        case=unicodedata.normalize("NFC", values.get("case", "")),
-        label=discovery.label_of(values.get("label", "")),
-        split=discovery.split_of(values.get("split", "")),
-        site=values.get("site", ""),
-        mpp=_mpp(values.get("mpp", "")),
-        extra={key: value for key, value in values.items() if key not in COLUMNS},
-        is_named=True,
-    )
-
-
-def _with_bytes(text: str) -> str:
-    """Undo the escapes that a table has for bytes that are not text, as a file name may hold them."""
-    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), text)
-
-
-def _located(folder: Path, text: str) -> Path:
-    """Return where a row's slide lies: as written, else with the slashes and the accents that its disk has."""
-    slashed = text.replace("\\", "/")
-    forms = [text, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))]
-    return next((folder / form for form in forms if (folder / form).exists()), folder / slashed)
-
-
-def _mpp(text: str) -> float | None:
-    if not text:
-        return None
-    try:
-        value = table.number(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise ValueError(f"mpp {text!r} is not a positive number")
-    return value

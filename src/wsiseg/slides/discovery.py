@@ -4,75 +4,20 @@ import glob
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from wsiseg.run.errors import UsageError
 from wsiseg.slides import barcode
+from wsiseg.slides.cohort_slide import LABELS, SPLITS, CohortSlide, plain
 from wsiseg.slides.dicom import DicomFile, by_series, dicom_file
 from wsiseg.slides.formats import SLIDE_SUFFIXES
 
-_LABELS = {
-    **dict.fromkeys(["1", "tumor", "tumour", "cancer", "malignant", "positive", "pos"], 1),
-    **dict.fromkeys(["0", "normal", "benign", "negative", "neg", "non-tumor", "non-tumour", "no-tumor"], 0),
-}
-_WORDS = {**_LABELS, **dict.fromkeys(["yes", "y", "true", "t", "+1"], 1), **dict.fromkeys(["no", "n", "false", "f"], 0)}
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _DICOM_SUFFIXES = frozenset(["", ".dcm", ".dicom"])
 _MOST_RUN_BYTES = 2**28
 
 
-@dataclass(frozen=True)
-class Found:
-    """A file that was named, or that lies in a folder that was named.
-
-    Attributes:
-        path: Where it lies.
-        name: What to call the slide; not yet unique.
-        case: The patient as its name tells, or empty.
-        label: 1 for tumour, 0 for normal, None where its name and folders tell nothing.
-        split: train, val or test, where a folder is called so.
-        doubts: What its name says that cannot be used.
-        is_named: The user named the file itself, not only a folder or a glob that holds it.
-    """
-
-    path: Path
-    name: str
-    case: str = ""
-    label: int | None = None
-    split: str | None = None
-    doubts: tuple[str, ...] = ()
-    is_named: bool = False
-
-
-def label_of(text: str) -> int | None:
-    """Return the label that a table says in figures or words, as 1, 1.0, yes, tumour or true; None where it is empty.
-
-    Raises:
-        ValueError: It says something else.
-    """
-    word = re.sub(r"^([01])[.,]0+$", r"\1", _plain(text))
-    if word and word not in _WORDS:
-        raise ValueError(f"label {text!r} is not 1, 0 or empty, nor a word for one of them as yes, tumor, no or normal")
-    return _WORDS.get(word)
-
-
-def split_of(text: str) -> str | None:
-    """Return the split that a table says, in the words that folders have for it; None where it is empty.
-
-    Raises:
-        ValueError: It says something else.
-    """
-    if text and _plain(text) not in _SPLITS:
-        raise ValueError(f"split {text!r} is not train, val, test or empty")
-    return _SPLITS.get(_plain(text))
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[\s_-]+", "-", text.casefold())
-
-
-def find(text: str) -> list[Found]:
+def find(text: str) -> list[CohortSlide]:
     """Find the files that a path, a folder (searched in depth) or a glob names; one that does not exist is found too.
 
     Left out of folders are hidden files, what MRXS and VMS slides keep beside them, and what wsiseg itself wrote.
@@ -163,24 +108,24 @@ def _outputs(path: Path) -> Iterator[str]:
         return
 
 
-def _of(path: Path, root: Path) -> Found:
+def _of(path: Path, root: Path) -> CohortSlide:
     """Say what the name of a file, and the folders between it and `root`, tell."""
     suffix = path.suffix.lower()
     name = (path.stem if suffix in SLIDE_SUFFIXES else path.name).removesuffix(".ome") or path.name
-    folders = [_plain(folder) for folder in reversed(path.relative_to(root).parts[:-1])]
-    label = next((_LABELS[folder] for folder in folders if folder in _LABELS), None)
-    split = next((_SPLITS[folder] for folder in folders if folder in _SPLITS), None)
-    return _with_barcode(Found(path, name, label=label, split=split))
+    folders = [plain(folder) for folder in reversed(path.relative_to(root).parts[:-1])]
+    label = next((LABELS[folder] for folder in folders if folder in LABELS), None)
+    split = next((SPLITS[folder] for folder in folders if folder in SPLITS), None)
+    return _with_barcode(CohortSlide(name, path, label=label, split=split))
 
 
-def _with_barcode(found: Found) -> Found:
+def _with_barcode(found: CohortSlide) -> CohortSlide:
     """Add what a TCGA barcode tells; a sample that is neither tumour nor normal gets no label."""
     try:
-        found = replace(found, case=barcode.case(found.name))
+        found = replace(found, case=barcode.case(found.slide))
     except UsageError:
         return found
     try:
-        label = barcode.label(found.name)
+        label = barcode.label(found.slide)
     except UsageError as error:
         return replace(found, label=None, doubts=(f"no label: {error.message}",))
     if found.label not in {label, None}:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from wsiseg.slides import table
 
 if TYPE_CHECKING:
-    from wsiseg.slides.cohort import CohortSlide
+    from wsiseg.slides.cohort_slide import CohortSlide
 
 _LONGEST_NAME_BYTES = 180  # most disks take 255, and results are named after it
 _DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"{name}{n}" for name in ("com", "lpt") for n in range(10))])

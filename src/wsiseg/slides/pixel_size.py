@@ -87,12 +87,15 @@ def _stated(name: str, properties: Mapping[str, str]) -> tuple[str, tuple[float,
 
     Resolution tags are often those of a printer: where they cannot be true, what comes after them is asked.
     """
+    tags = {"tiff.XResolution"}
+    if properties.get("openslide.vendor") == "generic-tiff":  # then OpenSlide only repeats them
+        tags.add("openslide.mpp-x")
     refused = f"{name}: no pixel size in the file"
     for source, mpp in _statements(properties):
         stated = f"{name}: its pixels are said to be {mpp[0]:g} x {mpp[1]:g} um ({source})"
         if not _is_plausible(mpp):
             refused = f"{stated}, outside {SMALLEST:g}-{LARGEST:g} um"
-            if not _is_of_tags(source, properties):
+            if source not in tags:
                 break
             if _UM_PER_UNIT["inch"] / _MOST_DPI <= min(mpp) <= max(mpp) <= _UM_PER_UNIT["inch"]:
                 refused += f": {_UM_PER_UNIT['inch'] / mpp[0]:.0f} dots per inch are those of a screen or printer"
@@ -104,7 +107,7 @@ def _stated(name: str, properties: Mapping[str, str]) -> tuple[str, tuple[float,
     raise PixelSizeError(refused, _ADVICE)
 
 
-_KEYS = (
+_KEYS = [
     "ome.PhysicalSizeX",
     "ome.PhysicalSizeY",
     "imagej.unit",
@@ -117,7 +120,7 @@ _KEYS = (
     "tiff.YResolution",
     "tiff.ResolutionUnit",
     "openslide.objective-power",
-)
+]
 
 
 def _statements(properties: Mapping[str, str]) -> Iterator[tuple[str, tuple[float, float]]]:
@@ -126,24 +129,15 @@ def _statements(properties: Mapping[str, str]) -> Iterator[tuple[str, tuple[floa
         x, y = positive(properties.get(source)), positive(properties.get(other))
         if x or y:
             yield source, (x or y, y or x)
-    vendor = positive(properties.get("aperio.MPP"))
-    if vendor:
+    if vendor := positive(properties.get("aperio.MPP")):
         yield "aperio.MPP", (vendor, vendor)
     named = properties.get("imagej.unit", properties.get("tiff.ResolutionUnit", ""))
     unit = _UM_PER_UNIT.get(named.casefold(), 0.0)
     x, y = positive(properties.get("tiff.XResolution")), positive(properties.get("tiff.YResolution"))
     if unit and (x or y):
         yield "tiff.XResolution", (unit / (x or y), unit / (y or x))
-    power = positive(properties.get("openslide.objective-power"))
-    if power:
+    if power := positive(properties.get("openslide.objective-power")):
         yield "openslide.objective-power", (_UM_AT_1X / power, _UM_AT_1X / power)
-
-
-def _is_of_tags(source: str, properties: Mapping[str, str]) -> bool:
-    """Tell whether a statement comes from the resolution tags, which OpenSlide repeats where there is nothing else."""
-    return source == "tiff.XResolution" or (
-        source == "openslide.mpp-x" and properties.get("openslide.vendor") == "generic-tiff"
-    )
 
 
 def _described(description: str, size_px: tuple[int, int]) -> dict[str, str]:
@@ -186,8 +180,9 @@ def _plain_unit(text: str) -> str:
 
 def positive(text: str | None) -> float:
     """Read a positive number, with a decimal point or comma; 0 where there is none."""
+    text = (text or "").replace(",", ".")
     try:
-        value = float((text or "").replace(",", "."))
+        value = float(text) if text.isascii() and "_" not in text else 0.0
     except ValueError:
         return 0.0
     return value if math.isfinite(value) and value > 0 else 0.0
@@ -198,9 +193,9 @@ def _is_plausible(mpp: tuple[float, float]) -> bool:
 
 
 def _doubts(source: str, mpp: tuple[float, float], properties: Mapping[str, str]) -> Iterator[str]:
-    others = {key: said for key, said in _statements(properties) if source.startswith("ome.") and _is_plausible(said)}
-    for key, said in others.items():
-        if key != "openslide.objective-power" and abs(said[0] - mpp[0]) > _UNEQUAL * mpp[0]:
+    for key, said in _statements(properties) if source.startswith("ome.") else ():
+        is_size = key != "openslide.objective-power" and _is_plausible(said)
+        if is_size and abs(said[0] - mpp[0]) > _UNEQUAL * mpp[0]:
             yield f"{said[0]:g} um/px ({key}) contradicts {mpp[0]:g} um/px ({source}), which is used"
     power = positive(properties.get("openslide.objective-power"))
     if source == "openslide.objective-power":

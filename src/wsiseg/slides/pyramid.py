@@ -58,25 +58,10 @@ class Window:
     box: tuple[float, float, float, float]
 
 
-def levels_of(sizes_px: Sequence[tuple[int, int]], reader_downsamples: Sequence[float]) -> tuple[Level, ...]:
-    """Describe the levels of a slide, finest first.
-
-    Args:
-        sizes_px: Width and height of each.
-        reader_downsamples: The reader's own downsample of each.
-    """
-    width, height = sizes_px[0]
-    pairs = zip(sizes_px, reader_downsamples, strict=True)
-    return tuple(Level(size, (width / size[0], height / size[1]), float(down)) for size, down in pairs)
-
-
 def level_for(levels: Sequence[Level], scale: tuple[float, float]) -> int:
     """Pick the coarsest level with pixels of at most `scale` level-0 pixels; the finest where there is none."""
-    fine = [
-        number
-        for number, level in enumerate(levels)
-        if max(down / wanted for down, wanted in zip(level.downsample, scale, strict=True)) <= 1 + SAME_RESOLUTION
-    ]
+    least = 1 / (1 + SAME_RESOLUTION)
+    fine = [number for number, level in enumerate(levels) if min(ratio_to(level, scale)) >= least]
     return fine[-1] if fine else 0
 
 

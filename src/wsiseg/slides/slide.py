@@ -96,7 +96,9 @@ class Slide:
         self.properties = self._file.properties
         self.size_px: tuple[int, int] = self._file.level_sizes_px[0]
         try:
-            self.levels = pyramid.levels_of(self._file.level_sizes_px, self._file.level_downsamples)
+            width, height = self.size_px
+            levels = zip(self._file.level_sizes_px, self._file.level_downsamples, strict=True)
+            self.levels = tuple(pyramid.Level(size, (width / size[0], height / size[1]), down) for size, down in levels)
             self.pixel_size: PixelSize = self._pixel_size(mpp)
         except BaseException:
             self.close()
@@ -217,12 +219,11 @@ class Slide:
     ) -> None:
         """Read regions whose pixels are `scale` level-0 pixels wide and high; see `pyramid.window`."""
         number = pyramid.level_for(self.levels, scale)
-        level = self.levels[number]
+        level, size = self.levels[number], (out.shape[2], out.shape[1])
         ratio = pyramid.ratio_to(level, scale)
         if pyramid.is_same(ratio):
             self._file.fill([(level.corner(*at), image) for at, image in zip(corners, out, strict=True)], number)
             return
-        size = (out.shape[2], out.shape[1])
         windows = [pyramid.window(level, at, size, ratio, sees_beyond=sees_beyond) for at in corners]
         factor = 1 if min(ratio) < _LARGE_RATIO else int(min(ratio) / 2)
         if factor == 1:

@@ -5,15 +5,11 @@ from collections.abc import Mapping, Sequence
 
 SPLITS = ("train", "val", "test")
 SHARES = (0.65, 0.15, 0.20)
-"""Those of Lerousseau et al. 2020."""
+"""Of train, val and test; those of Lerousseau et al. 2020."""
 
 
 def by_case(
-    cases: Sequence[str],
-    strata: Sequence[str],
-    seed: int = 0,
-    shares: tuple[float, float, float] = SHARES,
-    known: Mapping[str, str] | None = None,
+    cases: Sequence[str], strata: Sequence[str], seed: int = 0, known: Mapping[str, str] | None = None
 ) -> list[str]:
     """Assign every slide to train, val or test.
 
@@ -26,7 +22,6 @@ def by_case(
         strata: What is shared out alike, for each slide, as site and label. A case with slides in several strata forms
             a stratum with its like.
         seed: Draws another split.
-        shares: Of train, val and test.
         known: Splits of cases from an earlier run, which stay.
 
     Returns:
@@ -41,7 +36,7 @@ def by_case(
     assigned = {case: name for case, name in (known or {}).items() if case in of_case}
     due = [0.0, 0.0, 0.0]
     for group in sorted(groups):
-        due = [rest + share * len(groups[group]) for rest, share in zip(due, shares, strict=True)]
+        due = [rest + share * len(groups[group]) for rest, share in zip(due, SHARES, strict=True)]
         new = sorted((case for case in groups[group] if case not in assigned), key=lambda case: _draw(seed, case))
         old = [assigned[case] for case in groups[group] if case in assigned]
         due = [rest - old.count(name) for rest, name in zip(due, SPLITS, strict=True)]

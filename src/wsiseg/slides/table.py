@@ -10,10 +10,12 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from wsiseg.run.errors import UsageError
 
+COLUMNS = ("slide", "path", "case", "label", "split", "site", "mpp")
+"""Columns that have a meaning, found in upper and lower case; others keep their names."""
+NEEDED = COLUMNS[:2]
 SUFFIXES = frozenset([".csv", ".tsv"])
 _DELIMITERS = ",;\t|"
 _BLANK = " \t\r\n\v\f\xa0\u200b\ufeff"
@@ -34,44 +36,34 @@ _CALLED = {
 _ADVICE = "save it as 'CSV UTF-8', with commas between"
 
 
-class Row(NamedTuple):
-    """A row that is not blank.
-
-    Attributes:
-        line: The line of the file that it begins at.
-        values: By the name of the column; what means that nothing is known is empty.
-    """
-
-    line: int
-    values: dict[str, str]
-
-
-def rows(path: Path, columns: Sequence[str], needed: Sequence[str], problems: list[str]) -> Iterator[Row]:
-    """Yield the rows of a table.
+def rows(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of a table that are not blank.
 
     Args:
         path: A file with commas, semicolons, tabs or bars between its columns, in UTF-8 or UTF-16.
-        columns: Names of columns that have a meaning, found in upper and lower case; others keep their names.
-        needed: Those that must be there.
         problems: Takes a line for each row that is wrong.
+
+    Yields:
+        The line of the file that a row begins at, and its values by the name of the column; what means that nothing is
+        known is empty.
 
     Raises:
         UsageError: It cannot be read, or its header is wrong.
     """
     text = _text(path)
-    delimiter, first, header = _header(path, text, columns, needed)
+    delimiter, first, header = _header(path, text)
     reader = csv.reader(_lines(text)[first:], delimiter=delimiter, strict=True)
     begun = first + 1
     try:
         for cells in reader:
             line, begun = begun, first + reader.line_num + 1
             try:
-                values = _values(cells, header, columns, needed, delimiter)
+                values = _values(cells, header, delimiter)
             except ValueError as error:
                 problems.append(f"line {line}: {error}")
                 continue
             if values:
-                yield Row(line, values)
+                yield line, values
     except csv.Error as error:
         problems.append(f"line {begun}: {error}; look for a quotation mark without its partner")
 
@@ -98,7 +90,7 @@ def _lines(text: str) -> list[str]:
     return list(io.StringIO(text, newline=""))
 
 
-def _header(path: Path, text: str, columns: Sequence[str], needed: Sequence[str]) -> tuple[str, int, list[str]]:
+def _header(path: Path, text: str) -> tuple[str, int, list[str]]:
     """Find the delimiter, how many lines stand before the first row, and the names of the columns."""
     delimiters = _DELIMITERS
     for number, line in enumerate(_lines(text)):
@@ -107,32 +99,32 @@ def _header(path: Path, text: str, columns: Sequence[str], needed: Sequence[str]
             continue
         if not line.strip(_BLANK + _DELIMITERS):
             continue
-        headers = {sign: _names(line, sign, columns) for sign in delimiters}
-        delimiter = max(headers, key=lambda sign: sum(name in needed for name in headers[sign]))
-        if line.startswith("#") and not set(needed) <= set(headers[delimiter]):
+        headers = {sign: _names(line, sign) for sign in delimiters}
+        delimiter = max(headers, key=lambda sign: sum(name in NEEDED for name in headers[sign]))
+        if line.startswith("#") and not set(NEEDED) <= set(headers[delimiter]):
             continue
-        _refuse_header(path, headers[delimiter], columns, needed)
+        _refuse_header(path, headers[delimiter])
         return delimiter, number + 1, headers[delimiter]
-    raise UsageError(f"{path}: an empty table", f"its columns are {', '.join(columns)}")
+    raise UsageError(f"{path}: an empty table", f"its columns are {', '.join(COLUMNS)}")
 
 
-def _names(line: str, delimiter: str, columns: Sequence[str]) -> list[str]:
+def _names(line: str, delimiter: str) -> list[str]:
     names = [_plain(name) for name in next(csv.reader([line.lstrip("#")], delimiter=delimiter), [])]
-    return [name.casefold() if name.casefold() in columns else name for name in names]
+    return [name.casefold() if name.casefold() in COLUMNS else name for name in names]
 
 
-def _refuse_header(path: Path, header: Sequence[str], columns: Sequence[str], needed: Sequence[str]) -> None:
+def _refuse_header(path: Path, header: Sequence[str]) -> None:
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         text = f"{path}: column {' and '.join(map(repr, twice))} occurs twice"
         raise UsageError(text, "keep one of them, or rename the others")
-    absent = [name for name in columns if name not in header]
-    meant = {name: other for other in header if other not in columns for name in absent if _may_mean(other, name)}
-    missing = [name for name in needed if name in absent]
+    absent = [name for name in COLUMNS if name not in header]
+    meant = {name: other for other in header if other not in COLUMNS for name in absent if _may_mean(other, name)}
+    missing = [name for name in NEEDED if name in absent]
     if not missing and not meant:
         return
     what = f"column {' and '.join(missing or map(repr, meant.values()))} {'is missing' if missing else 'means nothing'}"
-    advice = f"its columns are {', '.join(columns)}, with commas between; {' and '.join(needed)} are needed"
+    advice = f"its columns are {', '.join(COLUMNS)}, with commas between; {' and '.join(NEEDED)} are needed"
     if meant:
         advice = ", ".join(f"call {other!r} {name}" for name, other in meant.items()) + ", or else by another word"
     raise UsageError(f"{path}: {what}", advice)
@@ -143,9 +135,7 @@ def _may_mean(other: str, name: str) -> bool:
     return said in _CALLED.get(name, ()) or difflib.SequenceMatcher(None, said, name).ratio() > 0.85  # noqa: PLR2004
 
 
-def _values(
-    cells: Sequence[str], header: Sequence[str], columns: Sequence[str], needed: Sequence[str], delimiter: str
-) -> dict[str, str]:
+def _values(cells: Sequence[str], header: Sequence[str], delimiter: str) -> dict[str, str]:
     """Return the values of a row; none of a blank one or a comment.
 
     Raises:
@@ -165,14 +155,15 @@ def _values(
         raise ValueError(f"a value in column {unnamed[-1] + 1}, which has no name")
     values.pop("", None)
     for name, value in values.items():
-        _refuse_value(name, value, name in columns, delimiter, len(header))
-    for name in set(columns) & set(values):
-        if is_missing(values[name]) or (name not in needed and values[name].casefold() in _UNKNOWN):
+        _refuse_value(name, value, delimiter, len(header))
+    for name in set(COLUMNS) & set(values):
+        if is_missing(values[name]) or (name not in NEEDED and values[name].casefold() in _UNKNOWN):
             values[name] = ""
     return values
 
 
-def _refuse_value(name: str, value: str, is_known: bool, delimiter: str, count: int) -> None:  # noqa: FBT001  private
+def _refuse_value(name: str, value: str, delimiter: str, count: int) -> None:
+    is_known = name in COLUMNS
     if is_known and value.casefold() in _BROKEN:
         raise ValueError(f"{name} is {value}, an error of the table program")
     lines = value.splitlines()
@@ -190,17 +181,6 @@ def _plain(cell: str) -> str:
     text = cell.strip(_BLANK)
     kept = re.fullmatch(r'="(.*)"', text)
     return kept[1].strip(_BLANK) if kept else text
-
-
-def number(text: str) -> float:
-    """Read a number with a decimal point or comma.
-
-    Raises:
-        ValueError: It is not one.
-    """
-    if re.fullmatch(r"[+-]?([0-9]+([.,][0-9]*)?|[.,][0-9]+)(e[+-]?[0-9]+)?", text, re.IGNORECASE | re.ASCII) is None:
-        raise ValueError(f"{text!r} is not a number")
-    return float(text.replace(",", "."))
 
 
 def same_name(text: str) -> str:

@@ -1,0 +1,137 @@
+"""One slide of a cohort, as a row of its table or the name of a file describes it."""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wsiseg.run.errors import NotASlideError
+from wsiseg.slides import identity, table
+from wsiseg.slides.pixel_size import positive
+from wsiseg.slides.slide import Slide
+from wsiseg.slides.slide_file import LONGEST_READ_S
+
+LABELS = {
+    **dict.fromkeys(["1", "tumor", "tumour", "cancer", "malignant", "positive", "pos"], 1),
+    **dict.fromkeys(["0", "normal", "benign", "negative", "neg", "non-tumor", "non-tumour", "no-tumor"], 0),
+}
+_WORDS = {**LABELS, **dict.fromkeys(["yes", "y", "true", "t", "+1"], 1), **dict.fromkeys(["no", "n", "false", "f"], 0)}
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class CohortSlide:
+    """One row of a cohort.
+
+    Attributes:
+        slide: Unique id; outputs are named after it.
+        path: Where the slide lies.
+        case: Slides of one case (patient) never cross splits; the slide's own id where nothing is known.
+        label: 1 if the slide holds tumour, 0 if not, None if nobody knows.
+        split: train, val, test or None.
+        site: The organ, or empty.
+        mpp: Micrometers per level-0 pixel in place of what the file says, or None.
+        extra: Further columns, kept as they are.
+        doubts: What its name says that could not be used; not kept in the CSV.
+        skipped: Why it is not to be read on its own, or empty; not kept in the CSV.
+        is_named: The user named the file itself, so that it must be a slide; not kept in the CSV.
+    """
+
+    slide: str
+    path: Path
+    case: str = ""
+    label: int | None = None
+    split: str | None = None
+    site: str = ""
+    mpp: float | None = None
+    extra: dict[str, str] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
+    skipped: str = ""
+    is_named: bool = field(default=False, compare=False)
+
+    @property
+    def must_be_slide(self) -> bool:
+        """True where it is a failure, and nothing to pass over, that the file is not a slide."""
+        return self.is_named and not self.skipped
+
+    def open(self, mpp: float | None = None, longest_read_s: float = LONGEST_READ_S) -> Slide:
+        """Open the slide.
+
+        Args:
+            mpp: Micrometers per level-0 pixel, where the row says nothing of it and the file is not to be believed.
+            longest_read_s: Seconds after which reading is given up.
+
+        Raises:
+            SlideError: It cannot be opened.
+            NotASlideError: It is not a slide, or belongs to another.
+            StalledError: Its disk or network does not answer.
+        """
+        if self.skipped:
+            raise NotASlideError(self.skipped)
+        return Slide(self.path, mpp=self.mpp or mpp, longest_read_s=longest_read_s)
+
+
+def slide_of(values: Mapping[str, str], folder: Path) -> CohortSlide:
+    """Return the slide of a row of a table that lies in a folder.
+
+    Raises:
+        ValueError: Something in it does not fit; the message says what.
+    """
+    slide, path = _with_bytes(values.get("slide", "")), _with_bytes(values.get("path", ""))
+    if not slide or not path:
+        raise ValueError("slide and path are needed")
+    if problem := identity.name_problem(slide):
+        raise ValueError(f"slide {slide!r} {problem}: give it an id that can name a file")
+    return CohortSlide(
+        slide=slide,
+        path=_located(folder, path),
+        case=unicodedata.normalize("NFC", values.get("case", "")),
+        label=_label(values.get("label", "")),
+        split=_split(values.get("split", "")),
+        site=values.get("site", ""),
+        mpp=_mpp(values.get("mpp", "")),
+        extra={key: value for key, value in values.items() if key not in table.COLUMNS},
+        is_named=True,
+    )
+
+
+def _with_bytes(text: str) -> str:
+    """Undo the escapes that a table has for bytes that are not text, as a file name may hold them."""
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), text)
+
+
+def _located(folder: Path, text: str) -> Path:
+    """Return where a row's slide lies: as written, else with the slashes and the accents that its disk has."""
+    slashed = text.replace("\\", "/")
+    forms = [text, slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))]
+    return next((folder / form for form in forms if (folder / form).exists()), folder / slashed)
+
+
+def _mpp(text: str) -> float | None:
+    if not text:
+        return None
+    value = positive(text)
+    if not value:
+        raise ValueError(f"mpp {text!r} is not a positive number")
+    return value
+
+
+def _label(text: str) -> int | None:
+    """Return the label that a table says in figures or words, as 1, 1.0, yes or tumour; None where it is empty."""
+    word = re.sub(r"^([01])[.,]0+$", r"\1", plain(text))
+    if word and word not in _WORDS:
+        raise ValueError(f"label {text!r} is not 1, 0 or empty, nor a word for one of them as yes, tumor, no or normal")
+    return _WORDS.get(word)
+
+
+def _split(text: str) -> str | None:
+    """Return the split that a table says, in the words that folders have for it; None where it is empty."""
+    if text and plain(text) not in SPLITS:
+        raise ValueError(f"split {text!r} is not train, val, test or empty")
+    return SPLITS.get(plain(text))
+
+
+def plain(text: str) -> str:
+    """Return a word without what writers differ in: capitals, and what stands between its parts."""
+    return re.sub(r"[\s_-]+", "-", text.casefold())
