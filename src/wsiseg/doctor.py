@@ -33,15 +33,10 @@ _Tile = tuple[int, int, int, int, int]  # level, left, upper edge, width, height
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found.
+    """What was found."""
 
-    Attributes:
-        facts: Names and values for a person, by what was examined.
-        problems: What must be mended.
-    """
-
-    facts: dict[str, dict[str, Any]]
-    problems: tuple[str, ...] = ()
+    facts: dict[str, dict[str, Any]]  # names and values for a person, by what was examined
+    problems: tuple[str, ...] = ()  # what must be mended
 
     @property
     def exit_code(self) -> int:
@@ -51,10 +46,6 @@ class Findings:
 
 def doctor(config: DoctorConfig, progress: Progress | None = None) -> Findings:
     """Examine the slide and the model that are named, or the installation where none is.
-
-    Args:
-        config: What to examine.
-        progress: Who watches.
 
     Raises:
         SlideError: The slide cannot be opened.
@@ -105,26 +96,17 @@ def _gpu() -> str:
     """Say whether models can compute on a GPU of NVIDIA, and where they cannot, why, and what to do."""
     if not (_NVIDIA.exists() or shutil.which("nvidia-smi")):
         return "none"
-    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
     if PROVIDERS["cuda"] not in available_providers():
-        said = (
-            "onnxruntime was installed over onnxruntime-gpu"
-            if len(both) > 1
-            else "the package onnxruntime is for CPUs alone"
-        )
+        installed = {one.name for one in metadata.distributions()}
+        said = "the package onnxruntime is for CPUs alone"
+        if {"onnxruntime", "onnxruntime-gpu"} <= installed:
+            said = "onnxruntime was installed over onnxruntime-gpu"
         return f"not used: {said}; {GET_CUDA}"
     try:
         ModelFile.open(default_model_path(), "cuda").close()
     except (DeviceError, ModelFileError) as error:
         return f"not used: {error}"
     return "ready"
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return bool(metadata.version(name))
-    except metadata.PackageNotFoundError:
-        return False
 
 
 def _int8() -> str:
@@ -138,12 +120,8 @@ def _model(name: str) -> dict[str, Any]:
     path = default_model_path() if name == "default" else Path(name)
     with ModelFile.open(path, "auto") as model:
         card = model.card.model_dump(mode="json", exclude={"self_test", "sha256"})  # not the one with its digits zeroed
-        facts: dict[str, Any] = {
-            "file": str(path),
-            "sha256": model.sha256,
-            "self-test": "passed",
-            "provider": model.provider,
-        }
+        facts: dict[str, Any] = {"file": str(path), "sha256": model.sha256}
+        facts |= {"self-test": "passed", "provider": model.provider}
         facts["tiles per second"] = dict(model.speeds) or {model.device: round(model.tiles_per_s(), 1)}
         if model.card.precision == "int8":
             facts["8-bit products"] = _int8()

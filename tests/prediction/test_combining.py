@@ -18,7 +18,7 @@ from making.maps import slide_facts
 from making.models import write_color_filter_model, write_lopsided_model
 from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
-from wsiseg.prediction.combining import combined
+from wsiseg.prediction.mapping import combined
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.record import Run, Silent
 

@@ -15,7 +15,7 @@ from wsiseg.slides.slide import Slide
 
 MakeSlide = Callable[..., Path]
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux's files in memory")
-CORNERS = [[0.0, 0.0], [300.0, 200.0], [550.0, 400.0]]
+CORNERS = [(0.0, 0.0), (300.0, 200.0), (550.0, 400.0)]
 
 
 @pytest.fixture
@@ -50,15 +50,15 @@ def test_a_process_reads_what_this_one_reads(processes: ReaderProcesses, make_sl
             gone.path.unlink()
             assert filled(processes, gone) is None, "what cannot be read is left to this process"
         assert filled(processes, slide) is not None
-        processes._all[0].kill()
-        processes._all[0].wait()
+        processes._all[0].process.kill()
+        processes._all[0].process.wait()
         assert filled(processes, slide) is None
         assert filled(processes, slide) is None
 
 
 def test_they_end_with_the_process_that_started_them() -> None:
     code = "from wsiseg.prediction.reader_processes import ReaderProcesses as R; import os; r = R(1); "
-    code += "r._idle.get(); print(r._all[0].pid, flush=True); os.kill(os.getpid(), 9)"
+    code += "r._idle.get(); print(r._all[0].process.pid, flush=True); os.kill(os.getpid(), 9)"
     started = os.popen(f"{sys.executable} -c '{code}'")  # noqa: S605  a command of ours
     child = int(started.read())
     started.close()

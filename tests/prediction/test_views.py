@@ -13,8 +13,10 @@ from PIL import Image
 import wsiseg
 from making.models import write_color_filter_model, write_lopsided_model
 from making.slides import write_slide
+from wsiseg.mathematics.grid import Grid
 from wsiseg.model_file.model_file import Answer
-from wsiseg.prediction.combining import ManyViews, turned, turned_back
+from wsiseg.prediction.inference import ask, turned, turned_back
+from wsiseg.prediction.windows import Plan
 
 KINDS = ("dense", "tile")
 
@@ -72,14 +74,19 @@ class Corner:
         return Answer(seen, seen * np.float32(2))
 
 
+def asked(images: np.ndarray, views: int, *, is_dense: bool) -> Answer:
+    grid = Grid((4, 4), (0.5, 0.5), 4, 4, 0.5)
+    return ask(Corner(), images, Plan(grid, np.ones((1, 1), np.bool_), (), is_dense=is_dense, views=views))
+
+
 def test_the_mean_over_views_is_that_of_what_each_view_shows() -> None:
     image = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
     corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1], 0] / 255
-    np.testing.assert_allclose(ManyViews(Corner(), 4).answer(image).probabilities, corners.mean(1), atol=1e-6)
+    np.testing.assert_allclose(asked(image, 4, is_dense=False).probabilities, corners.mean(1), atol=1e-6)
     edges = np.zeros((2, 4, 4))
     for side in (np.s_[:, 0], np.s_[:, -1], np.s_[:, :, 0], np.s_[:, :, -1]):
         edges[side] += image[..., 0][side] / 255 / 4
-    found = ManyViews(Corner(), 8).answer_map(image)
+    found = asked(image, 8, is_dense=True)
     np.testing.assert_allclose(found.probabilities, edges, atol=1e-6)
     assert found.distances == pytest.approx(2 * found.probabilities)
 

@@ -31,31 +31,19 @@ _NOISE = 1e-9  # of a cell's area, from adding up what covers it
 
 @dataclass(frozen=True)
 class Compared:
-    """One slide: its prediction beside its truth; nothing of it is about what is left out.
+    """One slide: its prediction beside its truth; nothing of it is about what is left out."""
 
-    Attributes:
-        row: What the cohort says of it.
-        threshold: The heatmap's own.
-        mpp: Micrometers per level-0 pixel along x and y; None where nobody knows.
-        tissue: The cells that were judged, weights in level-0 pixels.
-        background: Level-0 pixels of tumour and of the rest where nobody looked.
-        unknown: Level-0 pixels of tumour and of the rest in unknown tissue, which no measure is about.
-        picture: For people, where one was asked for.
-        lesions: Single lesions and detections, where they were asked for.
-        notes: What a person should know.
-        classes: The classes that its truth has.
-    """
-
-    row: CohortSlide
-    threshold: float
-    mpp: tuple[float, float] | None
-    tissue: Pixels
-    background: tuple[float, float]
+    row: CohortSlide  # what the cohort says of it
+    threshold: float  # the heatmap's own
+    mpp: tuple[float, float] | None  # micrometers per level-0 pixel along x and y; None where nobody knows
+    tissue: Pixels  # the cells that were judged, weights in level-0 pixels
+    background: tuple[float, float]  # level-0 pixels of tumour and of the rest where nobody looked
+    # Level-0 pixels of tumour and of the rest in unknown tissue, which no measure is about.
     unknown: tuple[float, float]
-    picture: JudgedPicture | None
-    lesions: Lesions | None
-    notes: tuple[str, ...]
-    classes: frozenset[str] = frozenset()
+    picture: JudgedPicture | None  # for people, where one was asked for
+    lesions: Lesions | None  # single lesions and detections, where they were asked for
+    notes: tuple[str, ...]  # what a person should know
+    classes: frozenset[str] = frozenset()  # the classes that its truth has
 
     @property
     def truth_px(self) -> float:
@@ -69,27 +57,16 @@ class Compared:
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """The predictions of one folder beside their truth.
-
-    Attributes:
-        place: The folder.
-        compared: The slides that could be compared.
-        records: What became of every slide.
-        rows: What the cohort says of the slides with a prediction.
-        absent: The other slides of the cohort; without a cohort those that have a truth.
-        outside: The slides with a prediction that are not in the cohort.
-        unpredicted: The files of truth that belong to none of the predictions.
-        unknown_classes: The classes named in the settings that no truth has.
-    """
+    """The predictions of one folder beside their truth."""
 
     place: Path
-    compared: tuple[Compared, ...]
-    records: tuple[SlideRecord, ...]
-    rows: tuple[CohortSlide, ...]
-    absent: tuple[CohortSlide, ...]
-    outside: tuple[str, ...]
-    unpredicted: tuple[str, ...]
-    unknown_classes: tuple[str, ...]
+    compared: tuple[Compared, ...]  # the slides that could be compared
+    records: tuple[SlideRecord, ...]  # what became of every slide
+    rows: tuple[CohortSlide, ...]  # what the cohort says of the slides with a prediction
+    absent: tuple[CohortSlide, ...]  # the other slides of the cohort; without a cohort those that have a truth
+    outside: tuple[str, ...]  # the slides with a prediction that are not in the cohort
+    unpredicted: tuple[str, ...]  # the files of truth that belong to none of the predictions
+    unknown_classes: tuple[str, ...]  # the classes named in the settings that no truth has
 
     @property
     def expected(self) -> tuple[CohortSlide, ...]:
@@ -98,21 +75,11 @@ class ComparedRun:
 
     def with_missing(self, rows: Sequence[CohortSlide], *, is_allowed: bool) -> Self:
         """Add records of slides without a prediction, which are skipped or failed."""
-        records = [
-            SlideRecord.model_validate(
-                {
-                    **_known(row),
-                    "path": str(row.path),
-                    "status": "skipped" if is_allowed else "failed",
-                    "error": Failure(
-                        type="MissingMap",
-                        message=f"{row.slide}: has no map in {self.place}",
-                        hint="map it with wsiseg predict, or give --allow-missing",
-                    ),
-                }
-            )
-            for row in rows
+        status, hint = "skipped" if is_allowed else "failed", "map it with wsiseg predict, or give --allow-missing"
+        errors = [
+            Failure(type="MissingMap", message=f"{row.slide}: has no map in {self.place}", hint=hint) for row in rows
         ]
+        records = [_record(row, row.path, status=status, error=error) for row, error in zip(rows, errors, strict=True)]
         return replace(self, records=(*self.records, *records))
 
 
@@ -123,14 +90,7 @@ def compare_run(
     cohort: Sequence[CohortSlide],
     progress: Progress,
 ) -> ComparedRun:
-    """Compare all predictions of a folder with their truth.
-
-    Args:
-        config: The settings.
-        place: The folder.
-        predictions: The prediction of each slide.
-        cohort: What is known of slides.
-        progress: Who watches.
+    """Compare all predictions of a folder with their truth; `predictions` and `cohort` are by slide.
 
     Raises:
         UsageError: There is no truth at all, a region belongs to none of the slides, or the classes of all truth are
@@ -145,11 +105,18 @@ def compare_run(
     for row in rows:
         names = {name for name in (row.slide, row.path.name, row.path.stem, f"{row.slide}.svs") if name in truths}
         files = [file for name in sorted(names) for file in truths[name]]
-        one, record = _attempt(config, row, predictions[row.slide], files, regions)
-        compared += [one] if one else []
-        records.append(record)
+        began, path = time.monotonic(), predictions[row.slide]
+        found: dict[str, object] = {"status": "ok"}
+        try:
+            one = _compared(config, row, path, files, regions)
+            compared.append(one)
+            found["warnings"] = one.notes
+        except WsisegError as error:
+            is_zeroed = isinstance(error, ZeroedMapError)
+            found = {"status": "skipped" if is_zeroed else "failed", "error": Failure.of(error)}
+        records.append(_record(row, path, seconds=round(time.monotonic() - began, 3), **found))
         used.update(names)
-        progress.done(record)
+        progress.done(records[-1])
     unused = {name: files for name, files in sorted(truths.items()) if name not in used}
     others = [CohortSlide(name.removesuffix(".svs"), files[0], name) for name, files in unused.items()]
     return ComparedRun(
@@ -188,28 +155,9 @@ def _regions(roi: Path | None, slides: Sequence[str], predictions: int) -> Mappi
     return named_after("--roi", str(roi), slides[:1] if roi.is_file() and predictions == 1 else slides)
 
 
-def _attempt(
-    config: EvaluateConfig,
-    row: CohortSlide,
-    path: Path,
-    files: Sequence[Path],
-    regions: Mapping[str, Path] | None,
-) -> tuple[Compared | None, SlideRecord]:
-    """Compare a slide with the only file of truth that it has; also return what became of it."""
-    began = time.monotonic()
-    found: dict[str, object] = {"status": "ok"}
-    one = None
-    try:
-        one = _compared(config, row, path, files, regions)
-        found["warnings"] = one.notes
-    except WsisegError as error:
-        found = {"status": "skipped" if isinstance(error, ZeroedMapError) else "failed", "error": Failure.of(error)}
-    found["seconds"] = round(time.monotonic() - began, 3)
-    return one, SlideRecord.model_validate({**_known(row), "path": str(path), **found})
-
-
-def _known(row: CohortSlide) -> dict[str, object]:
-    return {name: getattr(row, name) for name in ("slide", "case", "label", "split", "site")}
+def _record(row: CohortSlide, path: Path, **found: object) -> SlideRecord:
+    known = {name: getattr(row, name) for name in ("slide", "case", "label", "split", "site")}
+    return SlideRecord.model_validate({**known, "path": str(path), **found})
 
 
 def _compared(

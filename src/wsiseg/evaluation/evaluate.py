@@ -9,7 +9,7 @@ from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation import measures
 from wsiseg.evaluation.comparison import Compared, ComparedRun, compare_run
 from wsiseg.evaluation.gate import conditions, gates, junit, measures_of_patches, measures_of_slides
-from wsiseg.evaluation.measures import MODES, Judged, Judging, number
+from wsiseg.evaluation.measures import MODES, Judged, Judging, number, numbers
 from wsiseg.evaluation.metrics_file import Comparison, Report, Threshold
 from wsiseg.evaluation.page import write_evaluation
 from wsiseg.evaluation.pcam import evaluate_pcam
@@ -18,7 +18,6 @@ from wsiseg.mathematics.metrics import best_threshold, curve
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.outputs import write_text
 from wsiseg.run.record import Progress, Silent, SlideRecord
-from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import Cohort, CohortSlide
 
 _MOST_NAMES = 3  # in a note; the report holds all
@@ -26,10 +25,6 @@ _MOST_NAMES = 3  # in a note; the report holds all
 
 def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report:
     """Compare predictions with truth.
-
-    Args:
-        config: The settings.
-        progress: Who watches.
 
     Returns:
         The measures, what became of every slide, and whether the gates are met. Files are written where the settings
@@ -44,13 +39,11 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
         raise UsageError(f"{config.out}: its report.html is that of predict", "give --out another folder")
     if config.pcam is not None:
         asked = conditions(config, measures_of_patches())
-        report, patches = evaluate_pcam(config, progress)
-        slides = [patches]
+        report, slides = evaluate_pcam(config, progress)
     else:
         scope = Scope.of(config)
         asked = conditions(config, measures_of_slides(scope.groups(), with_lesions=config.froc))
         report, slides = _evaluated(config, scope, progress)
-    report = report.model_copy(update={"version": __version__})
     report = report.model_copy(update={"gates": gates(report.model_dump(mode="json", by_alias=True), asked)})
     if config.out is not None:
         write_evaluation(config.out, report, slides)
@@ -61,15 +54,10 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
 
 @dataclass(frozen=True)
 class Scope:
-    """Which slides are to be evaluated.
+    """Which slides are to be evaluated."""
 
-    Attributes:
-        cohort: The rows of the cohort, where there is one.
-        split: The split of the headline; None for all slides.
-    """
-
-    cohort: tuple[CohortSlide, ...]
-    split: str | None
+    cohort: tuple[CohortSlide, ...]  # the rows of the cohort, where there is one
+    split: str | None  # the split of the headline; None for all slides
 
     @classmethod
     def of(cls, config: EvaluateConfig) -> Self:
@@ -247,7 +235,7 @@ def _with_measures(record: SlideRecord, judged: Judged | None, judging: Judging)
         "truth_mm2": mm2 and one.truth_px * mm2,
         "unknown_mm2": mm2 and sum(one.unknown) * mm2,
         "unknown_share": number(judged.measures[MODES[0]]["unknown_share"]),
-        **{mode: {name: number(value) for name, value in judged.measures[mode].items()} for mode in MODES},
+        **{mode: numbers(judged.measures[mode]) for mode in MODES},
     }
     return record.model_copy(update=fields)
 
@@ -270,6 +258,3 @@ def _comparison(
         difference=measures.group_differences(both, same, judgings),
         **measures.group_measures(judged, judgings[1], len(chosen)),
     )
-
-
-__all__ = ["Report", "evaluate"]

@@ -30,30 +30,19 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Lesions:
-    """What was found on one slide.
+    """What was found on one slide."""
 
-    Attributes:
-        found: float64[lesions], the highest score of a detection in each lesion; -1 where there is none.
-        false_alarms: float64[n], the scores of the detections in no lesion.
-        unjudged: How many further lesions lie in unknown tissue.
-    """
-
-    found: Floats
-    false_alarms: Floats
-    unjudged: int = 0
+    found: Floats  # float64[lesions], the highest score of a detection in each lesion; -1 where there is none
+    false_alarms: Floats  # float64[n], the scores of the detections in no lesion
+    unjudged: int = 0  # how many further lesions lie in unknown tissue
 
 
 @dataclass(frozen=True)
 class Froc:
-    """Sensitivity against false alarms over several slides.
+    """Sensitivity against false alarms over several slides."""
 
-    Attributes:
-        alarms_per_slide: float64[n], ascending.
-        sensitivity: float64[n], ascending.
-    """
-
-    alarms_per_slide: Floats
-    sensitivity: Floats
+    alarms_per_slide: Floats  # float64[n], ascending
+    sensitivity: Floats  # float64[n], ascending
 
     def at(self, alarms_per_slide: float) -> float:
         """Return the sensitivity at so many false alarms a slide."""
@@ -68,11 +57,7 @@ class Froc:
 def find_lesions(heatmap: Heatmap, tumor: Area, ignored_share: Floats) -> Lesions:
     """Compare the local maxima of a heatmap with the lesions of its slide.
 
-    Args:
-        heatmap: The heatmap.
-        tumor: The lesions.
-        ignored_share: float64[rows, columns], the share of each cell that is left out; a detection in a cell half of
-            which is left out is none.
+    A detection in a cell half of which is left out (`ignored_share`, float64[rows, columns]) is none.
     """
     import shapely  # noqa: PLC0415  heavy: only where lesions are looked for
 

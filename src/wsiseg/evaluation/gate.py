@@ -55,23 +55,16 @@ _LESIONS = {"froc.score": _HIGHER, **{f"froc.sensitivity_at.{alarms:g}": _HIGHER
 
 @dataclass(frozen=True)
 class Named:
-    """A measure that a condition can name.
+    """A measure that a condition can name."""
 
-    Attributes:
-        path: The keys that lead to it in `metrics.json`.
-        better: 1 where higher is better, -1 where lower is, 0 where neither is.
-    """
-
-    path: tuple[str, ...]
-    better: int
+    path: tuple[str, ...]  # the keys that lead to it in `metrics.json`
+    better: int  # 1 where higher is better, -1 where lower is, 0 where neither is
 
 
 def measures_of_slides(groups: Mapping[str, Iterable[str]], *, with_lesions: bool) -> dict[str, Named]:
     """List the measures of slides that a condition can name, as `auc`, `site.breast.with_background.f1`, `slide_auc`.
 
-    Args:
-        groups: The names of sites, splits and locations, by `site`, `split` and `location`.
-        with_lesions: Lesions are looked for.
+    `groups` has the names of sites, splits and locations, by `site`, `split` and `location`.
     """
     places = [("", ()), *((f"{kind}.{name}.", (_GROUPS[kind], name)) for kind in groups for name in groups[kind])]
     found = {name: named for prefix, path in places for name, named in _block(prefix, path, _BLOCK | _OF_SLIDES)}

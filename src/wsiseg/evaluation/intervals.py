@@ -21,23 +21,15 @@ _LEAST_DEFINED = 0.5  # of the resamples, for an interval that means something
 
 @dataclass(frozen=True)
 class Resamples:
-    """How often every item counts in every resample.
+    """How often every item counts in every resample."""
 
-    Attributes:
-        weights: float64[resamples, items].
-    """
-
-    weights: Floats
+    weights: Floats  # float64[resamples, items]
 
     @classmethod
     def of(cls, cases: Sequence[str], count: int, seed: int) -> Self:
-        """Draw cases again and again.
+        """Draw cases so many times; equal seeds and cases give equal resamples.
 
-        Args:
-            cases: The case of every item; items of one case are drawn together. A single case cannot be drawn from:
-                then there are no resamples.
-            count: The number of resamples.
-            seed: Equal seeds and cases give equal resamples.
+        Items of one case are drawn together. A single case cannot be drawn from: then there are no resamples.
         """
         names, case = np.unique(np.asarray(cases, dtype=np.str_), return_inverse=True)
         if len(names) < 2:  # noqa: PLR2004  one case
@@ -59,12 +51,7 @@ class Resamples:
         return mean
 
     def curve(self, items: Sequence[Pixels], exact: Sequence[float] = ()) -> Curve:
-        """Count hits and false alarms of every resample on a fixed scale of scores.
-
-        Args:
-            items: The pixels of every item.
-            exact: Thresholds at which the counts are to be exact.
-        """
+        """Count hits and false alarms of every resample on a fixed scale of scores, exactly at some thresholds."""
         scale = _scale(items, exact)
         hits, alarms = (np.stack(counts) for counts in zip(*(one.at_or_above(scale) for one in items), strict=True))
         return Curve(scale, self.total(hits), self.total(alarms))
@@ -73,13 +60,8 @@ class Resamples:
 def single_curve(pixels: Pixels, count: int, seed: int, exact: Sequence[float] = ()) -> Curve:
     """Resample single items rather than cases: for patches of which nobody knows the slide.
 
-    Drawing n of n items with replacement is drawing how many fall on each step of the pooled curve.
-
-    Args:
-        pixels: Items with weights of 1.
-        count: The number of resamples.
-        seed: Equal seeds give equal resamples.
-        exact: Thresholds at which the counts are to be exact.
+    Drawing n of n items (`pixels` of weight 1) with replacement is drawing how many fall on each step of the pooled
+    curve. Equal seeds give equal resamples.
     """
     scale = _scale([pixels], exact)
     steps = np.concatenate([np.diff(counts, prepend=0.0) for counts in pixels.at_or_above(scale)])

@@ -18,36 +18,24 @@ MODES = ("without_background", "with_background")
 
 @dataclass(frozen=True)
 class Judging:
-    """How slides are judged.
+    """How slides are judged."""
 
-    Attributes:
-        threshold: From which a score is called tumour.
-        named: Further thresholds to report, by where they come from.
-        resamples: Resamples of the cases.
-        seed: Seed of the resamples.
-    """
+    threshold: float  # from which a score is called tumour
+    named: Mapping[str, float]  # further thresholds to report, by where they come from
+    resamples: int  # of the cases
+    seed: int  # of the resamples
 
-    threshold: float
-    named: Mapping[str, float]
-    resamples: int
-    seed: int
-
-    def draw(self, cases: Sequence[str]) -> Resamples:
-        """Draw the resamples of some cases."""
-        return Resamples.of(cases, self.resamples, self.seed)
+    def draw(self, slides: Sequence[Compared]) -> Resamples:
+        """Draw the resamples of the cases of some slides."""
+        return Resamples.of([one.row.case for one in slides], self.resamples, self.seed)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measure.
+    """A measure."""
 
-    Attributes:
-        value: Over all; NaN where it is undefined.
-        resampled: float64[resamples].
-    """
-
-    value: float
-    resampled: Floats
+    value: float  # over all; NaN where it is undefined
+    resampled: Floats  # float64[resamples]
 
     def as_json(self) -> dict[str, Any]:
         """Return the value with its interval; None where undefined."""
@@ -59,17 +47,17 @@ def number(value: Any) -> float | None:  # noqa: ANN401  any number of numpy or 
     return None if np.isnan(value) else float(value)
 
 
+def numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return numbers by name for JSON."""
+    return {name: number(value) for name, value in values.items()}
+
+
 @dataclass(frozen=True)
 class Judged:
-    """A slide with its own measures.
-
-    Attributes:
-        compared: The slide.
-        measures: By mode and name; NaN where undefined.
-    """
+    """A slide with its own measures."""
 
     compared: Compared
-    measures: dict[str, dict[str, float]]
+    measures: dict[str, dict[str, float]]  # by mode and name; NaN where undefined
 
     @classmethod
     def of(cls, one: Compared, threshold: float) -> Self:
@@ -85,12 +73,7 @@ class Judged:
 
 
 def group_measures(slides: Sequence[Judged], judging: Judging, expected: int) -> dict[str, dict[str, Any]]:
-    """Measure a group of slides in both modes.
-
-    Args:
-        slides: The slides.
-        judging: How they are judged.
-        expected: How many slides of the group there should be.
+    """Measure a group of slides, of which there should be so many, in both modes.
 
     Returns:
         By mode: every measure with its interval, `mean_per_slide`, the figures `at` other thresholds, and how many
@@ -115,9 +98,7 @@ def group_measures(slides: Sequence[Judged], judging: Judging, expected: int) ->
 
 
 def group_differences(
-    first: Sequence[Compared],
-    second: Sequence[Compared],
-    judgings: tuple[Judging, Judging],
+    first: Sequence[Compared], second: Sequence[Compared], judgings: tuple[Judging, Judging]
 ) -> dict[str, dict[str, Any]]:
     """Subtract the pooled measures of one run from those of another on the same slides, in the same order.
 
@@ -144,16 +125,11 @@ def pooled_curves(slides: Sequence[Compared], exact: Sequence[float] = ()) -> di
 
 
 def _estimates(
-    slides: Sequence[Compared],
-    curves: Mapping[str, Curve],
-    judging: Judging,
+    slides: Sequence[Compared], curves: Mapping[str, Curve], judging: Judging
 ) -> dict[str, dict[str, Estimate]]:
     """Estimate the pooled measures of a group, by mode and name."""
-    resamples = judging.draw([one.row.case for one in slides])
-    unknown = np.array([one.unknown for one in slides])
-    background, unknown_drawn = (
-        resamples.total(pixels) for pixels in (np.array([one.background for one in slides]), unknown)
-    )
+    resamples, unknown = judging.draw(slides), np.array([one.unknown for one in slides])
+    background, unknown_drawn = resamples.total(np.array([one.background for one in slides])), resamples.total(unknown)
     tissue = resamples.curve([one.tissue for one in slides], [judging.threshold])
     drawn = dict(zip(MODES, (tissue, tissue.with_zeros(background[:, 0], background[:, 1])), strict=True))
     estimates = {}
@@ -173,15 +149,14 @@ def slide_auc(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
     The label is the cohort's where it knows one, otherwise whether the truth holds tumour. Slides nothing of which was
     judged have no score and are counted as `unjudged`.
     """
+    judged = [one for one in slides if len(one.tissue.scores)]
+    labels = [float(one.row.label if one.row.label is not None else one.truth_px > 0) for one in judged]
     items = [
         Pixels(np.array([metrics.slide_score(one.tissue)], np.float32), np.array([label]), np.array([1.0 - label]))
-        for one in slides
-        if len(one.tissue.scores)
-        for label in [float(one.row.label if one.row.label is not None else one.truth_px > 0)]
+        for one, label in zip(judged, labels, strict=True)
     ]
-    resamples = judging.draw([one.row.case for one in slides if len(one.tissue.scores)])
     value = float(metrics.auc(metrics.curve(items)))
-    again = metrics.auc(resamples.curve(items)) if items else np.empty(0)
+    again = metrics.auc(judging.draw(judged).curve(items)) if items else np.empty(0)
     return {**Estimate(value, again).as_json(), "slides": len(items), "unjudged": len(slides) - len(items)}
 
 
@@ -191,7 +166,7 @@ def tumor_area(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
     mm2 = np.array([one.mpp[0] * one.mpp[1] / 1e6 for one in known if one.mpp is not None])
     truth = np.array([one.truth_px - one.unknown[0] for one in known]) * mm2
     called = np.array([one.called_px(judging.threshold) for one in known]) * mm2
-    resamples = judging.draw([one.row.case for one in known]) if known else Resamples(np.empty((0, 0)))
+    resamples = judging.draw(known) if known else Resamples(np.empty((0, 0)))
     errors = {"mean_error_mm2": called - truth, "mean_absolute_error_mm2": np.abs(called - truth)}
     return {
         "truth_mm2": float(truth.sum()),
@@ -226,8 +201,7 @@ def lesion_measures(slides: Sequence[Compared]) -> dict[str, Any] | None:
 
 def _mean_per_slide(slides: Sequence[Judged], mode: str, judging: Judging) -> dict[str, Any]:
     """Average the slides' own measures; a slide where one is undefined does not count for it."""
-    resamples = judging.draw([one.compared.row.case for one in slides])
-    means = {}
+    resamples, means = judging.draw([one.compared for one in slides]), {}
     for name in slides[0].measures[mode]:
         values = np.array([one.measures[mode][name] for one in slides])
         count = int(np.count_nonzero(~np.isnan(values)))
@@ -251,8 +225,7 @@ def _brier(slides: Sequence[Compared], resamples: Resamples, mode: str) -> Estim
 def _at_thresholds(counts: Curve, named: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
     best = metrics.best_threshold(counts)
     thresholds = dict(named) | ({} if best is None else {"best": best})
-    found: dict[str, dict[str, float | None]] = {}
-    for source, threshold in thresholds.items():
-        measures = metrics.measures_at(counts, threshold)
-        found[source] = {"threshold": threshold, **{name: number(value) for name, value in measures.items()}}
-    return found
+    return {
+        source: {"threshold": threshold, **numbers(metrics.measures_at(counts, threshold))}
+        for source, threshold in thresholds.items()
+    }

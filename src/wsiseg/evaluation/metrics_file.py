@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from wsiseg.run.record import SlideRecord
+from wsiseg.run.version import __version__
 
 Source = Literal["option", "validation", "model"]
 
@@ -69,7 +70,7 @@ class Report(BaseModel):
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     schema_: str = Field(default="wsiseg.metrics/1", alias="schema")
-    version: str = ""
+    version: str = __version__
     run: str
     unit: Literal["pixel", "patch"] = "pixel"
     split: str | None = None

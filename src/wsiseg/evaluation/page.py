@@ -1,7 +1,5 @@
 """What an evaluation leaves in its folder: `metrics.json`, `slides.csv`, `report.html` and the plots."""
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -13,7 +11,7 @@ from wsiseg.evaluation.metrics_file import Report, counted, figure, with_interva
 from wsiseg.evaluation.pictures import KEYS, data_address, error_pixels, map_pixels, truth_pixels
 from wsiseg.evaluation.plots import NAMES, evaluation_plots, slider_counts
 from wsiseg.pages.page import cell, embedded, page, sortable_table, table
-from wsiseg.run.outputs import write_json, write_text
+from wsiseg.run.outputs import csv_text, write_json, write_text
 from wsiseg.run.record import SlideRecord
 
 _MOST_PICTURES = 200
@@ -41,13 +39,7 @@ show();
 
 
 def write_evaluation(out: Path, report: Report, slides: Sequence[Compared]) -> None:
-    """Write all files of an evaluation; each appears whole or not at all.
-
-    Args:
-        out: The folder.
-        report: What was found.
-        slides: The slides of the headline, with their pictures.
-    """
+    """Write all files of an evaluation, whose headline is over these slides; each appears whole or not at all."""
     plots = evaluation_plots(report, slides)
     for name, drawing in plots.items():
         drawing.save(out / name)
@@ -61,15 +53,16 @@ def slides_csv(records: Iterable[SlideRecord]) -> str:
     """Return one row a slide: what is known of it, its areas, its measures in both modes, and what went wrong."""
     known = ("slide", "case", "label", "split", "site", "status", "truth_mm2", "tumor_mm2", "unknown_mm2")
     names = [f"{name}{ending}" for ending in ("", "_background") for name in _SHOWN]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*known, *names, "message"])
+    rows: list[list[Any]] = [[*known, *names, "message"]]
     for record in records:
         fields = record.model_dump()
         measures = [(fields.get(mode) or {}).get(name) for mode in MODES for name in _SHOWN]
-        said = record.error.message if record.error else "; ".join(record.warnings)
-        writer.writerow([*(fields.get(name) for name in known), *measures, said])
-    return buffer.getvalue()
+        rows.append([*(fields.get(name) for name in known), *measures, _said(record)])
+    return csv_text(rows)
+
+
+def _said(record: SlideRecord) -> str:
+    return record.error.message if record.error else "; ".join(record.warnings)
 
 
 def _page(report: Report, slides: Sequence[Compared], figures: str) -> str:
@@ -201,8 +194,7 @@ def _slides(records: Sequence[SlideRecord]) -> str:
         measures = fields.get("without_background") or {}
         figures = [measures.get(name) for name in names]
         areas = [fields.get("truth_mm2"), fields.get("tumor_mm2")]
-        said = "; ".join(record.warnings) if record.error is None else record.error.message
-        status = f"{record.status}: {said}" if said else record.status
+        status = ": ".join(text for text in (record.status, _said(record)) if text)
         name = escape(record.slide)
         link = f'<a href="#slide-{number}">{name}</a>' if measures else name
         cells = [cell(link, record.slide, is_text=True), cell(escape(fields.get("site") or ""), is_text=True)]

@@ -4,6 +4,7 @@ A model of about 1 um/px sees them as they are. The protocol of Lerousseau et al
 doubles them by bilinear interpolation and pads them with zeros to the model's tile.
 """
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +22,7 @@ from wsiseg.mathematics.metrics import Curve, Pixels
 from wsiseg.model_file.model_card import ModelCard
 from wsiseg.model_file.model_file import ModelFile, default_model_path
 from wsiseg.run.errors import UsageError, WsisegError
-from wsiseg.run.outputs import written_whole
+from wsiseg.run.outputs import load_arrays, save_arrays
 from wsiseg.run.record import Progress
 from wsiseg.slides.cohort import CohortSlide
 from wsiseg.slides.table import is_missing
@@ -31,23 +32,17 @@ from wsiseg.tiles.pcam_files import MPP, SIDE_PX
 _SPLITS: dict[str, pcam_files.Split] = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
 _PATCHES_AT_A_TIME = 64
 _SAVED_EVERY = 1024  # patches, which take a minute or so
+_KEPT = ("probabilities", "distances")
 
 
 @dataclass(frozen=True)
 class Patches:
-    """What a model says of patches, beside their labels.
+    """What a model says of patches, beside their labels."""
 
-    Attributes:
-        probabilities: float32[n].
-        labels: bool[n].
-        unknown: bool[n], the patches of unknown tissue; None where the model cannot tell.
-        slides: str[n], the slide of every patch; None where no file beside the others says so.
-    """
-
-    probabilities: NDArray[np.float32]
-    labels: NDArray[np.bool_]
-    unknown: NDArray[np.bool_] | None
-    slides: NDArray[np.str_] | None
+    probabilities: NDArray[np.float32]  # float32[n]
+    labels: NDArray[np.bool_]  # bool[n]
+    unknown: NDArray[np.bool_] | None  # bool[n], the patches of unknown tissue; None where the model cannot tell
+    slides: NDArray[np.str_] | None  # str[n], the slide of every patch; None where no file beside the others says so
 
     @property
     def judged(self) -> Self | None:
@@ -64,12 +59,8 @@ class Patches:
         return Pixels.of(self.probabilities[chosen], positive, 1 - positive)
 
 
-def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, Compared]:
+def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, list[Compared]]:
     """Ask a model for all patches of a split and measure its answers.
-
-    Args:
-        config: The settings.
-        progress: Who watches.
 
     Returns:
         The report, with the same figures without and with background as a patch has none; and the patches as one slide.
@@ -89,9 +80,8 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, C
         view = View.of(model, config.pcam_scale)
         kept = config.out / f"pcam-{split}.npz" if config.out else None
         patches = _answers(folder, split, model, view, progress, kept)
-    threshold = Threshold(value=model.card.threshold, source="model")
-    if config.threshold is not None:
-        threshold = Threshold(value=config.threshold, source="option")
+    own, asked = Threshold(value=model.card.threshold, source="model"), config.threshold
+    threshold = own if asked is None else Threshold(value=asked, source="option")
     count, full = len(patches.labels), pcam_files.PATCHES[split]
     part = f"the {split} split has {count} patches, the published one {full}"
     report = Report(
@@ -108,20 +98,15 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, C
         **_figures(config, patches, threshold.value),
     )  # fmt: skip
     row, pixels = CohortSlide(slide=f"pcam-{split}", path=folder, case=f"pcam-{split}"), patches.pixels(patches.labels)
-    return report, Compared(row, threshold.value, None, pixels, (0.0, 0.0), (0.0, 0.0), None, None, ())
+    return report, [Compared(row, threshold.value, None, pixels, (0.0, 0.0), (0.0, 0.0), None, None, ())]
 
 
 @dataclass(frozen=True)
 class View:
-    """How a model sees patches.
+    """How a model sees patches."""
 
-    Attributes:
-        scale: `native` or `doubled`.
-        side_px: Side of the images; what is beyond the patch is zero.
-    """
-
-    scale: PcamScale
-    side_px: int
+    scale: PcamScale  # `native` or `doubled`
+    side_px: int  # side of the images; what is beyond the patch is zero
 
     @classmethod
     def of(cls, model: ModelFile, scale: PcamScale | None) -> Self:
@@ -136,14 +121,9 @@ class View:
         scale = scale or ("native" if card.mpp > MPP / 2**0.5 else "doubled")
         patch_px, is_dense = SIDE_PX * (1 + (scale == "doubled")), card.output_stride is not None
         if card.tile_px < patch_px and not is_dense:
-            advice = (
-                "set pcam-scale to native in the file of --config"
-                if scale == "doubled"
-                else "use a model of larger tiles"
-            )
-            raise UsageError(
-                f"{model.path}: its tiles of {card.tile_px} pixels are smaller than a patch of {patch_px}", advice
-            )
+            advice = {"doubled": "set pcam-scale to native in the file of --config"}
+            text = f"{model.path}: its tiles of {card.tile_px} pixels are smaller than a patch of {patch_px}"
+            raise UsageError(text, advice.get(scale, "use a model of larger tiles"))
         return cls(scale, patch_px if is_dense and scale == "native" else max(patch_px, card.tile_px))
 
     def told(self, card: ModelCard) -> str:
@@ -237,13 +217,7 @@ def _answers(
     return Patches(probabilities, labels, unknown, _slides(folder, split, len(labels)))
 
 
-def _asked(
-    images: Any,  # noqa: ANN401  a data set of h5py, which has no types
-    model: ModelFile,
-    view: View,
-    progress: Progress,
-    kept: Path | None,
-) -> NDArray[np.float32]:
+def _asked(images: Any, model: ModelFile, view: View, progress: Progress, kept: Path | None) -> NDArray[np.float32]:  # noqa: ANN401  a data set of h5py
     """Ask for all images of a data set, by slices, from where an interrupted run stopped.
 
     Returns:
@@ -251,7 +225,8 @@ def _asked(
     """
     file, count = Path(images.file.filename), len(images)
     key = f"{model.sha256} {view} {file.name} {file.stat().st_size} {count}"
-    answers = _restored(kept, key, count)
+    known = load_arrays(kept, key) if kept is not None else None
+    answers = np.empty((0, 2), np.float32) if known is None else np.stack([known[name] for name in _KEPT], axis=1)
     progress.begin(1)
     progress.slide(file.stem, count)
     progress.advance(file.stem, len(answers))
@@ -262,33 +237,12 @@ def _asked(
         answers = np.concatenate([answers, more])
         progress.advance(file.stem, len(part))
         if kept is not None and (len(answers) % _SAVED_EVERY == 0 or len(answers) == count):
-            _keep(kept, key, answers)
+            save_arrays(kept, key, **dict(zip(_KEPT, answers.T, strict=True)))
     return answers
-
-
-def _restored(kept: Path | None, key: str, count: int) -> NDArray[np.float32]:
-    """Read what an interrupted run of the same model on the same file left behind."""
-    none = np.empty((0, 2), np.float32)
-    if kept is None or not kept.exists():
-        return none
-    try:
-        with np.load(kept, allow_pickle=False) as stored:
-            done = np.stack([stored["probabilities"], stored["distances"]], axis=1).astype(np.float32)
-            return done[:count] if str(stored["key"]) == key else none
-    except (OSError, ValueError, KeyError, EOFError):
-        return none
-
-
-def _keep(kept: Path, key: str, answers: NDArray[np.float32]) -> None:
-    probabilities, distances = answers.T
-    with written_whole(kept) as partial, partial.open("wb") as file:
-        np.savez(file, probabilities=probabilities, distances=distances, key=np.array(key))
 
 
 def _slides(folder: Path, split: pcam_files.Split, count: int) -> NDArray[np.str_] | None:
     """Read which slide every patch came from, if the file that says so is there."""
-    import csv  # noqa: PLC0415  only where the file is there
-
     path = folder / f"camelyonpatch_level_2_split_{split}_meta.csv"
     if not path.exists():
         return None

@@ -2,12 +2,12 @@
 
 import io
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.mathematics.grid import block_means
 from wsiseg.pages.page import picture_address
 from wsiseg.pages.pictures import KEY_OF_UNKNOWN, colored, hatch, is_line
 
@@ -33,18 +33,13 @@ _HATCH = 3  # cells from one line of what is left out to the next
 
 @dataclass(frozen=True)
 class JudgedPicture:
-    """Prediction and truth at a size to look at.
+    """Prediction and truth at a size to look at."""
 
-    Attributes:
-        probabilities: float32[rows, columns], the mean of what was judged, NaN where nothing was.
-        unknown_share: float32[rows, columns], the share of what was looked at that is unknown, NaN where nobody looked.
-        tumor_share: float32[rows, columns], the share of each cell that is tumour in truth.
-        ignored_share: float32[rows, columns], the share of each cell that is left out of all measures.
-    """
-
-    probabilities: NDArray[np.float32]
+    probabilities: NDArray[np.float32]  # float32[rows, columns], the mean of what was judged, NaN where nothing was
+    # Float32[rows, columns], the share of what was looked at that is unknown, NaN where nobody looked.
     unknown_share: NDArray[np.float32]
-    tumor_share: NDArray[np.float32]
+    tumor_share: NDArray[np.float32]  # float32[rows, columns], the share of each cell that is tumour in truth
+    # Float32[rows, columns], the share of each cell that is left out of all measures.
     ignored_share: NDArray[np.float32]
 
     @property
@@ -58,27 +53,12 @@ def picture_of(heatmap: Heatmap, tumor_share: NDArray[np.float64], ignored_share
     factor, copies = -(-max(heatmap.shape) // _CELLS), max(1, _CELLS // max(heatmap.shape))
     everywhere = np.ones(heatmap.shape, np.bool_)
     means = (
-        _mean(heatmap.probabilities, heatmap.judged, factor),
-        _mean(heatmap.unknown, heatmap.tissue, factor),
-        _mean(tumor_share, everywhere, factor),
-        _mean(ignored_share, everywhere, factor),
+        block_means(heatmap.probabilities, heatmap.judged, factor),
+        block_means(heatmap.unknown, heatmap.tissue, factor),
+        block_means(tumor_share, everywhere, factor),
+        block_means(ignored_share, everywhere, factor),
     )
     return JudgedPicture(*(one.repeat(copies, 0).repeat(copies, 1) for one in means))
-
-
-def _mean(values: NDArray[Any], counted: NDArray[np.bool_], factor: int) -> NDArray[np.float32]:
-    """Average what counts in blocks of `factor` x `factor`; NaN where nothing does."""
-    count = _sums(counted.astype(np.float64), factor)
-    total = _sums(np.where(counted, values, 0).astype(np.float64), factor)
-    mean = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
-    return np.asarray(mean, np.float32)
-
-
-def _sums(values: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
-    """Add up blocks of `factor` x `factor`, the last ones cut."""
-    starts = [np.arange(0, size, factor) for size in values.shape]
-    total: NDArray[np.float64] = np.add.reduceat(np.add.reduceat(values, starts[0], axis=0), starts[1], axis=1)
-    return total
 
 
 def _hatched(pixels: NDArray[np.uint8], picture: JudgedPicture, *, with_unknown: bool = True) -> NDArray[np.uint8]:

@@ -8,8 +8,8 @@ kind is the mean over its organs.
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ from wsiseg.pages.configurations import ALL, MEASURES, Configured, picture
 from wsiseg.pages.drawing import INK, Drawing, Text
 from wsiseg.pages.plots import Line, plot, thinned
 from wsiseg.run.errors import UsageError
-from wsiseg.run.outputs import write_text
+from wsiseg.run.outputs import csv_text, write_text
 
 NAMES = {"without_background": "without background", "with_background": "with background"}
 _STEPS = 200  # of the slider
 _FROC_WIDEST = 8.0
 _GAP, _ROW = 20, 20  # of the drawn table
 _KINDS = ("in_distribution", "out_of_location")
+_Groups = dict[str, tuple[str, ...]]
 
 
 def evaluation_plots(report: Report, slides: Sequence[Compared]) -> dict[str, Drawing]:
@@ -107,25 +108,6 @@ def _reliability(found: Mapping[str, Sequence[float | None]]) -> Iterator[Line]:
         yield Line("cells of the tissue", points[:, 0], points[:, 1])
 
 
-@dataclass(frozen=True)
-class PaperGrid:
-    """The test split of a `grid.csv`.
-
-    Attributes:
-        figures: Measures by site, by alpha and beta as written; those of the supervised configuration are empty.
-        kinds: The sites that the models were trained on, and others.
-    """
-
-    figures: Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]]
-    kinds: Mapping[str, Sequence[str]]
-
-    def mean(self, pair: tuple[str, str], sites: Sequence[str], measure: str) -> float | None:
-        """Return the mean of a measure over some sites; None where none of them has it."""
-        values = [self.figures[pair].get(site, {}).get(measure) for site in sites]
-        known = [value for value in values if value is not None]
-        return round(sum(known) / len(known), 6) if known else None
-
-
 def write_paper_tables(folder: Path, out: Path) -> tuple[Path, ...]:
     """Write table 1 and figure 2 as CSV, SVG and PNG, and return their paths.
 
@@ -134,82 +116,61 @@ def write_paper_tables(folder: Path, out: Path) -> tuple[Path, ...]:
     Raises:
         UsageError: There is no `grid.csv`, or it has no row of the test split.
     """
-    grid = _read_grid(folder)
-    kinds = grid.kinds or {ALL: (ALL,)}
-    table = _table1(grid)
-    drawings = {"table1": _drawn_table(table)}
-    for kind, sites in kinds.items():
-        drawings[f"figure2_{kind}" if kind == _KINDS[1] else "figure2"] = _figure2(grid, kind, sites)
-    write_text(out / "table1.csv", table)
-    write_text(out / "figure2.csv", _figure2_csv(grid, kinds))
+    grid, kinds = _read_grid(folder)
+    groups: _Groups = {site: (site,) for sites in kinds.values() for site in sites} | kinds | {ALL: (ALL,)}
+    columns = [(sites, measure) for sites in groups.values() for measure in ("auc", "auc_background")]
+    heads = [f"{name}{ending}" for name in groups for ending in ("", "_background")]
+    rows = [[*pair, *(_mean(one, *column) for column in columns)] for pair, one in grid.items()]
+    tables = {"table1": csv_text([["alpha", "beta", *heads], *rows])}
+    drawings = {"table1": _drawn_table(tables["table1"])}
+    rows = []
+    for kind, sites in (kinds or {ALL: (ALL,)}).items():
+        over = "test" if kind == ALL else f"{kind.replace('_', '-')} test"
+        means = {pair: {name: _mean(one, sites, name) for name in MEASURES} for pair, one in grid.items()}
+        rows += [[*pair, kind, *values.values()] for pair, values in means.items()]
+        drawn = [replace(one, figures={over: {ALL: means[pair]}}) for pair, one in grid.items()]
+        drawings[f"figure2_{kind}" if kind == _KINDS[1] else "figure2"] = picture(drawn, over)
+    tables["figure2"] = csv_text([["alpha", "beta", "location", *MEASURES], *rows])
+    for name, text in tables.items():
+        write_text(out / f"{name}.csv", text)
     for name, drawing in drawings.items():
         drawing.save(out / name)
-    drawn = [out / f"{name}.{suffix}" for name in drawings for suffix in ("svg", "png")]
-    return (out / "table1.csv", out / "figure2.csv", *drawn)
+    names = [*(f"{name}.csv" for name in tables), *(f"{name}.{end}" for name in drawings for end in ("svg", "png"))]
+    return tuple(out / name for name in names)
 
 
-def _read_grid(folder: Path) -> PaperGrid:
+def _read_grid(folder: Path) -> tuple[dict[tuple[str, str], Configured], _Groups]:
+    """Read the test split: configurations by alpha and beta as written, and the sites trained on and others."""
     path = folder / "grid.csv" if folder.is_dir() else folder
     figures: dict[tuple[str, str], dict[str, Mapping[str, float]]] = {}
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         for row in (row for row in rows if row["split"] == "test"):
-            known = {name: float(row[name]) for name in (*MEASURES, "threshold") if row.get(name)}
+            known = {name: float(row[name]) for name in MEASURES if row.get(name)}
             figures.setdefault((row["alpha"], row["beta"]), {})[row["site"] or ALL] = known
         trained = {row["site"] for row in rows if row["split"] != "test"}
+        grid = {
+            (alpha, beta): Configured(_number(alpha), _number(beta), Path(), 0.0, {"test": found})
+            for (alpha, beta), found in figures.items()
+        }
     except (OSError, KeyError, ValueError, TypeError) as error:
         advice = "give the folder of wsiseg train --grid"
         raise UsageError(f"{path}: cannot be read as a grid: {error}", advice) from error
-    if not figures:
+    if not grid:
         raise UsageError(f"{path}: has no row of the test split", "train on a cohort with a test split")
-    sites = sorted({site for found in figures.values() for site in found} - {ALL})
-    kinds = zip(
-        _KINDS, ([site for site in sites if (site in trained) == is_it] for is_it in (True, False)), strict=True
-    )
-    return PaperGrid(figures, {kind: found for kind, found in kinds if found})
+    sites = {site for found in figures.values() for site in found} - {ALL}
+    kinds = zip(_KINDS, (sites & trained, sites - trained), strict=True)
+    return grid, {kind: tuple(sorted(found)) for kind, found in kinds if found}
 
 
-def _table1(grid: PaperGrid) -> str:
-    """Return the table as CSV: the AUC by organ, then the means over both kinds of organs, then over all pixels."""
-    groups: dict[str, Sequence[str]] = {site: (site,) for sites in grid.kinds.values() for site in sites}
-    groups |= {**grid.kinds, ALL: (ALL,)}
-    columns = [(sites, measure) for sites in groups.values() for measure in ("auc", "auc_background")]
-    heads = [f"{name}{ending}" for name in groups for ending in ("", "_background")]
-    rows = ([*pair, *(grid.mean(pair, *column) for column in columns)] for pair in grid.figures)
-    return _as_csv(["alpha", "beta", *heads], rows)
+def _number(text: str) -> float | None:
+    return float(text) if text else None
 
 
-def _figure2_csv(grid: PaperGrid, kinds: Mapping[str, Sequence[str]]) -> str:
-    """Return the figures behind the matrices: one row a configuration and kind of organs."""
-    rows = (
-        [*pair, kind, *(grid.mean(pair, sites, name) for name in MEASURES)]
-        for kind, sites in kinds.items()
-        for pair in grid.figures
-    )
-    return _as_csv(["alpha", "beta", "location", *MEASURES], rows)
-
-
-def _as_csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([heads, *rows])
-    return buffer.getvalue()
-
-
-def _figure2(grid: PaperGrid, kind: str, sites: Sequence[str]) -> Drawing:
-    """Draw a matrix for every measure, alpha down and beta across."""
-    over = "test" if kind == ALL else f"{kind.replace('_', '-')} test"
-    configured = [
-        Configured(
-            alpha=float(pair[0]) if pair[0] else None,
-            beta=float(pair[1]) if pair[1] else None,
-            out=Path(),
-            threshold=grid.mean(pair, sites, "threshold") or 0.0,
-            figures={over: {ALL: {name: grid.mean(pair, sites, name) for name in MEASURES}}},
-        )
-        for pair in grid.figures
-    ]
-    return picture(configured, over)
+def _mean(one: Configured, sites: Sequence[str], measure: str) -> float | None:
+    mean = one.measure(measure, "test", sites)
+    return None if mean is None else round(mean, 6)
 
 
 def _drawn_table(text: str) -> Drawing:

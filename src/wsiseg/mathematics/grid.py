@@ -6,6 +6,7 @@ micrometers. No position is a sum of rounded steps: cell k begins at `k * stride
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,6 +180,19 @@ def _summed_around(values: NDArray[np.float32], window: NDArray[np.float32]) -> 
         parts = (np.take(padded, np.arange(k, k + values.shape[axis]), axis) * share for k, share in enumerate(window))
         values = sum(parts, np.zeros_like(values))
     return values
+
+
+def block_means(values: NDArray[Any], counted: NDArray[np.bool_], side: int) -> NDArray[np.float32]:
+    """Average what counts in blocks of `side` x `side` values, the last ones cut; NaN where nothing does."""
+    starts = [np.arange(0, size, side) for size in values.shape]
+    count, total = (
+        np.add.reduceat(np.add.reduceat(one.astype(np.float64), starts[0], axis=0), starts[1], axis=1)
+        for one in (counted, np.where(counted, values, 0))
+    )
+    means: NDArray[np.float32] = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0).astype(
+        np.float32
+    )
+    return means
 
 
 def sizes_of_parts(parts: NDArray[np.signedinteger], count: int) -> NDArray[np.int64]:

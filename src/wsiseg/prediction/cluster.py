@@ -57,9 +57,8 @@ class SlideLocks:
 
     def tell(self, note: Callable[[str], None]) -> None:
         """Say once for each lock who is waited for."""
-        for path in self._waiting:
-            if path not in self._told:
-                note(f"waiting for {_holder(path)}; if it is gone, delete {path}")
+        for path in self._waiting.keys() - self._told:
+            note(f"waiting for {_holder(path)}; if it is gone, delete {path}")
         self._told |= set(self._waiting)
 
 
@@ -73,7 +72,7 @@ def _holder(path: Path) -> str:
 
 
 def on_cluster(address: str, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Do a piece of work for every item on a cluster.
+    """Do a piece of work for every item on a cluster; yield the results as they come.
 
     A task whose worker dies is done again by another, up to three times.
 
@@ -81,9 +80,6 @@ def on_cluster(address: str, work: Callable[[Item], Result], items: Sequence[Ite
         address: Address of a Dask scheduler, or `local:N` for N processes on this machine.
         work: A function of a module that the workers have too.
         items: What it is called with, one a task.
-
-    Yields:
-        The results, as they come.
 
     Raises:
         UsageError: Dask is not installed, the address is wrong, or workers run other versions than this process.
@@ -97,13 +93,12 @@ def on_cluster(address: str, work: Callable[[Item], Result], items: Sequence[Ite
         client = _client(address, stack)
         _compare_versions(client)
         futures: list[Future[Result]] = client.map(work, items, pure=False, retries=0)
-        for future in as_completed(futures):  # type: ignore[no-untyped-call]  # it has no types
-            try:
+        try:
+            for future in as_completed(futures):  # type: ignore[no-untyped-call]  # it has no types
                 yield future.result()
-            except KilledWorker as error:
-                raise WsisegError(
-                    f"a slide ended its worker {_MOST_DEATHS} times: {error}", "give it more memory"
-                ) from error
+        except KilledWorker as error:
+            text = f"a slide ended its worker {_MOST_DEATHS} times: {error}"
+            raise WsisegError(text, "give it more memory") from error
 
 
 def _client(address: str, stack: ExitStack) -> "Client":
@@ -132,11 +127,7 @@ def _versions() -> dict[str, str]:
 
 
 def _compare_versions(client: "Client") -> None:
-    """Refuse workers that would compute something else.
-
-    Raises:
-        UsageError: A worker has another version of something that results depend on.
-    """
+    """Refuse workers that have another version of something that results depend on."""
     mine = _versions()
     for worker, theirs in client.run(_versions).items():
         other = [f"{name} {theirs[name]} instead of {mine[name]}" for name in mine if theirs[name] != mine[name]]

@@ -76,17 +76,20 @@ class _Batch:
         waited, asking = time.monotonic() - began, self.parts[0].asking
         # A batch that is not full goes as it is to an accelerator, which would tune itself anew for another size.
         images = self.images if asking.plan.runs_on else self.images[: self.count]
-        found: list[_Outcome] = []
         try:
-            answer = ask(asking.model, images, is_dense=asking.plan.is_dense)
+            answer = ask(asking.model, images, asking.plan)
         except WsisegError as error:
             return [error] * len(self.parts), waited
+        found: list[_Outcome] = []
         begin = 0
         for part, readable in zip(self.parts, read, strict=True):
             mine = slice(begin, begin + part.windows.stop - part.windows.start)
             found.append(readable if isinstance(readable, Exception) else (answer.part(mine), readable))
             begin = mine.stop
         return found, waited
+
+
+_Asked = tuple[_Batch, "Future[tuple[list[_Outcome], float]]"]
 
 
 class Feed:
@@ -103,8 +106,8 @@ class Feed:
         self._spare: list[NDArray[np.uint8]] = []
         self._ahead: list[NDArray[np.uint8]] = []  # images of the batches that are on their way
         self._processes = ReaderProcesses.for_accelerator() if lanes > 1 else None
-        self._readers = cores() if self._processes is None else len(self._processes)
-        self._at_once = _READ_AT_ONCE if self._processes is None else _READ_BY_PROCESS
+        self._readers = len(self._processes) if self._processes else cores()
+        self._at_once = _READ_BY_PROCESS if self._processes else _READ_AT_ONCE
 
     def run(self, works: Iterator[W | None]) -> Iterator[W]:
         """Ask about all windows of slides.
@@ -115,19 +118,17 @@ class Feed:
         Yields:
             Each slide once all is known of it, in order.
         """
-        coming: deque[tuple[_Batch, Future[tuple[list[_Outcome], float]]] | W] = deque()
+        coming: deque[_Asked | W] = deque()
         readers, lanes = ThreadPoolExecutor(self._readers, "reader"), ThreadPoolExecutor(self._lanes, "model")
         try:
             for item in self._portions(works, readers):
-                if isinstance(item, _Batch):
-                    coming.append((item, lanes.submit(item.outcomes)))
-                elif item is not None:
-                    coming.append(item)
+                if item is not None:
+                    coming.append((item, lanes.submit(item.outcomes)) if isinstance(item, _Batch) else item)
                 elif not coming:
                     time.sleep(_LOOK_AGAIN_S)
                     self._idle(_LOOK_AGAIN_S)
                 is_due = item is None
-                while coming and (is_due or not self._has_room() or self._is_done(coming[0])):
+                while coming and (is_due or not self._has_room() or _is_done(coming[0])):
                     yield from self._finished(coming.popleft())
                     is_due = False
             while coming:
@@ -135,7 +136,7 @@ class Feed:
         finally:
             for pool in (readers, lanes):
                 pool.shutdown(cancel_futures=True)
-            if self._processes is not None:
+            if self._processes:
                 self._processes.close()
 
     def _portions(self, works: Iterator[W | None], readers: ThreadPoolExecutor) -> Iterator[_Batch | W | None]:
@@ -173,20 +174,18 @@ class Feed:
         most = first + min(self._at_once, len(batch.images) - batch.count)
         while stop < min(most, len(plan.windows)) and plan.windows[stop][2:] == plan.windows[first][2:]:
             stop += 1
-        windows, begin = slice(first, stop), batch.count
-        batch.parts.append(_Part(asking, windows, readers.submit(self._read, asking, windows, batch.images, begin)))
+        windows = slice(first, stop)
+        reading = readers.submit(self._read, asking, windows, batch.images, batch.count)
+        batch.parts.append(_Part(asking, windows, reading))
         batch.count += stop - first
         return stop
 
     def _read(self, asking: Asking, windows: slice, images: NDArray[np.uint8], begin: int) -> NDArray[np.bool_]:
         """Read windows in a process where there is one, else here; see `read`."""
-        cells = np.array([cells[:2] for cells in asking.plan.windows[windows]])
-        grid = asking.plan.grid
-        if self._processes is not None and not asking.plan.is_dense:
-            corners = grid.corners(cells).tolist()
-            if self._processes.fill(asking.slide, corners, grid.tile_mpp, images, begin):
-                return np.ones((len(cells), 1, 1), np.bool_)
-        return read(asking, windows, images[begin : begin + len(cells)])
+        corners, plan, processes = corners_of(asking, windows), asking.plan, self._processes
+        if processes and not plan.is_dense and processes.fill(asking.slide, corners, plan.grid.tile_mpp, images, begin):
+            return np.ones((len(corners), 1, 1), np.bool_)
+        return read(asking, windows, images[begin : begin + len(corners)])
 
     def _buffer(self, shape: tuple[int, ...], *, is_shared: bool) -> NDArray[np.uint8]:
         """Return an array to read into, a used one if possible: fresh memory costs a third of the decoding."""
@@ -194,7 +193,7 @@ class Feed:
         self._spare = fitting[1:]
         if fitting:
             array = fitting[0]
-        elif is_shared and self._processes is not None:
+        elif is_shared and self._processes:
             array = self._processes.array(shape)
         else:
             array = np.empty(shape, np.uint8)
@@ -209,11 +208,7 @@ class Feed:
         most = 2 * largest.nbytes + (self._readers + 1) * largest[: self._at_once].nbytes
         return sum(images.nbytes for images in self._ahead) < most
 
-    @staticmethod
-    def _is_done(item: object) -> bool:
-        return not isinstance(item, tuple) or item[1].done()
-
-    def _finished(self, item: "tuple[_Batch, Future[tuple[list[_Outcome], float]]] | W") -> Iterator[W]:
+    def _finished(self, item: _Asked | W) -> Iterator[W]:
         """Add what became of a batch to its slides, or yield the slide that is done."""
         if not isinstance(item, tuple):
             yield item
@@ -226,18 +221,27 @@ class Feed:
             self._spare.append(batch.images)
 
 
+def _is_done(item: object) -> bool:
+    return not isinstance(item, tuple) or item[1].done()
+
+
+def corners_of(asking: Asking, windows: slice) -> list[tuple[float, float]]:
+    """Return the level-0 x, y of the upper left corners of windows."""
+    cells = np.array([cells[:2] for cells in asking.plan.windows[windows]])
+    corners: list[tuple[float, float]] = asking.plan.grid.corners(cells).tolist()
+    return corners
+
+
 def read(asking: Asking, windows: slice, out: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Read windows of one size into uint8[n, height, width, 3]; where that fails tile by tile.
 
     Returns:
         bool[n, rows, columns], False for cells near what cannot be read.
     """
-    slide, plan = asking.slide, asking.plan
-    mine = plan.windows[windows]
-    corners = plan.grid.corners(np.array([cells[:2] for cells in mine])).tolist()
-    readable = np.ones((len(mine), *mine[0][2:]), np.bool_)
+    plan, corners = asking.plan, corners_of(asking, windows)
+    readable = np.ones((len(corners), *plan.windows[windows.start][2:]), np.bool_)
     try:
-        slide.fill(corners, plan.grid.tile_mpp, out)
+        asking.slide.fill(corners, plan.grid.tile_mpp, out)
     except SlideError:
         for corner, image, cells in zip(corners, out, readable, strict=True):
             _read_by_parts(asking, corner, image, cells)
@@ -245,7 +249,7 @@ def read(asking: Asking, windows: slice, out: NDArray[np.uint8]) -> NDArray[np.b
 
 
 def _read_by_parts(
-    asking: Asking, corner: Sequence[float], image: NDArray[np.uint8], readable: NDArray[np.bool_]
+    asking: Asking, corner: tuple[float, float], image: NDArray[np.uint8], readable: NDArray[np.bool_]
 ) -> None:
     """Read a window tile by tile and mark the cells near a tile that cannot be read."""
     slide, grid = asking.slide, asking.plan.grid

@@ -9,36 +9,46 @@ overlapping tiles would.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.mathematics.grid import mean_of_tiles
 from wsiseg.model_file.model_file import MAP_MULTIPLE_PX, Answer
-from wsiseg.prediction.combining import Asked
 from wsiseg.prediction.windows import OVERLAP_PX, Cells, Plan
 from wsiseg.run.errors import WsisegError
 from wsiseg.slides.slide import Slide
 
+T = TypeVar("T", bound=np.generic)
 _LEAST_WEIGHT = 0.05
 _LONGEST_TRIAL_S = 0.1
 _MOST_TRIED = 16  # tiles
+_QUARTERS = (0, 2, 1, 3)  # so that two views are an image and its half turn, and four are all turns
+
+
+class Asked(Protocol):
+    """What answers for images, uint8[n, height, width, 3], as a model file does."""
+
+    def answer(self, tiles: NDArray[np.uint8]) -> Answer:
+        """Return one answer per tile, [n]."""
+        ...
+
+    def answer_map(self, images: NDArray[np.uint8]) -> Answer:
+        """Return one answer per cell, [n, rows, columns]."""
+        ...
 
 
 @dataclass
 class Sums:
-    """What was said of the cells so far; saved and loaded to go on where an interrupted run stopped.
+    """What was said of the cells so far; saved and loaded to go on where an interrupted run stopped."""
 
-    Attributes:
-        total: float32[1 or 2, rows, columns], weighted sums of probabilities, and of distances if the model can tell.
-        weight: float32[rows, columns], sum of weights.
-        done: Windows that are in it, from the first.
-    """
-
+    # Float32[1 or 2, rows, columns], weighted sums of probabilities, and of distances if the model can tell.
     total: NDArray[np.float32]
-    weight: NDArray[np.float32]
-    done: int = 0
+    weight: NDArray[np.float32]  # float32[rows, columns], sum of weights
+    done: int = 0  # windows that are in it, from the first
 
     @classmethod
     def empty(cls, shape: tuple[int, int], *, with_distances: bool = False) -> "Sums":
@@ -65,54 +75,67 @@ class Sums:
 
 @dataclass
 class Asking:
-    """A model that is asked about the windows of a slide.
+    """A model that is asked about the windows of a slide."""
 
-    Attributes:
-        slide: The slide.
-        plan: What to read and ask.
-        model: What to ask.
-        sums: What is known already; it is added to.
-        after: Called after every batch with this, the number of further tiles, and the seconds that were spent waiting
-            for them to be read.
-        failure: Why it cannot go on, once it cannot.
-    """
-
-    slide: Slide
-    plan: Plan
-    model: Asked
-    sums: Sums
+    slide: Slide  # the slide
+    plan: Plan  # what to read and ask
+    model: Asked  # what to ask
+    sums: Sums  # what is known already; it is added to
+    # Called after every batch with this, the number of further tiles, and the seconds that were spent waiting for them
+    # to be read.
     after: Callable[["Asking", int, float], None] = lambda _asking, _tiles, _waited: None
-    failure: Exception | None = None
+    failure: Exception | None = None  # why it cannot go on, once it cannot
 
-    def add(self, windows: slice, answer: Answer, readable: NDArray[np.bool_], waited: float) -> None:
-        """Add what was said of the next windows.
+    def learn(self, windows: slice, outcome: tuple[Answer, NDArray[np.bool_]] | Exception, waited: float) -> None:
+        """Add what came of asking about the next windows; once anything fails nothing more is added.
 
-        Args:
-            windows: Which, the first of them the first that is not known yet.
-            answer: One value or one map for each.
-            readable: bool[n, rows, columns], False for cells near what could not be read.
-            waited: Seconds that were spent waiting for them.
+        The outcome is one value or one map for each, and bool[n, rows, columns], False for cells near what could not
+        be read; or why there is nothing. For these `waited` seconds were spent waiting.
         """
+        if isinstance(outcome, Exception):
+            self.failure = self.failure or outcome
+        if self.failure is not None or isinstance(outcome, Exception):
+            return
+        answer, readable = outcome
         for number, cells in enumerate(self.plan.windows[windows]):
             weight = _weight(self.plan, cells) * readable[number]
             self.sums.add(cells, answer.changed(itemgetter(number)), weight)
         self.sums.done = windows.stop
-        self.after(self, self.plan.tiles(windows), waited)
-
-    def learn(self, windows: slice, outcome: tuple[Answer, NDArray[np.bool_]] | Exception, waited: float) -> None:
-        """Add the outcome of asking about the next windows; once anything fails nothing more is added."""
-        if isinstance(outcome, Exception):
-            self.failure = self.failure or outcome
-        if self.failure is None and not isinstance(outcome, Exception):
-            try:
-                self.add(windows, *outcome, waited)
-            except (WsisegError, OSError) as error:
-                self.failure = error
+        try:
+            self.after(self, self.plan.tiles(windows), waited)
+        except (WsisegError, OSError) as error:
+            self.failure = error
 
 
-def ask(model: Asked, images: NDArray[np.uint8], *, is_dense: bool) -> Answer:
-    """Ask about images (uint8[n, height, width, 3]) densely or as tiles."""
-    return model.answer_map(images) if is_dense else model.answer(images)
+def ask(model: Asked, images: NDArray[np.uint8], plan: Plan) -> Answer:
+    """Ask about images (uint8[n, height, width, 3]) as a plan has it: the mean over as many views of each."""
+    answers = []
+    for view in range(plan.views):
+        shown = turned(images, view)
+        one = model.answer_map(shown) if plan.is_dense else model.answer(shown)
+        answers.append(one.changed(partial(turned_back, view=view)))
+    if plan.views == 1:
+        return answers[0]
+    distances = [one.distances for one in answers if one.distances is not None]
+    return Answer(_mean([one.probabilities for one in answers]), _mean(distances) if distances else None)
+
+
+def _mean(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.asarray(np.mean(parts, 0, np.float64), np.float32)
+
+
+def turned(images: NDArray[T], view: int) -> NDArray[T]:
+    """Return a view of images [n, rows, columns, ...]: turned by quarters, and mirrored from the fifth view on."""
+    images = np.rot90(images, _QUARTERS[view % 4], (1, 2))
+    return images[:, :, ::-1] if view >= len(_QUARTERS) else images
+
+
+def turned_back(images: NDArray[T], view: int) -> NDArray[T]:
+    """Undo `turned`; one value an image stays as it is."""
+    if images.ndim == 1:
+        return images
+    images = images[:, :, ::-1] if view >= len(_QUARTERS) else images
+    return np.rot90(images, -_QUARTERS[view % 4], (1, 2))
 
 
 def speed(plan: Plan, model: Asked) -> float:
@@ -129,7 +152,7 @@ def speed(plan: Plan, model: Asked) -> float:
 
     def seconds(count: int) -> float:
         began = time.perf_counter()
-        ask(model, tiles[:count], is_dense=plan.is_dense)
+        ask(model, tiles[:count], plan)
         return max(time.perf_counter() - began, 1e-9)
 
     if plan.runs_on:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from wsiseg.prediction.inference import Sums
 from wsiseg.prediction.page import predict_page
 from wsiseg.prediction.viewer import Results, slide_jpeg
 from wsiseg.run.errors import WsisegError
-from wsiseg.run.outputs import packed_name, write_packed, write_text, written_whole
+from wsiseg.run.outputs import load_arrays, packed_name, save_arrays, write_packed, write_text, written_whole
 from wsiseg.run.record import Run
 
 
@@ -80,13 +79,7 @@ class MapFiles:
     def write(self, heatmap: Heatmap, thumbnail: NDArray[np.uint8], notes: list[str]) -> None:
         """Write all results, the heatmap last: where it stands, the others do.
 
-        Args:
-            heatmap: The map.
-            thumbnail: uint8[rows, columns, 3], the whole slide.
-            notes: Lines below the picture, after the map's own warnings.
-
-        Raises:
-            OutputError: Something cannot be written.
+        `thumbnail` is the whole slide, uint8[rows, columns, 3]; `notes` go below the picture, after the map's warnings.
         """
         write_text(self._begun, "")
         write_packed(self.folder / f"{self.slide}.geojson", heatmap.geojson_text())
@@ -114,18 +107,12 @@ class MapFiles:
 
     def save_unfinished(self, sums: Sums, key: str) -> None:
         """Keep what is known so far, to go on from it with the same key."""
-        with written_whole(self._unfinished(key)) as partial, partial.open("wb") as file:
-            np.savez(file, total=sums.total, weight=sums.weight, done=np.int64(sums.done), key=np.asarray(key))
+        save_arrays(self._unfinished(key), key, total=sums.total, weight=sums.weight, done=sums.done)
 
     def load_unfinished(self, key: str) -> Sums | None:
         """Return what an interrupted run with the same key knew."""
-        try:
-            with np.load(self._unfinished(key), allow_pickle=False) as stored:
-                if str(stored["key"]) == key:
-                    return Sums(stored["total"], stored["weight"], int(stored["done"]))
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-            pass
-        return None
+        stored = load_arrays(self._unfinished(key), key)
+        return None if stored is None else Sums(stored["total"], stored["weight"], int(stored["done"]))
 
 
 def write_page(folder: Path, run_file: str) -> None:

@@ -1,7 +1,7 @@
 """One slide from opening to its tumour map: find where to look, ask every model, average what they say."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.model_file.model_card import ModelCard
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.pages.pictures import scaled
-from wsiseg.prediction.combining import combined, viewed
 from wsiseg.prediction.feed import Feed
 from wsiseg.prediction.inference import Asking, Sums, speed
 from wsiseg.prediction.map_files import MapFiles, key_of
@@ -32,29 +32,20 @@ SAVE_EVERY_S = 30.0
 _READING = 3  # changes when pixels or answers do, so that no map is half of one kind and half of another
 _PICTURE_PX = 1200  # longer side of the picture of a small slide
 _MOST_PICTURE_PX = 64_000_000  # of the level that it is read from
+_COARSER = 1.5
 
 
 @dataclass(frozen=True)
 class Job:
-    """One open slide with all that its map depends on.
-
-    Attributes:
-        row: Its row in the cohort.
-        slide: The open slide.
-        tissue: Its tissue that is looked at.
-        thumbnail: uint8[rows, columns, 3], the whole slide.
-        plans: What to read and ask, one plan a model.
-        places: What the cells that are looked at depend on.
-        warnings: What a person should know of where is looked.
-    """
+    """One open slide with all that its map depends on."""
 
     row: CohortSlide
     slide: Slide
-    tissue: TissueMask
-    thumbnail: NDArray[np.uint8]
-    plans: tuple[Plan, ...]
-    places: dict[str, str | None]
-    warnings: tuple[str, ...] = ()
+    tissue: TissueMask  # where is looked
+    thumbnail: NDArray[np.uint8]  # [rows, columns, 3], the whole slide
+    plans: tuple[Plan, ...]  # what to read and ask, one plan a model
+    places: dict[str, str | None]  # what the cells that are looked at depend on
+    warnings: tuple[str, ...] = ()  # what a person should know of where is looked
 
     @property
     def tiles(self) -> int:
@@ -62,21 +53,16 @@ class Job:
         return sum(plan.tiles() for plan in self.plans)
 
 
-def prepare(
-    row: CohortSlide,
-    slide: Slide,
-    models: list[ModelFile],
-    config: PredictConfig,
-    places: Places,
-) -> Job:
+def prepare(row: CohortSlide, slide: Slide, models: list[ModelFile], config: PredictConfig, places: Places) -> Job:
     """Find out where to look on an open slide and plan what to ask each model."""
-    found = places.find(row.slide, slide, config.max_bad_tiles)
+    tissue, picture, warnings = places.find(row.slide, slide, config.max_bad_tiles)
+    plan_of = {"dense": plan_windows, "tile": plan_tiles}
     plans = tuple(
-        (plan_windows if kind(model, config) == "dense" else plan_tiles)(slide, found.tissue, model, config.min_tissue)
+        replace(plan_of[kind(model, config)](slide, tissue, model, config.min_tissue), views=config.views)
         for model in models
     )
-    thumbnail = np.asarray(scaled(found.thumbnail, least=1))  # a large one would be held until the slide is done
-    return Job(row, slide, found.tissue, thumbnail, plans, places.settings(row.slide), found.warnings)
+    thumbnail = np.asarray(scaled(picture, least=1))  # a large one would be held until the slide is done
+    return Job(row, slide, tissue, thumbnail, plans, places.settings(row.slide), warnings)
 
 
 def picture_of(job: Job) -> NDArray[np.uint8]:
@@ -97,24 +83,50 @@ def particulars(job: Job, models: Sequence[ModelFile]) -> str:
     slide = job.slide
     parts = [f"{slide.mpp[0]:.4g} um/px from {slide.pixel_size.source}", f"tissue {job.places['tissue']}"]
     for mpp in sorted({model.card.mpp for model in models}):
-        scale = (mpp / slide.mpp[0], mpp / slide.mpp[1])
-        number = level_for(slide.levels, scale)
+        number = level_for(slide.levels, (mpp / slide.mpp[0], mpp / slide.mpp[1]))
         own = slide.mpp[0] * slide.size_px[0] / slide.level_sizes_px[number][0]
         parts.append(f"{mpp:g} um/px read from level {number} of {own:.4g} um/px")
     return ", ".join(parts)
 
 
-def forecast(job: Job, models: Sequence[ModelFile], config: PredictConfig, slides: int) -> str:
+def forecast(job: Job, models: Sequence[ModelFile], slides: int) -> str:
     """Say how long the first slide that models are asked about, and `slides` like it in all, will take."""
     seconds = sum(
-        plan.tiles() / speed(plan, viewed(model, config.views))
-        for plan, model in zip(job.plans, models, strict=True)
-        if plan.windows
+        plan.tiles() / speed(plan, model) for plan, model in zip(job.plans, models, strict=True) if plan.windows
     )
     said = f"{job.row.slide} has {job.tiles} tiles; at {job.tiles / seconds:.3g} tiles/s, as measured on made ones, "
-    if slides == 1:
-        return f"{said}it takes about {spoken(seconds)}"
-    return f"{said}{slides} slides like it take about {spoken(slides * seconds)}"
+    what = "it takes" if slides == 1 else f"{slides} slides like it take"
+    return f"{said}{what} about {spoken(slides * seconds)}"
+
+
+def warnings_of(job: Job, heatmap: Heatmap, models: Sequence[ModelFile]) -> tuple[str, ...]:
+    """Say what a person should know before trusting a map: of its slide, its pixels, its organ, and what it shows."""
+    cards, slide = [model.card for model in models], job.slide
+    asked = min(card.mpp for card in cards)
+    coarser = slide.upsampling(asked)
+    coarse = f"its pixels of {max(slide.mpp):g} um are {coarser:.1f} times coarser than the model's {asked:g} um"
+    return (
+        *slide.warnings,
+        *job.warnings,
+        *([coarse] if coarser > _COARSER else []),
+        *_other_organ(job.row.site.strip(), cards),
+        *heatmap.warnings,
+    )
+
+
+def _other_organ(site: str, cards: Sequence[ModelCard]) -> Iterator[str]:
+    """Say where the cohort names another organ than those that a model says it was trained on."""
+    for card in cards:
+        stated: Any = card.trained_on.get("sites") or card.trained_on.get("site") or ()
+        known = [str(one) for one in ([stated] if isinstance(stated, str) else stated)]
+        if site and known and not any(_is_same(site, one) for one in known):
+            yield f"its site is {site}, but {card.name} was trained on {', '.join(known)}"
+
+
+def _is_same(site: str, other: str) -> bool:
+    """Compare names of organs: lung is found in `Bronchus and lung`."""
+    words, others = (set(name.casefold().replace(",", " ").split()) for name in (site, other))
+    return words <= others or others <= words
 
 
 def kind(model: ModelFile, config: PredictConfig) -> str:
@@ -125,10 +137,7 @@ def kind(model: ModelFile, config: PredictConfig) -> str:
 def settings_of(models: list[ModelFile], config: PredictConfig, places: dict[str, str | None]) -> dict[str, Any]:
     """Return all that probabilities depend on besides the slide: a map made with the same is not made again.
 
-    Args:
-        models: What is asked; the SHA-256 of a file says what is in it, whatever its name.
-        config: How.
-        places: What the cells that are looked at depend on.
+    The SHA-256 of a model file says what is in it, whatever its name. `places` is what the cells depend on.
     """
     chosen = config.model_dump(mode="json", include={"min_tissue", "map", "views"})
     limits = [model.limit for model in models]
@@ -152,8 +161,8 @@ class _Alone:
 
 def map_slide(job: Job, models: list[ModelFile], config: PredictConfig) -> Heatmap:
     """Ask the models for the map of one slide; else as `map_of`."""
-    (work,) = Feed().run(iter([_Alone(askings_of(job, models, config))]))
-    return map_of(job, work.askings, models, config)
+    (alone,) = Feed().run(iter([_Alone(askings_of(job, models, config))]))
+    return map_of(job, alone.askings, models, config)
 
 
 def askings_of(
@@ -163,14 +172,9 @@ def askings_of(
     files: MapFiles | None = None,
     advance: Callable[[int, float], None] = lambda _tiles, _waited: None,
 ) -> list[Asking]:
-    """Return what to ask the models of a slide, going on from what an interrupted run knew.
+    """Return what to ask the models of a slide, going on from what an interrupted run kept in its files, if any.
 
-    Args:
-        job: The slide, prepared.
-        models: What to ask.
-        config: How.
-        files: Where what is known of an unfinished slide is kept; nothing is kept where it is None.
-        advance: Called with the number of further tiles that are done and the seconds spent waiting for them.
+    `advance` is called with the number of further tiles that are done and the seconds spent waiting for them.
     """
     facts = {"slide": job.slide.facts.fingerprint, "mpp": job.slide.mpp, "reading": _READING}
     askings = []
@@ -179,52 +183,8 @@ def askings_of(
         known = files.load_unfinished(key) if files is not None else None
         sums = known or Sums.empty(plan.grid.shape, with_distances=model.limit is not None)
         after = _keeper(files, key, advance, keeps_end=len(models) > 1)
-        askings.append(Asking(job.slide, plan, viewed(model, config.views), sums, after))
+        askings.append(Asking(job.slide, plan, model, sums, after))
     return askings
-
-
-def map_of(job: Job, askings: Sequence[Asking], models: list[ModelFile], config: PredictConfig) -> Heatmap:
-    """Return the map of a slide that all models were asked about, that of several on the finest of their grids.
-
-    Raises:
-        SlideError: More than `config.max_bad_tiles` of the tissue cannot be read.
-        WsisegError: The slide's disk did not answer, or a model could not compute it.
-    """
-    for asking in askings:
-        if asking.failure is not None:
-            raise asking.failure
-    members = [_member(job, asking, model, config) for asking, model in zip(askings, models, strict=True)]
-    for member in members:
-        tiles, bad = member.run["tiles"], member.run["bad_tiles"]
-        if bad > config.max_bad_tiles * tiles:
-            text = f"{job.row.path.name}: {bad} of {tiles} tissue cells cannot be read"
-            raise SlideError(text, "get the slide again, or allow more with max-bad-tiles in the file of --config")
-    heatmap = combined(members)
-    facts = {**heatmap.run, **settings_of(models, config, job.places)}
-    return replace(heatmap, run=facts, threshold=threshold_of(models, config))
-
-
-def _member(job: Job, asking: Asking, model: ModelFile, config: PredictConfig) -> Heatmap:
-    """Return the map of one model."""
-    plan, found = asking.plan, asking.sums.answer(asking.plan)
-    wanted = int(plan.wanted.sum())
-    facts = {
-        "kind": kind(model, config),
-        "tiles": wanted,
-        "bad_tiles": wanted - int((~np.isnan(found.probabilities)).sum()),
-        "tissue_mm2": round(job.tissue.area_mm2, 6),
-    }
-    is_far = np.False_ if model.limit is None or found.distances is None else found.distances > model.limit
-    return Heatmap(
-        probabilities=found.probabilities,
-        unknown=np.asarray(is_far),
-        cell_um=plan.grid.stride_um,
-        slide=job.slide.facts,
-        threshold=threshold_of([model], config),
-        model=model.provenance,
-        run={**settings_of([model], config, job.places), **facts},
-        version=__version__,
-    )
 
 
 def _keeper(
@@ -242,3 +202,72 @@ def _keeper(
             saved = time.monotonic()
 
     return after
+
+
+def map_of(job: Job, askings: Sequence[Asking], models: list[ModelFile], config: PredictConfig) -> Heatmap:
+    """Return the map of a slide that all models were asked about, that of several on the finest of their grids.
+
+    Raises:
+        SlideError: More than `config.max_bad_tiles` of the tissue cannot be read.
+        WsisegError: The slide's disk did not answer, or a model could not compute it.
+    """
+    for asking in askings:
+        if asking.failure is not None:
+            raise asking.failure
+    members = [_member(job, asking, model, config) for asking, model in zip(askings, models, strict=True)]
+    heatmap = combined(members)
+    facts = {**heatmap.run, **settings_of(models, config, job.places)}
+    return replace(heatmap, run=facts, threshold=threshold_of(models, config))
+
+
+def _member(job: Job, asking: Asking, model: ModelFile, config: PredictConfig) -> Heatmap:
+    """Return the map of one model."""
+    plan, found = asking.plan, asking.sums.answer(asking.plan)
+    wanted = int(plan.wanted.sum())
+    bad = wanted - int((~np.isnan(found.probabilities)).sum())
+    if bad > config.max_bad_tiles * wanted:
+        text = f"{job.row.path.name}: {bad} of {wanted} tissue cells cannot be read"
+        raise SlideError(text, "get the slide again, or allow more with max-bad-tiles in the file of --config")
+    facts = {
+        "kind": kind(model, config),
+        "tiles": wanted,
+        "bad_tiles": bad,
+        "tissue_mm2": round(job.tissue.area_mm2, 6),
+    }
+    is_far = np.False_ if model.limit is None or found.distances is None else found.distances > model.limit
+    return Heatmap(
+        probabilities=found.probabilities,
+        unknown=np.asarray(is_far),
+        cell_um=plan.grid.stride_um,
+        slide=job.slide.facts,
+        threshold=threshold_of([model], config),
+        model=model.provenance,
+        run={**settings_of([model], config, job.places), **facts},
+        version=__version__,
+    )
+
+
+def combined(members: Sequence[Heatmap]) -> Heatmap:
+    """Average the maps of several models of one slide on the finest of their grids; one alone stays as it is.
+
+    A cell is NaN where any model did not look, and unknown where any does not know it. `disagreement` is the standard
+    deviation between the models themselves, divided by their number, in 0..0.5.
+    """
+    finest = min(members, key=lambda member: member.cell_um)
+    if len(members) == 1:
+        return finest
+    alike = [member.resample(finest.cell_um) for member in members]
+    values = np.stack([member.probabilities for member in alike])
+    models = [member.model for member in members]
+    return replace(
+        finest,
+        probabilities=values.mean(0),
+        unknown=np.any([member.unknown for member in alike], 0),
+        disagreement=values.std(0, dtype=np.float64).astype(np.float32),
+        model={
+            "name": " + ".join(str(model["name"]) for model in models),
+            "mpp": finest.model["mpp"],
+            "sha256": key_of({"models": [model["sha256"] for model in models]}),
+            "models": models,
+        },
+    )

@@ -13,20 +13,17 @@ from wsiseg.run.record import Run, SlideRecord, totals
 
 _MOST_SECTIONS = 1000
 _MOST_PICTURE_BYTES = 22_000_000  # of all pictures as text, so that a page of hundreds of slides stays below 25 MB
-_HEADS = (
-    "slide",
-    "status",
-    "tissue mm2",
-    "tumour mm2",
-    "share",
-    "unknown",
-    "mean p",
-    "max p",
-    "cells",
-    "bad",
-    "seconds",
-    "notes",
-)
+_COLUMNS = {
+    "tissue mm2": ("tissue_mm2", "{:.2f}"),
+    "tumour mm2": ("tumor_mm2", "{:.2f}"),
+    "share": ("tumor_share", "{:.1%}"),
+    "unknown": ("unknown_share", "{:.1%}"),
+    "mean p": ("mean_probability", "{:.3f}"),
+    "max p": ("max_probability", "{:.3f}"),
+    "cells": ("tiles", "{:,}"),
+    "bad": ("bad_tiles", "{:,}"),
+    "seconds": ("seconds", "{:.1f}"),
+}  # by their heads: fields of a record, and how they are written
 _STYLE = """
 table.sortable { font-size: .9rem; }
 table.sortable th, table.sortable td { padding: .25rem .45rem; }
@@ -51,7 +48,9 @@ def predict_page(run: Run, title: str, results: Callable[[str], Results | None])
         f"<h1>Tumour maps: {_name(title)}</h1>",
         *_about(run),
         "<h2>Slides</h2>",
-        sortable_table(_HEADS, [_row(record, numbers.get(record.slide)) for record in records]),
+        sortable_table(
+            ["slide", "status", *_COLUMNS, "notes"], [_row(record, numbers.get(record.slide)) for record in records]
+        ),
         *(("<h2>Maps</h2>", viewer_bar(), *sections, more) if sections else ()),
     ]
     return page(f"Tumour maps: {title}", "\n".join(parts), SCRIPT if sections else "", STYLE + _STYLE)
@@ -113,14 +112,8 @@ def _row(record: SlideRecord, number: int | None) -> str:
     name = _name(record.slide)
     link = name if number is None else f'<a href="#slide-{number}">{name}</a>'
     fields = record.model_dump()
-    values = [fields.get(name) for name in ("tissue_mm2", "tumor_mm2", "tumor_share", "unknown_share")]
-    values += [fields.get(name) for name in ("mean_probability", "max_probability")]
-    values += [record.tiles, record.bad_tiles, round(record.seconds, 1)]
-    forms = ("{:.2f}", "{:.2f}", "{:.1%}", "{:.1%}", "{:.3f}", "{:.3f}", "{:,}", "{:,}", "{:.1f}")
-    cells = [
-        cell(form.format(value), value) if isinstance(value, int | float) else cell("")
-        for form, value in zip(forms, values, strict=True)
-    ]
+    values = [(fields.get(field), form) for field, form in _COLUMNS.values()]
+    cells = [cell(form.format(one), one) if isinstance(one, int | float) else cell("") for one, form in values]
     said = "; ".join(record.warnings)
     if record.error is not None:
         said = f"{record.error.message}; {record.error.hint}" if record.error.hint else record.error.message

@@ -5,8 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,6 @@ from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.model_file.onnx_session import CPU
-from wsiseg.prediction.cautions import warnings_of
 from wsiseg.prediction.cluster import SlideLocks
 from wsiseg.prediction.feed import Feed
 from wsiseg.prediction.inference import Asking
@@ -30,6 +28,7 @@ from wsiseg.prediction.mapping import (
     prepare,
     settings_of,
     threshold_of,
+    warnings_of,
 )
 from wsiseg.prediction.places import Places
 from wsiseg.run.errors import WsisegError
@@ -39,8 +38,6 @@ from wsiseg.slides.slide import Slide
 
 if TYPE_CHECKING:
     from filelock import SoftFileLease
-
-Result = TypeVar("Result")
 
 _OPEN_AHEAD = 2
 _LANES = 2  # batches that an accelerator is given at once: it copies one while it computes the other
@@ -52,183 +49,166 @@ _FORMER = {"stride": None, "combine": "mean"}  # settings of earlier versions, a
 
 
 @dataclass(frozen=True)
-class _Task:
-    """A slide that this process has taken; the lock is held until its results are written."""
+class Setting:
+    """What all slides of a run share."""
 
-    row: CohortSlide
     places: Places
-    files: MapFiles
-    lock: "SoftFileLease"
-    began: float
-
-    def attempt(self, step: Callable[[], Result]) -> Result | SlideRecord:
-        """Take a step; where it fails return the record that says why."""
-        try:
-            return step()
-        except (WsisegError, OSError) as error:
-            must_be_slide = self.row.must_be_slide
-            return SlideRecord.of_error(self.row.slide, self.row.path, error, must_be_slide=must_be_slide)
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """An open slide, with a map where the very probabilities that are asked for are known, and why it is done again."""
-
-    job: Job
-    known: Heatmap | None
-    reason: str | None
-    picture: Future[NDArray[np.uint8]]
-    seconds: float  # that opening took
-
-    def close(self) -> None:
-        """Free the slide, once nobody reads it."""
-        wait([self.picture])
-        self.job.slide.close()
+    models: list[ModelFile]
+    config: PredictConfig
+    progress: Progress
 
 
 @dataclass
 class _Work:
-    """A slide whose turn has come: open, or with a record where nothing is asked about it."""
+    """A slide that this process has taken: opened, asked about and written, in this order."""
 
-    task: _Task
-    opened: _Opened | SlideRecord
-    progress: Progress
+    setting: Setting
+    row: CohortSlide
+    files: MapFiles
+    lock: "SoftFileLease"  # held until the results are written
+    began: float = field(default_factory=time.monotonic)
+    record: SlideRecord | None = None  # what became of it, once that is known
+    job: Job | None = None  # while it is open
+    picture: "Future[NDArray[np.uint8]] | None" = None
+    known: Heatmap | None = None  # a map of the very probabilities that are asked for
     askings: list[Asking] = field(default_factory=list)
-    begun: float = 0.0
-    waited: float = 0.0
+    asked_from: float = 0.0
+    waited_s: float = 0.0
 
-    def advance(self, tiles: int, seconds: float) -> None:
-        """Tell of further tiles that are done."""
-        name = self.task.row.slide
-        if not self.begun and isinstance(self.opened, _Opened):
-            self.progress.slide(name, self.opened.job.tiles)
-            self.begun = time.monotonic() - seconds
-        self.waited += seconds
-        self.progress.advance(name, tiles, seconds)
-
-    def begin(self, models: list[ModelFile], config: PredictConfig) -> None:
-        """Tell how an open slide is read, and find out what is to be asked, unless its probabilities are known."""
-        if not isinstance(self.opened, _Opened):
-            return
-        name, opened = self.task.row.slide, self.opened
-        if opened.reason is not None:
-            self.progress.note(f"{name}: done again, {opened.reason}")
-        self.progress.detail(f"{name}: {particulars(opened.job, models)}, opened in {opened.seconds:.1f} s")
-        if opened.known is None:
-            self.askings = askings_of(opened.job, models, config, self.task.files, self.advance)
-
-    def finish(self, models: list[ModelFile], config: PredictConfig) -> SlideRecord:
-        """Write the results of a slide and let others have it."""
+    def attempt(self, step: Callable[[], SlideRecord | None]) -> None:
+        """Take a step; where it fails the record says why."""
         try:
-            record = self.opened if isinstance(self.opened, SlideRecord) else self._written(self.opened, models, config)
-            return record.model_copy(update={"seconds": round(time.monotonic() - self.task.began, 3)})
+            self.record = step()
+        except (WsisegError, OSError) as error:
+            must_be_slide = self.row.must_be_slide
+            self.record = SlideRecord.of_error(self.row.slide, self.row.path, error, must_be_slide=must_be_slide)
+
+    def open(self, reader: ThreadPoolExecutor) -> None:
+        """Open the slide, unless its results are there and right."""
+
+        def step() -> SlideRecord | None:
+            began, config = time.monotonic(), self.setting.config
+            known = None if config.overwrite else self.files.open()
+            slide = self.row.open(config.slide_mpp, config.read_timeout)
+            try:
+                if known is not None and self._is_up_to_date(known, slide):
+                    slide.close()
+                    return _record(self, known, "up_to_date", known.warnings)
+                self._prepare(slide, reader, began)
+            except BaseException:
+                slide.close()
+                raise
+            return None
+
+        self.attempt(step)
+
+    def _is_up_to_date(self, known: Heatmap, slide: Slide) -> bool:
+        """Tell whether nothing is to be done; otherwise say why, and keep what of it can be used."""
+        models, config = self.setting.models, self.setting.config
+        threshold = threshold_of(models, config)
+        wanted = settings_of(models, config, self.setting.places.settings(self.row.slide))
+        reason = _what_changed(known, slide, wanted, threshold)
+        if known.run.get("bad_tiles", 0) > config.max_bad_tiles * known.run.get("tiles", 0):
+            reason = "more of it could not be read than max-bad-tiles allows"
+        if reason in (None, _THRESHOLD):
+            self.known = replace(known, threshold=threshold)
+        if reason is not None:
+            self.setting.progress.note(f"{self.row.slide}: done again, {reason}")
+        return reason is None and self.files.are_there
+
+    def _prepare(self, slide: Slide, reader: ThreadPoolExecutor, began: float) -> None:
+        """Find out what is to be asked, unless the probabilities are known."""
+        setting = self.setting
+        self.job = prepare(self.row, slide, setting.models, setting.config, setting.places)
+        seconds = time.monotonic() - began
+        told = f"{self.row.slide}: {particulars(self.job, setting.models)}, opened in {seconds:.1f} s"
+        setting.progress.detail(told)
+        if self.known is None:
+            self.askings = askings_of(self.job, setting.models, setting.config, self.files, self._advance)
+        self.picture = reader.submit(picture_of, self.job)
+
+    def _advance(self, tiles: int, seconds: float) -> None:
+        """Tell of further tiles that are done."""
+        if not self.asked_from and self.job is not None:
+            self.setting.progress.slide(self.row.slide, self.job.tiles)
+            self.asked_from = time.monotonic() - seconds
+        self.waited_s += seconds
+        self.setting.progress.advance(self.row.slide, tiles, seconds)
+
+    def finish(self) -> SlideRecord:
+        """Write the results of the slide, close it and let others have it."""
+        try:
+            if self.job is not None and self.picture is not None:
+                self._write(self.job, self.picture)
+            assert self.record is not None  # noqa: S101  it could not be opened, was done, or was written
+            return self.record.model_copy(update={"seconds": round(time.monotonic() - self.began, 3)})
         finally:
-            self.task.lock.release()
+            self.lock.release()
 
-    def _written(self, opened: _Opened, models: list[ModelFile], config: PredictConfig) -> SlideRecord:
-        """Write the results of an open slide and close it."""
-        began, name, share = time.monotonic(), self.task.row.slide, None
+    def _write(self, job: Job, picture: "Future[NDArray[np.uint8]]") -> None:
+        began, name, share, progress = time.monotonic(), self.row.slide, None, self.setting.progress
         if self.askings:
-            seconds = max(began - self.begun, 1e-9) if self.begun else 0.0
-            share = round(min(1.0, self.waited / seconds), 3) if self.begun else 0.0
-            told = f"{name}: mapped in {seconds:.1f} s, {self.waited:.1f} s of them waiting for reading"
-            self.progress.detail(told)
+            seconds = max(began - self.asked_from, 1e-9) if self.asked_from else 0.0
+            share = round(min(1.0, self.waited_s / seconds), 3) if self.asked_from else 0.0
+            progress.detail(f"{name}: mapped in {seconds:.1f} s, {self.waited_s:.1f} s of them waiting for reading")
 
-        def write() -> SlideRecord:
-            heatmap = opened.known or map_of(opened.job, self.askings, models, config)
-            return _written(self.task, opened, heatmap, models).model_copy(update={"waiting_share": share})
+        def step() -> SlideRecord:
+            models = self.setting.models
+            heatmap = self.known or map_of(job, self.askings, models, self.setting.config)
+            notes = [f"{model.card.name} {model.card.version}: {model.card.intended_use}" for model in models]
+            self.files.write(heatmap, picture.result(), notes)
+            status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if heatmap.warnings else "ok"
+            record = _record(self, heatmap, status, warnings_of(job, heatmap, models))
+            return record.model_copy(update={"waiting_share": share})
 
-        record = self.task.attempt(write)
-        opened.close()
-        self.progress.detail(f"{name}: written in {time.monotonic() - began:.1f} s")
-        return record
+        self.attempt(step)
+        wait([picture])  # nobody reads the slide any more
+        job.slide.close()
+        progress.detail(f"{name}: written in {time.monotonic() - began:.1f} s")
 
 
-def records(
-    rows: Sequence[CohortSlide],
-    places: Places,
-    models: list[ModelFile],
-    config: PredictConfig,
-    progress: Progress,
-) -> Iterator[SlideRecord]:
+def records(rows: Sequence[CohortSlide], setting: Setting) -> Iterator[SlideRecord]:
     """Map slides one after the other; the next are opened and read, and the last are written meanwhile."""
     writing: deque[Future[SlideRecord]] = deque()
-    is_cpu = all(model.provider == CPU for model in models)
+    is_cpu = all(model.provider == CPU for model in setting.models)
     with ThreadPoolExecutor(_OPEN_AHEAD, "opener") as opener, ThreadPoolExecutor(_OPEN_AHEAD, "writer") as writer:
-        feed = Feed(1 if is_cpu else _LANES, lambda seconds: progress.advance("", 0, seconds))
-        for work in feed.run(_arriving(deque(rows), places, models, config, progress, opener)):
-            writing.append(writer.submit(work.finish, models, config))
+        feed = Feed(1 if is_cpu else _LANES, lambda seconds: setting.progress.advance("", 0, seconds))
+        for work in feed.run(_arriving(deque(rows), setting, opener)):
+            writing.append(writer.submit(work.finish))
             while len(writing) > _OPEN_AHEAD or (writing and writing[0].done()):
                 yield writing.popleft().result()
         while writing:
             yield writing.popleft().result()
 
 
-def _arriving(
-    waiting: deque[CohortSlide],
-    places: Places,
-    models: list[ModelFile],
-    config: PredictConfig,
-    progress: Progress,
-    opener: ThreadPoolExecutor,
-) -> Iterator[_Work | None]:
+def _arriving(waiting: deque[CohortSlide], setting: Setting, opener: ThreadPoolExecutor) -> Iterator[_Work | None]:
     """Yield the slides in the order in which they were taken; None while the next is not open."""
-    opening: deque[tuple[_Task, Future[_Opened | SlideRecord]]] = deque()
+    opening: deque[tuple[_Work, Future[None]]] = deque()
+    config, progress = setting.config, setting.progress
     is_foretold = config.dask is not None or len(config.devices) > 1  # each process knows of some slides alone
     locks, look_again = SlideLocks(), 0.0
     while waiting or opening:
         while waiting and len(opening) < _OPEN_AHEAD and time.monotonic() >= look_again:
-            task = _taken(waiting.popleft(), places, config, locks)
-            if isinstance(task, CohortSlide):  # another process works on it: look again after the others
-                waiting.append(task)
+            row = waiting.popleft()
+            files = MapFiles(config.out, row.slide, config.csv, config.ngff)
+            lock = locks.take(files.lock)
+            if lock is None:  # another process works on it: look again after the others
+                waiting.append(row)
                 look_again = time.monotonic() + _LOOK_AGAIN_S / len(waiting)
                 continue
-            step = partial(_opened, task, models, config, opener)
-            opening.append((task, opener.submit(task.attempt, step)))
+            work = _Work(setting, row, files, lock)
+            opening.append((work, opener.submit(work.open, opener)))
         if not opening or not opening[0][1].done():
             if not opening:
                 locks.tell(progress.note)
             yield None
             continue
-        task, coming = opening.popleft()
-        work = _Work(task, coming.result(), progress)
-        if isinstance(work.opened, _Opened):
-            work.begin(models, config)
-            if not is_foretold and work.askings and work.opened.job.tiles:
-                progress.note(forecast(work.opened.job, models, config, 1 + len(opening) + len(waiting)))
-                is_foretold = True
+        work, opened = opening.popleft()
+        opened.result()
+        if not is_foretold and work.job is not None and work.askings and work.job.tiles:
+            progress.note(forecast(work.job, setting.models, 1 + len(opening) + len(waiting)))
+            is_foretold = True
         yield work
-
-
-def _taken(row: CohortSlide, places: Places, config: PredictConfig, locks: SlideLocks) -> _Task | CohortSlide:
-    """Take the lock of a slide; return the row as it is while another process has it."""
-    files = MapFiles(config.out, row.slide, config.csv, config.ngff)
-    lock = locks.take(files.lock)
-    return row if lock is None else _Task(row, places, files, lock, time.monotonic())
-
-
-def _opened(
-    task: _Task, models: list[ModelFile], config: PredictConfig, reader: ThreadPoolExecutor
-) -> _Opened | SlideRecord:
-    """Open a slide, unless its results are there and right."""
-    began = time.monotonic()
-    known = None if config.overwrite else task.files.open()
-    slide = task.row.open(config.slide_mpp, config.read_timeout)
-    try:
-        wanted = settings_of(models, config, task.places.settings(task.row.slide))
-        threshold = threshold_of(models, config)
-        reason = None if known is None else _what_changed(known, slide, wanted, threshold)
-        if known is not None and known.run.get("bad_tiles", 0) > config.max_bad_tiles * known.run.get("tiles", 0):
-            reason = "more of it could not be read than max-bad-tiles allows"
-        if known is not None and reason is None and task.files.are_there:
-            slide.close()
-            return _record(task, known, "up_to_date", known.warnings)
-        known = replace(known, threshold=threshold) if known is not None and reason in (None, _THRESHOLD) else None
-        job = prepare(task.row, slide, models, config, task.places)
-        return _Opened(job, known, reason, reader.submit(picture_of, job), time.monotonic() - began)
-    except BaseException:
-        slide.close()
-        raise
 
 
 def _what_changed(known: Heatmap, slide: Slide, wanted: dict[str, Any], threshold: float) -> str | None:
@@ -242,32 +222,25 @@ def _what_changed(known: Heatmap, slide: Slide, wanted: dict[str, Any], threshol
     return None if known.threshold == threshold else _THRESHOLD
 
 
-def _written(task: _Task, opened: _Opened, heatmap: Heatmap, models: list[ModelFile]) -> SlideRecord:
-    notes = [f"{model.card.name} {model.card.version}: {model.card.intended_use}" for model in models]
-    task.files.write(heatmap, opened.picture.result(), notes)
-    status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if heatmap.warnings else "ok"
-    return _record(task, heatmap, status, warnings_of(opened.job, heatmap, models))
-
-
-def _record(task: _Task, heatmap: Heatmap, status: Status, warnings: tuple[str, ...]) -> SlideRecord:
-    tissue, tumor, unknown = (int(mask.sum()) for mask in (heatmap.tissue, heatmap.tumor, heatmap.unknown))
+def _record(work: _Work, heatmap: Heatmap, status: Status, warnings: tuple[str, ...]) -> SlideRecord:
+    areas = {"tissue": heatmap.tissue, "tumor": heatmap.tumor, "unknown": heatmap.unknown}
+    cells = {name: int(mask.sum()) for name, mask in areas.items()}
     values = heatmap.probabilities[heatmap.judged]
-    numbers = {"mean_probability": float(values.mean()), "max_probability": float(values.max())} if values.size else {}
+    numbers = {f"{name}_mm2": count * heatmap.cell_mm2 for name, count in cells.items()}
+    numbers["largest_focus_mm2"] = heatmap.largest_focus_mm2
+    if values.size:
+        numbers |= {"mean_probability": float(values.mean()), "max_probability": float(values.max())}
     return SlideRecord(
-        slide=task.row.slide,
-        path=str(task.row.path),
+        slide=work.row.slide,
+        path=str(work.row.path),
         status=status,
-        outputs={kind: str(path) for kind, path in task.files.outputs.items()},
+        outputs={kind: str(path) for kind, path in work.files.outputs.items()},
         mpp=heatmap.slide.mpp,
         mpp_source=heatmap.slide.mpp_source,
         mpp_raw=heatmap.slide.mpp_raw,
         provider=heatmap.run.get("provider"),
-        tissue_mm2=round(tissue * heatmap.cell_mm2, 6),
-        tumor_mm2=round(tumor * heatmap.cell_mm2, 6),
-        tumor_share=round(tumor / tissue, 6) if values.size else None,
-        unknown_mm2=round(unknown * heatmap.cell_mm2, 6),
-        unknown_share=round(unknown / tissue, 6) if tissue else None,
-        largest_focus_mm2=round(heatmap.largest_focus_mm2, 6),
+        tumor_share=round(cells["tumor"] / cells["tissue"], 6) if values.size else None,
+        unknown_share=round(cells["unknown"] / cells["tissue"], 6) if cells["tissue"] else None,
         tiles=heatmap.run["tiles"],
         bad_tiles=heatmap.run["bad_tiles"],
         warnings=warnings,

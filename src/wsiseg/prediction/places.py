@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,54 +15,17 @@ from wsiseg.tiles.tissue import MASK_MPP, TissueMask
 from wsiseg.tiles.tissue_choice import TissueChoice, content_of, filled, named_after, touches
 
 
-class FoundPlaces(NamedTuple):
-    """Where to look on a slide.
-
-    Attributes:
-        tissue: The tissue that is looked at.
-        thumbnail: uint8[rows, columns, 3], the whole slide.
-        warnings: What a person should know before trusting it.
-    """
-
-    tissue: TissueMask
-    thumbnail: NDArray[np.uint8]
-    warnings: tuple[str, ...]
-
-
 @dataclass(frozen=True)
 class Drawings:
-    """Mask images or outlines that a user gave for slides.
+    """Mask images or outlines that a user gave for slides."""
 
-    Attributes:
-        option: What they were given with.
-        setting: Where they lie; None where none were given.
-        files: The file of each slide that has one.
-        cuts: Cut out outlines of classes that say what is not meant.
-    """
-
-    option: str
-    setting: str | None = None
-    files: dict[str, Path] = field(default_factory=dict)
-    cuts: bool = True
-
-    def content(self, slide: str) -> str | None:
-        """Return what the drawing of a slide depends on; None where there is none."""
-        return content_of(self.files[slide]) if slide in self.files else None
+    option: str  # what they were given with
+    setting: str | None = None  # where they lie; None where none were given
+    files: dict[str, Path] = field(default_factory=dict)  # the file of each slide that has one
+    cuts: bool = True  # cut out outlines of classes that say what is not meant
 
     def filled(self, name: str, slide: Slide, tissue: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
-        """Fill the drawing of a slide.
-
-        Args:
-            name: The slide's id.
-            slide: The slide.
-            tissue: bool[rows, columns], over the whole slide.
-
-        Returns:
-            A mask of the same shape, and what a person should know.
-
-        Raises:
-            AnnotationError: The file cannot be read, or a mask has other proportions than the slide.
-        """
+        """Fill the drawing of a slide: a mask like its tissue (bool[rows, columns]), and what a person should know."""
         path = self.files[name]
         region = open_region(path, slide.facts, cuts=self.cuts)
         count = len(region.pieces)
@@ -76,19 +39,11 @@ class Drawings:
 
 @dataclass(frozen=True)
 class Places:
-    """Where to look on each slide of a run.
+    """Where to look on each slide of a run; made by `Places.of`."""
 
-    Made by `Places.of`.
-
-    Attributes:
-        tissue: How its tissue is found.
-        roi: The only parts to look at, where any are given.
-        exclude: Parts not to look at.
-    """
-
-    tissue: TissueChoice
-    roi: Drawings
-    exclude: Drawings
+    tissue: TissueChoice  # how its tissue is found
+    roi: Drawings  # the only parts to look at, where any are given
+    exclude: Drawings  # parts not to look at
 
     @classmethod
     def of(cls, tissue: str, roi: str | None, exclude: str | None, slides: Sequence[str]) -> Self:
@@ -105,19 +60,18 @@ class Places:
 
     def settings(self, slide: str) -> dict[str, str | None]:
         """Return what the cells that are looked at depend on; a file that changes gives another text."""
-        return {
-            "tissue": self.tissue.settings(slide),
-            "roi": self.roi.content(slide),
-            "exclude": self.exclude.content(slide),
-        }
+        drawn = {"roi": self.roi.files.get(slide), "exclude": self.exclude.files.get(slide)}
+        contents = {name: None if path is None else content_of(path) for name, path in drawn.items()}
+        return {"tissue": self.tissue.settings(slide), **contents}
 
-    def find(self, name: str, slide: Slide, most_unreadable: float) -> FoundPlaces:
-        """Find out where to look on a slide.
+    def find(
+        self, name: str, slide: Slide, most_unreadable: float
+    ) -> tuple[TissueMask, NDArray[np.uint8], tuple[str, ...]]:
+        """Find out where to look on a slide, of which at most a share may be unreadable.
 
-        Args:
-            name: The slide's id.
-            slide: The slide.
-            most_unreadable: Largest share of the slide that may be unreadable.
+        Returns:
+            The tissue that is looked at, the whole slide as uint8[rows, columns, 3], and what a person should know
+            before trusting it.
 
         Raises:
             SlideError: The slide or what was drawn on it cannot be used, or nothing was drawn on it to look at.
@@ -134,7 +88,7 @@ class Places:
                 mask, notes = drawing.filled(name, slide, tissue.mask)
                 tissue = replace(tissue, mask=tissue.mask & (mask == is_kept))
                 warnings += notes
-        return FoundPlaces(tissue, thumbnail, warnings)
+        return tissue, thumbnail, warnings
 
 
 def _no_coarser(tissue: TissueMask, slide: Slide) -> TissueMask:
@@ -145,12 +99,6 @@ def _no_coarser(tissue: TissueMask, slide: Slide) -> TissueMask:
         return tissue
     pixel = (slide.size_px[0] / shape[1], slide.size_px[1] / shape[0])
     mpp = (pixel[0] * slide.mpp[0], pixel[1] * slide.mpp[1])
-    return replace(tissue, mask=_resized(tissue.mask, shape), mpp=mpp, pixel_level0=pixel)
-
-
-def _resized(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return a mask of another shape; each pixel takes the value at its centre."""
-    places = [
-        np.minimum(((np.arange(n) + 0.5) * m / n).astype(int), m - 1) for n, m in zip(shape, mask.shape, strict=True)
-    ]
-    return mask[np.ix_(*places)]
+    # Each pixel takes the value at its centre.
+    places = [((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(shape, tissue.mask.shape, strict=True)]
+    return replace(tissue, mask=tissue.mask[np.ix_(*places)], mpp=mpp, pixel_level0=pixel)

@@ -11,10 +11,10 @@ from typing import Any
 from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.model_file import ModelFile, default_model_path
-from wsiseg.prediction import pipeline
 from wsiseg.prediction.cluster import on_cluster
 from wsiseg.prediction.map_files import write_page
 from wsiseg.prediction.mapping import kind, map_slide, prepare
+from wsiseg.prediction.pipeline import Setting, records
 from wsiseg.prediction.places import Places
 from wsiseg.prediction.processes import Work, in_processes
 from wsiseg.run.errors import ModelFileError, UsageError
@@ -42,22 +42,14 @@ def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -
         UsageError: A setting does not fit.
     """
     config = PredictConfig.checked(inputs=(str(slide),), model=(str(model),), **settings)
-    with _models(config) as models, _slide(slide, config) as opened:
+    with _models(config) as models, Slide(slide, mpp=config.slide_mpp, longest_read_s=config.read_timeout) as opened:
         row = CohortSlide(Path(slide).stem, Path(slide))
         places = Places.of(config.tissue, config.roi, config.exclude, [row.slide])
         return map_slide(prepare(row, opened, models, config, places), models, config)
 
 
-def _slide(path: Path | str, config: PredictConfig) -> Slide:
-    return Slide(path, mpp=config.slide_mpp, longest_read_s=config.read_timeout)
-
-
 def predict_slides(config: PredictConfig, progress: Progress | None = None) -> Run:
     """Write a tumour map, outlines and a picture for every slide.
-
-    Args:
-        config: What to do.
-        progress: Who watches.
 
     Returns:
         What became of every slide. One that fails does not stop the others.
@@ -80,9 +72,8 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
             progress.detail(_particulars(model, config))
         progress.begin(len(rows))
         with RunFile(config.out / _run_name(config), _run(config, models)) as file:
-            records = _records(rows, places, models, config, progress)
             try:
-                for record in records:
+                for record in _records(rows, places, models, config, progress):
                     file.add(record)
                     progress.done(record)
                 return file.finish()
@@ -95,7 +86,7 @@ def _records(
 ) -> Iterator[SlideRecord]:
     """Map slides in this process, in several of this machine, or on a cluster."""
     if config.dask is None and len(config.devices) == 1:
-        return pipeline.records(rows, places, models, config, progress)
+        return records(rows, Setting(places, models, config, progress))
     hashes = tuple(model.sha256 for model in models)
     work = partial(_in_process, places=places, config=config, hashes=hashes)
     if config.dask is not None:
@@ -121,16 +112,12 @@ def _in_process(
     hashes: tuple[str, ...],
 ) -> Iterator[SlideRecord]:
     """Map slides in a process that shares them with others."""
-    return pipeline.records(rows, places, _models_of_worker(config.model, device, hashes), config, progress)
+    return records(rows, Setting(places, _models_of_worker(config.model, device, hashes), config, progress))
 
 
 @lru_cache(maxsize=1)
 def _models_of_worker(names: tuple[str, ...], device: str, hashes: tuple[str, ...]) -> list[ModelFile]:
-    """Open the model files once in a process; they stay open until other files of these names are asked for.
-
-    Raises:
-        ModelFileError: The worker finds other files of these names than the process that gave out the work.
-    """
+    """Open the model files once in a process; they stay open until other files of these names are asked for."""
     models = _open_models(names, device, ExitStack())
     for model, sha256 in zip(models, hashes, strict=True):
         if model.sha256 != sha256:

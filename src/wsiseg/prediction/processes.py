@@ -32,13 +32,14 @@ _PATIENCE_S = 20.0
 
 @dataclass
 class _Worker:
-    """A process, where it computes, and the slides that it has and that nothing is known of yet."""
+    """A process and where it computes."""
 
     device: str
     process: SpawnProcess
     pipe: Connection
-    rows: dict[str, CohortSlide] = field(default_factory=dict)
+    rows: dict[str, CohortSlide] = field(default_factory=dict)  # that it has and that nothing is known of yet
     has_begun: bool = False
+    is_idle: bool = False
 
     def stop(self) -> None:
         """End the process, as it stands."""
@@ -74,7 +75,6 @@ class _Shared:
         self.work, self.waiting, self.progress, self.share = work, waiting, progress, share
         self.workers: list[_Worker] = []
         self._deaths = Counter[str]()
-        self._idle: list[_Worker] = []
 
     def start(self, device: str) -> None:
         """Start a process."""
@@ -99,8 +99,7 @@ class _Shared:
                     worker.rows.pop(values[0].slide, None)
                     yield values[0]
                 elif kind == "idle":
-                    worker.has_begun = True
-                    self._idle.append(worker)
+                    worker.has_begun = worker.is_idle = True
                 elif kind == "error":
                     raise values[0]
                 elif kind == "advance":
@@ -108,8 +107,9 @@ class _Shared:
                     self.progress.advance(slide, tiles, waited_s / len(self.workers))
                 else:
                     getattr(self.progress, kind)(*values)
-            while self.waiting and self._idle:
-                self._hand_out(self._idle.pop())
+            for worker in self.workers:
+                if worker.is_idle and self.waiting:
+                    self._hand_out(worker)
 
     def _hand_out(self, worker: _Worker) -> None:
         """Hand some slides to a process: fewer towards the end, and those that may have ended another one by one."""
@@ -117,7 +117,7 @@ class _Shared:
         rows = [self.waiting.popleft()]
         while len(rows) < most and not self._deaths[rows[0].slide] and not self._deaths[self.waiting[0].slide]:
             rows.append(self.waiting.popleft())
-        worker.rows = {row.slide: row for row in rows}
+        worker.rows, worker.is_idle = {row.slide: row for row in rows}, False
         with suppress(OSError):  # it has died: the next look at its pipe finds that out
             worker.pipe.send(rows)
 
@@ -125,7 +125,6 @@ class _Shared:
         """Start a process in place of a dead one, and hand out its slides again, but for one that ended too many."""
         worker.process.join()
         self.workers.remove(worker)
-        self._idle = [one for one in self._idle if one is not worker]
         ended = f"the process on {worker.device} ended with exit code {worker.process.exitcode}"
         if not worker.has_begun:
             raise WsisegError(f"{ended} before it began", "try --jobs 1")
@@ -155,19 +154,15 @@ class _Told(Silent):
             os._exit(1)
 
     def slide(self, slide: str, tiles: int) -> None:
-        """Tell that work on a slide begins."""
         self.send("slide", slide, tiles)
 
     def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:
-        """Tell that tiles are done."""
         self.send("advance", slide, tiles, waited_s)
 
     def note(self, text: str) -> None:
-        """Tell what a person should know."""
         self.send("note", text)
 
     def detail(self, text: str) -> None:
-        """Tell what only some want to know."""
         self.send("detail", text)
 
 
@@ -177,12 +172,11 @@ def _serve(pipe: Connection, work: Work, device: str, share: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     os.environ[CORES] = str(share)
     told = _Told(pipe)
-    try:
-        while True:
-            told.send("idle")
-            for record in work(pipe.recv(), told, device):
-                told.send("record", record)
-    except EOFError:
-        return
-    except WsisegError as error:
-        told.send("error", error)
+    with suppress(EOFError):
+        try:
+            while True:
+                told.send("idle")
+                for record in work(pipe.recv(), told, device):
+                    told.send("record", record)
+        except WsisegError as error:
+            told.send("error", error)

@@ -14,8 +14,9 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,30 +30,23 @@ _OPEN_SLIDES = 3
 _LAST_S = 5.0
 
 
-class ReaderProcesses:
-    """Processes that read windows for this one.
+class _Reader(NamedTuple):
+    """A process, and the pipes to and from it."""
 
-    Args:
-        count: How many.
-    """
+    process: "subprocess.Popen[bytes]"
+    tasks: IO[bytes]
+    answers: IO[bytes]
+
+
+class ReaderProcesses:
+    """Processes that read windows for this one; `count` says how many."""
 
     def __init__(self, count: int) -> None:
-        self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+        self._idle: SimpleQueue[_Reader] = SimpleQueue()
         self._files: dict[int, int] = {}  # by the address of the array
-        command = [sys.executable, "-m", __name__]
-        # In sessions of their own they get no Ctrl-C; they end when nobody can write to them any more.
-        self._all = [
-            subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-            for _ in range(count)
-        ]
-        for process in self._all:
-            threading.Thread(target=self._greet, args=(process,), daemon=True).start()
+        self._all = [_started() for _ in range(count)]
+        for reader in self._all:
+            threading.Thread(target=self._greet, args=(reader,), daemon=True).start()
 
     @classmethod
     def for_accelerator(cls) -> "ReaderProcesses | None":
@@ -63,17 +57,16 @@ class ReaderProcesses:
             cores, as each of these has an interpreter's lock of its own.
         """
         count = cores()
-        is_shared = CORES in os.environ
-        can_share = hasattr(os, "memfd_create")
-        return cls(count - _FOR_THE_REST) if count >= _FEWEST_CORES and can_share and not is_shared else None
+        can_share = hasattr(os, "memfd_create") and CORES not in os.environ
+        return cls(count - _FOR_THE_REST) if count >= _FEWEST_CORES and can_share else None
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def _greet(self, process: "subprocess.Popen[bytes]") -> None:
+    def _greet(self, reader: _Reader) -> None:
         """Let a process work once it is ready."""
-        if process.stdout is not None and process.stdout.readline():
-            self._idle.put(process)
+        if reader.answers.readline():
+            self._idle.put(reader)
 
     def array(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Return an array that processes can read into."""
@@ -84,62 +77,56 @@ class ReaderProcesses:
         return array
 
     def fill(
-        self, slide: Slide, corners: Sequence[Sequence[float]], mpp: float, whole: NDArray[np.uint8], begin: int
+        self, slide: Slide, corners: Sequence[tuple[float, float]], mpp: float, whole: NDArray[np.uint8], begin: int
     ) -> bool:
-        """Let a process read regions as `Slide.fill` does.
-
-        Args:
-            slide: The slide.
-            corners: Level-0 x, y of each.
-            mpp: Micrometers per pixel.
-            whole: uint8[n, height, width, 3], made by `array`.
-            begin: Where in it the first region lies.
+        """Let a process read regions as `Slide.fill` does, into `whole`, made by `array`, from its place `begin` on.
 
         Returns:
             False where no process is at hand, or it could not read them.
         """
         file = self._files.get(whole.ctypes.data)
+        if file is None:
+            return False
         try:
-            process = self._idle.get_nowait() if file is not None else None
+            reader = self._idle.get_nowait()
         except Empty:
             return False
-        if process is None or process.stdin is None or process.stdout is None:
-            return False
-        task = {
-            "slide": [str(slide.path), slide.longest_read_s],
-            "file": f"/proc/{os.getpid()}/fd/{file}",
-            "shape": whole.shape,
-            "begin": begin,
-            "corners": [list(corner) for corner in corners],
-            "scale": [mpp / slide.mpp[0], mpp / slide.mpp[1]],
-        }
-        try:
-            process.stdin.write(json.dumps(task).encode() + b"\n")
-            process.stdin.flush()
-            said = process.stdout.readline()
-        except OSError:
-            said = b""
+        memory, part = [f"/proc/{os.getpid()}/fd/{file}", *whole.shape], [begin, begin + len(corners)]
+        scale = [mpp / slide.mpp[0], mpp / slide.mpp[1]]
+        task = [str(slide.path), slide.longest_read_s], memory, part, corners, scale
+        said = b""
+        with suppress(OSError):
+            reader.tasks.write(json.dumps(task).encode() + b"\n")
+            reader.tasks.flush()
+            said = reader.answers.readline()
         if said:  # else it is dead
-            self._idle.put(process)
+            self._idle.put(reader)
         return said == b"done\n"
 
     def close(self) -> None:
         """End the processes and free the memory, once no array of theirs is used."""
-        for process in self._all:
-            if process.stdin is not None:
-                with suppress(OSError):  # a dead one
-                    process.stdin.close()
-        for process in self._all:
+        for reader in self._all:
+            with suppress(OSError):  # a dead one
+                reader.tasks.close()
+        for reader in self._all:
             try:
-                process.wait(_LAST_S)
+                reader.process.wait(_LAST_S)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+                reader.process.kill()
+                reader.process.wait()
+            reader.answers.close()
         for file in self._files.values():
             os.close(file)
         self._files.clear()
+
+
+def _started() -> _Reader:
+    """Start a process; in a session of its own it gets no Ctrl-C, and it ends when nobody can write to it any more."""
+    pipe, command = subprocess.PIPE, [sys.executable, "-m", __name__]
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, start_new_session=True)
+    assert process.stdin is not None  # noqa: S101  a pipe, as asked for
+    assert process.stdout is not None  # noqa: S101  the same
+    return _Reader(process, process.stdin, process.stdout)
 
 
 def serve() -> None:
@@ -147,29 +134,26 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing else may be printed there
     slides: dict[str, Slide] = {}
-    arrays: dict[str, NDArray[np.uint8]] = {}
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         try:
-            _fill(json.loads(line), slides, arrays)
+            (path, longest_s), (file, *shape), (begin, end), corners, scale = json.loads(line)
+            if path not in slides:
+                while len(slides) >= _OPEN_SLIDES:
+                    slides.pop(next(iter(slides))).close()
+                slides[path] = Slide(path, mpp=1.0, longest_read_s=longest_s)  # the scale comes with the task
+            slides[path].fill_scaled(corners, _shared(file, *shape)[begin:end], tuple(scale))
             said = "done"
         except Exception:  # noqa: BLE001  who asked reads it again, and then hears why
             said = "failed"
         print(said, file=answers, flush=True)
 
 
-def _fill(task: dict[str, Any], slides: dict[str, Slide], arrays: dict[str, NDArray[np.uint8]]) -> None:
-    """Carry out a task, keeping slides and arrays open for the next."""
-    path, longest_s = task["slide"]
-    if path not in slides:
-        while len(slides) >= _OPEN_SLIDES:
-            slides.pop(next(iter(slides))).close()
-        slides[path] = Slide(path, mpp=1.0, longest_read_s=longest_s)  # the scale comes with the task
-    if task["file"] not in arrays:
-        with open(task["file"], "r+b") as file:  # noqa: PTH123  no path of a file system
-            arrays[task["file"]] = np.frombuffer(mmap.mmap(file.fileno(), 0), np.uint8).reshape(task["shape"])
-    begin, corners = task["begin"], task["corners"]
-    slides[path].fill_scaled(corners, arrays[task["file"]][begin : begin + len(corners)], tuple(task["scale"]))
+@cache
+def _shared(path: str, *shape: int) -> NDArray[np.uint8]:
+    """Open the memory behind an array of the process that asks."""
+    with open(path, "r+b") as file:  # noqa: PTH123  no path of a file system
+        return np.frombuffer(mmap.mmap(file.fileno(), 0), np.uint8).reshape(shape)
 
 
 if __name__ == "__main__":

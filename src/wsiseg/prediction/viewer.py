@@ -4,12 +4,13 @@ import io
 import math
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.mathematics.grid import block_means
 from wsiseg.pages.drawing import GRID, INK, Drawing, Polyline, Rectangle, Text
 from wsiseg.pages.page import picture_address
 from wsiseg.pages.pictures import DARK, KEY_OF_UNKNOWN, LIGHT, colored, is_line, rim
@@ -19,7 +20,6 @@ from wsiseg.slides.slide import SlideFacts
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-T = TypeVar("T", bound=np.generic)
 
 KEPT_PX = 840
 """Longer side of the picture of a slide that is kept for pages."""
@@ -101,14 +101,10 @@ class Results:
 
 @dataclass(frozen=True)
 class Overlay:
-    """A tumour map to lay over the picture of its slide.
+    """A tumour map to lay over the picture of its slide."""
 
-    Attributes:
-        png: An image file with few colours, transparent where nobody looked, tumour outlined.
-        box: Left, top, width and height as shares of the picture's width and height; the last cells may reach beyond.
-    """
-
-    png: bytes
+    png: bytes  # an image file with few colours, transparent where nobody looked, tumour outlined
+    # Left, top, width and height as shares of the picture's width and height; the last cells may reach beyond.
     box: tuple[float, float, float, float]
 
 
@@ -188,9 +184,8 @@ def overlay(heatmap: Heatmap, longest_px: int) -> Overlay:
     left, top = int(x / across), int(y / down)
     part = np.s_[top : math.ceil((y + height) / down), left : math.ceil((x + width) / across)]
     cells = max(1, math.ceil(max(heatmap.probabilities[part].shape) / longest_px))
-    values = _averaged(np.where(heatmap.judged, heatmap.probabilities, np.float32(np.nan))[part], cells)
-    states = np.where(heatmap.tissue, heatmap.unknown.astype(np.float32), np.float32(np.nan))[part]
-    unknown = np.nan_to_num(_averaged(states, cells)) >= _HALF
+    values = block_means(heatmap.probabilities[part], heatmap.judged[part], cells)
+    unknown = np.nan_to_num(block_means(heatmap.unknown[part], heatmap.tissue[part], cells)) >= _HALF
     box = (
         (left * across - x) / width,
         (top * down - y) / height,
@@ -199,7 +194,7 @@ def overlay(heatmap: Heatmap, longest_px: int) -> Overlay:
     )
     copies = max(1, longest_px // max(values.shape))
     line = 2 if copies > _WIDE else 1
-    return Overlay(_png(_repeated(values, copies), _repeated(unknown, copies), heatmap.threshold, line), box)
+    return Overlay(_png(values, unknown, heatmap.threshold, copies, line), box)
 
 
 def histogram(heatmap: Heatmap) -> Drawing:
@@ -255,25 +250,10 @@ def _pictures(found: Results, slide: str, longest_px: int) -> str:
     return f'<div class="stack" style="{style}">{"".join(images)}</div>'
 
 
-def _repeated(values: NDArray[T], copies: int) -> NDArray[T]:
-    return values.repeat(copies, 0).repeat(copies, 1)
-
-
-def _averaged(values: NDArray[np.float32], cells: int) -> NDArray[np.float32]:
-    """Average squares of `cells` x `cells` values, without those that are NaN."""
-    if cells == 1:
-        return values
-    rows, columns = (-(-size // cells) for size in values.shape)
-    padding = [(0, rows * cells - values.shape[0]), (0, columns * cells - values.shape[1])]
-    squares = np.pad(values, padding, constant_values=np.nan).reshape(rows, cells, columns, cells)
-    seen = (~np.isnan(squares)).sum((1, 3))
-    total = np.nan_to_num(squares, nan=0.0).sum((1, 3))
-    return np.where(seen > 0, total / np.maximum(seen, 1), np.nan).astype(np.float32)
-
-
-def _png(values: NDArray[np.float32], unknown: NDArray[np.bool_], threshold: float, line_px: int) -> bytes:
+def _png(values: NDArray[np.float32], unknown: NDArray[np.bool_], threshold: float, copies: int, line_px: int) -> bytes:
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
 
+    values, unknown = values.repeat(copies, 0).repeat(copies, 1), unknown.repeat(copies, 0).repeat(copies, 1)
     filled = np.where(unknown, -1.0, np.nan_to_num(values, nan=-1.0))
     indices = np.where(filled < 0, 0, 1 + (filled * (_STEPS - 1)).round()).astype(np.uint8)
     indices[unknown] = _STEPS + 2 - is_line(unknown.shape, *_HATCH_PX)[unknown]

@@ -30,25 +30,18 @@ _WINDOW_PX, _SURROUND_PX = 1152, 32
 
 @dataclass(frozen=True)
 class Plan:
-    """What to read of a slide and to ask of a model.
+    """What to read of a slide and to ask of a model."""
 
-    Attributes:
-        grid: The cells of the map.
-        wanted: bool[rows, columns], the cells that are to be looked at.
-        windows: The cells under each window.
-        is_dense: True if the model answers for every cell of a window, False if each window is one tile and one cell.
-        tile_cells: Side in cells of the tiles that dense values stand for; 1 where they stand for the cells alone.
-        batch: Windows that are computed at once.
-        runs_on: True if a batch may hold windows of several slides and is padded to its full size.
-    """
-
-    grid: Grid
-    wanted: NDArray[np.bool_]
-    windows: tuple[Cells, ...]
+    grid: Grid  # the cells of the map
+    wanted: NDArray[np.bool_]  # bool[rows, columns], the cells that are to be looked at
+    windows: tuple[Cells, ...]  # the cells under each window
+    # True if the model answers for every cell of a window, False if each window is one tile and one cell.
     is_dense: bool
+    # Side in cells of the tiles that dense values stand for; 1 where they stand for the cells alone.
     tile_cells: int = 1
-    batch: int = 1
-    runs_on: bool = False
+    batch: int = 1  # windows that are computed at once
+    runs_on: bool = False  # true if a batch may hold windows of several slides and is padded to its full size
+    views: int = 1  # views of each window that are asked about
 
     def shape_px(self, number: int) -> tuple[int, int]:
         """Return height and width of a window."""
@@ -103,14 +96,10 @@ def _wanted(tissue: TissueMask, cells: Grid, min_tissue: float) -> NDArray[np.bo
 
 
 def windows_over(wanted: NDArray[np.bool_], side: int, overlap: int, surround: int, multiple: int) -> Iterator[Cells]:
-    """Cover the wanted cells with windows no larger than needed, in bands from the top and from left to right.
+    """Cover the wanted cells (bool[rows, columns]) with windows no larger than needed, in bands from the top.
 
-    Args:
-        wanted: bool[rows, columns].
-        side: Largest side in cells.
-        overlap: Cells that neighbouring windows share.
-        surround: Cells around what is wanted.
-        multiple: Sides are multiples of this.
+    Sides are multiples of `multiple`, `side` cells at most. Neighbours share `overlap` cells, and around what is wanted
+    there are `surround` cells.
     """
     for top, rows in spans_over(np.asarray(wanted.any(1)), side, overlap, surround, multiple):
         part = np.asarray(wanted[top : top + rows].any(0))

@@ -1,7 +1,9 @@
 """Outputs that appear whole or not at all: written beside their place, then renamed."""
 
+import csv
 import glob
 import gzip
+import io
 import itertools
 import json
 import os
@@ -14,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+from zipfile import BadZipFile
 
 from wsiseg.run.errors import OutputError
 
@@ -195,3 +198,29 @@ def _packing(file: BinaryIO) -> gzip.GzipFile:
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  any JSON value
     """Write a JSON file, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Return rows as CSV, the heads first."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def save_arrays(path: Path, key: str, **arrays: Any) -> None:  # noqa: ANN401  what NumPy makes an array of
+    """Keep arrays of work that is not done, for `load_arrays` with the same key."""
+    import numpy as np  # noqa: PLC0415  heavy: only where there are arrays
+
+    with written_whole(path) as partial, partial.open("wb") as file:
+        np.savez(file, key=np.asarray(key), **arrays)
+
+
+def load_arrays(path: Path, key: str) -> dict[str, Any] | None:
+    """Return the arrays that were kept with this key; None where there are none that can be read."""
+    import numpy as np  # noqa: PLC0415  heavy: only where there are arrays
+
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored) if str(stored["key"]) == key else None
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None

@@ -27,17 +27,10 @@ SIDE_PX, MPP = 96, 0.972
 
 @dataclass(frozen=True)
 class PcamFile:
-    """A file as it is published, gzipped.
+    """A file as it is published, gzipped."""
 
-    Attributes:
-        name: Its name, which ends in `.h5.gz`.
-        size: In bytes.
-        md5: Of the gzipped file.
-        sha256: Of the gzipped file.
-    """
-
-    name: str
-    size: int
+    name: str  # its name, which ends in `.h5.gz`
+    size: int  # in bytes
     md5: str
     sha256: str
 
@@ -105,11 +98,7 @@ def _unpacked(path: Path) -> Path:
 
 
 def _copy(source: gzip.GzipFile, target: IO[bytes]) -> None:
-    """Copy no more than the largest file of PatchCamelyon holds.
-
-    Raises:
-        ValueError: There is more.
-    """
+    """Copy no more than the largest file of PatchCamelyon holds."""
     most = max(PATCHES.values()) * SIDE_PX**2 * 3 + 2**26
     while block := source.read(2**20):
         target.write(block)

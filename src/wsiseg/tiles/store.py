@@ -21,37 +21,25 @@ from wsiseg.tiles.packed import PackedTiles
 
 Indices = Sequence[int] | NDArray[np.integer]
 _SUFFIX = ".tiles.zarr"
+_ARRAYS: dict[str, Any] = {"corners": np.int32, "tissue_share": np.float32, "inside_share": np.float32}
+_FACTS = {"tile_px": int, "stride_px": int, "mpp": float, "tissue_mm2": float, "bad_tiles": int}
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """The tiles of one slide.
+    """The tiles of one slide."""
 
-    Attributes:
-        slide: The slide they lie on.
-        corners: int32[n, 2], level-0 x, y of the upper left corners, row by row.
-        tissue_share: float32[n], share of tissue in the part of each tile that lies on the slide.
-        inside_share: float32[n], share of each tile that lies on the slide; the rest is background.
-        tile_px: Side in pixels of `mpp`.
-        stride_px: Distance of neighbours in pixels of `mpp`.
-        mpp: Micrometers per tile pixel.
-        tissue_mm2: Area of the slide's tissue.
-        bad_tiles: Tiles left out because they cannot be read; only where pixels were asked for is that known.
-        warnings: What a person should know of them.
-        settings: What else they were made with.
-    """
-
-    slide: SlideFacts
-    corners: NDArray[np.int32]
-    tissue_share: NDArray[np.float32]
-    inside_share: NDArray[np.float32]
-    tile_px: int
-    stride_px: int
-    mpp: float
-    tissue_mm2: float
-    bad_tiles: int = 0
-    warnings: tuple[str, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict)
+    slide: SlideFacts  # the slide they lie on
+    corners: NDArray[np.int32]  # int32[n, 2], level-0 x, y of the upper left corners, row by row
+    tissue_share: NDArray[np.float32]  # float32[n], share of tissue in the part of each tile that lies on the slide
+    inside_share: NDArray[np.float32]  # float32[n], share of each tile that lies on the slide; the rest is background
+    tile_px: int  # side in pixels of `mpp`
+    stride_px: int  # distance of neighbours in pixels of `mpp`
+    mpp: float  # micrometers per tile pixel
+    tissue_mm2: float  # area of the slide's tissue
+    bad_tiles: int = 0  # tiles left out because they cannot be read; only where pixels were asked for is that known
+    warnings: tuple[str, ...] = ()  # what a person should know of them
+    settings: dict[str, Any] = field(default_factory=dict)  # what else they were made with
 
     def __len__(self) -> int:
         return len(self.corners)
@@ -62,31 +50,27 @@ class Tiles:
         return Grid(self.slide.size_px, self.slide.mpp, self.tile_px, self.stride_px, self.mpp)
 
     def only(self, readable: NDArray[np.bool_]) -> Self:
-        """Leave out the tiles that cannot be read.
-
-        Args:
-            readable: bool[n], True for those that stay.
-        """
+        """Leave out the tiles that cannot be read; `readable`, bool[n], is True for those that stay."""
         bad = int((~readable).sum())
-        kept = {name: getattr(self, name)[readable] for name in ("corners", "tissue_share", "inside_share")}
+        kept = {name: getattr(self, name)[readable] for name in _ARRAYS}
         note = (f"{bad} of {len(self)} tissue tiles cannot be read and are left out",) if bad else ()
         return replace(self, **kept, bad_tiles=bad, warnings=(*self.warnings, *note))
 
     def save(self, group: Any) -> None:  # noqa: ANN401  a zarr group
         """Write everything but the pixels to an empty zarr group."""
-        for name in ("corners", "tissue_share", "inside_share"):
+        for name in _ARRAYS:
             group.create_array(name, data=getattr(self, name))
-        group.attrs["wsiseg"] = {
-            "schema": "wsiseg.tiles/1",
-            "slide": asdict(self.slide),
-            "tile_px": self.tile_px,
-            "stride_px": self.stride_px,
-            "mpp": self.mpp,
-            "tissue_mm2": self.tissue_mm2,
-            "bad_tiles": self.bad_tiles,
-            "warnings": list(self.warnings),
-            "settings": self.settings,
-        }
+        facts = {name: getattr(self, name) for name in (*_FACTS, "settings")} | {"warnings": list(self.warnings)}
+        group.attrs["wsiseg"] = {"schema": "wsiseg.tiles/1", "slide": asdict(self.slide), **facts}
+
+    @classmethod
+    def load(cls, group: Any) -> Self:  # noqa: ANN401  a zarr group
+        """Read what `save` wrote."""
+        own = group.attrs["wsiseg"]
+        arrays: dict[str, Any] = {name: np.asarray(group[name][:], kind) for name, kind in _ARRAYS.items()}
+        facts: dict[str, Any] = {name: kind(own[name]) for name, kind in _FACTS.items()}
+        slide, warnings = SlideFacts.from_json(own["slide"]), tuple(own["warnings"])
+        return cls(slide=slide, **arrays, **facts, warnings=warnings, settings=own["settings"])
 
 
 def store_path(folder: Path, slide: str) -> Path:
@@ -126,7 +110,7 @@ class TileStore:
         try:
             # Without the format zarr looks for files of the older one too, in the background.
             group = zarr.open_group(str(path), mode="r", zarr_format=3)
-            self.tiles = _tiles(group)
+            self.tiles = Tiles.load(group)
             self._packed = PackedTiles(path, group, self.tiles.tile_px) if "offsets" in group else None
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise WsisegError(f"{path}: not a tile store: {error}", "make it again with wsiseg tile") from error
@@ -187,20 +171,3 @@ class TileStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _tiles(group: Any) -> Tiles:  # noqa: ANN401  a zarr group
-    own = group.attrs["wsiseg"]
-    return Tiles(
-        slide=SlideFacts.from_json(own["slide"]),
-        corners=np.asarray(group["corners"][:], np.int32),
-        tissue_share=np.asarray(group["tissue_share"][:], np.float32),
-        inside_share=np.asarray(group["inside_share"][:], np.float32),
-        tile_px=int(own["tile_px"]),
-        stride_px=int(own["stride_px"]),
-        mpp=float(own["mpp"]),
-        tissue_mm2=float(own["tissue_mm2"]),
-        bad_tiles=int(own["bad_tiles"]),
-        warnings=tuple(own["warnings"]),
-        settings=own["settings"],
-    )

@@ -18,6 +18,7 @@ from wsiseg.pages import pictures as report
 from wsiseg.run.errors import SlideError, UsageError, WsisegError
 from wsiseg.run.outputs import written_whole
 from wsiseg.run.record import Progress, Run, RunFile, Silent, SlideRecord, Status, now
+from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import Cohort, CohortSlide
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.packed import encoded, save_packed
@@ -34,10 +35,6 @@ _MUCH_UPSAMPLING = 1.5  # beyond it detail is missing that a model has seen in t
 def tile(config: TileConfig, progress: Progress | None = None) -> Run:
     """Write a tile store and a picture for every slide, and the cohort that training reads.
 
-    Args:
-        config: What to do.
-        progress: Who watches.
-
     Returns:
         What became of every slide. One that fails does not stop the others.
 
@@ -50,19 +47,13 @@ def tile(config: TileConfig, progress: Progress | None = None) -> Run:
     tissue = TissueChoice.of(config.tissue, [slide.slide for slide in cohort.slides if not slide.skipped])
     progress.begin(len(cohort.slides))
     settings = config.model_dump(mode="json", exclude={"inputs", "out", "jobs", "overwrite"})
-    run = Run(command="tile", version=_version(), started=now(), settings=settings)
+    run = Run(command="tile", version=__version__, started=now(), settings=settings)
     with RunFile(config.out / "run.json", run) as file:
         for record in _records(cohort, tissue, config, progress):
             file.add(record)
             progress.done(record)
         _write_cohort(cohort, file.run, config)
         return file.finish()
-
-
-def _version() -> str:
-    from wsiseg.run.version import __version__  # noqa: PLC0415  the package imports this module
-
-    return __version__
 
 
 def _write_cohort(cohort: Cohort, run: Run, config: TileConfig) -> None:
@@ -88,36 +79,25 @@ class _StoppedError(Exception):
 
 @dataclass(frozen=True)
 class _Task:
-    """A slide and what to do with it.
-
-    Attributes:
-        row: Its row of the cohort.
-        tissue: How its tissue is found.
-        config: The settings.
-        progress: Who watches.
-        threads: How many read it at the same time.
-        stop: Set when the run is interrupted.
-    """
+    """A slide and what to do with it."""
 
     row: CohortSlide
-    tissue: TissueChoice
+    tissue: TissueChoice  # how its tissue is found
     config: TileConfig
     progress: Progress
-    threads: int
-    stop: threading.Event
+    threads: int  # how many read it at the same time
+    stop: threading.Event  # set when the run is interrupted
 
     @property
     def store(self) -> Path:
-        """Where its tiles go."""
         return store_path(self.config.out, self.row.slide)
 
     @property
     def picture(self) -> Path:
-        """Where the picture of what was kept goes."""
         return self.config.out / f"{self.row.slide}.png"
 
     @property
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         """What a store depends on besides the slide; the same settings give the same store."""
         names = {"tile", "mpp", "stride", "min_tissue", "pixels", "max_bad_tiles"}
         return {**self.config.model_dump(mode="json", include=names), "tissue": self.tissue.settings(self.row.slide)}
@@ -159,7 +139,7 @@ def _tile_slide(task: _Task) -> SlideRecord:
         tissue, thumbnail = task.tissue.find(
             task.row.slide, slide, threads=task.threads, most_unreadable=config.max_bad_tiles
         )
-        tiles = _placed(slide, tissue, _grid(slide, config), config.min_tissue, task.settings)
+        tiles = _placed(slide, tissue, task)
         task.progress.slide(task.row.slide, len(tiles))
         with written_whole(task.store) as partial:
             tiles = _write(partial, slide, tiles, task)
@@ -169,43 +149,26 @@ def _tile_slide(task: _Task) -> SlideRecord:
         return _record(task, tiles, "ok" if len(tiles) else "no_tissue")
 
 
-def _grid(slide: Slide, config: TileConfig) -> Grid:
-    return Grid(slide.size_px, slide.mpp, config.tile, config.stride or config.tile, config.mpp)
-
-
-def _placed(slide: Slide, tissue: TissueMask, grid: Grid, min_tissue: float, settings: dict[str, Any]) -> Tiles:
-    """Return the tiles of a grid that hold enough tissue, those that reach beyond the slide among them.
-
-    Args:
-        slide: The slide.
-        tissue: Where it holds tissue.
-        grid: Tiles that cover the slide.
-        min_tissue: Least share of tissue in the part of a tile that lies on the slide.
-        settings: What else they are made with, to be kept with them.
-    """
+def _placed(slide: Slide, tissue: TissueMask, task: _Task) -> Tiles:
+    """Return the tiles that hold enough tissue, those that reach beyond the slide among them."""
+    config = task.config
+    grid = Grid(slide.size_px, slide.mpp, config.tile, config.stride or config.tile, config.mpp)
     share = tissue.share(grid)
-    cells = np.argwhere(share >= max(min_tissue, _LEAST_TISSUE))
-    corners = grid.corners(cells)
+    cells = np.argwhere(share >= max(config.min_tissue, _LEAST_TISSUE))
+    corners, sides = grid.corners(cells), np.asarray(grid.tile_level0)
+    inside = np.clip(np.asarray(grid.size_px) - corners, 0, sides) / sides
     return Tiles(
         slide=slide.facts,
         corners=corners,
         tissue_share=share[cells[:, 0], cells[:, 1]],
-        inside_share=_inside(corners, grid),
+        inside_share=inside.prod(1).astype(np.float32),
         tile_px=grid.tile_px,
         stride_px=grid.stride_px,
         mpp=grid.tile_mpp,
         tissue_mm2=tissue.area_mm2,
         warnings=(*slide.warnings, *tissue.warnings, *_upsampling(slide, grid.tile_mpp)),
-        settings=settings,
+        settings=task.settings,
     )
-
-
-def _inside(corners: NDArray[np.int32], grid: Grid) -> NDArray[np.float32]:
-    """Return the share of each tile that lies on the slide: float32[n]."""
-    sides = np.asarray(grid.tile_level0)
-    covered = np.clip(np.asarray(grid.size_px) - corners, 0, sides) / sides
-    share: NDArray[np.float32] = covered.prod(1).astype(np.float32)
-    return share
 
 
 def _upsampling(slide: Slide, mpp: float) -> tuple[str, ...]:
@@ -218,10 +181,8 @@ def _upsampling(slide: Slide, mpp: float) -> tuple[str, ...]:
 
 def _known(store: Path) -> Tiles | None:
     """Return the tiles of an earlier run."""
-    if not store.is_dir():
-        return None
     try:
-        return TileStore(store).tiles
+        return TileStore(store).tiles if store.is_dir() else None
     except WsisegError:
         return None
 

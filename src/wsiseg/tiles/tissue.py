@@ -20,23 +20,14 @@ _ROWS_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class TissueMask:
-    """Where a slide holds tissue.
+    """Where a slide holds tissue."""
 
-    Attributes:
-        mask: bool[rows, columns] over the whole slide.
-        mpp: Micrometers per mask pixel along x and y.
-        pixel_level0: Width and height of a mask pixel in level-0 pixels.
-        source: `auto`, `none` or the file that it came from.
-        unreadable_share: Share of the slide whose overview could not be read; it does not count as tissue.
-        notes: What a person should know of where it came from.
-    """
-
-    mask: NDArray[np.bool_]
-    mpp: tuple[float, float]
-    pixel_level0: tuple[float, float]
-    source: str
-    unreadable_share: float = 0.0
-    notes: tuple[str, ...] = ()
+    mask: NDArray[np.bool_]  # bool[rows, columns] over the whole slide
+    mpp: tuple[float, float]  # micrometers per mask pixel along x and y
+    pixel_level0: tuple[float, float]  # width and height of a mask pixel in level-0 pixels
+    source: str  # `auto`, `none` or the file that it came from
+    unreadable_share: float = 0.0  # share of the slide whose overview could not be read; it does not count as tissue
+    notes: tuple[str, ...] = ()  # what a person should know of where it came from
 
     @property
     def area_mm2(self) -> float:
@@ -64,21 +55,18 @@ class TissueMask:
 def find_tissue(
     slide: Slide, *, threads: int = 1, most_unreadable: float = MOST_UNREADABLE
 ) -> tuple[TissueMask, NDArray[np.uint8]]:
-    """Find the tissue of a slide by its colour, within the bounds of the scan.
-
-    Args:
-        slide: The slide.
-        threads: How many read at the same time.
-        most_unreadable: Largest share of the slide that may be unreadable.
+    """Find the tissue of a slide by its colour, within the bounds of the scan; so many threads read.
 
     Returns:
         The mask, and the thumbnail (uint8[rows, columns, 3]) that it was found in.
 
     Raises:
-        SlideError: More than that share cannot be read.
+        SlideError: More than the share `most_unreadable` of the slide cannot be read.
     """
     overview = slide.overview(MASK_MPP, threads=threads, most_unreadable=most_unreadable)
-    return mask_over(slide, _detect(slide, overview), "auto", overview), overview.image
+    mask, part = np.zeros_like(overview.unreadable), _scanned(slide, overview.image.shape)
+    mask[part] = detect(overview.image[part])
+    return mask_over(slide, mask, "auto", overview), overview.image
 
 
 def mask_over(
@@ -93,14 +81,6 @@ def mask_over(
     pixel = (slide.size_px[0] / mask.shape[1], slide.size_px[1] / mask.shape[0])
     mpp = (pixel[0] * slide.mpp[0], pixel[1] * slide.mpp[1])
     return TissueMask(mask, mpp, pixel, source, float(overview.unreadable.mean()), notes)
-
-
-def _detect(slide: Slide, overview: Picture) -> NDArray[np.bool_]:
-    """Find the tissue of an overview; beyond the bounds there is none."""
-    mask = np.zeros_like(overview.unreadable)
-    part = _scanned(slide, overview.image.shape)
-    mask[part] = detect(overview.image[part])
-    return mask
 
 
 def _scanned(slide: Slide, shape: tuple[int, ...]) -> tuple[slice, slice]:

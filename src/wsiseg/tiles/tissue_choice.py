@@ -71,13 +71,7 @@ def _slide_name(path: Path) -> str:
 
 
 def filled(area: Area, size_px: tuple[int, int], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Set the pixels whose centre lies in an area.
-
-    Args:
-        area: A part of a slide.
-        size_px: Width and height of the slide.
-        shape: Rows and columns of the result, which covers the whole slide.
-    """
+    """Set the pixels whose centre lies in an area of a slide of so many pixels; the result covers the whole slide."""
     scale = np.asarray([shape[1] / size_px[0], shape[0] / size_px[1]])
     if not isinstance(area, Mask):
         return _filled(_rings(area.geometry, scale), shape)
@@ -128,16 +122,10 @@ def _filled(rings: Sequence[NDArray[np.float64]], shape: tuple[int, ...]) -> NDA
 
 @dataclass(frozen=True)
 class TissueChoice:
-    """How the tissue of each slide is found.
+    """How the tissue of each slide is found; made by `TissueChoice.of`."""
 
-    Made by `TissueChoice.of`.
-
-    Attributes:
-        setting: `auto`, `none`, or where masks and outlines lie.
-        files: The mask or outlines of each slide, where the setting names any.
-    """
-
-    setting: str
+    setting: str  # `auto`, `none`, or where masks and outlines lie
+    # The mask or outlines of each slide, where the setting names any.
     files: dict[str, Path] = field(default_factory=dict)
 
     @classmethod
@@ -153,13 +141,7 @@ class TissueChoice:
     def find(
         self, name: str, slide: Slide, *, threads: int = 1, most_unreadable: float = MOST_UNREADABLE
     ) -> tuple[TissueMask, NDArray[np.uint8]]:
-        """Find the tissue of a slide.
-
-        Args:
-            name: The slide's id.
-            slide: The slide.
-            threads: How many read at the same time.
-            most_unreadable: Largest share of the slide that may be unreadable.
+        """Find the tissue of a slide of this id; arguments otherwise as those of `find_tissue`.
 
         Returns:
             The mask, and a thumbnail of the slide (uint8[rows, columns, 3]).
@@ -178,14 +160,9 @@ class TissueChoice:
         if self.setting == "none":
             return mask_over(slide, np.ones(shape, np.bool_), "none", overview), overview.image
         region = open_region(self.files[name], slide.facts)
-        if isinstance(region.area, Mask):
-            shape = _own_shape(region.area)
+        if isinstance(region.area, Mask):  # its own size, or less where it has more pixels than are needed
+            rows, columns = region.area.pixels.shape
+            every = math.ceil(math.sqrt(rows * columns / _MOST_PIXELS))
+            shape = -(-rows // every), -(-columns // every)
         mask = filled(region.area, slide.size_px, shape)
         return mask_over(slide, mask, self.files[name].name, overview, region.notes), overview.image
-
-
-def _own_shape(mask: Mask) -> tuple[int, int]:
-    """Return the rows and columns of a mask, fewer where it has more pixels than are needed."""
-    rows, columns = mask.pixels.shape
-    every = math.ceil(math.sqrt(rows * columns / _MOST_PIXELS))
-    return -(-rows // every), -(-columns // every)
