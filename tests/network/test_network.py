@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from wsiseg.network.known_tissue import KnownTissue
 from wsiseg.network.network import Checkpoint, TileClassifier, build, load_classifier
-from wsiseg.network.views import MapView, PartView
 from wsiseg.run.errors import DownloadError, UsageError, WsisegError
 
 SMALL = "timm:test_resnet"
@@ -202,23 +201,8 @@ def test_a_plain_state_dict_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_a_part_of_a_crop_is_pooled_from_the_crop_s_map(classifier: TileClassifier) -> None:
-    crops = tiles(side=160)
-    view, maps = PartView(classifier, 96), classifier.logit_map(crops)
-    torch.testing.assert_close(view.eval()(crops), maps[:, 1:4, 1:4].mean((1, 2)))
-    view.training = True  # of the view alone
-    for found, logits in zip(torch.stack([view(crops) for _ in range(100)], 1), maps, strict=True):
-        places = torch.stack([logits[i : i + 3, j : j + 3].mean() for i in range(3) for j in range(3)])
-        torch.testing.assert_close(places[(found[:, None] - places).abs().argmin(1)], found)
-        assert len((found[:, None] - places).abs().argmin(1).unique()) == 9
-    middle = PartView(classifier, 96, is_random=False)
-    middle.training = True
-    torch.testing.assert_close(middle(crops), maps[:, 1:4, 1:4].mean((1, 2)))
-
-
-@torch.inference_mode()
 def test_the_mean_of_a_map_is_the_logit(classifier: TileClassifier) -> None:
     images = tiles()
-    maps = MapView(classifier)(images)
+    maps = classifier.logit_map(images)
     assert maps.shape == (3, 3, 3)
     torch.testing.assert_close(maps.mean((1, 2)), classifier(images))

@@ -172,12 +172,6 @@ def test_steps_of_processes_are_those_of_accumulation(count: int, processes: int
     assert all(one.weight == pytest.approx(other.weight * processes) for one, other in weights)
 
 
-def test_balance_repeats_the_rarer_class() -> None:
-    order = order_of(slides(20), (0, 0), balance=True)
-    assert Counter(slide.label for slide in order) == {0: 13, 1: 13}
-    assert {slide.slide for slide in order} == {str(k) for k in range(20)}
-
-
 def test_an_epoch_is_shuffled_by_its_seed() -> None:
     first, again, other = (order_of(slides(20), (0, epoch)) for epoch in (1, 1, 2))
     assert first == again

@@ -2,14 +2,13 @@
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from making.equation import Floats, Loss, cross_entropy, focal, literal_risk
+from making.equation import Floats, literal_risk
 from making.tiled import SMALL
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import build
@@ -26,13 +25,13 @@ from wsiseg.training.step import (
     set_training,
 )
 
-TILES, CHANNELS, SIDE = 30, 5, 3
+TILES, CHANNELS = 30, 5
 ALPHA, BETA, C0, C1, WEIGHT = 0.3, 0.1, 0.5, 2.0, 0.7
 CPU, HERE = torch.device("cpu"), Path()
 
 
 class Linear(nn.Module):
-    """Logits of features, [n] of [n, channels] and maps of maps."""
+    """Logits [n] of features [n, channels]."""
 
     def __init__(self, weights: Floats) -> None:
         super().__init__()
@@ -45,32 +44,22 @@ class Linear(nn.Module):
 @pytest.mark.parametrize("micro_batch", [None, 7])
 @pytest.mark.parametrize("label", [0, 1])
 @pytest.mark.parametrize("is_supervised", [False, True])
-@pytest.mark.parametrize(
-    ("name", "loss", "positions"),
-    [("cross-entropy", cross_entropy, 1), ("focal", focal, 1), ("dense", cross_entropy, SIDE * SIDE)],
-)
 def test_risk_and_gradients_are_those_of_the_literal_equation(
-    name: Any,
-    loss: Loss,
-    positions: int,
     is_supervised: bool,  # noqa: FBT001  a parameter of the test
     label: int,
     micro_batch: int | None,
 ) -> None:
     random = np.random.default_rng(0)
-    weights, features = random.normal(size=CHANNELS), random.normal(size=(TILES, positions, CHANNELS))
+    weights, features = random.normal(size=CHANNELS), random.normal(size=(TILES, CHANNELS))
     truth = (random.random(TILES) < 0.4).astype(float) if is_supervised else None
-    config = TrainConfig(
-        cohort=HERE, out=HERE, alpha=ALPHA, beta=BETA, c0=C0, c1=C1, loss=name, micro_batch=micro_batch
-    )
+    config = TrainConfig(cohort=HERE, out=HERE, alpha=ALPHA, beta=BETA, c0=C0, c1=C1, micro_batch=micro_batch)
     network = Linear(weights)
     slide = LabelledSlide("a", label, "train", "", HERE, HERE, TILES, 64, 0.5, "")
-    tiles = torch.from_numpy(features.reshape(TILES, SIDE, SIDE, CHANNELS) if positions > 1 else features[:, 0])
     labels = None if truth is None else torch.from_numpy(truth.astype(np.int8))
-    risk = Stepper.of(config, CPU).backward(network, Bag(slide, tiles, WEIGHT, labels))
+    risk = Stepper(config, CPU).backward(network, Bag(slide, torch.from_numpy(features), WEIGHT, labels))
 
     def risk_at(moved: Floats) -> float:
-        return literal_risk(features @ moved, label, (ALPHA, BETA), (C0, C1), loss, truth)
+        return literal_risk(features @ moved, label, (ALPHA, BETA), (C0, C1), truth)
 
     assert risk == pytest.approx(risk_at(weights), rel=1e-5)
     steps = 1e-6 * np.eye(CHANNELS)
@@ -91,7 +80,7 @@ def test_bfloat16_computes_in_half_the_bits() -> None:
     slide = LabelledSlide("a", 1, "train", "", HERE, HERE, TILES, 64, 0.5, "")
     for precision in ("float32", "bfloat16"):
         config = TrainConfig(cohort=HERE, out=HERE, precision=precision)
-        Stepper.of(config, CPU).backward(Listening(CHANNELS, 1), Bag(slide, torch.ones(TILES, CHANNELS)))
+        Stepper(config, CPU).backward(Listening(CHANNELS, 1), Bag(slide, torch.ones(TILES, CHANNELS)))
     assert seen == [torch.float32, torch.bfloat16]
 
 
@@ -117,7 +106,7 @@ def test_batch_norm_statistics_move_in_the_pass_that_sees_all_tiles(cohort: Path
     classifier = build(SMALL, "none").train()
     alone = copy.deepcopy(classifier)
     momenta = [layer.momentum for layer in batch_norms(classifier)]
-    Stepper(0.4, 0.4, CPU, micro_batch=6).backward(classifier, bag)
+    Stepper(TrainConfig(cohort=HERE, out=HERE, alpha=0.4, beta=0.4, micro_batch=6), CPU).backward(classifier, bag)
     with torch.no_grad():
         for part in bag.tiles.split(6):
             alone(part)

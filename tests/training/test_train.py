@@ -223,18 +223,6 @@ def test_a_device_that_is_not_there_is_named(cohort: Path, tmp_path: Path) -> No
         train(training(cohort, tmp_path, device="nonsense"))
 
 
-def test_tensorboard_gets_the_measures(cohort: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
-    train(training(cohort, tmp_path, epochs=1, tensorboard=True))
-    assert b"val_slide_auc" in next((tmp_path / "tensorboard").iterdir()).read_bytes()
-
-
-def test_without_tensorboard_its_extra_is_named(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UsageError, match=re.escape("pip install 'wsiseg[tensorboard]'")):
-        train(training(cohort, tmp_path, tensorboard=True))
-
-
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
@@ -242,9 +230,7 @@ def test_without_tensorboard_its_extra_is_named(cohort: Path, tmp_path: Path, mo
         ({"alpha": 0.0}, "alpha: Input should be greater than 0"),
         ({"supervised": True}, "supervised needs the tiles' true labels"),
         ({"views": 3}, "views are for freeze"),
-        ({"loss": "hinge"}, "loss: "),
-        ({"loss": "dense", "freeze": True}, "leave freeze and context out"),
-        ({"loss": "dense", "context": 448}, "leave freeze and context out"),
+        ({"loss": "focal"}, "loss is no longer a setting: a tile costs its cross-entropy"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_at_once(values: dict[str, Any], reason: str) -> None:

@@ -9,17 +9,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from making.equation import focal, literal_risk
-from making.tiled import TILE_PX, training
+from making.equation import literal_risk
+from making.tiled import SMALL, TILE_PX, training
 from wsiseg.config.train import TrainConfig
-from wsiseg.network.network import Checkpoint, TileClassifier, load_classifier
-from wsiseg.network.views import MapView, PartView
+from wsiseg.network.network import Checkpoint, TileClassifier, build, load_classifier
 from wsiseg.network.weights import read_torch
 from wsiseg.training.augment import augmented
-from wsiseg.training.bags import TileSource, order_of
+from wsiseg.training.bags import TileSource
 from wsiseg.training.slides import LabelledSlide, labelled_slides, tile_truths
 from wsiseg.training.step import batch_norms, blocks
-from wsiseg.training.task import Task, started, task_of
+from wsiseg.training.task import PartView, Task, started, task_of
 from wsiseg.training.train import train
 
 CPU = torch.device("cpu")
@@ -43,7 +42,7 @@ def test_training_and_validation_report_the_same_literal_risk(
 ) -> None:
     """With a rate of nearly zero and bags of all tiles both are those of the starting network."""
     shares, c = (0.4, 0.1), (0.25, 3.0)
-    config = training(cohort, tmp_path, alpha=shares[0], beta=shares[1], c0=c[0], c1=c[1], loss="focal", lr=1e-12,
+    config = training(cohort, tmp_path, alpha=shares[0], beta=shares[1], c0=c[0], c1=c[1], lr=1e-12,
                       epochs=1, bag=1000, batch_norm="frozen", **values)  # fmt: skip
     train(config)
     checkpoint = Checkpoint.load(tmp_path / "best.pt")
@@ -51,8 +50,7 @@ def test_training_and_validation_report_the_same_literal_risk(
     risks: dict[str, list[float]] = {"train": [], "val": []}
     for slide in labelled_slides(cohort, most_tiles=config.max_tiles):
         if slide.split in risks:
-            outputs = logits_of(classifier, slide)[:, None]
-            risks[slide.split].append(literal_risk(outputs, slide.label, shares, c, focal))
+            risks[slide.split].append(literal_risk(logits_of(classifier, slide), slide.label, shares, c))
     row = checkpoint.figures["epoch"]
     assert row["val_risk"] == pytest.approx(np.mean(risks["val"]), rel=0.02)
     # Tiles of a bag are augmented where they are not frozen.
@@ -83,7 +81,7 @@ def test_every_tile_of_a_bag_is_changed_in_its_own_way(cohort: Path, tmp_path: P
         assert len({tile.numpy().tobytes() for tile in (*drawn, tiles[0])}) == 9
 
 
-def test_context_shows_crops_and_dense_loss_maps(cohort: Path, truth: Path, tmp_path: Path) -> None:
+def test_context_shows_crops(cohort: Path, truth: Path, tmp_path: Path) -> None:
     task = task_for(training(cohort, tmp_path, context=96))
     assert isinstance(task.network, PartView)
     assert (task.network.tile_px, task.network.is_random) == (TILE_PX, True)
@@ -91,9 +89,24 @@ def test_context_shows_crops_and_dense_loss_maps(cohort: Path, truth: Path, tmp_
     supervised = task_for(training(cohort, tmp_path, context=96, supervised=True, truth=truth), truth)
     assert isinstance(supervised.network, PartView)
     assert not supervised.network.is_random  # the true label of a tile holds for that tile alone
-    assert isinstance(task_for(training(cohort, tmp_path, loss="dense")).network, MapView)
     plain = task_for(training(cohort, tmp_path))
     assert plain.network is plain.classifier
+
+
+@torch.inference_mode()
+def test_a_part_of_a_crop_is_pooled_from_the_crop_s_map() -> None:
+    classifier = build(SMALL, "none").eval()
+    crops = torch.randint(0, 256, (3, 160, 160, 3), dtype=torch.uint8, generator=torch.manual_seed(0))
+    view, maps = PartView(classifier, 96), classifier.logit_map(crops)
+    torch.testing.assert_close(view.eval()(crops), maps[:, 1:4, 1:4].mean((1, 2)))
+    view.training = True  # of the view alone
+    for found, logits in zip(torch.stack([view(crops) for _ in range(100)], 1), maps, strict=True):
+        places = torch.stack([logits[i : i + 3, j : j + 3].mean() for i in range(3) for j in range(3)])
+        torch.testing.assert_close(places[(found[:, None] - places).abs().argmin(1)], found)
+        assert len((found[:, None] - places).abs().argmin(1).unique()) == 9
+    middle = PartView(classifier, 96, is_random=False)
+    middle.training = True
+    torch.testing.assert_close(middle(crops), maps[:, 1:4, 1:4].mean((1, 2)))
 
 
 def test_only_the_last_blocks_move_and_statistics_stay(cohort: Path, tmp_path: Path) -> None:
@@ -121,17 +134,6 @@ def test_steps_of_several_slides_a_falling_rate_and_an_average_that_is_kept(coho
     kept = checkpoint.state_dict["head.weight"]
     assert torch.equal(kept, state["average"]["module.head.weight"])
     assert not torch.equal(kept, state["network"]["head.weight"])
-
-
-def test_a_balanced_epoch_visits_the_rarer_class_again(cohort: Path, tmp_path: Path) -> None:
-    text = cohort.read_text().replace("case-3,1,train", "case-3,0,train")
-    rare = cohort.with_name("rare.csv")
-    rare.write_text(text)
-    assert sum(slide.label for slide in labelled_slides(rare) if slide.split == "train") == 1
-    train(training(rare, tmp_path, balance=True, freeze=True, epochs=1, max_tiles=8))
-    steps = read_torch(tmp_path / "last.pt")["optimizer"]["state"].values()
-    assert {int(one["step"]) for one in steps} == {6}
-    assert len(order_of([one for one in labelled_slides(rare) if one.split == "train"], (0,))) == 4
 
 
 def test_views_are_further_copies_of_training_tiles(cohort: Path, tmp_path: Path) -> None:

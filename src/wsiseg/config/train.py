@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Gone, read_toml
 
-Loss = Literal["cross-entropy", "focal", "dense"]
 Schedule = Literal["constant", "cosine"]
 Colors = Literal["auto", "cohort", "weights"]
 BatchNorm = Literal["train", "frozen"]
@@ -20,9 +19,13 @@ class TrainConfig(Config):
     """Settings of `wsiseg train`; the defaults are those of Lerousseau et al. 2020."""
 
     gone: ClassVar[Mapping[str, Gone]] = {
+        "balance": Gone("c0 and c1 weigh slides without and with tumour"),
+        "compile": Gone("leave it out: no run that was measured earned its slow start back"),
         "guard": Gone("leave slides whose label you doubt out of the cohort"),
+        "loss": Gone("a tile costs its cross-entropy"),
         "optimizer": Gone("Adam always moves the weights"),
         "parts": Gone("context takes one random part of each crop"),
+        "tensorboard": Gone("metrics.csv grows with every epoch, and report.html draws it"),
         "test-views": Gone("wsiseg predict averages turned copies of a tile with views"),
         "threads": Gone("tiles are read by as many threads as there are cores"),
         "top": Gone(_TUNE),
@@ -65,16 +68,12 @@ class TrainConfig(Config):
     """Weight of slides without tumour in the risk."""
     c1: Annotated[float, IN_FILE] = Field(default=1.0, ge=0)
     """Weight of slides with tumour in the risk."""
-    loss: Annotated[Loss, IN_FILE] = "cross-entropy"
-    """What a tile costs: `cross-entropy`, `focal`, or `dense`, cross-entropy at every position of its map."""
     lr: float = Field(default=1e-4, gt=0)
     """Learning rate."""
     schedule: Annotated[Schedule, IN_FILE] = "constant"
     """`constant`, or `cosine`: the learning rate falls to zero over all epochs."""
     weight_decay: Annotated[float, IN_FILE] = Field(default=0.0, ge=0)
     """Share by which weights shrink per step and learning rate, apart from the gradients."""
-    balance: Annotated[bool, IN_FILE] = False
-    """Visit slides of the rarer class several times an epoch, so that both are seen equally often."""
     colors: Annotated[Colors, IN_FILE] = "auto"
     """Mean and deviation that tiles are standardised with: measured on the training set (`cohort`), or those that the
     starting weights were made with (`weights`); `auto` is `weights` with `freeze`, else `cohort`."""
@@ -90,8 +89,6 @@ class TrainConfig(Config):
     """Decay of an exponential moving average of the weights that is validated and kept in their place; 0 for none."""
     precision: Annotated[Precision, IN_FILE] = "auto"
     """`bfloat16` computes most of the network in half the bits; `auto` does so on GPUs that are made for it."""
-    compile: Annotated[bool, IN_FILE] = False
-    """Compile the network first: a slow start, faster steps."""
     validation_tiles: Annotated[int, IN_FILE] = Field(default=600, ge=1)
     """Tiles of a slide that are scored at most: of validation slides in every epoch, at the end of test slides too."""
     seed: int = Field(default=0, ge=0)
@@ -100,8 +97,6 @@ class TrainConfig(Config):
     """`auto`, `cpu`, `cuda`, or any device that PyTorch names."""
     save_minutes: Annotated[float, IN_FILE] = Field(default=10.0, gt=0)
     """Minutes between two savings of `last.pt` within an epoch."""
-    tensorboard: Annotated[bool, IN_FILE] = False
-    """Write the curves for TensorBoard too."""
     resume: bool = False
     """Insist on going on from `last.pt`: other settings are an error. Without one the run begins."""
     overwrite: bool = False
@@ -129,17 +124,14 @@ class TrainConfig(Config):
             raise ValueError("supervised needs the tiles' true labels: give truth")
         if self.views > 1 and not self.freeze:
             raise ValueError("views are for freeze; without it every visit changes tiles anew")
-        if self.loss == "dense" and (self.freeze or self.context is not None):
-            raise ValueError("loss dense takes whole maps of tiles: leave freeze and context out")
         return self
 
 
 # What a run may change when it goes on. The cap on tiles counts through the tiles that it leaves.
-FREE = frozenset(
-    {"cohort", "out", "resume", "overwrite", "device", "epochs", "save_minutes", "tensorboard", "compile",
-     "precision",     "max_tiles"}
-)  # fmt: skip
+FREE = frozenset({"cohort", "out", "resume", "overwrite", "device", "epochs", "save_minutes", "precision", "max_tiles"})
 # What means nothing to a head on frozen features besides.
 FREE_WITH_FREEZE = frozenset({"train_last", "batch_norm"})
 # The defaults of settings that are gone, which the state of an earlier version may hold.
-GONE_DEFAULTS: Mapping[str, object] = {"guard": 0.0, "parts": 1, "test_views": 1, "optimizer": "adam"}
+GONE_DEFAULTS: Mapping[str, object] = {
+    "balance": False, "guard": 0.0, "loss": "cross-entropy", "parts": 1, "test_views": 1, "optimizer": "adam",
+}  # fmt: skip

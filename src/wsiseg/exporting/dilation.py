@@ -50,14 +50,9 @@ class EdgePooling(nn.Module):
 
 
 def exportable(classifier: TileClassifier, output_stride: int) -> TileClassifier:
-    """Copy a classifier for export.
+    """Copy a classifier in eval mode with fixed padding, right for images whose sides are multiples of 32 pixels.
 
-    Args:
-        classifier: In eval mode; it is not changed.
-        output_stride: Input pixels per cell of its feature map.
-
-    Returns:
-        A classifier with fixed padding, right for images whose sides are multiples of 32 pixels.
+    Its feature map has a cell for every `output_stride` input pixels.
 
     Raises:
         UsageError: The network has another output stride and cannot be given this one.

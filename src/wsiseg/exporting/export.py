@@ -13,7 +13,7 @@ from wsiseg.config.export import CardFacts, ExportConfig
 from wsiseg.exporting.from_others import from_state_dict
 from wsiseg.exporting.from_run import from_run
 from wsiseg.exporting.from_wsinfer import from_wsinfer
-from wsiseg.exporting.model_page import parity_lines, written_page
+from wsiseg.exporting.model_page import parity_line, written_page
 from wsiseg.exporting.onnx_graph import to_onnx
 from wsiseg.exporting.origin import Origin, with_limit
 from wsiseg.exporting.parity import FEWER_BITS, SAME_NUMBERS, OnnxGraph, compared
@@ -35,28 +35,15 @@ _COHORT, _THRESHOLD = "cohort.csv", 0.5
 _CALIBRATION_TILES, _HELD_OUT_TILES = 128, 400
 _TORCH_TILES, _TEXTURES = 64, 32
 _TOLERANCE = {"fp32": 0.001, "fp16": 0.02, "int8": 0.05}
-_FIGURES = {
-    "split",
-    "unit",
-    "without_background",
-    "with_background",
-    "per_site",
-    "slide_auc",
-    "threshold",
-    "reliability",
-}
+_FIGURES = {"split", "unit", "without_background", "with_background", "per_site", "slide_auc", "threshold",
+            "reliability"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote.
+    """What an export wrote: the model file, its card, and the page of that beside it.
 
-    Attributes:
-        path: The model file.
-        page: The model card beside it.
-        status: `ok`, or `up_to_date` if the same was there already.
-        sha256: Of the model file.
-        card: What the file says of itself.
+    `status` is `ok`, or `up_to_date` if the same was there already.
     """
 
     path: Path
@@ -78,13 +65,6 @@ class Exported:
 
 def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
     """Write a model file and its card.
-
-    Args:
-        config: What to export, and how.
-        progress: Who watches.
-
-    Returns:
-        Where the files are and how closely the model follows the network.
 
     Raises:
         UsageError: The run or network cannot be exported.
@@ -195,11 +175,10 @@ def _judge(config: ExportConfig, rows: Sequence[Parity], progress: Progress) -> 
     Raises:
         GateError: One failed and no loss is allowed.
     """
-    for line in parity_lines(rows):
-        progress.note(line)
-    failed = parity_lines([row for row in rows if not row.passed])
-    if failed and not config.allow_loss:
-        sentences = "; ".join(failed)
+    for row in rows:
+        progress.note(parity_line(row))
+    sentences = "; ".join(parity_line(row) for row in rows if not row.passed)
+    if sentences and not config.allow_loss:
         raise GateError(f"{config.source}: does not survive the export: {sentences}", "--allow-loss writes it anyway")
 
 

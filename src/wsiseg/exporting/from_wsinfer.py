@@ -48,11 +48,7 @@ class WsinferConfig(BaseModel):
 class Prepare(nn.Module):
     """What is done to a tile before the network sees it: resized as Pillow does, scaled to 0..1, normalised.
 
-    Args:
-        tile_px: Side of the tiles.
-        resized_px: Side that the network takes.
-        mean: Of red, green and blue, in 0..1.
-        std: Of red, green and blue, in 0..1.
+    `tile_px` and `resized_px` are sides; mean and deviation are those of red, green and blue, in 0..1.
     """
 
     is_resized: Final[bool]
@@ -80,12 +76,8 @@ class Prepare(nn.Module):
 def from_wsinfer(folder: Path, positive: str | None, output_stride: int | None) -> Origin:
     """Make an origin of a folder in the format of WSInfer.
 
-    TorchScript is a program: read it only from those whom you would let run one.
-
-    Args:
-        folder: With `config.json` and weights.
-        positive: Name of the class that counts as tumour, where none is called tumor.
-        output_stride: Must not be given: such a model has no map.
+    TorchScript is a program: read it only from those whom you would let run one. `positive` names the class that counts
+    as tumour, where none is called tumor; an output stride must not be given, as such a model has no map.
 
     Raises:
         UsageError: The configuration or the weights are missing or wrong, or the class is not known.

@@ -44,10 +44,7 @@ class _SiteDistance(nn.Module):
 class Distance(nn.Module):
     """How far an image, and the tile around each cell of its map, lie from known tissue.
 
-    Args:
-        known: The tissue.
-        cells: Side of a tile in cells of the map.
-        step: Side of a cell in positions of the stage that is described.
+    A tile is so many `cells` of the map wide, and a cell so many positions (`step`) of the stage that is described.
     """
 
     def __init__(self, known: KnownTissue, cells: int, step: int) -> None:
@@ -137,9 +134,9 @@ class TileGraph(nn.Module):
     """Any classifier of tiles of one size, with the probability of one of its classes.
 
     Args:
-        network: What `prepare` gives -> logits [n, classes] or [n].
-        prepare: uint8 [n, tile, tile, 3] -> what `network` takes.
-        logits: How many of them it gives per tile.
+        network: What `prepare` makes of uint8 [n, tile, tile, 3] -> logits [n, `logits`], or [n].
+        prepare: See `network`.
+        logits: How many there are per tile.
         positive: Number of the class; with a single logit there is none to choose.
     """
 

@@ -5,17 +5,9 @@ from typing import Any
 
 from wsiseg.model_file.model_card import ModelCard, Parity
 
-_INTERVAL = "ci95"
-
 
 def written_page(card: ModelCard, file: str, sha256: str) -> str:
-    """Return the page that stands beside a model file.
-
-    Args:
-        card: What the file says of itself.
-        file: Its name.
-        sha256: Of the file, as `sha256sum` prints it.
-    """
+    """Return the page that stands beside a model file of this name and SHA-256."""
     parts = [
         f"# {card.name}, version {card.version}",
         f"{card.intended_use}",
@@ -42,12 +34,8 @@ def written_page(card: ModelCard, file: str, sha256: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def parity_lines(rows: Sequence[Parity]) -> list[str]:
-    """Return one line per comparison."""
-    return [_parity_line(row) for row in rows]
-
-
-def _parity_line(row: Parity) -> str:
+def parity_line(row: Parity) -> str:
+    """Return how a comparison came out."""
     cells = "" if row.map_mean_difference is None else f" (cells {row.map_mean_difference:.2g})"
     area = "" if row.auc is None else f", AUC {row.auc:.4f} against {row.auc_reference:.4f}"
     verdict = "passed" if row.passed else "too different"
@@ -98,7 +86,7 @@ def _figures(figures: Mapping[str, Any]) -> str:
         head = f"On the {evaluation['split']} split" if evaluation.get("split") else "On all slides that were evaluated"
         rows = [
             ("all", *_measures(evaluation.get("without_background", {}))),
-            *((site, *_measures(_inner(block))) for site, block in evaluation.get("per_site", {}).items()),
+            *((site, *_measures(block)) for site, block in evaluation.get("per_site", {}).items()),
         ]
         names = ("site", "AUC", "precision", "recall", "F1")
         parts.append(f"{head}, over the pixels of tissue, with 95 % intervals:\n\n" + _table(names, rows))
@@ -116,18 +104,15 @@ def _reliability(found: Mapping[str, Sequence[float | None]]) -> list[str]:
     return [head + _table(("mean probability", "share that was tumour", "share of pixels"), rows)] if rows else []
 
 
-def _inner(block: Mapping[str, Any]) -> Mapping[str, Any]:
-    inner = block.get("without_background", block)
-    return inner if isinstance(inner, Mapping) else {}
-
-
 def _measures(block: Mapping[str, Any]) -> list[str]:
-    return [_measure(block.get(name)) for name in ("auc", "precision", "recall", "f1")]
+    inner = block.get("without_background", block)
+    measured = inner if isinstance(inner, Mapping) else {}
+    return [_measure(measured.get(name)) for name in ("auc", "precision", "recall", "f1")]
 
 
 def _measure(measure: Any) -> str:  # noqa: ANN401  a number, a value with its interval, or nothing
     if isinstance(measure, Mapping):
-        value, interval = measure.get("value"), measure.get(_INTERVAL)
+        value, interval = measure.get("value"), measure.get("ci95")
         ends = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval and None not in interval else ""
         return "" if value is None else f"{value:.3f}{ends}"
     return f"{measure:.3f}" if isinstance(measure, (int, float)) else ""

@@ -19,26 +19,18 @@ OPSET = 17
 _NEWEST_IR = 10  # what ONNX Runtime 1.20 reads
 
 
-def output_names(graph: DenseGraph | TileGraph) -> list[str]:
-    """Name the outputs of a graph."""
-    if isinstance(graph, TileGraph):
-        return ["probability"]
-    return ["probability", "probability_map", *(["distance", "distance_map"] if graph.distance is not None else [])]
-
-
 def to_onnx(graph: DenseGraph | TileGraph, tile_px: int, outputs: Path) -> onnx.ModelProto:
     """Return the ONNX graph of a network, made of operators of ONNX alone.
 
-    Args:
-        graph: The network.
-        tile_px: Side of a tile in pixels.
-        outputs: Folder for files that stand for a moment, where the system has none for such.
+    Files stand for a moment in the folder `outputs`, where the system has none for such.
 
     Raises:
         UsageError: The network holds something that ONNX cannot express.
     """
-    names = output_names(graph)
-    sides = {1: "height", 2: "width"} if isinstance(graph, DenseGraph) else {}
+    names, sides = ["probability"], {}
+    if isinstance(graph, DenseGraph):
+        names += ["probability_map"] if graph.distance is None else ["probability_map", "distance", "distance_map"]
+        sides = {1: "height", 2: "width"}
     cells = {0: "n", 1: "rows", 2: "columns"}
     axes = {"image": {0: "n", **sides}, **{name: cells if name.endswith("_map") else {0: "n"} for name in names}}
     example = torch.zeros((2, tile_px, tile_px, 3), dtype=torch.uint8)

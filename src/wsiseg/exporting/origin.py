@@ -116,12 +116,8 @@ def of_classifier(
 def with_limit(origin: Origin, before: Floats | None, after: Floats | None) -> Origin:
     """Fit the limit of known tissue to a graph with fewer bits, whose distances are larger.
 
-    The limit was measured on more tiles than an export has; these tell how distances change from graph to graph.
-
-    Args:
-        origin: With the limit of its own graph.
-        before: float32[n], distances of tiles by its own graph; None where it has none.
-        after: Those by the other graph.
+    The limit was measured on more tiles than an export has; the distances float32[n] of these by the origin's own graph
+    and by the other one tell how distances change.
     """
     known = origin.facts.get("known_tissue")
     if known is None or before is None or after is None:

@@ -68,10 +68,8 @@ def batches(tiles: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
 class Bars:
     """What is close enough; None is not asked for.
 
-    Attributes:
-        max_difference: Largest difference in probability, of tiles and of cells.
-        mean_difference: Mean absolute difference in probability, of tiles and of cells.
-        auc_loss: Difference of the AUC over the labels of the slides that the tiles came from.
+    The largest and the mean absolute difference in probability are those of tiles and of cells, the AUC is over the
+    labels of the slides that the tiles came from.
     """
 
     max_difference: float | None = None
@@ -87,15 +85,7 @@ FEWER_BITS = Bars(mean_difference=0.02, auc_loss=0.005)
 
 
 def compared(names: tuple[str, str], found: Answers, expected: Answers, sample: Sample, bars: Bars) -> Parity:
-    """Compare the answers of a graph with those of a reference.
-
-    Args:
-        names: Of the graph and of the reference.
-        found: Answers of the graph.
-        expected: Answers of the reference.
-        sample: What both were asked.
-        bars: What is close enough.
-    """
+    """Compare the answers of a graph with those of a reference to the same sample; `names` are those of both."""
     differences = [_difference(found.probabilities, expected.probabilities)]
     if found.maps is not None and expected.maps is not None:
         differences.append(_difference(found.maps, expected.maps))

@@ -24,13 +24,7 @@ _SURE = 1e-4  # probabilities closer to 0 or 1 say little about logits
 
 
 class Reduced(NamedTuple):
-    """A graph with fewer bits.
-
-    Attributes:
-        graph: The graph.
-        parity: How closely it follows the float32 graph.
-        kept: Share of the layers that were left in float32.
-    """
+    """A graph with fewer bits, how closely it follows that of float32, and what share of layers was left as it was."""
 
     graph: OnnxGraph
     parity: Parity
@@ -53,13 +47,7 @@ def to_int8(graph: OnnxGraph, samples: Samples, note: Callable[[str], None], *, 
     """Compute with 8-bit integers, but for groups of layers that lose too much.
 
     Layers are taken in groups of neighbours. While the graph strays too far on held-out tiles, the group that helps
-    most on calibration tiles is given its float32 back.
-
-    Args:
-        graph: In float32.
-        samples: To choose ranges with, and to judge by.
-        note: Is told what is kept in float32.
-        any_loss: Quantise all layers, however far the graph strays.
+    most on calibration tiles is given its float32 back, unless any loss is allowed.
     """
     names = layers(graph.model)
     ranges = measured_ranges(graph.model, tensors(graph.model, names), samples.calibration.tiles)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +21,9 @@ _SEED = 20260101
 
 @dataclass(frozen=True)
 class Sample:
-    """Tiles.
+    """Tiles uint8[n, tile, tile, 3] with the labels int8[n] of the slides that they came from, or `UNKNOWN`.
 
-    Attributes:
-        tiles: uint8[n, tile, tile, 3].
-        labels: int8[n], the label of the slide that each came from, or `UNKNOWN`.
-        source: Where they came from, in words.
-        is_real: False if they were made up.
+    `source` says in words where they came from, and `is_real` whether they were not made up.
     """
 
     tiles: NDArray[np.uint8]
@@ -40,17 +36,12 @@ class Sample:
 
     def first(self, count: int) -> "Sample":
         """Return the first tiles; samples are in random order."""
-        return Sample(self.tiles[:count], self.labels[:count], self.source, self.is_real)
+        return replace(self, tiles=self.tiles[:count], labels=self.labels[:count])
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Tiles for two purposes that share no slide or image.
-
-    Attributes:
-        calibration: To choose ranges of numbers with.
-        held_out: To compare models on.
-    """
+    """Tiles to choose ranges of numbers with, and tiles to compare models on, of other slides or images."""
 
     calibration: Sample
     held_out: Sample
@@ -59,16 +50,11 @@ class Samples:
 def from_cohort(path: Path, tile_px: int, mpp: float, counts: tuple[int, int]) -> Samples | None:
     """Draw tiles from the tile stores beside a cohort CSV.
 
-    Args:
-        path: The cohort CSV that `wsiseg tile` wrote.
-        tile_px: Side that the tiles must have.
-        mpp: Micrometers per pixel that they must have.
-        counts: How many tiles to calibrate with, from the training split, and how many to compare on, from the
-            validation split. Where the cohort has no such splits, every second slide serves one and the other; those of
-            the test split serve nothing.
+    Those to calibrate with are from the training split, those to compare on from the validation split. Where the cohort
+    has no such splits, every second slide serves one and the other; those of the test split serve nothing.
 
     Returns:
-        The tiles, or None if there are no stores.
+        As many tiles of either as `counts` says, or None if there are no stores.
 
     Raises:
         UsageError: The cohort is wrong, or its tiles are of another size.
@@ -82,9 +68,7 @@ def from_cohort(path: Path, tile_px: int, mpp: float, counts: tuple[int, int]) -
         _from_stores(path.parent, group, tile_px, mpp, count)
         for group, count in zip((training, others), counts, strict=True)
     ]
-    if not all(len(sample) for sample in drawn):
-        return None
-    return Samples(*drawn)
+    return Samples(*drawn) if all(map(len, drawn)) else None
 
 
 def from_folder(folder: Path, tile_px: int, counts: tuple[int, int]) -> Samples:

@@ -44,11 +44,7 @@ def chosen_test(graph: OnnxGraph, side: int, tolerance: float) -> SelfTest:
 def unseen_layers(model: onnx.ModelProto, test: SelfTest) -> list[str]:
     """Name layers that can be changed without failing a self-test: weights set to 0, and for the head of other sign.
 
-    Of more than 100 layers, 100 are tried.
-
-    Args:
-        model: The graph of a model file; it is not changed.
-        test: That of the file.
+    Of more than 100 layers of the model, which is not changed, 100 are tried.
     """
     layers = _layers(model)
     names = [

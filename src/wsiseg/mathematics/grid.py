@@ -100,10 +100,7 @@ def share_of_cells(mask: NDArray[np.bool_], mask_px: tuple[float, float], grid: 
     Args:
         mask: bool[rows, columns] over the slide from its level-0 corner.
         mask_px: Width and height of a mask pixel in level-0 pixels.
-        grid: The tiles to measure.
-
-    Returns:
-        float32[rows, columns] in 0..1.
+        grid: The tiles to measure, whose shares are float32[rows, columns] in 0..1.
     """
     rows, columns = grid.shape
     (step_x, step_y), (tile_x, tile_y) = grid.stride_level0, grid.tile_level0
@@ -196,15 +193,7 @@ def block_means(values: NDArray[Any], counted: NDArray[np.bool_], side: int) -> 
 
 
 def sizes_of_parts(parts: NDArray[np.signedinteger], count: int) -> NDArray[np.int64]:
-    """Count the cells of each labelled part.
-
-    Args:
-        parts: int[rows, columns], 0 or the number of a part.
-        count: How many parts there are.
-
-    Returns:
-        int64[count + 1]; the first is of the cells that lie in none.
-    """
+    """Count the cells of each of so many parts, int[rows, columns]: int64[count + 1], first those of none (0)."""
     sizes = np.zeros(count + 1, np.int64)
     for row in range(0, len(parts), _MASK_ROWS_AT_ONCE):  # NumPy makes numbers of 8 bytes of what it counts
         sizes += np.bincount(parts[row : row + _MASK_ROWS_AT_ONCE].ravel(), minlength=count + 1)

@@ -100,9 +100,7 @@ def curve(slides: Sequence[Pixels], exact: Sequence[float] = ()) -> Curve:
     It bends where tumour is gained: at the scores that tumour pixels have, and just above them. Between these only
     false alarms are gained, which adds nothing to any measure; so the scores of other pixels are never sorted together.
 
-    Args:
-        slides: Their pixels.
-        exact: Further thresholds to count at.
+    `exact` are further thresholds to count at.
     """
     thresholds = bends(slides, exact)
     hits, alarms = np.zeros((2, len(thresholds)))
@@ -164,11 +162,8 @@ def measures_at(counts: Curve, threshold: float) -> dict[str, Floats]:
 def unknown_shares(counts: Curve, unknown: Floats) -> dict[str, Floats]:
     """Return what share of all pixels was not judged, and of the tumour and of the other pixels by themselves.
 
-    To leave tumour unjudged flatters the recall, and to leave other pixels unjudged the precision.
-
-    Args:
-        counts: What was judged.
-        unknown: float64[..., 2], the tumour and the other pixels that were not.
+    To leave tumour unjudged flatters the recall, and to leave other pixels unjudged the precision. `unknown` is
+    float64[..., 2], the tumour and the other pixels that were not judged.
     """
     tumor, other = unknown[..., 0], unknown[..., 1]
     return {
@@ -226,15 +221,7 @@ def reliability(slides: Sequence[Pixels], bins: int = 10) -> Reliability:
 
 
 def slide_score(pixels: Pixels, share: float = 0.1) -> float:
-    """Score a slide by the mean of its highest-scoring tissue.
-
-    Args:
-        pixels: The tissue of the slide.
-        share: How much of the tissue's area counts.
-
-    Returns:
-        The mean score of that area; NaN where there is no area.
-    """
+    """Score a slide by the mean over the highest-scoring share of its tissue's area; NaN where there is no area."""
     area = (pixels.positive + pixels.negative).cumsum(dtype=np.float64)
     if not len(area) or not area[-1]:
         return float("nan")

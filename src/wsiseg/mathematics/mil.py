@@ -5,7 +5,6 @@ floor(alpha n) most probable ones 1 and the floor(beta n) least probable ones 0,
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,8 +13,6 @@ from torch.nn import functional
 from wsiseg.run.errors import UsageError
 
 TUMOR, NORMAL, LEFT_OUT = 1, 0, -1
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Logits [n, ...] and targets float [n] -> one loss per tile [n]."""
 # 0.29 * 100 is 28.999999999999996 in floating point, and means 29.
 _FLOAT_NOISE = 1e-9
 
@@ -58,8 +55,7 @@ def proxy_labels(logits: Tensor, label: int, alpha: float, beta: float) -> Tenso
         label 1:  x_(1) ... x_(floor(alpha n)) are 1,  x_(n - floor(beta n) + 1) ... x_(n) are 0,  the rest is left out
 
     Args:
-        logits: float[n], a logit or probability per tile, of which only the order counts; or float[n, rows, columns],
-            whose tiles are ranked by their mean.
+        logits: float[n], a logit or probability per tile, of which only the order counts.
         label: 1 if the slide holds tumour, else 0.
         alpha: Least share of tumour in a tumour slide.
         beta: Least share of normal tissue in a tumour slide.
@@ -74,34 +70,11 @@ def proxy_labels(logits: Tensor, label: int, alpha: float, beta: float) -> Tenso
     tumor, normal = counts(count, alpha, beta)
     if label == NORMAL:
         return torch.full((count,), NORMAL, dtype=torch.int8, device=logits.device)
-    order = torch.argsort(_tile_means(logits.detach()), descending=True, stable=True)
+    order = torch.argsort(logits.detach(), descending=True, stable=True)
     labels = torch.full((count,), LEFT_OUT, dtype=torch.int8, device=logits.device)
     labels[order[:tumor]] = TUMOR
     labels[order[count - normal :]] = NORMAL
     return labels
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the binary cross-entropy [n] of logits [n, ...]; where a tile has many, the mean over them."""
-    return _tile_means(_entropies(logits, targets))
-
-
-def focal(logits: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
-    """Return the focal loss [n] of logits [n, ...]: cross-entropy times (1 - p of the target) ** gamma.
-
-    Source: Lin et al., Focal loss for dense object detection, ICCV 2017, equation 4.
-    """
-    entropies = _entropies(logits, targets)
-    return _tile_means((1 - torch.exp(-entropies)) ** gamma * entropies)
-
-
-def _entropies(logits: Tensor, targets: Tensor) -> Tensor:
-    alike = targets.reshape(-1, *[1] * (logits.dim() - 1)).expand_as(logits)
-    return functional.binary_cross_entropy_with_logits(logits, alike, reduction="none")
-
-
-def _tile_means(values: Tensor) -> Tensor:
-    return values.flatten(1).mean(1) if values.dim() > 1 else values
 
 
 def risk(
@@ -110,20 +83,20 @@ def risk(
     labels: Tensor,
     *,
     weights: tuple[float, float] = (1.0, 1.0),
-    loss: Loss = cross_entropy,
     of: int | None = None,
 ) -> Tensor:
     """Return the risk of one bag; summed over slides it is what training minimises, and validation measures.
+
+    With L the binary cross-entropy:
 
         c0 * sum over slides without tumour [ mean over tiles L(f(x), 0) ]
       + c1 * sum over slides with tumour    [ mean over top alpha tiles L(f(x), 1) and bottom beta tiles L(f(x), 0) ]
 
     Args:
-        logits: float[n], or float[n, rows, columns] for a loss on dense maps.
+        logits: float[n], a logit per tile.
         label: 1 if the slide holds tumour, else 0.
         labels: int8[n], as `proxy_labels` returns them, or true labels.
         weights: c0 and c1.
-        loss: L, what a tile costs.
         of: How many tiles of the bag have a label, where these tiles are only a part of it: the risks of all parts add
             up to that of the bag.
 
@@ -131,5 +104,6 @@ def risk(
         A scalar with gradients; 0 where all tiles are left out.
     """
     kept = labels != LEFT_OUT
-    losses = loss(logits[kept], labels[kept].to(logits.dtype))
+    targets = labels[kept].to(logits.dtype)
+    losses = functional.binary_cross_entropy_with_logits(logits[kept], targets, reduction="none")
     return weights[label] * losses.sum() / max(1, of or len(losses))

@@ -21,6 +21,7 @@ MAP_MULTIPLE_PX = 32
 """Images for dense maps have sides that are multiples of this."""
 
 _DAMAGED = "export it again or get a fresh copy"
+_OTHER_PRODUCTS = "this CPU computes 8-bit products otherwise: use the fp32 model"
 _CANNOT_TELL = "{}: cannot tell tissue unlike that of its training; where it was made by wsiseg train, export it anew"
 
 
@@ -46,12 +47,9 @@ class Answer(NamedTuple):
 
 
 class ModelFile:
-    """A model file, open for asking; use it in a `with` block. Thread-safe.
-
-    Made by `ModelFile.open`.
+    """A model file, open for asking; made by `ModelFile.open`, for use in a `with` block. Thread-safe.
 
     Attributes:
-        path: The file.
         card: What it says of itself.
         sha256: SHA-256 of the file as it lies on the disk, as `sha256sum` prints it.
         provider: What ONNX Runtime really computes with, as `CPUExecutionProvider`.
@@ -115,9 +113,7 @@ class ModelFile:
 
     def tiles_per_s(self) -> float:
         """Measure how many made tiles it computes in a second, in about a second."""
-        if self._session is None:
-            raise UsageError(f"{self.path}: the model is closed")
-        return speed(self._session, self.card.tile_px)
+        return speed(self._open_session(), self.card.tile_px)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -130,9 +126,6 @@ class ModelFile:
 
         Args:
             tiles: uint8[n, height, width, 3], RGB at `card.mpp`; of `card.tile_px` unless the model is dense.
-
-        Returns:
-            Of shape [n].
 
         Raises:
             UsageError: The tiles have another shape or type.
@@ -168,14 +161,17 @@ class ModelFile:
         return Answer(*(self._run(asked, images) if len(images) else [np.zeros(shape, np.float32) for _ in asked]))
 
     def _run(self, outputs: Sequence[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        session = self._session  # once: another thread may close the model meanwhile
-        if session is None:
-            raise UsageError(f"{self.path}: the model is closed")
         try:
-            return run(session, list(outputs), {"image": np.ascontiguousarray(images)})
+            return run(self._open_session(), list(outputs), {"image": np.ascontiguousarray(images)})
         except RuntimeFailure as error:
             shape = "x".join(str(size) for size in images.shape)
             raise ModelFileError(f"{self.path}: cannot compute images of {shape}: {error}", _DAMAGED) from error
+
+    def _open_session(self) -> "InferenceSession":
+        session = self._session  # once: another thread may close the model meanwhile
+        if session is None:
+            raise UsageError(f"{self.path}: the model is closed")
+        return session
 
     def _check_signature(self) -> None:
         """Check names, types and dimensions of the inputs and outputs; numbers of images and sides of maps are free."""
@@ -203,19 +199,12 @@ class ModelFile:
 
         test = self.card.self_test
         difference = largest_difference(test, answer)
-        if not difference <= test.tolerance:
-            raise ModelFileError(
-                f"{self.path}: fails its self-test: off by {difference:.3g}, allowed is {test.tolerance:g}",
-                self._advice(),
-            )
-
-    def _advice(self) -> str:
-        if self.provider != CPU:
-            return "try --device cpu"
-        return (
-            "this CPU computes 8-bit products otherwise: use the fp32 model"
-            if self.card.precision == "int8"
-            else _DAMAGED
+        if difference <= test.tolerance:
+            return
+        advice = _OTHER_PRODUCTS if self.card.precision == "int8" else _DAMAGED
+        raise ModelFileError(
+            f"{self.path}: fails its self-test: off by {difference:.3g}, allowed is {test.tolerance:g}",
+            advice if self.provider == CPU else "try --device cpu",
         )
 
 

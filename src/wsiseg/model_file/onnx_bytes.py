@@ -5,7 +5,7 @@ safe to hand to ONNX Runtime is looked at: operator sets, subgraphs, functions, 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 OLDEST_OPSET, NEWEST_OPSET = 13, 21
 """Versions of the ONNX operator set that every supported ONNX Runtime knows."""
@@ -27,16 +27,14 @@ _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
 _PAIR_KEY, _PAIR_VALUE = 1, 2
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Bytes `start` to `stop` of a file."""
 
     start: int
     stop: int
 
 
-@dataclass(frozen=True)
-class _Field:
+class _Field(NamedTuple):
     """One field of a protobuf message: `value` of numbers, `span` of what has a length."""
 
     number: int

@@ -48,15 +48,7 @@ _CPU_MUST_LEAD = 1.25
 
 
 class Started(NamedTuple):
-    """A session, what a person should know about how it was started, and why it computes on this device.
-
-    Attributes:
-        session: The session.
-        device: What it computes on, as `cuda:1`.
-        reason: Why this device was taken.
-        speeds: Tiles per second on made tiles, of each device that was tried.
-        warnings: What a person should know.
-    """
+    """A session, the device that it computes on, as `cuda:1`, and why; `speeds` are tiles per second of those tried."""
 
     session: "InferenceSession"
     device: str
@@ -92,10 +84,10 @@ def runtime(module: str = "onnxruntime") -> Any:  # noqa: ANN401  ONNX Runtime i
 
 
 def start(model: bytes, device: str = "cpu", threads: int | None = None, tile_px: int | None = None) -> Started:
-    """Start ONNX Runtime on a model.
+    """Start ONNX Runtime on a model, the bytes of an ONNX file.
 
     Args:
-        model: The bytes of an ONNX file.
+        model: The file.
         device: A key of `PROVIDERS`, with a number as `cuda:1` where there are several of them, or `auto` for the one
             that is fastest with this model.
         threads: Threads that compute; all cores where it is not given.
@@ -156,11 +148,7 @@ def ports(session: "InferenceSession") -> tuple[list[Port], list[Port]]:
 
 
 def has_fast_int8(facts: Path = _CPU_FACTS) -> bool | None:
-    """Return whether this CPU has instructions for products of 8-bit integers; None where that cannot be told.
-
-    Args:
-        facts: What Linux says of the CPU, where the system is Linux.
-    """
+    """Return whether this CPU, as Linux describes it, multiplies 8-bit integers; None where that cannot be told."""
     if platform.system() == "Darwin":
         return platform.machine() == "arm64"
     try:

@@ -82,13 +82,9 @@ def seeded_pixels(kind: Kind, height: int, width: int, seed: int) -> NDArray[np.
 def recorded(
     answer: Callable[[NDArray[np.uint8]], Outputs], images: Sequence[tuple[Kind, int]], side: int, tolerance: float
 ) -> SelfTest:
-    """Ask a model for its answers, to be kept in its file.
+    """Ask a model (`answer` as for `largest_difference`) for its answers, to be kept in its file.
 
-    Args:
-        answer: As for `largest_difference`.
-        images: Kinds and seeds. A dense model is tried on one more, the first, which is not square there.
-        side: Side of the images in pixels.
-        tolerance: Largest difference in probability that will pass.
+    The images have kinds, seeds and a side in pixels. A dense model is tried on one more, the first, not square there.
     """
     made = [_recorded(answer, *image, (side, side)) for image in images]
     if made[0].map is not None:
@@ -108,16 +104,11 @@ def _recorded(
 
 
 def largest_difference(test: SelfTest, answer: Callable[[NDArray[np.uint8]], Outputs]) -> float:
-    """Ask for the answer to every image of a test.
+    """Ask for the answer to every image of a test and return the largest absolute difference from what is expected.
 
-    Args:
-        test: Images and expected answers.
-        answer: Takes uint8[1, h, w, 3]; gives `probability` float32[1], and as far as there are such outputs
-            `probability_map` float32[1, h', w'] and `distance` float32[1].
-
-    Returns:
-        The largest absolute difference from what is expected, that of a distance as a tenth of its share; infinity
-        where a value is missing, is NaN, or a map has another shape.
+    That of a distance is a tenth of its share; it is infinite where a value is missing, is NaN, or a map has another
+    shape. `answer` takes uint8[1, h, w, 3] and gives `probability` float32[1], and as far as there are such outputs
+    `probability_map` float32[1, h', w'] and `distance` float32[1].
     """
     worst = 0.0
     for image in test.images:

@@ -72,7 +72,7 @@ class KnownTissue:
 
     @classmethod
     def of(cls, layer: str, training: Sequence[OfSlide], others: Sequence[OfSlide] = ()) -> Self | None:
-        """Measure what describes tiles.
+        """Measure what the output of a layer says of tiles; None where there are too few to tell.
 
         Args:
             layer: Whose output describes them.
@@ -80,9 +80,6 @@ class KnownTissue:
             others: Of further slides of the same sites, as those for validation, which set the distances within which
                 98 % of known tissue lies. The training slides set them where a site has no others; they lie nearer
                 than new tissue would.
-
-        Returns:
-            What is known, or None where there are too few tiles to tell.
         """
         counts = Counter(site for site, tiles in training for _ in tiles)
         large = {site for site, count in counts.items() if count >= _FEWEST_TILES}

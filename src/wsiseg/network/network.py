@@ -43,11 +43,8 @@ _QUIET = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights":
 class TileClassifier(nn.Module):
     """A tumour logit for tiles, and for every position of their feature map.
 
-    Args:
-        backbone: Normalised float images [n, 3, height, width] -> features [n, channels, rows, columns].
-        channels: How many features there are.
-        mean: Of red, green and blue, in 0..1.
-        std: Of red, green and blue, in 0..1.
+    The backbone makes features [n, channels, rows, columns] of images [n, 3, height, width], which are standardised by
+    the mean and deviation of red, green and blue, in 0..1.
     """
 
     mean: Tensor
@@ -135,11 +132,10 @@ class Checkpoint:
         Raises:
             OutputError: The file cannot be written.
         """
-        content = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        known = self.known_tissue and {name: _stored(value) for name, value in vars(self.known_tissue).items()}
         with written_whole(path) as partial:
-            known = content["known_tissue"]
-            content["known_tissue"] = known and {name: _stored(value) for name, value in vars(known).items()}
-            torch.save({"schema": _SCHEMA, **content, "sites": list(self.sites)}, partial)
+            content = {**vars(self), "sites": list(self.sites), "known_tissue": known}
+            torch.save({"schema": _SCHEMA, **content}, partial)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -152,32 +148,22 @@ class Checkpoint:
         names = {item.name for item in fields(cls)} - (_LATER - set(content if isinstance(content, dict) else ()))
         if not isinstance(content, dict) or content.get("schema") != _SCHEMA or not names <= set(content):
             raise WsisegError(f"{path}: not a checkpoint of wsiseg train")
-        stored = content.get("known_tissue")
-        content["known_tissue"] = stored and _known(stored)
-        return cls(**{name: content[name] for name in names - {"sites"}}, sites=tuple(content["sites"]))
-
-
-def _known(stored: dict[str, Any]) -> KnownTissue | None:
-    """Make what was stored; earlier versions measured the last features, which hardly tell what is foreign."""
-    if "layer" not in stored:
-        return None
-    return KnownTissue(**{name: _used(value) for name, value in stored.items()})
+        stored, known = content.get("known_tissue"), None
+        if (
+            stored and "layer" in stored
+        ):  # earlier versions measured the last features, which hardly tell what is foreign
+            arrays = {name: value.numpy() for name, value in stored.items() if isinstance(value, Tensor)}
+            known = KnownTissue(**{**stored, **arrays})
+        content |= {"known_tissue": known, "sites": tuple(content["sites"])}
+        return cls(**{name: content[name] for name in names})
 
 
 def _stored(value: Any) -> Any:  # noqa: ANN401  an array or a number
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
-def _used(value: Any) -> Any:  # noqa: ANN401  a tensor or a number
-    return value.numpy() if isinstance(value, Tensor) else value
-
-
 def load_classifier(checkpoint: Checkpoint) -> TileClassifier:
-    """Build the network of a checkpoint, ready to predict.
-
-    Raises:
-        WsisegError: Its tensors do not fit its architecture.
-    """
+    """Build the network of a checkpoint, ready to predict; a WsisegError says that its tensors do not fit it."""
     classifier = build(checkpoint.arch, "none")
     try:
         classifier.load_state_dict(checkpoint.state_dict)

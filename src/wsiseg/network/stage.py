@@ -20,11 +20,7 @@ _LEAST_VARIANCE = 1e-6
 
 @torch.no_grad()
 def stage_layer(classifier: TileClassifier) -> str | None:
-    """Name the last stage of a network that has a position for every 8 pixels; None where there is no such stage.
-
-    Args:
-        classifier: In eval mode.
-    """
+    """Name the last stage of a network in eval mode that has a position for every 8 pixels, if there is one."""
     fitting: list[str] = []
     sides = (_PROBE_PX // STRIDE_PX,) * 2
 
@@ -46,12 +42,9 @@ class Reached(Exception):  # noqa: N818  no error: the network need not compute 
 
 
 class Stage:
-    """The last output of a layer of a network; a context manager that lets go of the layer at its end.
+    """The last output of a layer of a backbone; a context manager that lets go of the layer at its end.
 
-    Args:
-        backbone: Of a `TileClassifier`.
-        layer: From `stage_layer`.
-        ends: Raise `Reached` behind the layer.
+    Where it `ends` there, `Reached` is raised behind the layer.
     """
 
     def __init__(self, backbone: nn.Module, layer: str, *, ends: bool = False) -> None:

@@ -71,13 +71,9 @@ def _read_safetensors(path: Path) -> StateDict:
 
 
 def put(tensors: StateDict, network: nn.Module, source: str, note: Note) -> None:
-    """Put tensors into a network: by name where names match, else in order where number, order and shapes agree.
+    """Put tensors of a source into a network: by name where names match, else in order where all shapes agree.
 
-    Args:
-        tensors: What was read.
-        network: Gets them in place.
-        source: Where they come from, for messages.
-        note: Is told what was not used, and when names had to be ignored.
+    `note` is told what was not used, and when names had to be ignored.
 
     Raises:
         UsageError: Nothing fits.
@@ -149,11 +145,9 @@ def packaged(name: str) -> Path | None:
 
 
 def downloaded(url: str, folder: Path) -> Path:
-    """Return the local copy of a weights file, downloaded first where it is missing.
+    """Return the copy of a weights file in a folder, downloaded first where it is missing.
 
-    Args:
-        url: Where the file lies; its name ends with the first digits of its sha256, as PyTorch names them.
-        folder: Where copies are kept.
+    The name of the file ends with the first digits of its sha256, as PyTorch names them.
 
     Raises:
         DownloadError: Offline, or the download failed; the message names the file to place.

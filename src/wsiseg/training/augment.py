@@ -50,11 +50,8 @@ class Changes:
     ) -> Self:
         """Draw the changes of so many tiles, each alike likely within its limits.
 
-        Args:
-            count: How many.
-            random: Gives them.
-            stain: Factors of stains lie within 1 +- stain; their offsets are a tenth of that.
-            jitter: Largest change of brightness, contrast and saturation, and of the hue in turns.
+        Factors of stains lie within 1 +- stain, their offsets within a tenth of that. `jitter` is the largest change of
+        brightness, contrast and saturation, and of the hue in turns.
         """
         turns = random.integers(8, size=count)
         factors = 1 + random.uniform(-stain, stain, (count, 3)) if stain > 0 else None
@@ -106,13 +103,7 @@ class Changes:
 
 
 def augmented(tiles: Tensor, random: np.random.Generator, stain: float = 0.0) -> Tensor:
-    """Turn tiles by multiples of 90 degrees, flip them or not, and change their colours; each in its own way.
-
-    Args:
-        tiles: uint8[n, side, side, 3].
-        random: Gives the amounts.
-        stain: Largest change of the amounts of their stains; 0 leaves them.
-    """
+    """Turn, flip and recolour tiles, uint8[n, side, side, 3], each in its own way; `stain` 0 leaves their stains."""
     return Changes.drawn(len(tiles), random, stain).applied(tiles)
 
 

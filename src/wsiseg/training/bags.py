@@ -22,29 +22,22 @@ _FEWEST_AT_ONCE, _BYTES_AT_ONCE = 16, 20_000_000  # 128 tiles of 224 pixels
 
 
 class Source(Protocol):
-    """Where a slide's tiles come from: as pixels, or as features computed before."""
+    """Where a slide's tiles come from: as pixels, or as features computed before.
 
-    def draw(self, slide: LabelledSlide, indices: Indices, random: np.random.Generator) -> Tensor:
-        """Return tiles as training sees them, changed at random: [n, ...]."""
-        ...
+    `draw` returns tiles [n, ...] as training sees them, changed at random, `read` as they are; `bytes_of` is the size
+    of one.
+    """
 
-    def read(self, slide: LabelledSlide, indices: Indices) -> Tensor:
-        """Return tiles as they are: [n, ...]."""
-        ...
-
-    def bytes_of(self, slide: LabelledSlide) -> int:
-        """Return the size of a tile."""
-        ...
+    def draw(self, slide: LabelledSlide, indices: Indices, random: np.random.Generator) -> Tensor: ...  # noqa: D102
+    def read(self, slide: LabelledSlide, indices: Indices) -> Tensor: ...  # noqa: D102
+    def bytes_of(self, slide: LabelledSlide) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
 class TileSource:
-    """Tiles as pixels, uint8[n, side, side, 3].
+    """Tiles as pixels, uint8[n, side, side, 3] on `device`; or crops around them whose side is `context_px`.
 
-    Attributes:
-        device: Where they are changed, and put.
-        stain: Largest random change of the amounts of stains.
-        context_px: Side of the crops around the tiles that are read in place of them; None for the tiles.
+    `stain` is the largest random change of the amounts of stains.
     """
 
     device: torch.device = CPU
@@ -91,13 +84,9 @@ class Visit:
 
 @dataclass(frozen=True)
 class Bag:
-    """The tiles drawn from one slide.
+    """The tiles [n, ...] drawn from one slide; their true labels int8[n] where training is supervised.
 
-    Attributes:
-        slide: Where they come from.
-        tiles: [n, ...], what the network takes.
-        weight: What its risk counts in its step.
-        labels: int8[n], the tiles' true labels, where training is supervised.
+    `weight` is what its risk counts in its step.
     """
 
     slide: LabelledSlide
@@ -115,26 +104,9 @@ def drawn(visit: Visit, source: Source, bag: int, labels: Mapping[str, NDArray[n
     return Bag(slide, source.draw(slide, indices, random), visit.weight, known)
 
 
-def order_of(
-    slides: Sequence[LabelledSlide],
-    seed: tuple[int, ...],
-    *,
-    balance: bool = False,
-) -> list[LabelledSlide]:
-    """Shuffle slides for an epoch.
-
-    Args:
-        slides: All training slides.
-        seed: The order follows from it.
-        balance: Repeat slides of the rarer class until both classes are equally often there.
-    """
-    random = np.random.default_rng(seed)
-    present = list(slides)
-    if balance:
-        classes = [[slide for slide in present if slide.label == label] for label in (0, 1)]
-        fewer, more = sorted(classes, key=len)
-        present += [fewer[k] for k in random.choice(len(fewer), len(more) - len(fewer))] if fewer else []
-    return [present[k] for k in random.permutation(len(present))]
+def order_of(slides: Sequence[LabelledSlide], seed: tuple[int, ...]) -> list[LabelledSlide]:
+    """Shuffle slides for an epoch."""
+    return [slides[k] for k in np.random.default_rng(seed).permutation(len(slides))]
 
 
 def visits_of(
@@ -149,15 +121,8 @@ def visits_of(
     A step averages the risk of `accumulate` x `processes` slides, the last one of those that are left. Gradients are
     averaged over processes, so that a slide's weight is the number of processes over the number of slides in its step.
 
-    Args:
-        order: The slides of the epoch.
-        seed: The seeds of the visits begin with it.
-        accumulate: Slides of a step in each process.
-        rank: Whose visits to give.
-        processes: How many processes there are.
-
     Returns:
-        The visits of process `rank`; equally many for each.
+        The visits of process `rank`, equally many for each, with seeds that begin with `seed`.
     """
     visits = []
     size = accumulate * processes
@@ -176,9 +141,8 @@ def visits_of(
 def ahead(tasks: Sequence[Callable[[], T]], bytes_each: int = 0) -> Generator[T]:
     """Do tasks in the background, as many at a time as there are cores, ahead of whoever takes the results in order.
 
-    Args:
-        tasks: What to do; an error is raised where its result would have been taken.
-        bytes_each: Size of a result; so many wait as fit into some memory, but two at least.
+    So many results of `bytes_each` wait as fit into some memory, but two at least. An error is raised where its result
+    would have been taken.
     """
     waiting = max(2, min(cores() + 1, _BYTES_AHEAD // max(1, bytes_each)))
     torch.get_num_threads()  # fixes the number for the thread that asks, before the others set theirs

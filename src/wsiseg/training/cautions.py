@@ -19,13 +19,7 @@ _BACKWARD = 2  # times the forward pass
 
 
 def cautions(config: TrainConfig, slides: Sequence[LabelledSlide], device: torch.device) -> Iterator[str]:
-    """Yield sentences on what is unusual about slides and settings.
-
-    Args:
-        config: How they are trained on.
-        slides: All slides with a label and tiles.
-        device: What computes.
-    """
+    """Yield sentences on what is unusual about slides and settings."""
     training, validation = ([slide for slide in slides if slide.split == name] for name in ("train", "val"))
     small = [slide for slide in training if slide.tiles < config.bag]
     if small:
@@ -50,11 +44,7 @@ def cautions(config: TrainConfig, slides: Sequence[LabelledSlide], device: torch
 
 
 def has_fast_bfloat16(cpu: Path = _CPU) -> bool | None:
-    """Return whether this CPU has instructions for products of bfloat16; None where that cannot be told.
-
-    Args:
-        cpu: Linux's description of the CPU.
-    """
+    """Return whether this CPU, as Linux describes it, multiplies bfloat16; None where that cannot be told."""
     if platform.system() != "Linux":
         return None
     try:
@@ -83,14 +73,7 @@ def looks(config: TrainConfig, slides: Sequence[LabelledSlide]) -> tuple[int, in
 
 
 def cost(tiles: int, compute: Compute, side_px: int, what: str) -> Iterator[str]:
-    """Measure how long long work will take, and yield a sentence on it; nothing where it is short.
-
-    Args:
-        tiles: How many pass through the network.
-        compute: What computes.
-        side_px: Their side.
-        what: What the work is called.
-    """
+    """Measure how long it takes so many tiles to pass, and yield a sentence on it; nothing where that is short."""
     if tiles < _MANY_TILES:
         return
     count = at_once(compute.device, 3 * side_px**2)

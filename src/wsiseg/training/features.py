@@ -105,12 +105,9 @@ def standard_of(bank: FeatureBank, slides: Sequence[LabelledSlide]) -> Standard:
 
 @dataclass(frozen=True)
 class Compute:
-    """How features are computed.
+    """How features are computed: with a classifier in eval mode, most of it in bfloat16 where that is asked for.
 
-    Attributes:
-        classifier: In eval mode.
-        middle_px: Pool over the middle so many pixels of larger crops; None for whole tiles.
-        bfloat16: Compute most of the network in bfloat16.
+    They are pooled over the middle `middle_px` of larger crops, or over whole tiles.
     """
 
     classifier: TileClassifier
@@ -149,13 +146,8 @@ def fill(
 ) -> None:
     """Compute the features of slides, of training slides in several views, unless they are there.
 
-    Args:
-        bank: Gets the files.
-        slides: Whose tiles.
-        compute: What computes them.
-        source: Gives the tiles; its random ones are the views after the first.
-        advance: Is told how many further tiles are done.
-        seed: Of the random views.
+    The first view is what `source` reads, the others are drawn from it by `seed`. `advance` is told how many further
+    tiles are done.
 
     Raises:
         WsisegError: A feature is NaN or infinite.

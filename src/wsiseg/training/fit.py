@@ -19,7 +19,7 @@ from wsiseg.run.pace import Pace
 from wsiseg.run.record import Progress
 from wsiseg.training.bags import ahead, drawn, order_of, visits_of
 from wsiseg.training.processes import Processes, stop_asked
-from wsiseg.training.run_folder import Curves, Row, RunFolder, State
+from wsiseg.training.run_folder import Row, RunFolder, State
 from wsiseg.training.scoring import pixel_measures, slide_measures
 from wsiseg.training.step import Stepper, moving_average, optimizer_of, set_learning_rate, set_training
 from wsiseg.training.task import Task
@@ -30,18 +30,7 @@ _LOWER = "lower --lr; the last good state is kept"
 
 @dataclass(frozen=True)
 class Learner:
-    """A network, what moves its weights, and how far it has come.
-
-    Attributes:
-        task: What is trained, on what.
-        config: How.
-        folder: Where results go.
-        processes: Who trains.
-        stepper: Finds the gradients.
-        optimizer: Moves the weights.
-        average: The moving average of the weights, where there is one.
-        state: How far it has come.
-    """
+    """A network, what moves its weights, the moving average of these if there is one, and how far it has come."""
 
     task: Task
     config: TrainConfig
@@ -65,7 +54,7 @@ class Learner:
                 average.load_state_dict(state.average or {})
             if not processes.is_first:
                 state.risks = []
-        stepper = Stepper.of(config, task.device)
+        stepper = Stepper(config, task.device)
         return cls(task, config, folder, processes, stepper, optimizer, average, state or folder.begin())
 
     @property
@@ -106,11 +95,7 @@ def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes
     learner = Learner.of(task, config, folder, processes)
     state, training = learner.state, task.split("train")
     network = processes.joined(task.network)
-    if config.compile:
-        network.compile()
-    curves = Curves(config.out / "tensorboard") if config.tensorboard and processes.is_first else None
-    visited = len(order_of(training, (config.seed,), balance=config.balance))
-    pace = Pace((config.epochs - state.epoch) * visited - state.place * processes.count)
+    pace = Pace((config.epochs - state.epoch) * len(training) - state.place * processes.count)
     with stop_asked() as asked:
         while state.epoch < config.epochs:
             if not _visit(learner, network, pace, progress, asked):
@@ -127,18 +112,14 @@ def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes
             state.history.append(row)
             state.epoch, state.place, state.risks, state.seconds, state.waited = state.epoch + 1, 0, [], 0.0, 0.0
             learner.save()
-            if curves is not None:
-                curves.add(row)
             progress.note(f"epoch {_said(row, config.epochs)}, {pace.left()}")
-    if curves is not None:
-        curves.close()
     return state
 
 
 def _visit(learner: Learner, network: nn.Module, pace: Pace, progress: Progress, asked: Callable[[], bool]) -> bool:
     """Visit the rest of an epoch's slides; save and return False as soon as somebody asks to stop."""
     config, state, task, processes = learner.config, learner.state, learner.task, learner.processes
-    order = order_of(task.split("train"), (config.seed, state.epoch), balance=config.balance)
+    order = order_of(task.split("train"), (config.seed, state.epoch))
     visits = visits_of(order, (config.seed, state.epoch), config.accumulate, processes.rank, processes.count)
     set_training(network, task.classifier, config)
     learner.optimizer.zero_grad()

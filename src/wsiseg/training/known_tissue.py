@@ -22,11 +22,6 @@ def known_tissue(
 ) -> KnownTissue | None:
     """Measure the tissue of training slides, and how far tissue of those for validation lies from it.
 
-    Args:
-        classifier: With the weights that are kept.
-        slides: Of all splits.
-        processes: Who measures.
-
     Returns:
         None where there are too few tiles to tell, or the network has no stage that tells.
     """

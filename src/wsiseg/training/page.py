@@ -40,11 +40,10 @@ def striking_tiles(scores: Sequence[Scored], *, highest: bool) -> list[ShownTile
     for one in scores:
         chosen = np.argsort(sign * one.logits, kind="stable")[:_PER_SLIDE]
         found += [(sign * float(one.logits[k]), float(one.probabilities[k]), one, int(one.indices[k])) for k in chosen]
-    found = sorted(found, key=lambda item: item[0])[:_TILES]
-    shown = []
-    for _, probability, one, index in found:
-        shown.append(ShownTile(one.slide.slide, probability, encoded(one.slide.read(np.array([index]))[0])))
-    return shown
+    return [
+        ShownTile(one.slide.slide, probability, encoded(one.slide.read(np.array([index]))[0]))
+        for _, probability, one, index in sorted(found, key=lambda item: item[0])[:_TILES]
+    ]
 
 
 def training_page(
@@ -54,15 +53,7 @@ def training_page(
     history: Sequence[Mapping[str, Any]],
     scores: Sequence[Scored],
 ) -> str:
-    """Return the page of one configuration.
-
-    Args:
-        title: What was trained.
-        facts: What a person should know, by name.
-        figures: Measures by split and site.
-        history: The rows of `metrics.csv`.
-        scores: The tiles of the validation slides.
-    """
+    """Return the page of one configuration: facts and figures, curves by epoch, and tiles of the validation slides."""
     parts = [
         f"<h1>{escape(title)}</h1>",
         facts_table(facts),

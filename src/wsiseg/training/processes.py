@@ -25,12 +25,7 @@ _LONGEST_WAIT = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a training run.
-
-    Attributes:
-        rank: Which of them this one is, from 0.
-        count: How many there are.
-    """
+    """The processes of a training run: how many there are, and which of them this one is, from 0."""
 
     rank: int = 0
     count: int = 1
@@ -106,12 +101,9 @@ def joined_processes() -> Iterator[Processes]:
 
 
 def device_name(name: str, rank: int, gpus: int) -> str:
-    """Return the device that a process computes on: of `auto` and `cuda` a GPU of its own, where there are some.
+    """Return the device of a process: of `auto` and `cuda` a GPU of its own, where the machine has some.
 
-    Args:
-        name: What was asked for.
-        rank: Which of the processes on this machine it is, as LOCAL_RANK tells.
-        gpus: How many GPUs the machine has.
+    `rank` says which of the processes on this machine it is, as LOCAL_RANK does.
     """
     if name == "auto":
         name = "cuda" if gpus else "cpu"

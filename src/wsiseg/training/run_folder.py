@@ -75,12 +75,7 @@ class State:
 
 
 class RunFolder:
-    """The folder of a training run.
-
-    Args:
-        config: The run's settings; its folder is `config.out`.
-        inputs: What it is trained on, as `fingerprints` tells.
-    """
+    """The folder `config.out` of a training run on `inputs`, as `fingerprints` tells."""
 
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Any]) -> None:
         self.config = config
@@ -121,12 +116,8 @@ class RunFolder:
         usual = {**self._key, **defaults, "max_tiles": None}
         changed = [name for name, value in self._key.items() if before.get(name, usual[name]) != value]
         gone = [name for name, value in GONE_DEFAULTS.items() if before.get(name, value) != value]
-        return sorted(
-            [
-                *(name.replace("_", "-") for name in changed),
-                *(f"{name.replace('_', '-')} = {before[name]}, which is no longer a setting" for name in gone),
-            ]
-        )
+        changed += [f"{name} = {before[name]}, which is no longer a setting" for name in gone]
+        return sorted(name.replace("_", "-") for name in changed)
 
     def write_settings(self) -> None:
         """Write `config.toml`."""
@@ -167,32 +158,3 @@ def as_csv(rows: Sequence[Row]) -> str:
     writer.writeheader()
     writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
     return buffer.getvalue()
-
-
-class Curves:
-    """Writes measures to TensorBoard's files in a folder.
-
-    Args:
-        folder: Where to write.
-
-    Raises:
-        UsageError: TensorBoard is not installed.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  an extra that few want
-        except ModuleNotFoundError as error:
-            raise UsageError("tensorboard needs TensorBoard", "pip install 'wsiseg[tensorboard]'") from error
-        self._writer = SummaryWriter(str(folder))
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Add the measures of an epoch; what is None is left out."""
-        for name, value in row.items():
-            if value is not None and name != "epoch":
-                self._writer.add_scalar(name, value, row["epoch"])
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Finish the files."""
-        self._writer.close()

@@ -34,23 +34,11 @@ _TILES_READ = 128
 
 @dataclass(frozen=True)
 class Scored:
-    """The tiles of one slide with their logits.
-
-    Attributes:
-        slide: The slide.
-        indices: int[n], which of its tiles.
-        outputs: What the network says of them: float32[n], or float32[n, rows, columns] where it is asked for maps.
-    """
+    """Tiles of one slide, by their indices int[n], with their logits float32[n]."""
 
     slide: LabelledSlide
     indices: Indices
-    outputs: NDArray[np.float32]
-
-    @property
-    def logits(self) -> NDArray[np.float32]:
-        """float32[n], of a map its mean."""
-        logits: NDArray[np.float32] = self.outputs.reshape(len(self.outputs), -1).mean(1)
-        return logits
+    logits: NDArray[np.float32]
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
@@ -76,10 +64,10 @@ def scored(
         network: In eval mode, on `device`.
         source: Gives the tiles.
         slides: Which slides.
-        device: Where it computes.
+        device: Where it computes, most of the network in bfloat16 where that is asked for.
         processes: Who computes; every one gets all logits.
         most_tiles: Look at so many tiles of a slide at most, evenly spread.
-        bfloat16: Compute most of the network in bfloat16.
+        bfloat16: See `device`.
     """
     chosen = [in_parts(evenly(slide.tiles, most_tiles), _TILES_READ) for slide in slides]
     every = [(slide, part) for slide, parts in zip(slides, chosen, strict=True) for part in parts]
@@ -98,13 +86,10 @@ def scored(
 def slide_measures(slides: Sequence[Scored], risk: Risk, labels: Mapping[str, NDArray[np.int8]] | None) -> Measures:
     """Return `slide_auc` and the mean `risk` of slides; None where undefined.
 
-    Args:
-        slides: Scored slides.
-        risk: What training minimises.
-        labels: The true labels of tiles by slide, where training is supervised: slides without them have no risk.
+    Where training is supervised by the true `labels` of tiles, slides without them have no risk.
     """
     risks = [
-        float(risk(torch.from_numpy(one.outputs), one.slide.label, known))
+        float(risk(torch.from_numpy(one.logits), one.slide.label, known))
         for one in slides
         for known in _known(one, labels)
     ]
@@ -176,7 +161,7 @@ class Calibration:
     def applied(self, slides: Sequence[Scored]) -> list[Scored]:
         """Return slides with calibrated logits."""
         temperature, offset = np.float32(self.temperature), np.float32(self.offset)
-        return [replace(one, outputs=one.outputs / temperature + offset) for one in slides]
+        return [replace(one, logits=one.logits / temperature + offset) for one in slides]
 
 
 def fitted(slides: Sequence[Scored], truths: Mapping[str, TileTruth]) -> Calibration:

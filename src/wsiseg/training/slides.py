@@ -26,15 +26,10 @@ class LabelledSlide:
     """A slide with tiles and a known label.
 
     Attributes:
-        slide: Its id.
         label: 1 if it holds tumour, else 0.
         split: train, val or test.
-        site: The organ, or empty.
-        store: Its tile store.
-        path: The slide itself.
         tiles: How many of its tiles are used.
-        tile_px: Side of a tile in pixels of `mpp`.
-        mpp: Micrometers per tile pixel.
+        tile_px: Side of a tile in pixels of `mpp`, micrometers.
         fingerprint: Changes whenever its pixels or the places of the tiles that are used do.
         stored: How many tiles its store holds, where these are more.
         has_pixels: The store holds the tiles themselves.
@@ -91,11 +86,6 @@ def labelled_slides(
 ) -> tuple[LabelledSlide, ...]:
     """Find the slides of a cohort that have a label and tiles; where no slide has a split, all are for training.
 
-    Args:
-        cohort: The CSV that `wsiseg tile` wrote beside its tile stores.
-        note: Is told which slides are left out.
-        most_tiles: Tiles of a slide that are used at most; None for all.
-
     Raises:
         UsageError: Stores are missing or differ in tile size, or the training slides are all of one class.
     """
@@ -128,20 +118,8 @@ def _labelled(row: CohortSlide, label: int, split: str, store: Path, most_tiles:
     opened = TileStore(store)
     tiles = opened.tiles
     used = min(len(tiles), most_tiles or len(tiles))
-    slide = LabelledSlide(
-        slide=row.slide,
-        label=label,
-        split=split,
-        site=row.site,
-        store=store,
-        path=row.path,
-        tiles=used,
-        tile_px=tiles.tile_px,
-        mpp=tiles.mpp,
-        fingerprint="",
-        stored=len(tiles),
-        has_pixels=opened.has_pixels,
-    )
+    of_row = (row.slide, label, split, row.site, store, row.path)
+    slide = LabelledSlide(*of_row, used, tiles.tile_px, tiles.mpp, "", len(tiles), opened.has_pixels)
     digest = hashlib.sha256(tiles.slide.fingerprint.encode() + tiles.corners[slide.places].tobytes())
     digest.update(f"{tiles.tile_px} {tiles.mpp} {tiles.slide.mpp}".encode())
     return replace(slide, fingerprint=digest.hexdigest()[:16])
@@ -169,10 +147,7 @@ def _some(names: Sequence[str]) -> str:
 class TileTruth:
     """Tumour and other level-0 pixels in the cells of the tiles that are used of a slide, and where no tile is.
 
-    Attributes:
-        tumor: float64[tiles].
-        rest: float64[tiles].
-        background: Tumour and other pixels outside all tiles.
+    `tumor` and `rest` are float64[tiles]; `background` counts tumour and other pixels outside all tiles.
     """
 
     tumor: Floats

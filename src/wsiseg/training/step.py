@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -16,52 +15,23 @@ from wsiseg.mathematics import mil
 from wsiseg.network.network import TileClassifier
 from wsiseg.training.bags import Bag
 
-_LOSSES = {"cross-entropy": mil.cross_entropy, "dense": mil.cross_entropy, "focal": mil.focal}
-
 
 @dataclass(frozen=True)
 class Stepper:
-    """How the risk of a bag and its gradients are found; see `mil.risk`.
+    """How the risk of a bag and its gradients are found on a device; see `mil.risk`."""
 
-    Attributes:
-        alpha: Least share of tumour in a tumour slide.
-        beta: Least share of normal tissue in a tumour slide.
-        device: Where the network is.
-        weights: c0 and c1.
-        loss: What a tile costs.
-        micro_batch: Tiles held with their gradients at a time; None for all of a bag.
-        bfloat16: Compute most of the network in bfloat16.
-    """
-
-    alpha: float
-    beta: float
+    config: TrainConfig
     device: torch.device
-    weights: tuple[float, float] = (1.0, 1.0)
-    loss: mil.Loss = mil.cross_entropy
-    micro_batch: int | None = None
-    bfloat16: bool = False
-
-    @classmethod
-    def of(cls, config: TrainConfig, device: torch.device) -> Self:
-        """Take the settings of a run."""
-        return cls(
-            config.alpha,
-            config.beta,
-            device,
-            (config.c0, config.c1),
-            _LOSSES[config.loss],
-            config.micro_batch,
-            bfloat16=config.precision == "bfloat16",
-        )
 
     def risk(self, logits: Tensor, label: int, labels: Tensor | None = None, of: int | None = None) -> Tensor:
         """Return the risk of a bag or of a part of it, by proxy labels where `labels` are not given; see `mil.risk`."""
         if labels is None:
-            labels = mil.proxy_labels(logits, label, self.alpha, self.beta)
-        return mil.risk(logits, label, labels.to(logits.device), weights=self.weights, loss=self.loss, of=of)
+            labels = mil.proxy_labels(logits, label, self.config.alpha, self.config.beta)
+        weights = (self.config.c0, self.config.c1)
+        return mil.risk(logits, label, labels.to(logits.device), weights=weights, of=of)
 
     def backward(self, network: nn.Module, bag: Bag, *, is_last: bool = True) -> float:
-        """Add the gradients of a bag's risk, times the bag's weight, to those of `network`.
+        """Add the gradients of a bag's risk, times the bag's weight, to those of `network`; return the risk.
 
         Without a micro-batch one pass ranks and trains. With it the tiles are ranked without gradients, a micro-batch
         at a time, then those with a label are trained, in random order so that each micro-batch mixes both classes.
@@ -71,11 +41,8 @@ class Stepper:
             network: In training mode, perhaps joined with those of other processes.
             bag: The tiles of a slide.
             is_last: No further bag belongs to this step, so that processes exchange gradients.
-
-        Returns:
-            The risk, weighted by c0 or c1.
         """
-        size = self.micro_batch or len(bag.tiles)
+        size = self.config.micro_batch or len(bag.tiles)
         if size >= len(bag.tiles):
             with _exchange(network, when=is_last):
                 return self._add(network, bag, bag.tiles, bag.labels, None)
@@ -95,7 +62,7 @@ class Stepper:
         return float(risk.detach())
 
     def _logits(self, network: nn.Module, tiles: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             logits: Tensor = network(tiles.to(self.device, non_blocking=True))
         return logits.float()
 
@@ -107,7 +74,7 @@ class Stepper:
         if bag.slide.label == mil.NORMAL:
             return torch.full((len(bag.tiles),), mil.NORMAL, dtype=torch.int8), False
         logits = torch.cat([self._logits(network, part).cpu() for part in bag.tiles.split(size)])
-        return mil.proxy_labels(logits, bag.slide.label, self.alpha, self.beta), True
+        return mil.proxy_labels(logits, bag.slide.label, self.config.alpha, self.config.beta), True
 
 
 def _exchange(network: nn.Module, *, when: bool) -> AbstractContextManager[None]:

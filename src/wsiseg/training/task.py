@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import Checkpoint, TileClassifier, build
-from wsiseg.network.views import MapView, PartView
 from wsiseg.network.weights import Note
 from wsiseg.run.pace import Pace
 from wsiseg.run.record import Progress
@@ -26,18 +26,40 @@ from wsiseg.training.slides import LabelledSlide, TileTruth
 from wsiseg.training.step import hold
 
 
+class PartView(nn.Module):
+    """The logits [n] of a part of each crop, `tile_px` wide: in training a random one if `is_random`, else the middle.
+
+    The part is pooled from the map of the whole crop, so that what lies around it is seen, as in a dense prediction,
+    where a tile cut out would end in zero padding.
+    """
+
+    def __init__(self, classifier: TileClassifier, tile_px: int, *, is_random: bool = True) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.tile_px = tile_px
+        self.is_random = is_random
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Return the logits of uint8 crops [n, side, side, 3], whose side exceeds the tile's."""
+        logits = self.classifier.logit_map(crops)
+        cells = max(1, round(self.tile_px * logits.shape[1] / crops.shape[1]))
+        pooled = functional.avg_pool2d(logits[:, None], cells, stride=1)[:, 0]
+        parts = pooled.shape[1]
+        if not (self.training and self.is_random):
+            return pooled[:, parts // 2, parts // 2]
+        row, column = torch.randint(parts, (2, len(crops))).to(logits.device)
+        return pooled[torch.arange(len(crops), device=logits.device), row, column]
+
+
 @dataclass(frozen=True)
 class Task:
     """What is trained, on what.
 
     Attributes:
-        classifier: The whole classifier.
         network: What gives logits of the source's tiles: the classifier, a view of it, or its head alone.
-        source: Where tiles come from.
         slides: All slides with a label.
         truths: What is truly tumour, by slide; empty where nobody knows.
         labels: The tiles' true labels by slide, where training is supervised.
-        device: Where it computes.
     """
 
     classifier: TileClassifier
@@ -131,8 +153,6 @@ def task_of(
     if config.context is not None:
         # The true label of a tile holds for that tile alone.
         network = PartView(classifier, slides[0].tile_px, is_random=not config.supervised)
-    elif config.loss == "dense":
-        network = MapView(classifier)
     return Task(classifier, network, source, slides, truths, labels, device)
 
 

@@ -36,14 +36,12 @@ _AMPERE = 8  # CUDA capability from which GPUs have bfloat16 and TF32
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training run left behind.
+    """What a training run left behind in its folder.
 
     Attributes:
-        out: Its folder.
         status: `ok`, or `up_to_date` if all of it was done before.
         best: What came out; of a grid, of the best configuration by the validation slides.
-        configurations: Every configuration of a grid, best first by the validation slides; the one that was trained
-            on true labels last.
+        configurations: Those of a grid, best first by the validation slides, the one trained on true labels last.
     """
 
     out: Path
@@ -236,11 +234,7 @@ def _trained(
 def _judged(
     checkpoint: Checkpoint, task: Task, config: TrainConfig, processes: Processes
 ) -> tuple[Checkpoint, list[Scored]]:
-    """Calibrate the kept epoch, choose its threshold and measure it.
-
-    Returns:
-        The checkpoint with all that, and the scores of the validation slides.
-    """
+    """Calibrate the kept epoch, choose its threshold and measure it; return the scores of validation slides too."""
     best = task.best(checkpoint)
     raw = best.scores(best.network, ["val", "test"], config, processes)
     calibration = fitted([one for one in raw if one.slide.split == "val"], task.truths)
@@ -258,14 +252,14 @@ def _judged(
 
 def split_measures(scores: Sequence[Scored], task: Task, threshold: float) -> dict[str, Any]:
     """Return the measures of every split, over all its slides and by site."""
-    found: dict[str, Any] = {}
-    for split in ("val", "test"):
-        there = [one for one in scores if one.slide.split == split]
-        sites = sorted({one.slide.site for one in there if one.slide.site})
-        groups = {ALL: there} | {site: [one for one in there if one.slide.site == site] for site in sites}
-        if there:
-            found[split] = {name: pixel_measures(group, task.truths, threshold) for name, group in groups.items()}
-    return found
+    groups: dict[str, dict[str, list[Scored]]] = {}
+    for one in sorted(scores, key=lambda one: (one.slide.split != "val", one.slide.site)):
+        for name in filter(None, (ALL, one.slide.site)):
+            groups.setdefault(one.slide.split, {}).setdefault(name, []).append(one)
+    return {
+        split: {name: pixel_measures(group, task.truths, threshold) for name, group in sites.items()}
+        for split, sites in groups.items()
+    }
 
 
 def _facts(config: TrainConfig, task: Task, checkpoint: Checkpoint) -> dict[str, str]:
