@@ -157,15 +157,3 @@ def test_logits_that_differ_in_their_last_digit_are_told_apart() -> None:
     logits[1] = torch.nextafter(logits[0], torch.tensor(2.0))
     logits[0] = torch.nextafter(logits[2], torch.tensor(0.0))
     assert proxy_labels(logits, 1, 0.4, 0.4).tolist() == [NORMAL, TUMOR, LEFT_OUT]
-
-
-def test_a_dense_loss_averages_over_positions_and_ranks_by_the_mean() -> None:
-    maps = torch.stack([torch.full((2, 2), value) for value in (3.0, -2.0, 0.0)])
-    maps[0, 0, 0], maps[1, 1, 1] = -1.0, 4.0  # the highest peak is in the tile of the lowest mean
-    maps[1, 0, 0] = -9.0
-    labels = torch.tensor([TUMOR, NORMAL, LEFT_OUT], dtype=torch.int8)
-    assert torch.equal(proxy_labels(maps, 1, 0.34, 0.34), labels)
-    tumor = (math.log1p(math.exp(1.0)) + 3 * math.log1p(math.exp(-3.0))) / 4
-    normal = (2 * math.log1p(math.exp(-2.0)) + math.log1p(math.exp(4.0)) + math.log1p(math.exp(-9.0))) / 4
-    by_hand = (tumor + normal) / 2
-    assert float(risk(maps, 1, labels)) == pytest.approx(by_hand, rel=1e-6)

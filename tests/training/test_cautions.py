@@ -1,6 +1,5 @@
 """What is said before a training begins."""
 
-import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,6 @@ def test_validation_slides_that_cannot_rank_epochs_are_told() -> None:
     assert "all of one class" in next(cautions(bag, two, CPU))
 
 
-@pytest.mark.skipif(platform.system() != "Linux", reason="other systems do not say what their CPU can do")
 def test_bfloat16_without_its_instructions_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow, fast = tmp_path / "slow", tmp_path / "fast"
     slow.write_text("processor : 0\nflags : fpu avx2 avx512f avx512_vnni\n")

@@ -17,7 +17,7 @@ from wsiseg.exporting.model_page import parity_line, written_page
 from wsiseg.exporting.onnx_graph import to_onnx
 from wsiseg.exporting.origin import Origin, with_limit
 from wsiseg.exporting.parity import FEWER_BITS, SAME_NUMBERS, OnnxGraph, compared
-from wsiseg.exporting.precision import speed, to_float16, to_int8
+from wsiseg.exporting.precision import to_float16, to_int8
 from wsiseg.exporting.sample_tiles import Samples, from_cohort, from_folder, textures
 from wsiseg.exporting.self_test_images import chosen_test, self_test_side, unseen_layers
 from wsiseg.model_file.model_card import METADATA_KEY, ModelCard, Parity, signed
@@ -164,7 +164,7 @@ def _reduced(config: ExportConfig, graph: OnnxGraph, samples: Samples, progress:
         if has_fast_int8() is False:
             progress.note("this CPU has no instructions for 8-bit products (VNNI): int8 is hardly faster on it")
     _judge(config, [reduced.parity], progress)
-    before, after = (speed(one, samples.held_out.tiles) for one in (graph, reduced.graph))
+    before, after = (one.tiles_per_s(samples.held_out.tiles.shape[1]) for one in (graph, reduced.graph))
     progress.note(f"{config.precision}: {after:.1f} tiles/s here, fp32: {before:.1f}")
     return reduced.graph, reduced.parity
 

@@ -133,11 +133,8 @@ class DenseGraph(nn.Module):
 class TileGraph(nn.Module):
     """Any classifier of tiles of one size, with the probability of one of its classes.
 
-    Args:
-        network: What `prepare` makes of uint8 [n, tile, tile, 3] -> logits [n, `logits`], or [n].
-        prepare: See `network`.
-        logits: How many there are per tile.
-        positive: Number of the class; with a single logit there is none to choose.
+    The network turns what `prepare` makes of uint8 [n, tile, tile, 3] into so many logits a tile, or into [n].
+    `positive` is the number of the class; with a single logit there is none to choose.
     """
 
     # Constants, so that TorchScript makes no branches of them.

@@ -48,15 +48,14 @@ class Origin:
     @torch.no_grad()
     def probabilities(self, tiles: NDArray[np.uint8]) -> Answers:
         """Return the probabilities of tiles as the network was trained to answer."""
-        parts = [self.trained(torch.from_numpy(batch)) for batch in batches(tiles)]
-        return Answers(torch.cat(parts).numpy(), None)
+        return Answers(torch.cat([self.trained(torch.from_numpy(batch)) for batch in batches(tiles)]).numpy())
 
     @torch.no_grad()
     def answers(self, tiles: NDArray[np.uint8]) -> Answers:
         """Return what the graph answers to tiles, computed by PyTorch."""
-        if isinstance(self.graph, TileGraph):
-            return Answers(torch.cat([self.graph(torch.from_numpy(batch)) for batch in batches(tiles)]).numpy(), None)
         parts = [self.graph(torch.from_numpy(batch)) for batch in batches(tiles)]
+        if isinstance(self.graph, TileGraph):
+            return Answers(torch.cat(parts).numpy())
         whole, maps = (torch.cat([part[output] for part in parts]).numpy() for output in (0, 1))
         return Answers(self.probabilities(tiles).probabilities if self.is_as_trained else whole, maps)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from wsiseg.exporting.sample_tiles import Sample
 from wsiseg.mathematics.metrics import Pixels, auc, curve
 from wsiseg.model_file.model_card import Parity
-from wsiseg.model_file.onnx_session import run, start
+from wsiseg.model_file.onnx_session import run, speed, start
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -29,11 +29,7 @@ class Answers(NamedTuple):
 
 
 class OnnxGraph:
-    """An ONNX graph with the input and outputs of a model file, on the CPU.
-
-    Args:
-        model: The graph; it is not changed while this lives.
-    """
+    """An ONNX graph with the input and outputs of a model file, on the CPU; it is not changed while this lives."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
@@ -43,14 +39,13 @@ class OnnxGraph:
     def _session(self) -> "InferenceSession":
         return start(self.model.SerializeToString()).session
 
-    def outputs(self, images: NDArray[np.uint8]) -> list[Floats]:
-        """Return all outputs for uint8 [n, height, width, 3], in their order."""
-        found: list[Floats] = run(self._session, self._outputs, {"image": images})
-        return found
-
     def one(self, images: NDArray[np.uint8]) -> dict[str, Floats]:
         """Return all outputs by their names for uint8 [n, height, width, 3], all at once."""
-        return dict(zip(self._outputs, self.outputs(images), strict=True))
+        return dict(zip(self._outputs, run(self._session, self._outputs, {"image": images}), strict=True))
+
+    def tiles_per_s(self, tile_px: int) -> float:
+        """Measure how many made tiles it computes in a second on this CPU, in about a second."""
+        return speed(self._session, tile_px)
 
     def answers(self, tiles: NDArray[np.uint8]) -> Answers:
         """Return the probabilities of many tiles, their maps and their distances from known tissue."""

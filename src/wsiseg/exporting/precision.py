@@ -1,6 +1,5 @@
 """The same graph with fewer bits: float16 for GPUs, 8-bit integers for CPUs."""
 
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -19,7 +18,6 @@ from wsiseg.model_file.onnx_session import runtime
 _GROUPS = 8
 _SEARCH_TILES = 64
 _BATCH = 4  # all activations of a batch are held at once
-_SPEED_BATCH, _SPEED_SECONDS = 16, 1.0
 _SURE = 1e-4  # probabilities closer to 0 or 1 say little about logits
 
 
@@ -85,21 +83,10 @@ def measured_ranges(model: onnx.ModelProto, names: Sequence[str], tiles: NDArray
     watching = OnnxGraph(watched)
     low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
     for begin in range(0, len(tiles), _BATCH):
-        found = watching.outputs(tiles[begin : begin + _BATCH])
+        found = watching.one(tiles[begin : begin + _BATCH]).values()
         low = np.minimum(low, [tensor.min() for tensor in found])
         high = np.maximum(high, [tensor.max() for tensor in found])
     return {name: Range(float(least), float(most)) for name, least, most in zip(names, low, high, strict=True)}
-
-
-def speed(graph: OnnxGraph, tiles: NDArray[np.uint8]) -> float:
-    """Measure tiles per second on this CPU, over a few seconds at most."""
-    batch, seconds, done = tiles[:_SPEED_BATCH], 0.0, 0
-    graph.one(batch)
-    while seconds < _SPEED_SECONDS:
-        began = time.perf_counter()
-        graph.one(batch)
-        seconds, done = seconds + time.perf_counter() - began, done + len(batch)
-    return done / seconds
 
 
 def _centred(graph: OnnxGraph, tiles: NDArray[np.uint8], wanted: Answers) -> OnnxGraph:

@@ -19,12 +19,25 @@ _LONGEST_VARINT = 10
 
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA, _MODEL_TRAINING, _MODEL_FUNCTION = 7, 8, 14, 20, 25
-_GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_SPARSE = 1, 5, 15
-_NODE_ATTRIBUTE, _NODE_DOMAIN = 5, 7
-_ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
-_ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 22, 23
-_TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+_NODE_DOMAIN, _TENSOR_LOCATION = ("node", 7), ("tensor", 14)
 _PAIR_KEY, _PAIR_VALUE = 1, 2
+# What lies inside a graph by message and field: a message that is looked into, or what must not be there.
+_INSIDE = {
+    ("graph", 1): "node",
+    ("graph", 5): "tensor",
+    ("node", 5): "attribute",
+    ("attribute", 5): "tensor",
+    ("attribute", 10): "tensor",
+}
+_SPARSE, _BRANCHES, _EXTERNAL = "it holds sparse tensors", "it holds loops or branches", "it keeps data in other files"
+_REFUSED = {
+    ("graph", 15): _SPARSE,
+    ("attribute", 6): _BRANCHES,
+    ("attribute", 11): _BRANCHES,
+    ("attribute", 22): _SPARSE,
+    ("attribute", 23): _SPARSE,
+    ("tensor", 13): _EXTERNAL,
+}
 
 
 class Span(NamedTuple):
@@ -67,7 +80,7 @@ def metadata_spans(data: bytes) -> dict[str, Span]:
     for field in _fields(data, Span(0, len(data))):
         if field.number == _MODEL_GRAPH:
             graphs += 1
-            _check_graph(data, field.content())
+            _check(data, "graph", field.content())
         elif field.number == _MODEL_OPSET:
             opsets.append(_opset(data, field.content()))
         elif field.number == _MODEL_METADATA:
@@ -149,35 +162,15 @@ def _check_domain(domain: str) -> None:
         raise ValueError(f"it uses operators of {domain!r}, which are not standard ones")
 
 
-def _check_graph(data: bytes, span: Span) -> None:
+def _check(data: bytes, message: str, span: Span) -> None:
+    """Check a part of a graph, and all that lies inside it."""
     for field in _fields(data, span):
-        if field.number == _GRAPH_NODE:
-            _check_node(data, field.content())
-        elif field.number == _GRAPH_TENSOR:
-            _check_tensor(data, field.content())
-        elif field.number == _GRAPH_SPARSE:
-            raise ValueError("it holds sparse tensors")
-
-
-def _check_node(data: bytes, span: Span) -> None:
-    for field in _fields(data, span):
-        if field.number == _NODE_DOMAIN:
+        place = (message, field.number)
+        if place in _INSIDE:
+            _check(data, _INSIDE[place], field.content())
+        elif place in _REFUSED:
+            raise ValueError(_REFUSED[place])
+        elif place == _NODE_DOMAIN:
             _check_domain(_text(data, field.content()))
-        elif field.number == _NODE_ATTRIBUTE:
-            _check_attribute(data, field.content())
-
-
-def _check_attribute(data: bytes, span: Span) -> None:
-    for field in _fields(data, span):
-        if field.number in {_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS}:
-            raise ValueError("it holds loops or branches")
-        if field.number in {_ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES}:
-            raise ValueError("it holds sparse tensors")
-        if field.number in {_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS}:
-            _check_tensor(data, field.content())
-
-
-def _check_tensor(data: bytes, span: Span) -> None:
-    for field in _fields(data, span):
-        if field.number == _TENSOR_EXTERNAL or (field.number == _TENSOR_LOCATION and field.value):
-            raise ValueError("it keeps data in other files")
+        elif place == _TENSOR_LOCATION and field.value:
+            raise ValueError(_EXTERNAL)

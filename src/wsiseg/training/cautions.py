@@ -1,6 +1,5 @@
 """What a person should know before a training begins: what is unusual, and what it will cost."""
 
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,8 +44,6 @@ def cautions(config: TrainConfig, slides: Sequence[LabelledSlide], device: torch
 
 def has_fast_bfloat16(cpu: Path = _CPU) -> bool | None:
     """Return whether this CPU, as Linux describes it, multiplies bfloat16; None where that cannot be told."""
-    if platform.system() != "Linux":
-        return None
     try:
         words = cpu.read_text(encoding="utf-8").split()
     except OSError:

@@ -1,15 +1,15 @@
 """The colours that tiles are standardised by: mean and deviation over a sample of the training tiles."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.network.network import TileClassifier
 from wsiseg.run.pace import Pace
 from wsiseg.training.bags import ahead
 from wsiseg.training.processes import Processes
@@ -20,17 +20,11 @@ _STEP_PX = 4
 _SMALLEST_VARIANCE = 1e-6
 
 
-@dataclass(frozen=True)
-class Colors:
+class Colors(NamedTuple):
     """Mean and deviation of red, green and blue in 0..1, float32[3] each."""
 
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
-
-    def put_into(self, classifier: TileClassifier) -> None:
-        """Let a classifier standardise tiles by them."""
-        classifier.mean.copy_(torch.from_numpy(self.mean))
-        classifier.std.copy_(torch.from_numpy(self.std))
+    mean: Tensor
+    std: Tensor
 
 
 def cohort_colors(
@@ -52,7 +46,7 @@ def cohort_colors(
     count, total, squares = np.sum(sums, axis=0)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, _SMALLEST_VARIANCE))
-    return Colors(mean.astype(np.float32), std.astype(np.float32))
+    return Colors(*(torch.from_numpy(one.astype(np.float32)) for one in (mean, std)))
 
 
 def _sums(

@@ -1,6 +1,5 @@
 """The page of a training run: curves, measures, and the tiles that it finds most and least like tumour."""
 
-import base64
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wsiseg.pages.page import page
+from wsiseg.pages.page import cell, page, picture_address, table
 from wsiseg.pages.plots import Line, plot
 from wsiseg.tiles.packed import encoded
 from wsiseg.training.scoring import Scored
@@ -71,7 +70,7 @@ def training_page(
 def facts_table(facts: Mapping[str, str]) -> str:
     """Return names and values as a table."""
     rows = "".join(
-        f'<tr><td class="text">{escape(name)}</td><td class="text">{escape(value)}</td></tr>'
+        f"<tr>{cell(escape(name), is_text=True)}{cell(escape(value), is_text=True)}</tr>"
         for name, value in facts.items()
     )
     return f'<div class="wide"><table>{rows}</table></div>'
@@ -79,15 +78,12 @@ def facts_table(facts: Mapping[str, str]) -> str:
 
 def measures_table(figures: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> str:
     """Return measures by split and site as a table."""
-    head = "".join(f"<th>{name}</th>" for name in ("split", "site", *_SHOWN.values()))
-    rows = "".join(
-        f"<tr><td>{escape(split)}</td><td>{escape(site)}</td>"
-        + "".join(f"<td>{_number(measures.get(name))}</td>" for name in _SHOWN)
-        + "</tr>"
+    rows = (
+        [escape(split), escape(site), *(_number(measures.get(name)) for name in _SHOWN)]
         for split, sites in figures.items()
         for site, measures in sites.items()
     )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return table(("split", "site", *_SHOWN.values()), rows)
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -107,10 +103,9 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _figure(tile: ShownTile) -> str:
-    address = "data:image/jpeg;base64," + base64.b64encode(tile.jpeg).decode()
     name = escape(tile.slide)
     return (
-        f'<figure><img src="{address}" width="150" height="150" alt="tile of {name}">'
+        f'<figure><img src="{picture_address("jpeg", tile.jpeg)}" width="150" height="150" alt="tile of {name}">'
         f"<figcaption>{name}<br>{tile.probability:.3f}</figcaption></figure>"
     )
 

@@ -58,16 +58,9 @@ def scored(
     most_tiles: int,
     bfloat16: bool = False,
 ) -> Iterator[Scored]:
-    """Yield the logits of slides, one slide after the other; each process computes its share of their tiles.
+    """Yield the logits of slides, one slide after the other, by a network in eval mode on a device.
 
-    Args:
-        network: In eval mode, on `device`.
-        source: Gives the tiles.
-        slides: Which slides.
-        device: Where it computes, most of the network in bfloat16 where that is asked for.
-        processes: Who computes; every one gets all logits.
-        most_tiles: Look at so many tiles of a slide at most, evenly spread.
-        bfloat16: See `device`.
+    Of a slide `most_tiles` tiles are looked at, evenly spread. Each process computes its share and gets all logits.
     """
     chosen = [in_parts(evenly(slide.tiles, most_tiles), _TILES_READ) for slide in slides]
     every = [(slide, part) for slide, parts in zip(slides, chosen, strict=True) for part in parts]

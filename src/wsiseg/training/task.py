@@ -129,7 +129,8 @@ def started(config: TrainConfig, colors: Colors | None, device: torch.device, no
     torch.manual_seed(config.seed)
     classifier = build(config.arch, config.init, note)
     if colors is not None:
-        colors.put_into(classifier)
+        classifier.mean.copy_(colors.mean)
+        classifier.std.copy_(colors.std)
     return classifier.to(device).to(memory_format=torch.channels_last)
 
 
