@@ -25,7 +25,7 @@ from wsiseg.exporting.dilation import exportable
 from wsiseg.exporting.export import Exported, export
 from wsiseg.exporting.graphs import DenseGraph
 from wsiseg.exporting.onnx_graph import padded_by_convolutions, to_onnx
-from wsiseg.exporting.parity import SAME_NUMBERS, Answers, OnnxGraph, compared
+from wsiseg.exporting.parity import Answers, OnnxGraph, compared
 from wsiseg.exporting.precision import to_int8
 from wsiseg.exporting.sample_tiles import Sample, Samples, from_cohort, from_folder
 from wsiseg.exporting.self_test_images import self_test_side, unseen_layers
@@ -242,8 +242,8 @@ def test_the_card_says_what_the_run_knows(exported: Exported) -> None:
         assert fact in page
 
 
-def test_figures_of_an_evaluation_come_with_their_intervals(
-    trained: tuple[Path, TileClassifier], tmp_path: Path
+def test_a_card_takes_the_figures_of_an_evaluation_the_kind_of_map_and_what_a_person_says(
+    trained: tuple[Path, TileClassifier], cohort: Path, tmp_path: Path
 ) -> None:
     measures = {"auc": {"value": 0.8, "ci95": [0.7, 0.9]}, "precision": 0.5, "recall": None, "f1": 0.6}
     metrics = {"schema": "wsiseg.metrics/1", "split": "test", "without_background": measures}
@@ -254,8 +254,12 @@ def test_figures_of_an_evaluation_come_with_their_intervals(
     lines = [f'{name} = "{text}"' for name, text in said.items()]
     lines += ['limits = ["It calls muscle tumour."]', 'figures = "metrics.json"']
     (tmp_path / "card.toml").write_text("\n".join(lines))
-    config = ExportConfig.checked(run=trained[0], out=tmp_path / "m.onnx", card=tmp_path / "card.toml")
+    assert list(cohort.parent.glob("*.png")), "pictures that are no tiles, beside the stores"
+    settings = {"run": trained[0], "calibration": cohort.parent, "map": "tile", "card": tmp_path / "card.toml"}
+    config = ExportConfig.checked(out=tmp_path / "m.onnx", **settings)
     exported = export(config)
+    assert exported.card.parity[0].source.startswith("tiles of")
+    assert (exported.card.map, exported.card.output_stride) == ("tile", 32)
     assert exported.card.model_dump(include=set(said)) == said
     assert exported.card.limits[-1:] == ("It calls muscle tumour.",)
     assert len(exported.card.limits) > 1
@@ -270,8 +274,12 @@ def test_figures_of_an_evaluation_come_with_their_intervals(
             export(config)
 
 
-def test_an_export_is_done_once(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
-    config = ExportConfig(run=trained[0], out=tmp_path / "m.onnx")
+def test_an_export_is_done_once_in_the_folder_of_its_run_too(
+    trained: tuple[Path, TileClassifier], tmp_path: Path
+) -> None:
+    for name in ("best.pt", "last.pt", "config.toml"):
+        (tmp_path / name).write_bytes((trained[0] / name).read_bytes())
+    config = ExportConfig(run=tmp_path, out=tmp_path / "m.onnx")
     first = export(config)
     assert export(config) == replace(first, status="up_to_date")
     notes = Notes()
@@ -282,15 +290,6 @@ def test_an_export_is_done_once(trained: tuple[Path, TileClassifier], tmp_path: 
     with pytest.raises(UsageError, match="--overwrite"):
         export(config)
     assert export(config.model_copy(update={"overwrite": True})).sha256 == first.sha256, "the same bytes every time"
-
-
-def test_exports_in_the_folder_of_the_run_change_nothing(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
-    for name in ("best.pt", "last.pt", "config.toml"):
-        (tmp_path / name).write_bytes((trained[0] / name).read_bytes())
-    config = ExportConfig(run=tmp_path, out=tmp_path / "a.onnx")
-    export(config)
-    export(config.model_copy(update={"out": tmp_path / "b.onnx", "card": CardFacts(name="other")}))
-    assert export(config).status == "up_to_date"
 
 
 def test_stride_16_refines_the_map_and_keeps_the_probability(
@@ -434,14 +433,6 @@ def test_the_images_of_the_self_test_are_small(tile_px: int, stride: int | None,
     assert self_test_side(tile_px, stride) == side
 
 
-def test_a_folder_of_tile_stores_is_a_cohort(
-    trained: tuple[Path, TileClassifier], cohort: Path, tmp_path: Path
-) -> None:
-    assert list(cohort.parent.glob("*.png")), "pictures that are no tiles"
-    found = export(ExportConfig(run=trained[0], out=tmp_path / "m.onnx", calibration=cohort.parent))
-    assert found.card.parity[0].source.startswith("tiles of")
-
-
 def test_the_model_card_does_not_replace_the_model(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="model card"):
         ExportConfig.checked(run="a", out=tmp_path / "model.md")
@@ -507,7 +498,16 @@ def test_a_graph_with_one_changed_weight_is_caught(
     graph = OnnxGraph(to_onnx(DenseGraph(exportable(classifier, 32), 32, TILE_PX), TILE_PX, tmp_path))
     sample = Sample(tiles, np.full(len(tiles), -1, np.int8), "tiles")
     expected = Answers(by_torch(trained[1], tiles), None)
-    assert not compared(("fp32", "torch"), graph.answers(tiles), expected, sample, SAME_NUMBERS).passed
+    assert not compared(("fp32", "torch"), graph.answers(tiles), expected, sample, is_same=True).passed
+
+
+@pytest.mark.parametrize("is_same", [False, True])
+def test_nan_in_a_map_is_too_different(is_same: bool) -> None:  # noqa: FBT001  a case
+    sample = Sample(np.zeros((2, 8, 8, 3), np.uint8), np.full(2, -1, np.int8), "tiles")
+    good = Answers(np.full(2, 0.5, np.float32), np.full((2, 1, 1), 0.5, np.float32))
+    assert compared(("a", "b"), good, good, sample, is_same=is_same).passed
+    wrong = good._replace(maps=np.full((2, 1, 1), np.nan, np.float32))
+    assert not compared(("a", "b"), wrong, good, sample, is_same=is_same).passed
 
 
 @pytest.mark.parametrize("own", [0, 1])
@@ -550,11 +550,6 @@ def test_other_padding_stays(mode: str, value: float, sides: list[int]) -> None:
     graph = helper.make_graph([pad, conv], "padding", [image], [out], constants)
     fused = padded_by_convolutions(helper.make_model(graph))
     assert [node.op_type for node in fused.graph.node] == ["Pad", "Conv"]
-
-
-def test_maps_are_by_tiles_where_the_export_is_told_so(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
-    card = export(ExportConfig(run=trained[0], out=tmp_path / "m.onnx", map="tile")).card
-    assert (card.map, card.output_stride) == ("tile", 32)
 
 
 def test_a_network_without_a_map_cannot_be_told_to_make_one(cohort: Path, tmp_path: Path) -> None:

@@ -22,17 +22,18 @@ from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.slides.slide import Slide
 
 Images = NDArray[np.uint8]
+TILE_PX, RESIZED_PX = 175, 112
 TRANSFORM = [
-    {"name": "Resize", "arguments": {"size": 224}},
+    {"name": "Resize", "arguments": {"size": RESIZED_PX}},
     {"name": "ToTensor"},
     {"name": "Normalize", "arguments": {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}},
 ]
 _SPREAD = 3  # of logits, as after training: where answers hardly differ, changed layers cannot be told
 CONFIG = {
     "spec_version": "1.0",
-    "architecture": "resnet34",
+    "architecture": "resnet18",
     "num_classes": 2,
-    "patch_size_pixels": 350,
+    "patch_size_pixels": TILE_PX,
     "spacing_um_px": 0.25,
     "class_names": ["notumor", "tumor"],
     "transform": TRANSFORM,
@@ -74,7 +75,7 @@ def normalised(tiles: Images, mean: tuple[float, ...], std: tuple[float, ...]) -
 def as_wsinfer(tiles: Images) -> torch.Tensor:
     """Prepare tiles as WSInfer does."""
     step = transforms.Compose(
-        [transforms.Resize(224), transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+        [transforms.Resize(RESIZED_PX), transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
     )
     return torch.stack([step(Image.fromarray(tile)) for tile in tiles])
 
@@ -89,12 +90,12 @@ def write_wsinfer(folder: Path, network: nn.Module | None, **config: Any) -> Pat
 
 @pytest.fixture(scope="module")
 def tiles(data: Path) -> Images:
-    return real_tiles(data, 350, 0.25)
+    return real_tiles(data, TILE_PX, 0.25)
 
 
 @pytest.fixture(scope="module")
 def network(tiles: Images) -> nn.Module:
-    return settled_network("resnet34", 2, as_wsinfer(tiles))
+    return settled_network("resnet18", 2, as_wsinfer(tiles))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
@@ -104,7 +105,7 @@ def test_a_wsinfer_model_gives_the_same_probabilities(network: nn.Module, tiles:
     for number, tile in enumerate(tiles):
         Image.fromarray(tile).save(tmp_path / "tiles" / f"{number}.png")
     found = export(ExportConfig(from_wsinfer=folder, out=tmp_path / "m.onnx", calibration=tmp_path / "tiles"))
-    assert (found.card.name, found.card.tile_px, found.card.mpp) == ("breast-tumor", 350, 0.25)
+    assert (found.card.name, found.card.tile_px, found.card.mpp) == ("breast-tumor", TILE_PX, 0.25)
     assert (found.card.classes, found.card.positive_class) == (("notumor", "tumor"), "tumor")
     assert found.card.output_stride is None
     assert found.card.parity[0].passed
@@ -115,7 +116,7 @@ def test_a_wsinfer_model_gives_the_same_probabilities(network: nn.Module, tiles:
         np.testing.assert_allclose(model.answer(tiles).probabilities, expected, atol=1e-4)
         np.testing.assert_allclose(model.answer(tiles[:1]).probabilities, expected[:1], atol=1e-4)
         with pytest.raises(UsageError, match="no map"):
-            model.answer_map(tiles[:, :320, :320])
+            model.answer_map(tiles[:, :160, :160])
 
 
 def test_tiles_are_resized_as_pillow_does(data: Path) -> None:
@@ -159,7 +160,7 @@ def test_safetensors_weights_of_timm(tiles: Images, tmp_path: Path) -> None:
     torch.manual_seed(0)
     # As timm starts a network, the last normalisation of every block is 0, and most layers have no effect.
     network = settled(timm.create_model("resnet18", num_classes=1, zero_init_last=False), as_wsinfer(tiles))
-    folder = write_wsinfer(tmp_path / "x", None, architecture="resnet18", num_classes=1, class_names=["tumor"])
+    folder = write_wsinfer(tmp_path / "x", None, num_classes=1, class_names=["tumor"])
     save_file(network.state_dict(), folder / "model.safetensors")
     found = export(ExportConfig(from_wsinfer=folder, out=tmp_path / "m.onnx"))
     assert found.card.classes == ("not tumor", "tumor")
@@ -187,7 +188,7 @@ def test_folders_that_are_no_wsinfer_model(network: nn.Module, tmp_path: Path) -
     assert "not known in this order" in refusal(transform=TRANSFORM[::-1])
     assert "three means" in refusal(transform=[TRANSFORM[1], {"name": "Normalize", "arguments": {"mean": [1]}}])
     assert "interpolation" in refusal(
-        transform=[{"name": "Resize", "arguments": {"size": 224, "interpolation": "nearest"}}, TRANSFORM[1]]
+        transform=[{"name": "Resize", "arguments": {"size": RESIZED_PX, "interpolation": "nearest"}}, TRANSFORM[1]]
     )
     (tmp_path / "x" / "torchscript_model.pt").write_bytes(b"no TorchScript")
     assert "cannot be read as TorchScript" in refusal()

@@ -16,7 +16,7 @@ from wsiseg.exporting.from_wsinfer import from_wsinfer
 from wsiseg.exporting.model_page import parity_line, written_page
 from wsiseg.exporting.onnx_graph import to_onnx
 from wsiseg.exporting.origin import Origin, with_limit
-from wsiseg.exporting.parity import FEWER_BITS, SAME_NUMBERS, OnnxGraph, compared
+from wsiseg.exporting.parity import OnnxGraph, compared
 from wsiseg.exporting.precision import to_float16, to_int8
 from wsiseg.exporting.sample_tiles import Samples, from_cohort, from_folder, textures
 from wsiseg.exporting.self_test_images import chosen_test, self_test_side, unseen_layers
@@ -146,9 +146,9 @@ def _graph(
     if not origin.is_as_trained:
         trained = origin.probabilities(few.tiles)
         names = f"output stride {config.output_stride}", "as trained"
-        rows.append(compared(names, reference, trained, few, FEWER_BITS))
+        rows.append(compared(names, reference, trained, few))
     graph = OnnxGraph(to_onnx(origin.graph, origin.tile_px, config.out.parent))
-    rows.append(compared(("fp32", "torch"), graph.answers(few.tiles), reference, few, SAME_NUMBERS))
+    rows.append(compared(("fp32", "torch"), graph.answers(few.tiles), reference, few, is_same=True))
     _judge(config, rows, progress)
     return graph, tuple(rows)
 

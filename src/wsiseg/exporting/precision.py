@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from wsiseg.exporting.onnx_graph import tidied
-from wsiseg.exporting.parity import FEWER_BITS, Answers, OnnxGraph, compared
+from wsiseg.exporting.parity import Answers, OnnxGraph, compared
 from wsiseg.exporting.quantization import Range, head_bias, layers, quantised, tensors
 from wsiseg.exporting.sample_tiles import Sample, Samples
 from wsiseg.model_file.model_card import Parity
@@ -38,7 +38,7 @@ def to_float16(graph: OnnxGraph, held_out: Sample) -> Reduced:
     distances = [node.name for node in copied.graph.node if node.name.startswith("/distance/")]
     half = OnnxGraph(tidied(convert(copied, keep_io_types=True, node_block_list=distances)))
     answers = half.answers(held_out.tiles), graph.answers(held_out.tiles)
-    return Reduced(half, compared(("fp16", "fp32"), *answers, held_out, FEWER_BITS), 0.0)
+    return Reduced(half, compared(("fp16", "fp32"), *answers, held_out), 0.0)
 
 
 def to_int8(graph: OnnxGraph, samples: Samples, note: Callable[[str], None], *, any_loss: bool = False) -> Reduced:
@@ -60,7 +60,7 @@ def to_int8(graph: OnnxGraph, samples: Samples, note: Callable[[str], None], *, 
     kept: list[int] = []
     while True:
         found = tried(kept)
-        row = compared(("int8", "fp32"), found.answers(samples.held_out.tiles), expected, samples.held_out, FEWER_BITS)
+        row = compared(("int8", "fp32"), found.answers(samples.held_out.tiles), expected, samples.held_out)
         share = sum(len(groups[number]) for number in kept) / max(len(names), 1)
         if row.passed or any_loss or len(kept) >= len(groups) - 1:
             return Reduced(found, row, share)

@@ -171,11 +171,10 @@ def mean_of_tiles(values: NDArray[np.float32], known: NDArray[np.bool_], cells: 
 
 def _summed_around(values: NDArray[np.float32], window: NDArray[np.float32]) -> NDArray[np.float32]:
     """Sum up values over a window along both axes."""
-    reach = len(window) // 2
+    from scipy.ndimage import correlate1d  # noqa: PLC0415  heavy: only where maps are made
+
     for axis in (0, 1):
-        padded = np.pad(values, [(reach, reach) if one == axis else (0, 0) for one in (0, 1)])
-        parts = (np.take(padded, np.arange(k, k + values.shape[axis]), axis) * share for k, share in enumerate(window))
-        values = sum(parts, np.zeros_like(values))
+        values = correlate1d(values, window, axis, mode="constant")
     return values
 
 

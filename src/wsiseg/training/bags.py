@@ -22,15 +22,16 @@ _FEWEST_AT_ONCE, _BYTES_AT_ONCE = 16, 20_000_000  # 128 tiles of 224 pixels
 
 
 class Source(Protocol):
-    """Where a slide's tiles come from: as pixels, or as features computed before.
+    """Where a slide's tiles come from: as pixels, or as features computed before."""
 
-    `draw` returns tiles [n, ...] as training sees them, changed at random, `read` as they are; `bytes_of` is the size
-    of one.
-    """
+    def draw(self, slide: LabelledSlide, indices: Indices, random: np.random.Generator) -> Tensor:
+        """Return tiles as training sees them, changed at random: [n, ...]."""
 
-    def draw(self, slide: LabelledSlide, indices: Indices, random: np.random.Generator) -> Tensor: ...  # noqa: D102
-    def read(self, slide: LabelledSlide, indices: Indices) -> Tensor: ...  # noqa: D102
-    def bytes_of(self, slide: LabelledSlide) -> int: ...  # noqa: D102
+    def read(self, slide: LabelledSlide, indices: Indices) -> Tensor:
+        """Return tiles as they are: [n, ...]."""
+
+    def bytes_of(self, slide: LabelledSlide) -> int:
+        """Return the size of a tile."""
 
 
 @dataclass(frozen=True)

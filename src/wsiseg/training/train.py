@@ -109,7 +109,9 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
         device = device_of(config.device)
         precision = precision_on(device, config.precision)
         config, *every = (one.model_copy(update={"precision": precision}) for one in (config, *every))
-        _check_context(config, slides)
+        if config.context is not None and config.context < slides[0].tile_px:
+            wrong = f"context {config.context} is smaller than the tiles of {slides[0].tile_px} pixels"
+            raise UsageError(wrong, "give a larger side")
         for caution in cautions(config, slides, device):
             progress.note(caution)
         colors = cohort_colors(config, slides, processes, progress.note)
@@ -150,14 +152,6 @@ def _configurations(
 def _result(config: TrainConfig, configured: Sequence[Configured], status: str) -> Trained:
     ranked = best_first(configured) if config.grid else configured
     return Trained(config.out, status, ranked[0], tuple(ranked) if config.grid else ())
-
-
-def _check_context(config: TrainConfig, slides: Sequence[LabelledSlide]) -> None:
-    tile_px = slides[0].tile_px
-    if config.context is not None and config.context < tile_px:
-        raise UsageError(
-            f"context {config.context} is smaller than the tiles of {tile_px} pixels", "give a larger side"
-        )
 
 
 def device_of(name: str) -> torch.device:
