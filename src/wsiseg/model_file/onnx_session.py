@@ -165,7 +165,11 @@ def _fastest(model: bytes, accelerators: Sequence[str], threads: int | None, til
     for 8-bit integers, and a small one may be slower than many cores. Where they are nearly equal the accelerator is
     taken, as that leaves the CPU to reading, and so that the same device is taken again.
     """
-    sessions = {name: session for name in accelerators if (session := _working(model, name, threads)) is not None}
+    sessions = {}
+    for name in accelerators:
+        with contextlib.suppress(RuntimeFailure):
+            sessions[name] = _session(model, name, threads)
+    sessions = {name: one for name, one in sessions.items() if one.get_providers()[0] == PROVIDERS[name]}
     lost = [name for name in accelerators if name not in sessions]
     warnings = (f"{', '.join(lost)} cannot be used here: see wsiseg doctor",) if lost else ()
     sessions["cpu"] = _session(model, "cpu", threads)
@@ -205,14 +209,6 @@ def speed(session: "InferenceSession", tile_px: int) -> float:
         most = max(1, min(most, int(_TRIAL_S / seconds(1))))
     seconds(most)
     return most / seconds(most)
-
-
-def _working(model: bytes, device: str, threads: int | None) -> "InferenceSession | None":
-    try:
-        session = _session(model, device, threads)
-    except RuntimeFailure:
-        return None
-    return session if session.get_providers()[0] == PROVIDERS[device] else None
 
 
 def _session(model: bytes, device: str, threads: int | None) -> "InferenceSession":
