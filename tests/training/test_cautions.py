@@ -1,6 +1,7 @@
 """What is said before a training begins."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 from wsiseg.config.train import TrainConfig
+from wsiseg.run.machine import cpu_has
 from wsiseg.training import cautions as module
-from wsiseg.training.cautions import cautions, has_fast_bfloat16
+from wsiseg.training.cautions import cautions
 from wsiseg.training.slides import LabelledSlide
 
 CPU, HERE = torch.device("cpu"), Path()
@@ -47,9 +49,9 @@ def test_bfloat16_without_its_instructions_is_told(tmp_path: Path, monkeypatch: 
     slow, fast = tmp_path / "slow", tmp_path / "fast"
     slow.write_text("processor : 0\nflags : fpu avx2 avx512f avx512_vnni\n")
     fast.write_text("processor : 0\nflags : fpu avx2 amx_bf16 amx_tile\n")
-    assert [has_fast_bfloat16(cpu) for cpu in (slow, fast, tmp_path / "missing")] == [False, True, None]
     bfloat16 = config(bag=1, precision="bfloat16")
-    monkeypatch.setattr(module, "has_fast_bfloat16", lambda: has_fast_bfloat16(slow))
-    assert "no instructions for bfloat16" in next(cautions(bfloat16, SLIDES, CPU))
+    for cpu, told in ((fast, 0), (tmp_path / "missing", 0), (slow, 1)):
+        monkeypatch.setattr(module, "cpu_has", partial(cpu_has, facts=cpu))
+        assert sum("no instructions for bfloat16" in one for one in cautions(bfloat16, SLIDES, CPU)) == told
     assert list(cautions(bfloat16, SLIDES, torch.device("cuda"))) == []
     assert list(cautions(config(bag=1), SLIDES, CPU)) == []

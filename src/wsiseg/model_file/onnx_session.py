@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.run.errors import DeviceError, UsageError
-from wsiseg.run.machine import cores
+from wsiseg.run.machine import CPU_FACTS, cores, cpu_has
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -40,7 +40,6 @@ _HINTS = {
     "openvino": "pip install onnxruntime-openvino",
 }
 _FATAL_ONLY = 4
-_CPU_FACTS = Path("/proc/cpuinfo")
 _INT8_FLAGS = frozenset(["avx512_vnni", "avx_vnni", "amx_int8", "asimddp"])
 _LONGEST_REASON = 300
 _TRIAL_TILES, _TRIAL_PX, _TRIAL_S = 128, 128 * 224**2, 0.25  # a batch as predict makes them for accelerators
@@ -147,15 +146,11 @@ def ports(session: "InferenceSession") -> tuple[list[Port], list[Port]]:
     return inputs, outputs
 
 
-def has_fast_int8(facts: Path = _CPU_FACTS) -> bool | None:
+def has_fast_int8(facts: Path = CPU_FACTS) -> bool | None:
     """Return whether this CPU, as Linux describes it, multiplies 8-bit integers; None where that cannot be told."""
     if platform.system() == "Darwin":
         return platform.machine() == "arm64"
-    try:
-        flags = facts.read_text(encoding="utf-8").split()
-    except OSError:
-        return None
-    return not _INT8_FLAGS.isdisjoint(flags)
+    return cpu_has(_INT8_FLAGS, facts)
 
 
 def _fastest(model: bytes, accelerators: Sequence[str], threads: int | None, tile_px: int | None) -> Started:

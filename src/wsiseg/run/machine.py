@@ -15,6 +15,8 @@ CORES = "WSISEG_CORES"
 """The environment variable that says how many cores may be used, where they are fewer than the system says."""
 
 _ROOT = Path("/")
+CPU_FACTS = Path("/proc/cpuinfo")
+"""What Linux says of the CPU."""
 
 
 def cores(root: Path = _ROOT) -> int:
@@ -28,6 +30,12 @@ def cores(root: Path = _ROOT) -> int:
     # sched_getaffinity respects taskset and cpusets, and does not exist everywhere.
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([usable, *(math.ceil(quota) for group in _groups(root) for quota in _cpu_quotas(group))]))
+
+
+def cpu_has(instructions: frozenset[str], facts: Path = CPU_FACTS) -> bool | None:
+    """Return whether this CPU, as Linux describes it, has any of some instructions; None where that cannot be told."""
+    words = _text(facts).split()
+    return not instructions.isdisjoint(words) if words else None
 
 
 def memory_bytes(root: Path = _ROOT) -> int | None:

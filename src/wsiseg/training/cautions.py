@@ -2,17 +2,16 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 
 from wsiseg.config.train import TrainConfig
+from wsiseg.run.machine import cpu_has
 from wsiseg.training.bags import at_once
 from wsiseg.training.features import Compute
 from wsiseg.training.slides import LabelledSlide
 
-_CPU = Path("/proc/cpuinfo")
-_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+_BFLOAT16 = frozenset(["avx512_bf16", "amx_bf16", "bf16"])
 _MANY_TILES = 20_000
 _BACKWARD = 2  # times the forward pass
 
@@ -38,17 +37,8 @@ def cautions(config: TrainConfig, slides: Sequence[LabelledSlide], device: torch
         yield "no validation slides: the last epoch is kept"
     elif len({slide.label for slide in validation}) == 1:
         yield "the validation slides are all of one class: the epoch of their lowest risk is kept"
-    if config.precision == "bfloat16" and device.type == "cpu" and has_fast_bfloat16() is False:
+    if config.precision == "bfloat16" and device.type == "cpu" and cpu_has(_BFLOAT16) is False:
         yield "this CPU has no instructions for bfloat16 (AVX512-BF16, AMX): float32 is many times as fast on it"
-
-
-def has_fast_bfloat16(cpu: Path = _CPU) -> bool | None:
-    """Return whether this CPU, as Linux describes it, multiplies bfloat16; None where that cannot be told."""
-    try:
-        words = cpu.read_text(encoding="utf-8").split()
-    except OSError:
-        return None
-    return not _BFLOAT16_FLAGS.isdisjoint(words)
 
 
 def looks(config: TrainConfig, slides: Sequence[LabelledSlide]) -> tuple[int, int, int]:
