@@ -63,7 +63,7 @@ def test_a_second_time_nothing_is_written(tmp_path: Path) -> None:
     listed = {line.split()[1] for line in (tmp_path / SUMS).read_text().splitlines()}
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == {SUMS, *listed}
     again = fetch(tmp_path)
-    assert (again.fetched, again.up_to_date, again.changed) == ((), first.fetched, ())
+    assert (again.fetched, again.up_to_date, again.changed) == ([], first.fetched, [])
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 

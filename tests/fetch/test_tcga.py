@@ -175,21 +175,6 @@ def test_a_manifest_is_resolved_by_name_and_confirmed_by_md5(server: Server, tmp
     assert (tmp_path / "out" / replaced.name).read_bytes() == b"new content"
 
 
-def test_a_file_that_moves_while_it_is_fetched_is_found_again(server: Server, tmp_path: Path) -> None:
-    stored = made_file(0)
-    server.add(stored)
-
-    def move(handler: Any) -> None:
-        server.files = {}
-        stored.id = "11111111-2222-3333-4444-555555555555"
-        server.add(stored)
-        handler.answer(404, b"")
-
-    server.pages[f"/data/{stored.id}"] = move
-    assert fetch(server, tmp_path).fetched == 1
-    assert (tmp_path / stored.name).read_bytes() == stored.content
-
-
 @pytest.mark.parametrize(("source", "expected"), [("gdc", False), ("s3", True), ("auto", True)])
 def test_the_copy_at_amazon_stands_in_for_the_gdc(
     server: Server,

@@ -40,7 +40,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
     path, stop, seen = tmp_path / "run.json", threading.Event(), set()
-    write_json(path, [0] * 5000)
+    write_json(path, [0] * 2000)
 
     def read() -> None:
         while not stop.is_set():
@@ -48,8 +48,8 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    for number in range(60):
-        write_json(path, [number] * 5000)
+    for number in range(30):
+        write_json(path, [number] * 2000)
     stop.set()
     reader.join()
     assert seen == {1}

@@ -68,7 +68,7 @@ def test_a_run_leaves_checkpoint_state_settings_and_measures(cohort: Path, truth
     measures = trained.best.figures["test"]["all"]
     assert set(measures) == {"auc", "auc_background", "precision", "recall", "f1", "slide_auc"}
     assert trained.best.figures["test"]["colon"] == measures
-    assert TrainConfig.from_toml(out / "config.toml") == training(cohort, out, truth=truth, precision="float32")
+    assert TrainConfig.of_run(out / "config.toml") == training(cohort, out, truth=truth, precision="float32")
     assert re.search(r"epoch 2/2: risk \d", listening.said[-1])
 
 

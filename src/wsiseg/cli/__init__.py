@@ -2,6 +2,6 @@
 
 from wsiseg.cli.shell import app, main
 
-from wsiseg.cli import fetch, commands, evaluate  # isort: skip  they register themselves
+from wsiseg.cli import fetch, commands  # isort: skip  they register themselves
 
-__all__ = ["app", "commands", "evaluate", "fetch", "main"]
+__all__ = ["app", "commands", "fetch", "main"]

@@ -2,20 +2,25 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsiseg.cli.shell import app, command
+import typer
+
+from wsiseg.cli.shell import app, command, needing_torch
 from wsiseg.cli.streams import Streams
 from wsiseg.config.doctor import DoctorConfig
+from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.config.export import ExportConfig
 from wsiseg.config.predict import PredictConfig
 from wsiseg.config.tile import TileConfig
 from wsiseg.config.train import TrainConfig
-from wsiseg.run.errors import WsisegError
 from wsiseg.run.memory import give_back_large_arrays
 
 if TYPE_CHECKING:
     from wsiseg.doctor import Findings
+    from wsiseg.evaluation.metrics_file import Report
+    from wsiseg.exporting.export import Exported
     from wsiseg.training.train import Trained
 
 
@@ -47,11 +52,7 @@ def train(streams: Streams, config: TrainConfig) -> None:
         wsiseg train tiles/cohort.csv --freeze --grid --truth truth --supervised --out grid
         wsiseg train tiles/cohort.csv --out run --resume
     """
-    try:
-        from wsiseg.training.train import train as run  # noqa: PLC0415  loads torch
-    except ModuleNotFoundError as error:
-        raise _needs_extra("train", error) from error
-    trained = run(config, streams)
+    trained: Trained = needing_torch("train", "training.train")(config, streams)
     if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started the first one speaks
         streams.result(trained.as_json(), _train_lines(trained))
 
@@ -68,11 +69,7 @@ def export(streams: Streams, config: ExportConfig) -> None:
         wsiseg export run --out fast.onnx --precision int8
         wsiseg export --from-wsinfer breast-tumor-resnet34 --out breast.onnx
     """
-    try:
-        from wsiseg.exporting.export import export as write  # noqa: PLC0415  loads torch
-    except ModuleNotFoundError as error:
-        raise _needs_extra("export", error) from error
-    exported = write(config, streams)
+    exported: Exported = needing_torch("export", "exporting.export")(config, streams)
     streams.result(exported.as_json(), [str(exported.path), str(exported.page)])
 
 
@@ -112,20 +109,38 @@ def doctor(streams: Streams, config: DoctorConfig) -> int:
     return findings.exit_code
 
 
-def _needs_extra(name: str, error: ModuleNotFoundError) -> WsisegError:
-    return WsisegError(f"{name} needs {error.name}, which is not installed", "pip install 'wsiseg[train]'")
+@command(app, EvaluateConfig)
+def evaluate(streams: Streams, config: EvaluateConfig) -> int:
+    """Measure tumour maps against truth, pixel by pixel.
+
+    Truth may be outlines of QuPath, ASAP, ImageScope or CAMELYON, masks, NGFF labels or other heatmaps. Leaves with 3
+    where a gate (--fail-under, --fail-over) is not met, with 1 where a slide failed or has no map.
+
+    Examples:
+        wsiseg evaluate wsiseg-out --truth outlines
+        wsiseg evaluate wsiseg-out --truth outlines --cohort cohort.csv --out evaluation
+        wsiseg evaluate wsiseg-out --truth outlines --fail-under auc=0.80 --junit junit.xml
+        wsiseg evaluate --pcam pcam --model mine.onnx --out evaluation
+    """
+    from wsiseg.evaluation.evaluate import evaluate as measure  # noqa: PLC0415  loads numerical libraries
+
+    if config.grid is not None and config.out is not None:
+        return _draw(streams, config.grid, config.out)
+    report = measure(config, streams)
+    _tell(streams, report)
+    return report.exit_code
 
 
 def _train_lines(trained: "Trained") -> Iterator[str]:
     if trained.configurations:
         yield "configurations, best first by the validation slides:"
-    for number, one in enumerate(trained.configurations, 1):
-        yield f"{number:2}. {one.out.name}: " + "; ".join(_measures(one.figures))
-    if not trained.configurations:
-        yield from _measures(trained.best.figures)
-    yield str(trained.best.out / "best.pt")
-    if trained.configurations:
+        for number, one in enumerate(trained.configurations, 1):
+            yield f"{number:2}. {one.out.name}: " + "; ".join(_measures(one.figures))
+        yield str(trained.best.out / "best.pt")
         yield str(trained.out / "grid.csv")
+    else:
+        yield from _measures(trained.best.figures)
+        yield str(trained.best.out / "best.pt")
 
 
 def _measures(figures: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> Iterator[str]:
@@ -148,3 +163,41 @@ def _text(value: Any) -> str:  # noqa: ANN401  any JSON value
     if isinstance(value, list | tuple):
         return ", ".join(_text(one) for one in value) or "none"
     return "none" if value is None else str(value)
+
+
+def _draw(streams: Streams, grid: Path, out: Path) -> int:
+    """Draw the paper's table and figure and print where they are."""
+    from wsiseg.evaluation.plots import write_paper_tables  # noqa: PLC0415  loads numerical libraries
+
+    paths = [str(path) for path in write_paper_tables(grid, out)]
+    streams.result({"outputs": paths}, paths)
+    return 0
+
+
+def _tell(streams: Streams, report: "Report") -> None:
+    """Print the report, and tell GitHub where it runs this."""
+    from wsiseg.evaluation.gate import annotations, gate_lines, outputs, summary  # noqa: PLC0415  loads numerical libraries
+
+    for note in report.notes:
+        streams.note(f"note: {note}")
+    for line in gate_lines(report):
+        typer.echo(line, err=True)
+    for variable, text in (("GITHUB_STEP_SUMMARY", summary(report)), ("GITHUB_OUTPUT", outputs(report))):
+        if os.environ.get(variable):
+            with Path(os.environ[variable]).open("a", encoding="utf-8") as file:
+                file.write(text)
+    if os.environ.get("GITHUB_ACTIONS") or os.environ.get("GITHUB_STEP_SUMMARY"):
+        for line in annotations(report):
+            typer.echo(line, err=True)
+    streams.result(report.model_dump(mode="json", by_alias=True), _report_lines(report))
+
+
+def _report_lines(report: "Report") -> Iterator[str]:
+    from wsiseg.evaluation.metrics_file import with_interval  # noqa: PLC0415  only here
+
+    yield f"{'':20}{''.join(f'{head:>28}' for head in report.columns)}  over"
+    for name, texts in report.rows.items():
+        yield f"{name:20}{''.join(f'{text:>28}' for text in texts)}  {report.counted}"
+    if report.slide_auc:
+        yield f"{'slide_auc':20}{with_interval(report.slide_auc):>28}{'':28}  {report.counted}"
+    yield f"{'threshold':20}{report.threshold.value:>28.4f}  ({report.threshold.origin})"

@@ -1,14 +1,12 @@
 """`wsiseg fetch`: public slides, maps and models."""
 
-import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from wsiseg.cli.shell import app, command
+from wsiseg.cli.shell import app, command, needing_torch
 from wsiseg.cli.streams import Streams
 from wsiseg.config.export import ExportConfig
 from wsiseg.config.fetch import (
@@ -139,7 +137,9 @@ def model(streams: Streams, config: FetchModelConfig) -> None:
         lines = (f"{one.name:<46} {one.tissue:<12} {one.license:<10} {one.finds}" for one in ZOO)
         streams.result({"models": [asdict(one) for one in ZOO]}, lines)
         return
-    export = _exporter(config.out, overwrite=config.overwrite) if config.out else None
+    if config.out and config.out.exists() and not config.overwrite:
+        raise UsageError(f"{config.out}: is there already", "give --overwrite or another --out")
+    export = needing_torch("export", "exporting.export") if config.out else None  # before anything is fetched
     folder = fetch_model(config, streams)
     if export:
         terms = next(one.license for one in ZOO if one.name == config.name)
@@ -190,14 +190,3 @@ def _maps_lines(result: "TumorMapsResult") -> Iterator[str]:
     parts += [f"{result.zeroed} of normal slides, set to zero by hand"] if result.zeroed else []
     parts += [f"{len(result.unpublished)} slides have none"] if result.unpublished else []
     yield f"{', '.join(parts)}; their licence is {result.license}"
-
-
-def _exporter(out: Path, *, overwrite: bool) -> Callable[..., object]:
-    """Return what makes a model file of a folder of the zoo; refuse before anything is fetched."""
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out}: is there already", "give --overwrite or another --out")
-    try:
-        export: Callable[..., object] = importlib.import_module("wsiseg.exporting.export").export
-    except ModuleNotFoundError as error:
-        raise UsageError(f"making a model file needs PyTorch: {error}", "pip install 'wsiseg[train]'") from error
-    return export

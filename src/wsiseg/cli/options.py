@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -22,18 +23,16 @@ def parameters(settings: type[Config]) -> list[inspect.Parameter]:
     Every value is taken as text: the settings alone decide what fits, in one sentence for command line and file.
     What is given in the file alone, and what earlier versions had, is a hidden option that is refused with advice.
     """
-    fields = settings.model_fields.items()
-    shown = [_parameter(name, field) for name, field in fields if shown_as(field).place != "file"]
-    in_file = [
-        _refused(name, f"stands in the TOML file of --config alone, as {_typed(name)} =", is_valued=not is_flag(field))
-        for name, field in fields
-        if shown_as(field).place == "file"
-    ]
-    gone = [
-        _refused(name, f"is no longer an option: {one.advice}", is_valued=not one.is_flag)
-        for name, one in settings.gone.items()
-    ]
-    return [*shown, *in_file, *gone]
+    found = []
+    for name, field in settings.model_fields.items():
+        if shown_as(field).place == "file":
+            sentence = f"stands in the TOML file of --config alone, as {_typed(name)} ="
+            found.append(_refused(name, sentence, takes_nothing=is_flag(field)))
+        else:
+            found.append(_shown(name, field))
+    for name, one in settings.gone.items():
+        found.append(_refused(name, f"is no longer an option: {one.advice}", takes_nothing=one.is_flag))
+    return found
 
 
 def given(settings: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,25 +55,21 @@ def _in_environment(settings: type[Config]) -> dict[str, str]:
     }
 
 
-def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+def _shown(name: str, field: FieldInfo) -> inspect.Parameter:
     shown, takes_nothing = shown_as(field), is_flag(field)
     many = any(get_origin(kind) is tuple for kind in kinds_of(field.annotation))
-    kind: Any = bool if takes_nothing else list[str] if many else str
-    help_text = escaped(" ".join((field.description or "").replace("`", "").split()) + _default(field))
-    metavar = shown.metavar or metavar_of(field)
+    text = escaped(" ".join((field.description or "").replace("`", "").split()) + _default(field))
     if shown.place == "argument":
-        metavar = metavar if shown.metavar else name.upper() + "..." * many
-        info = typer.Argument(metavar=metavar, help=help_text, show_default=False)
+        metavar = shown.metavar or name.upper() + "..." * many
+        info = typer.Argument(metavar=metavar, help=text, show_default=False)
     else:
-        option = shown.name or f"--{_typed(name)}"
-        more: dict[str, Any] = {} if takes_nothing else {"metavar": metavar}
-        info = typer.Option(option, help=help_text, show_default=False, envvar=list(shown.variables) or None, **more)
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
-    )
+        more: dict[str, Any] = {} if takes_nothing else {"metavar": shown.metavar or metavar_of(field)}
+        option, variables = shown.name or f"--{_typed(name)}", list(shown.variables) or None
+        info = typer.Option(option, help=text, show_default=False, envvar=variables, **more)
+    return optional(name, bool if takes_nothing else list[str] if many else str, info)
 
 
-def _refused(name: str, sentence: str, *, is_valued: bool) -> inspect.Parameter:
+def _refused(name: str, sentence: str, *, takes_nothing: bool) -> inspect.Parameter:
     option = f"--{_typed(name)}"
 
     def refuse(value: Any) -> None:  # noqa: ANN401  any value
@@ -82,11 +77,11 @@ def _refused(name: str, sentence: str, *, is_valued: bool) -> inspect.Parameter:
             raise UsageError(f"{option} {sentence}")
 
     info = typer.Option(option, hidden=True, callback=refuse)
-    kind: Any = str if is_valued else bool
-    return _optional(f"refused_{name.replace('-', '_')}", kind, info)
+    return optional(f"refused_{name.replace('-', '_')}", bool if takes_nothing else str, info)
 
 
-def _optional(name: str, kind: Any, info: Any) -> inspect.Parameter:  # noqa: ANN401  a type, and what Typer makes of it
+def optional(name: str, kind: Any, info: Any) -> inspect.Parameter:  # noqa: ANN401  a type, and what Typer makes of it
+    """Return a parameter that is None unless it is given."""
     annotation = Annotated[kind | None, info]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -131,10 +126,9 @@ def metavar_of(field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return " [required]"
-    if field.default is None or field.default is False or field.default == ():
-        return ""
     values = field.default if isinstance(field.default, tuple) else (field.default,)
-    return f" [default: {', '.join(map(str, values))}]"
+    shown = ", ".join(str(value) for value in values if value is not None and value is not False)
+    return f" [default: {shown}]" if shown else ""
 
 
 def escaped(text: str) -> str:
@@ -149,8 +143,6 @@ def _value(value: Any, field: FieldInfo) -> Any:  # noqa: ANN401  what Typer giv
     if not isinstance(value, str) or not (kind in (int, float) or any(isinstance(one, int) for one in choices)):
         return value
     for number in (int, float):
-        try:
+        with suppress(ValueError):
             return number(value)
-        except ValueError:
-            continue
     return value

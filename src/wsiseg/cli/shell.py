@@ -1,6 +1,7 @@
 """What all commands share: the options `--config --json --quiet --verbose --no-progress`, errors and exit codes."""
 
 import codecs
+import importlib
 import inspect
 import io
 import os
@@ -13,7 +14,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from wsiseg.cli.options import escaped, given, parameters
+from wsiseg.cli.options import escaped, given, optional, parameters
 from wsiseg.cli.streams import Streams
 from wsiseg.config.settings import Config, read_toml
 from wsiseg.run.errors import OutputError, UsageError, WsisegError
@@ -48,24 +49,13 @@ def _root(
         raise typer.Exit
 
 
-def _flag(name: str, *declarations: str, text: str) -> inspect.Parameter:
-    annotation = Annotated[bool, typer.Option(*declarations, help=text)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
-
-
-_SHARED = [
-    inspect.Parameter(
-        "config",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[Path | None, typer.Option(metavar="PATH", help="TOML file with any of the settings.")],
-    ),
-    _flag("json", "--json", text="Print the result as JSON and nothing else."),
-    _flag("quiet", "--quiet", "-q", text="Say nothing but errors."),
-    _flag("verbose", "--verbose", "-v", text="Say more."),
-    _flag("no_progress", "--no-progress", text="Draw no progress bars."),
-]
-_FLAGS = tuple(parameter.name for parameter in _SHARED[1:])
+_FLAGS = {
+    "json": typer.Option("--json", help="Print the result as JSON and nothing else."),
+    "quiet": typer.Option("--quiet", "-q", help="Say nothing but errors."),
+    "verbose": typer.Option("--verbose", "-v", help="Say more."),
+    "no_progress": typer.Option("--no-progress", help="Draw no progress bars."),
+}
+_CONFIG = optional("config", Path, typer.Option(metavar="PATH", help="TOML file with any of the settings."))
 
 
 def command(
@@ -73,18 +63,14 @@ def command(
 ) -> Callable[[Callable[[Streams, C], int | None]], Callable[..., None]]:
     """Register a command that takes `Streams` and its settings and returns its exit code, or None for 0.
 
-    Its options are made from the settings; those that every command has are added.
-
-    Args:
-        group: The Typer application to add it to.
-        settings: What the command takes.
-        name: What the user types; the function's name where it is not given.
+    Its options are made from the settings; those that every command has are added. A user types `name`, or else the
+    function's name.
     """
 
     def register(function: Callable[[Streams, C], int | None]) -> Callable[..., None]:
         def run(**values: Any) -> None:  # noqa: ANN401  whatever the options take
             in_file = read_toml(values["config"]) if values["config"] else {}
-            streams = Streams(**{flag: in_file.pop(flag, False) or values[flag] for flag in _FLAGS})
+            streams = Streams(**{flag: bool(in_file.pop(flag, False) or values[flag]) for flag in _FLAGS})
             try:
                 config = _checked(settings, given(settings, values), values["config"], in_file)
                 with streams:
@@ -94,7 +80,8 @@ def command(
                 raise _StoppedError("interrupted", INTERRUPTED) from error
             raise typer.Exit(code or 0)
 
-        run.__signature__ = inspect.Signature([*parameters(settings), *_SHARED])  # type: ignore[attr-defined]  # what Typer reads
+        shared = [_CONFIG, *(optional(flag, bool, option) for flag, option in _FLAGS.items())]
+        run.__signature__ = inspect.Signature([*parameters(settings), *shared])  # type: ignore[attr-defined]  # what Typer reads
         group.command(name or function.__name__, help=_help(function))(run)
         return run
 
@@ -112,6 +99,20 @@ def _checked(settings: type[C], typed: dict[str, Any], file: Path | None, in_fil
 def _help(function: Callable[..., object]) -> str:
     """Return a docstring as a help text with its examples line by line."""
     return escaped(inspect.getdoc(function) or "").replace("Examples:\n", "Examples:\n\n\b\n")
+
+
+def needing_torch(verb: str, module: str) -> Callable[..., Any]:
+    """Load a function from a module that needs the extra `train`.
+
+    Raises:
+        WsisegError: It is not installed.
+    """
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(f"wsiseg.{module}"), verb)
+    except ModuleNotFoundError as error:
+        text = f"{verb} needs {error.name}, which is not installed"
+        raise WsisegError(text, "pip install 'wsiseg[train]'") from error
+    return function
 
 
 def main() -> NoReturn:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from wsiseg.run.errors import UsageError
 
@@ -69,14 +69,13 @@ class Gone:
     is_flag: bool = False
 
 
-class Config(BaseModel):
+class Config(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """Base of all settings; unknown names are refused.
 
     Attributes:
         gone: Settings that earlier versions had, by name; they are refused with what to do instead.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     gone: ClassVar[Mapping[str, Gone]] = {}
 
     @classmethod
@@ -90,15 +89,6 @@ class Config(BaseModel):
             return cls(**values)
         except ValidationError as error:
             raise UsageError("; ".join(cls._sentence(problem) for problem in error.errors())) from error
-
-    @classmethod
-    def from_toml(cls, path: Path) -> Self:
-        """Read settings that `to_toml` wrote.
-
-        Raises:
-            UsageError: The file is missing, is not TOML, or holds names or values that do not fit.
-        """
-        return cls.checked(**read_toml(path))
 
     def to_toml(self) -> str:
         """Return the settings as TOML; a field that is None is left out."""

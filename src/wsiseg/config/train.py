@@ -109,12 +109,8 @@ class TrainConfig(Config):
         Raises:
             UsageError: The file is missing, is not TOML, or holds names or values that do not fit.
         """
-        return cls.checked(**{name: value for name, value in read_toml(path).items() if not cls.is_gone(name)})
-
-    @classmethod
-    def is_gone(cls, name: str) -> bool:
-        """Return whether a field is one that only earlier versions had."""
-        return name.replace("_", "-") in cls.gone
+        values = {name: value for name, value in read_toml(path).items() if name.replace("_", "-") not in cls.gone}
+        return cls.checked(**values)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

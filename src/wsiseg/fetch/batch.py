@@ -3,7 +3,7 @@
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -35,26 +35,18 @@ class Batch:
         client: Of `open_client`.
         jobs: Files at a time.
         progress: Is told how it goes.
-        moved: Returns a file's new place when its old one is gone, or None.
         by_size: Believe the size of files that are there rather than hash them.
     """
 
     client: Client
     jobs: int
     progress: Progress
-    moved: Callable[[Wanted], Wanted | None] = lambda _: None
     by_size: bool = True
     _stop: threading.Event = field(default_factory=threading.Event)
     _telling: threading.Lock = field(default_factory=threading.Lock)
 
     def fetch(self, wanted: Sequence[Wanted]) -> list[Outcome]:
-        """Fetch files.
-
-        Args:
-            wanted: The files; no two at the same place.
-
-        Returns:
-            What became of each, in the same order.
+        """Fetch files, no two of them at the same place, and return what became of each, in the same order.
 
         Raises:
             OutputError: The disk has no room for them; nothing was started.
@@ -85,10 +77,15 @@ class Batch:
 
     def _one(self, wanted: Wanted) -> Outcome:
         name, path, began = wanted.name, wanted.path, time.monotonic()
+
+        def told(count: int) -> None:
+            with self._telling:
+                self.progress.advance(name, count)
+
         with self._telling:
             self.progress.slide(name, _rest(wanted))
         try:
-            self._download(wanted)
+            download(self.client, wanted, told, self._stop)
         except WsisegError as error:
             outcome = Outcome(path, "failed", error)
             record = SlideRecord.of_error(name, path, error, must_be_slide=True)
@@ -98,19 +95,6 @@ class Batch:
         with self._telling:
             self.progress.done(record)
         return outcome
-
-    def _download(self, wanted: Wanted) -> None:
-        def told(count: int) -> None:
-            with self._telling:
-                self.progress.advance(wanted.name, count)
-
-        try:
-            download(self.client, wanted, told, self._stop)
-        except GoneError:
-            found = self.moved(wanted)
-            if found is None:
-                raise
-            download(self.client, found, told, self._stop)
 
 
 def _rest(wanted: Wanted) -> int:

@@ -105,7 +105,7 @@ class Client:
 
         Raises:
             GoneError: There is no such address.
-            DownloadError: There is no answer, or one of another kind.
+            DownloadError: There is no answer, an endless one, or one of another kind.
         """
         text = self.read_text(url, "application/json", body)
         try:
@@ -117,12 +117,7 @@ class Client:
             raise DownloadError(f"{shown_url(url)}: answers with something {what}", advice) from error
 
     def read_text(self, url: str, accept: str, body: Any = None) -> str:  # noqa: ANN401  any JSON value
-        """Read a short answer as text; with a `body` the request is a POST of JSON.
-
-        Raises:
-            GoneError: There is no such address.
-            DownloadError: There is no answer, or an endless one.
-        """
+        """Read a short answer as text, as `read` does."""
         name = shown_url(url)
         refuse_offline(name, "everything that needs no network works on files that are already there")
 
@@ -144,16 +139,12 @@ class Client:
         stop: threading.Event | None = None,
         reached: Callable[[], int] = lambda: 0,
     ) -> T:
-        """Attempt something until it succeeds or patience ends, and return what it returns.
+        """Attempt something while it raises TemporaryError, until patience ends, and return what it returns.
 
-        Args:
-            attempt: Raises TemporaryError where another attempt may succeed.
-            name: What is fetched, for messages.
-            stop: Ends the waiting when it is set.
-            reached: Bytes that have arrived so far. An attempt that gets a good deal further is no failure.
+        An attempt after which a good deal more bytes are `reached` is no failure.
 
         Raises:
-            DownloadError: The attempts are used up, the server asks for too long a wait, or `stop` was set.
+            DownloadError: The attempts are used up, the server asks for too long a wait, or `stop` is set.
         """
         stop, patience = stop or threading.Event(), self.patience
         failures = furthest = 0

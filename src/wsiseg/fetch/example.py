@@ -27,29 +27,33 @@ class ExampleResult:
     """
 
     cohort: Path
-    fetched: tuple[Path, ...]
-    up_to_date: tuple[Path, ...]
-    changed: tuple[Path, ...]
+    fetched: list[Path]
+    up_to_date: list[Path]
+    changed: list[Path]
 
 
 def fetch_example(config: FetchExampleConfig) -> ExampleResult:
     """Write the example cohort, from what the package ships: no network is used, and nothing is ever replaced.
 
-    Args:
-        config: The settings.
-
-    Returns:
-        What became of each file.
-
     Raises:
         DownloadError: This installation lacks a file of the example, or has it damaged.
         OutputError: A file cannot be written or read.
     """
-    found: dict[str, list[Path]] = {"fetched": [], "up_to_date": [], "changed": []}
+    result = ExampleResult(config.out / "cohort.csv", [], [], [])
     for name, content in _shipped(resources.files("wsiseg.fetch") / "cohort"):
         path = config.out / name
-        found[_placed(content, path)].append(path)
-    return ExampleResult(config.out / "cohort.csv", **{state: tuple(paths) for state, paths in found.items()})
+        try:
+            if not path.exists():
+                with written_whole(path) as partial:
+                    partial.write_bytes(content)
+                result.fetched.append(path)
+            elif path.is_file() and path.read_bytes() == content:
+                result.up_to_date.append(path)
+            else:
+                result.changed.append(path)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be read: {error.strerror or error}", "choose another --out") from error
+    return result
 
 
 def _shipped(folder: Traversable) -> Iterator[tuple[str, bytes]]:
@@ -64,18 +68,5 @@ def _shipped(folder: Traversable) -> Iterator[tuple[str, bytes]]:
                 raise DownloadError(f"{name}: is damaged in this installation of wsiseg", "install wsiseg again")
             yield name, content
     except OSError as error:
-        raise DownloadError(
-            f"{error.filename}: is missing in this installation of wsiseg", "install it again"
-        ) from error
-
-
-def _placed(content: bytes, path: Path) -> str:
-    """Write a file unless there is one, and return what became of it."""
-    try:
-        if path.exists():
-            return "up_to_date" if path.is_file() and path.read_bytes() == content else "changed"
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be read: {error.strerror or error}", "choose another --out") from error
-    with written_whole(path) as partial:
-        partial.write_bytes(content)
-    return "fetched"
+        text = f"{error.filename}: is missing in this installation of wsiseg"
+        raise DownloadError(text, "install it again") from error

@@ -135,21 +135,13 @@ class TcgaSlide:
 
 
 class Gdc:
-    """The GDC or a mirror of it.
-
-    Args:
-        client: Of `open_client`.
-        base: Address of the API.
-    """
+    """The GDC or a mirror of it, whose API has the address `base`."""
 
     def __init__(self, client: Client, base: str) -> None:
         self._client, self.base = client, base.rstrip("/")
 
     def open_slides(self, wanted: Mapping[str, Sequence[str]]) -> tuple[list[TcgaSlide], list[DownloadError]]:
-        """List the open slides of the TCGA whose fields have one of some values; a field without values admits all.
-
-        Returns:
-            The slides by name, and what was refused and why.
+        """List the open slides of the TCGA whose fields have one of some values, and what was refused and why.
 
         Raises:
             DownloadError: The list cannot be had, or not all of it.
@@ -157,10 +149,7 @@ class Gdc:
         return self._listed({**_OPEN_SLIDES, **wanted})
 
     def by_name(self, names: Sequence[str]) -> dict[str, list[TcgaSlide]]:
-        """Look up what now bears these file names: ids change, names do not.
-
-        Returns:
-            For each name that is known the files that bear it.
+        """Look up the files that now bear these names, where there are any: ids change, names do not.
 
         Raises:
             DownloadError: The GDC does not answer.

@@ -63,11 +63,9 @@ class Wanted:
         return hashlib.new(self.checksum.algorithm if self.checksum else "sha256", usedforsecurity=False)
 
     def is_complete(self, *, by_size: bool = False) -> bool:
-        """Tell whether the file is there already.
+        """Tell whether the file is there already; `by_size` believes the size, where it is known, and does not hash.
 
-        Args:
-            by_size: Believe the size, where it is known, rather than hash the file: a file under its own name was
-                checked when it arrived.
+        A file under its own name was checked when it arrived.
         """
         if not self.path.is_file() or (self.size is not None and self.path.stat().st_size != self.size):
             return False
@@ -85,11 +83,8 @@ def download(
 ) -> None:
     """Fetch a file, whole and right or not at all; what an earlier attempt left is used.
 
-    Args:
-        client: Of `open_client`.
-        wanted: What to fetch. What stands in its place is replaced when the new file is complete.
-        told: Is called with the number of further bytes that have arrived, less than 0 where some had to go.
-        stop: Ends the download when it is set; what has arrived stays.
+    What stands in its place is replaced when the new file is complete. `told` is called with the number of further
+    bytes that have arrived, less than 0 where some had to go; `stop` ends the download, and what has arrived stays.
 
     Raises:
         GoneError: No address has it.
@@ -111,14 +106,7 @@ def download(
 
 
 class _Part:
-    """What has arrived of a file, and its checksum so far.
-
-    Args:
-        wanted: The file.
-        file: Where it grows, open for reading and for writing at its end.
-        told: Is called with the number of further bytes.
-        stop: Ends an attempt when it is set.
-    """
+    """What has arrived of a file, and its checksum so far."""
 
     def __init__(self, wanted: Wanted, file: BinaryIO, told: Callable[[int], None], stop: threading.Event) -> None:
         self._wanted, self._file, self._told, self._stop = wanted, file, told, stop

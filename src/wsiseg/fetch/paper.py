@@ -51,10 +51,10 @@ def paper_entries(client: Client, mirror: str | None, outputs: Path) -> list[Ent
         return read_manifest(wanted.path)
 
 
-def map_url(mirror: str | None, name: str, *, thresholded: bool) -> str:
-    """Return the address of the published map of a slide: its probabilities, or where they exceed a threshold."""
+def maps_url(mirror: str | None, *, thresholded: bool) -> str:
+    """Return the address of the published maps: of probabilities, or of where they exceed a threshold."""
     folder = "thresholded_probabilities" if thresholded else "raw_probabilities"
-    return f"{mirror or REPOSITORY}/{_MAPS_COMMIT}/results/{folder}/{name}.png"
+    return f"{mirror or REPOSITORY}/{_MAPS_COMMIT}/results/{folder}"
 
 
 def site(name: str) -> str:

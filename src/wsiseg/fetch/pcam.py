@@ -18,9 +18,6 @@ def fetch_pcam(
 ) -> list[Outcome]:
     """Fetch the images and labels of a split; `wsiseg evaluate --pcam` reads them as they are.
 
-    Returns:
-        What became of each file.
-
     Raises:
         DownloadError: The network settings cannot be used.
         OutputError: There is no room.

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from wsiseg.config.fetch import FetchTcgaConfig
 from wsiseg.fetch.batch import Batch, Outcome
@@ -13,9 +13,8 @@ from wsiseg.fetch.connection import USUAL, Client, Patience, open_client
 from wsiseg.fetch.gdc import S3, SITE, Gdc, TcgaSlide
 from wsiseg.fetch.http import Checksum, Wanted
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
-from wsiseg.fetch.paper import paper_entries
-from wsiseg.fetch.tcga_choice import Choice, choose_from_manifest, choose_listed, resolve
-from wsiseg.run.errors import DownloadError, UsageError
+from wsiseg.fetch.tcga_choice import Choice, choose
+from wsiseg.run.errors import DownloadError
 from wsiseg.run.record import Progress, Silent
 from wsiseg.slides import barcode
 from wsiseg.slides.cohort import Cohort, CohortSlide
@@ -24,10 +23,8 @@ from wsiseg.slides.split import by_case
 _SAMPLE_BYTES, _SAMPLE_S = 8 << 20, 5.0
 
 
-class TcgaResult(BaseModel):
+class TcgaResult(BaseModel, frozen=True):
     """What `fetch tcga` did, or with a dry run would do; sizes in bytes, times in seconds."""
-
-    model_config = ConfigDict(frozen=True)
 
     dry_run: bool
     slides: int
@@ -55,10 +52,7 @@ class TcgaResult(BaseModel):
 
 
 def fetch_tcga(config: FetchTcgaConfig, progress: Progress | None = None, patience: Patience = USUAL) -> TcgaResult:
-    """Fetch TCGA slides with a cohort table of their labels and splits.
-
-    Returns:
-        What there is now, and what failed.
+    """Fetch TCGA slides with a cohort table of their labels and splits; return what there is now, and what failed.
 
     Raises:
         UsageError: The manifest or an earlier cohort cannot be used, or a sample type is unknown.
@@ -69,18 +63,12 @@ def fetch_tcga(config: FetchTcgaConfig, progress: Progress | None = None, patien
     folder = _Folder(config.out, config.seed)
     with open_client(patience) as client:
         gdc = Gdc(client, config.mirror or SITE)
-        choice = _choose(config, client, gdc, progress)
+        choice = choose(config, client, gdc, progress)
         wanted = [_wanted(config, gdc, slide.entry) for slide in choice.slides]
-
-        def moved(lost: Wanted) -> Wanted | None:
-            now = (_wanted(config, gdc, found.entry) for found in gdc.by_name([lost.name]).get(lost.name, []))
-            return next((one for one in now if one.checksum == lost.checksum and one != lost), None)
-
         if config.dry_run:
-            largest = None if config.manifest else max(wanted, key=lambda one: one.size or 0, default=None)
-            speed = _speed(client, moved(largest) or largest, progress) if largest else None
+            speed = None if config.manifest else _speed(config, client, gdc, choice.slides, progress)
             return _result(config, choice, folder, wanted, speed=speed)
-        batch = Batch(client, config.jobs, progress, moved, by_size=not config.verify)
+        batch = Batch(client, config.jobs, progress, by_size=not config.verify)
         try:
             outcomes = batch.fetch(wanted)
         finally:
@@ -129,26 +117,6 @@ class _Folder:
         return CohortSlide(slide.name, path, slide.case, slide.label, split, slide.site, extra=extra)
 
 
-def _choose(config: FetchTcgaConfig, client: Client, gdc: Gdc, progress: Progress) -> Choice:
-    if config.manifest is None and not config.paper:
-        choice = choose_listed(config, gdc)
-    else:
-        given = read_manifest(config.manifest) if config.manifest else None
-        choice = choose_from_manifest(config, given or paper_entries(client, config.paper_mirror, config.out))
-        try:
-            if not config.dry_run:
-                resolve(choice, gdc, take_replaced=config.take_replaced)
-        except DownloadError as error:
-            if config.source == "gdc":
-                raise
-            progress.note(f"warning: {error.message}; taking the files from the ids of the manifest")
-    if not choice.slides and not choice.failed:
-        raise UsageError("no slides fit", "check site, project, sample-type, barcode and strategy")
-    for text in filter(None, (slide.disagreement for slide in choice.slides)):
-        progress.note(f"warning: {text}")
-    return choice
-
-
 def _wanted(config: FetchTcgaConfig, gdc: Gdc, entry: Entry) -> Wanted:
     copy = (config.s3_mirror or S3).rstrip("/")
     places = {"gdc": f"{gdc.base}/data/{entry.id}", "s3": f"{copy}/{entry.id}/{entry.name}"}
@@ -156,21 +124,29 @@ def _wanted(config: FetchTcgaConfig, gdc: Gdc, entry: Entry) -> Wanted:
     return Wanted(config.out / entry.name, urls, entry.size, Checksum("md5", entry.md5))
 
 
-def _speed(client: Client, wanted: Wanted, progress: Progress) -> float | None:
-    """Return the bytes a second at which a server sends, over the first 8 MB or 5 seconds of a file.
+def _speed(
+    config: FetchTcgaConfig, client: Client, gdc: Gdc, slides: Sequence[TcgaSlide], progress: Progress
+) -> float | None:
+    """Return the bytes a second at which the server sends, over the first 8 MB or 5 seconds of the largest slide.
 
-    None where that fails, as an estimate is no reason to fail.
+    None where there is no slide and where that fails, as an estimate is no reason to fail.
     """
 
     def attempt() -> float:
+        name = largest.entry.name
+        now = gdc.by_name([name]).get(name, [largest])[0]  # the paper's manifest has old ids
+        url = _wanted(config, gdc, now.entry).urls[0]
         began, count = time.monotonic(), 0
-        with client.opened(wanted.urls[0], {"Range": f"bytes=0-{_SAMPLE_BYTES - 1}"}) as response:
+        with client.opened(url, {"Range": f"bytes=0-{_SAMPLE_BYTES - 1}"}) as response:
             for chunk in client.steadily(response.iter_raw()):
                 count += len(chunk)
                 if count >= _SAMPLE_BYTES or time.monotonic() - began > _SAMPLE_S:
                     break
         return count / max(time.monotonic() - began, 1e-6)
 
+    if not slides:
+        return None
+    largest = max(slides, key=lambda slide: slide.entry.size)
     try:
         return client.patiently(attempt, "measuring the speed")
     except DownloadError as error:
@@ -180,8 +156,8 @@ def _speed(client: Client, wanted: Wanted, progress: Progress) -> float | None:
 
 def _missing(choice: Choice, wanted: Sequence[Wanted]) -> list[Entry]:
     """List the files that are not there; the right size is enough, as nothing wrong gets a final name."""
-    pairs = zip(choice.slides, wanted, strict=True)
-    return [slide.entry for slide, one in pairs if not one.is_complete(by_size=True)]
+    slides = zip(choice.slides, wanted, strict=True)
+    return [slide.entry for slide, one in slides if not one.is_complete(by_size=True)]
 
 
 def _result(

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 
 from wsiseg.config.fetch import FetchTcgaConfig
 from wsiseg.fetch import paper
+from wsiseg.fetch.connection import Client
 from wsiseg.fetch.gdc import Gdc, TcgaSlide
-from wsiseg.fetch.manifest import Entry
+from wsiseg.fetch.manifest import read_manifest
 from wsiseg.run.errors import DownloadError, UsageError, WsisegError
+from wsiseg.run.record import Progress
 from wsiseg.slides import barcode
 
 _CASE_LETTERS = len("TCGA-BH-A0B7")
@@ -45,14 +47,35 @@ class Choice:
     replaced: list[str] = field(default_factory=list)
 
 
-def choose_listed(config: FetchTcgaConfig, gdc: Gdc) -> Choice:
-    """Choose from what the GDC lists.
+def choose(config: FetchTcgaConfig, client: Client, gdc: Gdc, progress: Progress) -> Choice:
+    """Choose from what the GDC lists, or from a manifest: then without any network where nothing is to be fetched.
 
     Raises:
         DownloadError: The GDC does not answer.
-        UsageError: A sample type is unknown.
+        UsageError: A sample type is unknown, the manifest cannot be used, or no slide is left.
     """
     _sample_codes(config.sample_type)  # a slip of the pen shows before the network is asked
+    if config.manifest is None and not config.paper:
+        choice = _listed(config, gdc)
+    else:
+        given = read_manifest(config.manifest) if config.manifest else None
+        entries = given or paper.paper_entries(client, config.paper_mirror, config.out)
+        choice = _chosen(config, (TcgaSlide(entry, paper.site(entry.name)) for entry in entries))
+        try:
+            if not config.dry_run:
+                _resolve(choice, gdc, take_replaced=config.take_replaced)
+        except DownloadError as error:
+            if config.source == "gdc":
+                raise
+            progress.note(f"warning: {error.message}; taking the files from the ids of the manifest")
+    if not choice.slides and not choice.failed:
+        raise UsageError("no slides fit", "check site, project, sample-type, barcode and strategy")
+    for text in filter(None, (slide.disagreement for slide in choice.slides)):
+        progress.note(f"warning: {text}")
+    return choice
+
+
+def _listed(config: FetchTcgaConfig, gdc: Gdc) -> Choice:
     cases = {text[:_CASE_LETTERS].upper() for text in config.barcode}
     listed, refused = gdc.open_slides(
         {
@@ -62,19 +85,9 @@ def choose_listed(config: FetchTcgaConfig, gdc: Gdc) -> Choice:
             "cases.submitter_id": sorted(cases) if all(len(case) == _CASE_LETTERS for case in cases) else [],
         }
     )
-    unique = {slide.entry.name.casefold(): slide for slide in listed}
-    choice = _chosen(config, unique.values())
+    choice = _chosen(config, {slide.entry.name.casefold(): slide for slide in listed}.values())
     choice.failed = {error.message.partition(":")[0]: error for error in refused}
     return choice
-
-
-def choose_from_manifest(config: FetchTcgaConfig, entries: Iterable[Entry]) -> Choice:
-    """Choose from a manifest, without any network.
-
-    Raises:
-        UsageError: A sample type is unknown.
-    """
-    return _chosen(config, (TcgaSlide(entry, paper.site(entry.name)) for entry in entries))
 
 
 def _chosen(config: FetchTcgaConfig, found: Iterable[TcgaSlide]) -> Choice:
@@ -100,14 +113,11 @@ def _chosen(config: FetchTcgaConfig, found: Iterable[TcgaSlide]) -> Choice:
     return choice
 
 
-def resolve(choice: Choice, gdc: Gdc, *, take_replaced: bool) -> None:
+def _resolve(choice: Choice, gdc: Gdc, *, take_replaced: bool) -> None:
     """Find where the slides of a manifest lie now: most ids of slides changed in 2021, names did not.
 
     A file of the same name counts if md5 and size are those of the manifest. One that the GDC has replaced is taken
     only with `take_replaced`. What the GDC does not know by name is tried at its old id.
-
-    Raises:
-        DownloadError: The GDC does not answer.
     """
     known = gdc.by_name([slide.entry.name for slide in choice.slides])
     slides = []

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from wsiseg.config.fetch import FetchTumorMapsConfig
 from wsiseg.fetch import paper
@@ -29,18 +29,15 @@ they are not part of wsiseg and not under its licence.
 The maps of normal slides were set to zero by hand, so they say nothing about false alarms.
 """
 _MOST_BYTES = 4 << 20
-_SUFFIX = ".png"
 _UNKNOWN = "unknown"
 
 
-class TumorMapsResult(BaseModel):
+class TumorMapsResult(BaseModel, frozen=True):
     """What became of the maps.
 
     `maps` are there as heatmaps, `converted` of them by this run; `scaled` took their scale from their slides, the
     others are in pixels; `zeroed` were set to zero by hand; `unpublished` names slides for which there is no map.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     maps: int
     converted: int
@@ -61,18 +58,12 @@ def fetch_tumor_maps(
 
     A map takes its scale from its slide where that is in `config.slides`; the others are written in pixels.
 
-    Returns:
-        What became of the maps.
-
     Raises:
         UsageError: A folder or the manifest cannot be used.
         DownloadError: The paper's manifest cannot be had, or the network settings cannot be used.
         OutputError: The heatmaps cannot be written.
     """
-    if config.maps is not None:
-        outcomes = [Outcome(path, "up_to_date") for path in _local(config.maps)[: config.limit]]
-    else:
-        outcomes = _fetched(config, progress or Silent(), patience)
+    outcomes = _pictures(config, progress or Silent(), patience)
     write_text(config.out / "LICENSE.txt", _NOTE)
     slides = {path.name: path for path in sorted(config.slides.rglob("*.svs"))} if config.slides else {}
     heatmaps: list[Heatmap] = []
@@ -133,20 +124,16 @@ def _scale(heatmap: Heatmap) -> str:
     return _UNKNOWN if heatmap.slide.mpp_source == ASSUMED else "from the slide"
 
 
-def _local(folder: Path) -> list[Path]:
-    pictures = sorted(folder.glob(f"*.svs{_SUFFIX}"))
-    if not pictures:
-        raise UsageError(f"{folder}: no published maps there", f"their names end in .svs{_SUFFIX}")
-    return pictures
-
-
-def _fetched(config: FetchTumorMapsConfig, progress: Progress, patience: Patience) -> list[Outcome]:
+def _pictures(config: FetchTumorMapsConfig, progress: Progress, patience: Patience) -> list[Outcome]:
+    if config.maps is not None:
+        found = sorted(config.maps.glob("*.svs.png"))[: config.limit]
+        if not found:
+            raise UsageError(f"{config.maps}: no published maps there", "their names end in .svs.png")
+        return [Outcome(path, "up_to_date") for path in found]
     with open_client(patience) as client:
         given = read_manifest(config.manifest) if config.manifest else None
         entries = given or paper.paper_entries(client, config.mirror, config.out)
-        names = sorted(entry.name for entry in entries)[: config.limit]
-        urls = {name: paper.map_url(config.mirror, name, thresholded=config.thresholded) for name in names}
-        wanted = [
-            Wanted(config.out / "png" / f"{name}{_SUFFIX}", (url,), most=_MOST_BYTES) for name, url in urls.items()
-        ]
+        base, folder = paper.maps_url(config.mirror, thresholded=config.thresholded), config.out / "png"
+        names = sorted(f"{entry.name}.png" for entry in entries)[: config.limit]
+        wanted = [Wanted(folder / name, (f"{base}/{name}",), most=_MOST_BYTES) for name in names]
         return Batch(client, config.jobs, progress).fetch(wanted)

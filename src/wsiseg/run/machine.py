@@ -14,17 +14,13 @@ from pathlib import Path, PurePosixPath
 CORES = "WSISEG_CORES"
 """The environment variable that says how many cores may be used, where they are fewer than the system says."""
 
-_ROOT = Path("/")
+_ROOT = Path("/")  # where the system's files lie
 CPU_FACTS = Path("/proc/cpuinfo")
 """What Linux says of the CPU."""
 
 
 def cores(root: Path = _ROOT) -> int:
-    """Return the number of cores that this process may use, a part of one counted as one, or `WSISEG_CORES` if set.
-
-    Args:
-        root: Where the system's files lie.
-    """
+    """Return the number of cores that this process may use, a part of one counted as one, or `WSISEG_CORES` if set."""
     if os.environ.get(CORES, "").isdigit():
         return max(1, int(os.environ[CORES]))
     # sched_getaffinity respects taskset and cpusets, and does not exist everywhere.
@@ -39,11 +35,7 @@ def cpu_has(instructions: frozenset[str], facts: Path = CPU_FACTS) -> bool | Non
 
 
 def memory_bytes(root: Path = _ROOT) -> int | None:
-    """Return the memory that this process may use; None where the system does not say.
-
-    Args:
-        root: Where the system's files lie.
-    """
+    """Return the memory that this process may use; None where the system does not say."""
     limits = [
         int(text)
         for group in _groups(root)

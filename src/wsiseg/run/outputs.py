@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from zipfile import BadZipFile
 
 from wsiseg.run.errors import OutputError
@@ -101,9 +101,6 @@ def locked(path: Path) -> Iterator[None]:
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write a file or a folder to, and rename it to `path` when the block ends well.
 
-    Args:
-        path: The final place. Its folder is made where it is missing.
-
     Raises:
         OutputError: The folder is read-only, the disk is full, or the like; what stood at `path` is untouched.
     """
@@ -155,44 +152,33 @@ def packed_name(path: Path) -> Path:
 def write_packed(path: Path, parts: Iterable[str], most_bytes: int = PACKED_FROM) -> Path:
     """Write a text as UTF-8 while it comes, packed under `packed_name` where it is long; whole or not at all.
 
-    The file of the other kind that an earlier run has left is removed.
-
-    Args:
-        path: The place of the plain file.
-        parts: The text, piece by piece; it is never held as a whole.
-        most_bytes: From so many bytes on the text is packed.
+    The text is never held as a whole, and the file of the other kind that an earlier run has left is removed.
 
     Returns:
-        Where the text lies.
+        Where the text lies: at `path`, or packed beside it.
 
     Raises:
         OutputError: It cannot be written.
     """
     coming = iter(parts)
-    head, is_long = _head(coming, most_bytes)
+    head, length = [], 0
+    for part in coming:
+        head.append(part)
+        length += len(part.encode())
+        if length > most_bytes:
+            break
+    is_long = length > most_bytes
     place, other = (packed_name(path), path) if is_long else (path, packed_name(path))
     with written_whole(place) as partial:
-        with partial.open("wb") as file, _packing(file) if is_long else nullcontext(file) as target:
+        # Packed without a time and a name, which would make equal results differ.
+        with (
+            partial.open("wb") as file,
+            gzip.GzipFile("", "wb", 6, file, 0) if is_long else nullcontext(file) as target,
+        ):
             for part in itertools.chain(head, coming):
                 target.write(part.encode())
         other.unlink(missing_ok=True)
     return place
-
-
-def _head(parts: Iterator[str], most_bytes: int) -> tuple[list[str], bool]:
-    """Take pieces until they are longer than so many bytes: the pieces, and whether they are."""
-    head, length = [], 0
-    for part in parts:
-        head.append(part)
-        length += len(part.encode())
-        if length > most_bytes:
-            return head, True
-    return head, False
-
-
-def _packing(file: BinaryIO) -> gzip.GzipFile:
-    """Pack with gzip, without the time and name that would make equal results differ."""
-    return gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=6, mtime=0)
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  any JSON value

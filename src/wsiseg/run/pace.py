@@ -11,9 +11,6 @@ class Pace:
     Attributes:
         total: How much there is to do, in any unit.
         done: How much of it is done.
-
-    Args:
-        total: How much there is to do.
     """
 
     def __init__(self, total: float) -> None:

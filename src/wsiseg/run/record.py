@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from wsiseg.run.errors import NotASlideError, WsisegError
 from wsiseg.run.outputs import locked, write_json
@@ -15,10 +15,8 @@ from wsiseg.run.outputs import locked, write_json
 Status = Literal["ok", "no_tissue", "skipped", "up_to_date", "suspect", "failed"]
 
 
-class Failure(BaseModel):
+class Failure(BaseModel, frozen=True):
     """Why a slide failed or was skipped."""
-
-    model_config = ConfigDict(frozen=True)
 
     type: str
     message: str
@@ -30,10 +28,8 @@ class Failure(BaseModel):
         return cls(type=type(error).__name__, message=error.message, hint=error.hint)
 
 
-class SlideRecord(BaseModel):
+class SlideRecord(BaseModel, frozen=True, extra="allow"):
     """What became of one slide; areas in mm2, `mpp` in um per level-0 pixel along x and y, time in seconds."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
 
     slide: str
     path: str
@@ -63,10 +59,8 @@ class SlideRecord(BaseModel):
         return cls(slide=slide, path=str(path), status="skipped" if is_skipped else "failed", error=failure)
 
 
-class Run(BaseModel):
+class Run(BaseModel, frozen=True, populate_by_name=True):
     """What became of a run; the content of `run.json`."""
-
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     schema_: str = Field(default="wsiseg.run/1", alias="schema")
     status: Literal["complete", "partial", "failed"] = "partial"
