@@ -123,9 +123,12 @@ def evaluate(streams: Streams, config: EvaluateConfig) -> int:
         wsiseg evaluate --pcam pcam --model mine.onnx --out evaluation
     """
     from wsiseg.evaluation.evaluate import evaluate as measure  # noqa: PLC0415  loads numerical libraries
+    from wsiseg.evaluation.plots import write_paper_tables  # noqa: PLC0415  the same
 
     if config.grid is not None and config.out is not None:
-        return _draw(streams, config.grid, config.out)
+        paths = [str(path) for path in write_paper_tables(config.grid, config.out)]
+        streams.result({"outputs": paths}, paths)
+        return 0
     report = measure(config, streams)
     _tell(streams, report)
     return report.exit_code
@@ -163,15 +166,6 @@ def _text(value: Any) -> str:  # noqa: ANN401  any JSON value
     if isinstance(value, list | tuple):
         return ", ".join(_text(one) for one in value) or "none"
     return "none" if value is None else str(value)
-
-
-def _draw(streams: Streams, grid: Path, out: Path) -> int:
-    """Draw the paper's table and figure and print where they are."""
-    from wsiseg.evaluation.plots import write_paper_tables  # noqa: PLC0415  loads numerical libraries
-
-    paths = [str(path) for path in write_paper_tables(grid, out)]
-    streams.result({"outputs": paths}, paths)
-    return 0
 
 
 def _tell(streams: Streams, report: "Report") -> None:

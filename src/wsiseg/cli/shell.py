@@ -18,6 +18,7 @@ from wsiseg.cli.options import escaped, given, optional, parameters
 from wsiseg.cli.streams import Streams
 from wsiseg.config.settings import Config, read_toml
 from wsiseg.run.errors import OutputError, UsageError, WsisegError
+from wsiseg.run.version import __version__
 
 C = TypeVar("C", bound=Config)
 INTERRUPTED, TERMINATED = 130, 143
@@ -43,8 +44,6 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
 ) -> None:
     if version:
-        from wsiseg.run.version import __version__  # noqa: PLC0415  only here
-
         typer.echo(__version__)
         raise typer.Exit
 

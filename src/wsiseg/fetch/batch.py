@@ -3,8 +3,9 @@
 import shutil
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal
@@ -27,74 +28,63 @@ class Outcome:
     error: WsisegError | None = None
 
 
-@dataclass(frozen=True)
-class Batch:
-    """How files are fetched.
+def fetch_all(
+    client: Client, wanted: Sequence[Wanted], jobs: int, progress: Progress, *, by_size: bool = True
+) -> list[Outcome]:
+    """Fetch files, no two of them at the same place, and return what became of each, in the same order.
 
-    Attributes:
-        client: Of `open_client`.
-        jobs: Files at a time.
-        progress: Is told how it goes.
-        by_size: Believe the size of files that are there rather than hash them.
+    So many `jobs` arrive at a time; with `by_size` files that are there are believed by their size rather than hashed.
+
+    Raises:
+        OutputError: The disk has no room for them; nothing was started.
     """
+    missing = [one for one in wanted if not one.is_complete(by_size=by_size)]
+    outcomes = {one.path: Outcome(one.path, "up_to_date") for one in wanted}
+    if missing:
+        _check_room(missing)
+        progress.begin_files(len(missing), sum(map(_rest, missing)))
+        for outcome in _fetched(client, missing, jobs, progress):
+            outcomes[outcome.path] = outcome
+    return [outcomes[one.path] for one in wanted]
 
-    client: Client
-    jobs: int
-    progress: Progress
-    by_size: bool = True
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _telling: threading.Lock = field(default_factory=threading.Lock)
 
-    def fetch(self, wanted: Sequence[Wanted]) -> list[Outcome]:
-        """Fetch files, no two of them at the same place, and return what became of each, in the same order.
+def _fetched(client: Client, missing: Sequence[Wanted], jobs: int, progress: Progress) -> Iterator[Outcome]:
+    """Yield what becomes of files as they arrive; give up where none of them does."""
+    stop, telling, in_a_row = threading.Event(), threading.Lock(), 0
+    fetch = partial(_one, client, progress, telling, stop)
+    try:
+        # Its threads never make the program wait, neither after an interrupt nor for a silent server.
+        with ThreadPool(min(jobs, len(missing))) as pool:
+            for outcome in pool.imap_unordered(fetch, missing):
+                is_network = isinstance(outcome.error, DownloadError) and not isinstance(outcome.error, GoneError)
+                in_a_row = in_a_row + 1 if is_network else 0
+                if in_a_row >= _MOST_IN_A_ROW or isinstance(outcome.error, OutputError):
+                    stop.set()
+                yield outcome
+    finally:
+        stop.set()
 
-        Raises:
-            OutputError: The disk has no room for them; nothing was started.
-        """
-        missing = [one for one in wanted if not one.is_complete(by_size=self.by_size)]
-        outcomes = {one.path: Outcome(one.path, "up_to_date") for one in wanted}
-        if missing:
-            _check_room(missing)
-            self.progress.begin_files(len(missing), sum(map(_rest, missing)))
-            outcomes |= self._fetched(missing)
-        return [outcomes[one.path] for one in wanted]
 
-    def _fetched(self, missing: Sequence[Wanted]) -> dict[Path, Outcome]:
-        """Fetch files; give up where none of them arrives."""
-        outcomes, in_a_row = {}, 0
-        try:
-            # Its threads never make the program wait, neither after an interrupt nor for a silent server.
-            with ThreadPool(min(self.jobs, len(missing))) as pool:
-                for outcome in pool.imap_unordered(self._one, missing):
-                    outcomes[outcome.path] = outcome
-                    is_network = isinstance(outcome.error, DownloadError) and not isinstance(outcome.error, GoneError)
-                    in_a_row = in_a_row + 1 if is_network else 0
-                    if in_a_row >= _MOST_IN_A_ROW or isinstance(outcome.error, OutputError):
-                        self._stop.set()
-        finally:
-            self._stop.set()
-        return outcomes
+def _one(client: Client, progress: Progress, telling: threading.Lock, stop: threading.Event, wanted: Wanted) -> Outcome:
+    name, path, began = wanted.name, wanted.path, time.monotonic()
 
-    def _one(self, wanted: Wanted) -> Outcome:
-        name, path, began = wanted.name, wanted.path, time.monotonic()
+    def told(count: int) -> None:
+        with telling:
+            progress.advance(name, count)
 
-        def told(count: int) -> None:
-            with self._telling:
-                self.progress.advance(name, count)
-
-        with self._telling:
-            self.progress.slide(name, _rest(wanted))
-        try:
-            download(self.client, wanted, told, self._stop)
-        except WsisegError as error:
-            outcome = Outcome(path, "failed", error)
-            record = SlideRecord.of_error(name, path, error, must_be_slide=True)
-        else:
-            outcome, seconds = Outcome(path, "ok"), time.monotonic() - began
-            record = SlideRecord(slide=name, path=str(path), status="ok", seconds=seconds)
-        with self._telling:
-            self.progress.done(record)
-        return outcome
+    with telling:
+        progress.slide(name, _rest(wanted))
+    try:
+        download(client, wanted, told, stop)
+    except WsisegError as error:
+        outcome = Outcome(path, "failed", error)
+        record = SlideRecord.of_error(name, path, error, must_be_slide=True)
+    else:
+        outcome, seconds = Outcome(path, "ok"), time.monotonic() - began
+        record = SlideRecord(slide=name, path=str(path), status="ok", seconds=seconds)
+    with telling:
+        progress.done(record)
+    return outcome
 
 
 def _rest(wanted: Wanted) -> int:

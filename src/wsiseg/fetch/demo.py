@@ -130,11 +130,9 @@ def index_urls() -> list[str]:
 
 def _pip_settings() -> dict[str, str]:
     """Read the section `global` of pip's configuration files; later files win."""
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    files = [Path("/etc/pip.conf"), Path.home() / ".pip" / "pip.conf", home / "pip" / "pip.conf"]
-    files += [Path(os.environ.get("APPDATA", ".")) / "pip" / "pip.ini"] if os.name == "nt" else []
-    files += [Path(sys.prefix) / name for name in ("pip.conf", "pip.ini")]
-    files += [Path(os.environ["PIP_CONFIG_FILE"])] if "PIP_CONFIG_FILE" in os.environ else []
+    places = ["/etc/pip.conf", "~/.pip/pip.conf", "~/.config/pip/pip.conf", "$XDG_CONFIG_HOME/pip/pip.conf"]
+    places += ["$APPDATA/pip/pip.ini", f"{sys.prefix}/pip.conf", f"{sys.prefix}/pip.ini", "$PIP_CONFIG_FILE"]
+    files = [Path(os.path.expandvars(place)).expanduser() for place in places]
     parser = configparser.RawConfigParser(strict=False)
     try:
         parser.read(files, encoding="utf-8")

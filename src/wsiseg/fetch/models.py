@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import AliasPath, BaseModel, Field
 
 from wsiseg.config.fetch import FetchModelConfig
-from wsiseg.fetch.batch import Batch
+from wsiseg.fetch.batch import fetch_all
 from wsiseg.fetch.connection import USUAL, Client, Patience, open_client
 from wsiseg.fetch.http import Checksum, Wanted
 from wsiseg.run.errors import DownloadError, UsageError
@@ -107,7 +107,7 @@ def fetch_model(config: FetchModelConfig, progress: Progress | None = None, pati
     hub = (config.mirror or HUB).rstrip("/")
     with open_client(patience) as client:
         wanted = _wanted(client, hub, model, folder)
-        for outcome in Batch(client, config.jobs, progress or Silent()).fetch(wanted):
+        for outcome in fetch_all(client, wanted, config.jobs, progress or Silent()):
             if outcome.error is not None:
                 raise outcome.error
     origin = {**asdict(model), "source": f"{HUB}/{model.repository}/tree/{model.revision}"}

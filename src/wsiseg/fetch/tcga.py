@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from wsiseg.config.fetch import FetchTcgaConfig
-from wsiseg.fetch.batch import Batch, Outcome
+from wsiseg.fetch.batch import Outcome, fetch_all
 from wsiseg.fetch.connection import USUAL, Client, Patience, open_client
 from wsiseg.fetch.gdc import S3, SITE, Gdc, TcgaSlide
 from wsiseg.fetch.http import Checksum, Wanted
@@ -68,9 +68,8 @@ def fetch_tcga(config: FetchTcgaConfig, progress: Progress | None = None, patien
         if config.dry_run:
             speed = None if config.manifest else _speed(config, client, gdc, choice.slides, progress)
             return _result(config, choice, folder, wanted, speed=speed)
-        batch = Batch(client, config.jobs, progress, by_size=not config.verify)
         try:
-            outcomes = batch.fetch(wanted)
+            outcomes = fetch_all(client, wanted, config.jobs, progress, by_size=not config.verify)
         finally:
             outputs = folder.write(choice.slides, _missing(choice, wanted)) if choice.slides else {}
         return _result(config, choice, folder, wanted, outcomes, outputs=outputs)

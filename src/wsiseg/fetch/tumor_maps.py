@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from wsiseg.config.fetch import FetchTumorMapsConfig
 from wsiseg.fetch import paper
-from wsiseg.fetch.batch import Batch, Outcome
+from wsiseg.fetch.batch import Outcome, fetch_all
 from wsiseg.fetch.connection import USUAL, GoneError, Patience, open_client
 from wsiseg.fetch.http import Wanted
 from wsiseg.fetch.manifest import read_manifest
@@ -136,4 +136,4 @@ def _pictures(config: FetchTumorMapsConfig, progress: Progress, patience: Patien
         base, folder = paper.maps_url(config.mirror, thresholded=config.thresholded), config.out / "png"
         names = sorted(f"{entry.name}.png" for entry in entries)[: config.limit]
         wanted = [Wanted(folder / name, (f"{base}/{name}",), most=_MOST_BYTES) for name in names]
-        return Batch(client, config.jobs, progress).fetch(wanted)
+        return fetch_all(client, wanted, config.jobs, progress)
