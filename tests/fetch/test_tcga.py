@@ -165,13 +165,12 @@ def test_a_manifest_is_resolved_by_name_and_confirmed_by_md5(server: Server, tmp
     server.add(same, moved, replaced)
     result = fetch(server, tmp_path / "out", manifest=tmp_path / "old.txt")
     assert {problem["file"]: problem["hint"] for problem in result.failed} == {
-        replaced.name: "take that with take-replaced = true in a file for --config",
+        replaced.name: "to take that, give the name to --barcode and leave --manifest out",
         lost.name: "it may have been moved or withdrawn",
     }
     assert (tmp_path / "out" / moved.name).read_bytes() == moved.content
     assert read_manifest(tmp_path / "out" / "manifest.tsv")[1].id == moved.id
-    taken = fetch(server, tmp_path / "out", manifest=tmp_path / "old.txt", take_replaced=True)
-    assert taken.replaced == (replaced.name,)
+    assert fetch(server, tmp_path / "out", barcode=(replaced.name,)).fetched == 1
     assert (tmp_path / "out" / replaced.name).read_bytes() == b"new content"
 
 

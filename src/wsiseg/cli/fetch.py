@@ -178,7 +178,6 @@ def _tcga_summary(result: "TcgaResult") -> str:
     if not result.dry_run:
         parts += [f"{result.fetched} fetched", f"{result.up_to_date} were there", f"{len(result.failed)} failed"]
     parts += [f"{len(result.left_out)} left out without a label"] if result.left_out else []
-    parts += [f"{len(result.replaced)} replaced by the GDC"] if result.replaced else []
     return ", ".join(parts)
 
 

@@ -1,11 +1,11 @@
 """The settings of the `wsiseg fetch` commands."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Shown
+from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Gone, Shown
 
 Source = Literal["gdc", "s3", "auto"]
 Strategy = Literal["tissue", "diagnostic"]
@@ -38,6 +38,8 @@ class FetchExampleConfig(Config):
 class FetchTcgaConfig(_SeveralFilesConfig):
     """Settings of `wsiseg fetch tcga`."""
 
+    gone: ClassVar = {"take-replaced": Gone("name such slides with barcode, and leave the manifest out", is_flag=True)}
+
     out: Path = Path("tcga")
     """Folder for the slides and their tables."""
     mirror: Annotated[str | None, Shown(variables=("WSISEG_MIRROR_GDC",))] = None
@@ -66,8 +68,6 @@ class FetchTcgaConfig(_SeveralFilesConfig):
     """Address of a mirror of the public copy at Amazon."""
     paper_mirror: Annotated[str | None, Shown("file", variables=("WSISEG_MIRROR_PAPER",))] = None
     """Address of a mirror of the paper's repository, for `paper`."""
-    take_replaced: Annotated[bool, IN_FILE] = False
-    """Take slides whose content the GDC has replaced since the manifest was made."""
     verify: Annotated[bool, IN_FILE] = False
     """Hash the files that are there already rather than believe their size."""
     dry_run: bool = False

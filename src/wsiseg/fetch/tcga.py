@@ -41,7 +41,6 @@ class TcgaResult(BaseModel, frozen=True):
     up_to_date: int = 0
     failed: tuple[dict[str, str], ...] = ()
     left_out: tuple[str, ...] = ()
-    replaced: tuple[str, ...] = ()
     disagreements: tuple[str, ...] = ()
     outputs: dict[str, str] = {}
 
@@ -190,7 +189,6 @@ def _result(
         up_to_date=statuses["up_to_date"],
         failed=tuple({"file": name, "message": one.message, "hint": one.hint} for name, one in failed.items()),
         left_out=tuple(choice.left_out),
-        replaced=tuple(choice.replaced),
         disagreements=tuple(filter(None, (slide.disagreement for slide in slides))),
         outputs=outputs or {},
     )

@@ -38,13 +38,11 @@ class Choice:
         slides: The slides, by name.
         left_out: Why others are not among them: their names tell no label.
         failed: What is wanted and cannot be had, by file name.
-        replaced: Files whose content is another than the manifest says, and that are taken nevertheless.
     """
 
     slides: list[TcgaSlide] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     failed: dict[str, WsisegError] = field(default_factory=dict)
-    replaced: list[str] = field(default_factory=list)
 
 
 def choose(config: FetchTcgaConfig, client: Client, gdc: Gdc, progress: Progress) -> Choice:
@@ -63,7 +61,7 @@ def choose(config: FetchTcgaConfig, client: Client, gdc: Gdc, progress: Progress
         choice = _chosen(config, (TcgaSlide(entry, paper.site(entry.name)) for entry in entries))
         try:
             if not config.dry_run:
-                _resolve(choice, gdc, take_replaced=config.take_replaced)
+                _resolve(choice, gdc)
         except DownloadError as error:
             if config.source == "gdc":
                 raise
@@ -113,11 +111,11 @@ def _chosen(config: FetchTcgaConfig, found: Iterable[TcgaSlide]) -> Choice:
     return choice
 
 
-def _resolve(choice: Choice, gdc: Gdc, *, take_replaced: bool) -> None:
+def _resolve(choice: Choice, gdc: Gdc) -> None:
     """Find where the slides of a manifest lie now: most ids of slides changed in 2021, names did not.
 
-    A file of the same name counts if md5 and size are those of the manifest. One that the GDC has replaced is taken
-    only with `take_replaced`. What the GDC does not know by name is tried at its old id.
+    A file of the same name counts if md5 and size are those of the manifest. What the GDC does not know by name is
+    tried at its old id.
     """
     known = gdc.by_name([slide.entry.name for slide in choice.slides])
     slides = []
@@ -125,13 +123,11 @@ def _resolve(choice: Choice, gdc: Gdc, *, take_replaced: bool) -> None:
         entry = slide.entry
         found = known.get(entry.name, [slide])
         same = [one for one in found if (one.entry.md5, one.entry.size) == (entry.md5, entry.size)]
-        if same or take_replaced:
-            taken = (same or found)[0]
-            slides.append(replace(taken, site=slide.site or taken.site))
-            choice.replaced += [] if same else [entry.name]
+        if same:
+            slides.append(replace(same[0], site=slide.site or same[0].site))
         else:
             text = f"{entry.name}: the GDC has replaced it by other content (md5 {found[0].entry.md5})"
-            advice = "take that with take-replaced = true in a file for --config"
+            advice = "to take that, give the name to --barcode and leave --manifest out"
             choice.failed[entry.name] = DownloadError(text, advice)
     choice.slides = slides
 
