@@ -15,6 +15,7 @@ from wsiseg.cli.streams import Streams
 from wsiseg.config.predict import PredictConfig
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run import pace
+from wsiseg.run.errors import DownloadError
 from wsiseg.run.pace import spoken
 from wsiseg.run.record import Run, SlideRecord
 
@@ -88,6 +89,25 @@ def test_the_time_left_counts_begun_slides_and_not_those_that_were_done_before(
     streams.advance("i", 50, 6.0)
     (_, said) = capsys.readouterr().err.rsplit("\n", 2)[:2]
     assert said == "8/12 slides, 50 tiles, 1.7 tiles/s, 20% waiting for reading, about 4 min left"
+
+
+def test_files_that_arrive_are_told_by_their_bytes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    streams = Streams()
+    streams.begin_files(3, 7_000_000)
+    streams.slide("a.svs", 4_000_000)
+    streams.slide("b.svs", 2_000_000)
+    streams.done(SlideRecord.of_error("b.svs", Path("b.svs"), DownloadError("b.svs: gone"), must_be_slide=True))
+    streams._pace._began -= 10  # a million bytes in 10 s: four of the five millions that may come are left
+    monkeypatch.setattr(pace, "LINE_EVERY_S", 0.0)
+    streams.advance("a.svs", 1_000_000)
+    streams.done(SlideRecord(slide="a.svs", path="a.svs", status="ok", seconds=10))
+    assert capsys.readouterr().err.splitlines() == [
+        "[1/3] failed: b.svs: gone",
+        "1/3 files, 1.0 MB, 100.0 kB/s, about 40 s left",
+        "[2/3] a.svs: ok, 10.0 s",
+    ]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.2, "4 s"), (700, "12 min"), (7300, "2.0 h"), (180000, "2.1 days")])

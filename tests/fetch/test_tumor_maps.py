@@ -141,7 +141,7 @@ def test_what_is_no_map_is_named(raw: Path, tmp_path: Path, content: bytes | Non
         path.write_bytes(content)
     result = convert(tmp_path / "out", tmp_path / "maps")
     assert (result.maps, result.exit_code) == (0, 1)
-    assert path.name in result.failed[0]["message"]
+    assert path.name in result.failed[0].message
     with pytest.raises(UsageError, match="no published maps there"):
         convert(tmp_path / "out", raw.parent)
 

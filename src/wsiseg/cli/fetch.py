@@ -182,7 +182,7 @@ def _tcga_summary(result: "TcgaResult") -> str:
 
 
 def _maps_lines(result: "TumorMapsResult") -> Iterator[str]:
-    yield from (f"failed: {problem['message']}" for problem in result.failed)
+    yield from (f"failed: {problem.message}" for problem in result.failed)
     yield from (f"warning: {warning}" for warning in result.warnings)
     parts = [f"{result.maps} maps, {result.converted} of them written now"]
     parts += [f"{result.scaled} with the scale of their slide"]

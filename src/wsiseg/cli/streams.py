@@ -132,8 +132,8 @@ class Streams(Progress):
             self._pace.advance(tiles if self._of_files else tiles / max(1, self._begun[slide].tiles))
         if self._rich is None:
             if self._pace.is_due():
-                items, units = ("files", "") if self._of_files else ("slides", f"{self._tiles} tiles, ")
-                self.note(f"{self._done}/{self._total} {items}, {units}{self._speed()}")
+                what = f"files, {spoken_size(self._tiles)}" if self._of_files else f"slides, {self._tiles} tiles"
+                self.note(f"{self._done}/{self._total} {what}, {self._speed()}")
             return
         if slide in self._tasks:
             self._rich.advance(self._tasks[slide], tiles)
@@ -162,10 +162,8 @@ class Streams(Progress):
 
     def _speed(self) -> str:
         """Say how fast it goes, how much of the time is spent waiting for slides to be read, and how long it takes."""
-        if self._of_files:
-            said = [spoken_size(self._tiles), f"{spoken_size(max(0.0, self._tiles) / self._pace.seconds)}/s"]
-        else:
-            said = [f"{self._tiles / self._pace.seconds:.1f} tiles/s"]
+        speed = max(0, self._tiles) / self._pace.seconds
+        said = [f"{spoken_size(speed)}/s" if self._of_files else f"{speed:.1f} tiles/s"]
         if self._waited_s:
             said.append(f"{self._waited_s / self._pace.seconds:.0%} waiting for reading")
         return ", ".join([*said, *filter(None, [self._pace.left()])])

@@ -15,7 +15,7 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.opening import published_heatmap
 from wsiseg.run.errors import DownloadError, PixelSizeError, UsageError, WsisegError
 from wsiseg.run.outputs import write_text
-from wsiseg.run.record import Progress, Silent
+from wsiseg.run.record import Failure, Progress, Silent
 from wsiseg.run.version import __version__
 from wsiseg.slides.slide import ASSUMED
 
@@ -44,7 +44,7 @@ class TumorMapsResult(BaseModel, frozen=True):
     scaled: int
     zeroed: int
     unpublished: tuple[str, ...] = ()
-    failed: tuple[dict[str, str], ...] = ()
+    failed: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
     license: str = LICENSE
     out: str
@@ -88,7 +88,7 @@ def fetch_tumor_maps(
         scaled=sum(_scale(heatmap) != _UNKNOWN for heatmap in heatmaps),
         zeroed=sum(bool(heatmap.model["zeroed_by_hand"]) for heatmap in heatmaps),
         unpublished=unpublished,
-        failed=tuple({"type": type(one).__name__, "message": one.message, "hint": one.hint} for one in problems),
+        failed=tuple(map(Failure.of, problems)),
         warnings=tuple(warnings),
         out=str(config.out),
         exit_code=max((error.exit_code for error in problems), default=0),
