@@ -140,9 +140,8 @@ def _value(value: Any, field: FieldInfo) -> Any:  # noqa: ANN401  what Typer giv
     """Turn text into the number that a TOML file would hold, where the setting is one."""
     kind = scalar_of(field)
     choices = get_args(kind) if get_origin(kind) is Literal else ()
-    if not isinstance(value, str) or not (kind in (int, float) or any(isinstance(one, int) for one in choices)):
-        return value
-    for number in (int, float):
-        with suppress(ValueError):
-            return number(value)
+    if isinstance(value, str) and (kind in (int, float) or any(isinstance(one, int) for one in choices)):
+        for number in (int, float):
+            with suppress(ValueError):
+                return number(value)
     return value
