@@ -98,8 +98,7 @@ class Heatmap:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """What makes it suspect: much of its tissue is unknown, or it has one value almost everywhere."""
-        share = self.unknown_share or 0.0
-        found = []
+        found, share = [], self.unknown_share or 0.0
         if share >= SUSPECT_FROM:
             found.append(f"{share:.0%} of the tissue could not be judged: it is unlike what the model was trained on")
         values = self.probabilities[self.judged]
@@ -164,20 +163,6 @@ class Heatmap:
             cell_um=cell_um,
         )
 
-    def _provenance(self) -> dict[str, Any]:
-        return {
-            "schema": "wsiseg.heatmap/1",
-            "version": self.version,
-            "cell_um": self.cell_um,
-            "threshold": self.threshold,
-            "unknown_mm2": round(int(self.unknown.sum()) * self.cell_mm2, 6),
-            "unknown_share": self.unknown_share,
-            "warnings": list(self.warnings),
-            "slide": asdict(self.slide),
-            "model": self.model,
-            "run": self.run,
-        }
-
     def to_geojson(self, threshold: float | None = None, *, crop_to_bounds: bool = True) -> dict[str, Any]:
         """Return dissolved outlines of tumour, unknown and all tissue as a GeoJSON FeatureCollection for QuPath.
 
@@ -208,6 +193,18 @@ class Heatmap:
             OutputError: The folder cannot be written.
         """
         channels = [self.probabilities, *([] if self.disagreement is None else [self.disagreement])]
+        own = {
+            "schema": "wsiseg.heatmap/1",
+            "version": self.version,
+            "cell_um": self.cell_um,
+            "threshold": self.threshold,
+            "unknown_mm2": round(int(self.unknown.sum()) * self.cell_mm2, 6),
+            "unknown_share": self.unknown_share,
+            "warnings": list(self.warnings),
+            "slide": asdict(self.slide),
+            "model": self.model,
+            "run": self.run,
+        }
         with written_whole(Path(path)) as partial:
             write_levels(
                 partial,
@@ -216,7 +213,7 @@ class Heatmap:
                 cell_um=self.cell_um,
                 mpp=self.slide.mpp,
                 name=f"{self.slide.file} tumour probability",
-                own=self._provenance(),
+                own=own,
                 ngff=ngff,
                 is_scaled=self.slide.mpp_source != ASSUMED,
             )
@@ -243,6 +240,5 @@ class Heatmap:
                 version=own["version"],
             )
         except (OSError, KeyError, ValueError, TypeError) as error:
-            raise WsisegError(
-                f"{path}: not a heatmap of wsiseg: {error}", "give a folder that predict wrote"
-            ) from error
+            text = f"{path}: not a heatmap of wsiseg: {error}"
+            raise WsisegError(text, "give a folder that predict wrote") from error

@@ -48,19 +48,23 @@ def write_levels(  # noqa: PLR0913  one argument for each thing the format state
     """
     import zarr  # noqa: PLC0415  heavy: only where a heatmap is written
 
-    images = _pyramid(values, _mean2)
-    masks = _pyramid(labels[None], _nearest2)
+    images, masks = _pyramid(values, _mean2), _pyramid(labels[None], lambda level: level[:, ::2, ::2])
     root = zarr.create_group(str(path), zarr_format=2 if ngff == "0.4" else 3)
-    label_group = root.create_group("labels")
-    segmentation = label_group.create_group("segmentation")
+    listed = root.create_group("labels")
+    segmentation = listed.create_group("segmentation")
+    cell, pixel = (cell_um, mpp) if is_scaled else (cell_um / mpp[0], (1.0, 1.0))
+    placed = [_placed(cell * 2**level, pixel) for level in range(len(images))]
+    unit = {"unit": "micrometer"} if is_scaled else {}
+    image = {
+        "multiscales": [_multiscale(placed, "tumor_probability", "mean", unit)],
+        "omero": _omero(name, len(values)),
+    }
+    label = {"multiscales": [_multiscale(placed, "segmentation", "nearest", unit)], "image-label": _image_label()}
+    root.attrs.update({**_versioned(image, ngff), "wsiseg": own})
+    listed.attrs.update(_versioned({"labels": ["segmentation"]}, ngff))
+    segmentation.attrs.update(_versioned(label, ngff))
     for group, levels in ((root, images), (segmentation, masks)):
         _write_arrays(group, levels, ngff)
-    cell, pixel = (cell_um, mpp) if is_scaled else (cell_um / mpp[0], (1.0, 1.0))
-    transforms = [_transforms(cell * 2**level, pixel) for level in range(len(images))]
-    unit = {"unit": "micrometer"} if is_scaled else {}
-    attributes = _attributes(transforms, (name, *CHANNELS[: len(values)]), own, ngff, unit)
-    for group, stated in zip((root, label_group, segmentation), attributes, strict=True):
-        group.attrs.update(stated)
     root.create_group("OME")
     _write_ome_xml(path / "OME" / "METADATA.ome.xml", values.shape, cell_um if is_scaled else None)
 
@@ -114,11 +118,7 @@ def _mean2(level: NDArray[np.float32]) -> NDArray[np.float32]:
     return means
 
 
-def _nearest2(level: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return level[:, ::2, ::2]
-
-
-def _transforms(cell: float, pixel: tuple[float, float]) -> list[dict[str, Any]]:
+def _placed(cell: float, pixel: tuple[float, float]) -> list[dict[str, Any]]:
     """Place a level: its pixel centres lie half a pixel in, counted from the centre of the slide's first pixel."""
     shift_y, shift_x = (cell - pixel[1]) / 2, (cell - pixel[0]) / 2
     return [
@@ -127,76 +127,51 @@ def _transforms(cell: float, pixel: tuple[float, float]) -> list[dict[str, Any]]
     ]
 
 
-def _attributes(
-    transforms: list[list[dict[str, Any]]],
-    names: tuple[str, ...],
-    own: dict[str, Any],
-    ngff: NgffVersion,
-    unit: dict[str, str],
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Return the attributes of the image, of the list of labels and of the segmentation.
+def _versioned(attributes: dict[str, Any], ngff: NgffVersion) -> dict[str, Any]:
+    """State the version where it belongs: in 0.4 in every image, label and channel list, in 0.5 once above them."""
+    if ngff == "0.5":
+        return {"ome": {"version": ngff, **attributes}}
+    version = {"version": ngff}
+    stated = {key: {**version, **value} if isinstance(value, dict) else value for key, value in attributes.items()}
+    if "multiscales" in stated:
+        stated["multiscales"] = [{**version, **one} for one in stated["multiscales"]]
+    return stated
 
-    `names` are those of the image and of its channels.
-    """
-    image = _multiscale(transforms, "tumor_probability", "mean", unit)
-    label = _multiscale(transforms, "segmentation", "nearest", unit)
-    omero = {
-        "id": 1,
-        "name": names[0],
-        "channels": [_channel(label) for label in names[1:]],
-        "rdefs": {"defaultT": 0, "defaultZ": 0, "model": "color"},
-    }
-    image_label = {
+
+def _omero(name: str, count: int) -> dict[str, Any]:
+    """Say how the channels are shown; that of the disagreement is off until somebody wants to see it."""
+    shown = (True, "FF0000", 1.0), (False, "FFFFFF", 0.5)  # no standard deviation of probabilities is larger than half
+    channels = [
+        {
+            "active": is_active,
+            "coefficient": 1,
+            "color": color,
+            "family": "linear",
+            "inverted": False,
+            "label": label,
+            "window": {"min": 0.0, "max": most, "start": 0.0, "end": most},
+        }
+        for label, (is_active, color, most) in zip(CHANNELS[:count], shown, strict=False)
+    ]
+    rendering = {"defaultT": 0, "defaultZ": 0, "model": "color"}
+    return {"id": 1, "name": name, "channels": channels, "rdefs": rendering}
+
+
+def _image_label() -> dict[str, Any]:
+    return {
         "colors": [{"label-value": value, "rgba": list(color)} for value, color in COLORS.items()],
         "properties": [{"label-value": value, "class": text} for value, text in CLASSES.items()],
         "source": {"image": "../../"},
     }
-    if ngff == "0.5":
-        return (
-            {"ome": {"version": ngff, "multiscales": [image], "omero": omero}, "wsiseg": own},
-            {"ome": {"version": ngff, "labels": ["segmentation"]}},
-            {"ome": {"version": ngff, "multiscales": [label], "image-label": image_label}},
-        )
-    return (
-        {"multiscales": [{"version": ngff, **image}], "omero": {"version": ngff, **omero}, "wsiseg": own},
-        {"labels": ["segmentation"]},
-        {"multiscales": [{"version": ngff, **label}], "image-label": {"version": ngff, **image_label}},
-    )
 
 
-def _channel(label: str) -> dict[str, Any]:
-    """Say how a channel is shown; that of the disagreement is off until somebody wants to see it."""
-    is_first = label == CHANNELS[0]
-    most = 1.0 if is_first else 0.5  # no standard deviation of probabilities is larger
-    return {
-        "active": is_first,
-        "coefficient": 1,
-        "color": "FF0000" if is_first else "FFFFFF",
-        "family": "linear",
-        "inverted": False,
-        "label": label,
-        "window": {"min": 0.0, "max": most, "start": 0.0, "end": most},
-    }
-
-
-def _multiscale(
-    transforms: list[list[dict[str, Any]]],
-    name: str,
-    method: str,
-    unit: dict[str, str],
-) -> dict[str, Any]:
+def _multiscale(placed: list[Any], name: str, method: str, unit: dict[str, str]) -> dict[str, Any]:
     return {
         "name": name,
         "type": method,
         "metadata": {"method": method, "description": f"each level is the {method} of 2x2 of the one before"},
-        "axes": [
-            {"name": "c", "type": "channel"},
-            {"name": "y", "type": "space", **unit},
-            {"name": "x", "type": "space", **unit},
-        ],
-        "datasets": [
-            {"path": str(level), "coordinateTransformations": steps} for level, steps in enumerate(transforms)
-        ],
+        "axes": [{"name": "c", "type": "channel"}, *({"name": axis, "type": "space", **unit} for axis in "yx")],
+        "datasets": [{"path": str(level), "coordinateTransformations": steps} for level, steps in enumerate(placed)],
     }
 
 
@@ -207,12 +182,10 @@ def _write_ome_xml(path: Path, shape: tuple[int, ...], cell_um: float | None) ->
         f'<Channel ID="Channel:0:{number}" Name="{label}" SamplesPerPixel="1"/>'
         for number, label in enumerate(CHANNELS[: shape[0]])
     )
-    pixels = (
-        f'<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="float" SizeX="{shape[2]}" SizeY="{shape[1]}" SizeZ="1" '
-        f'SizeC="{shape[0]}" SizeT="1" {sizes}>{channels}<MetadataOnly/></Pixels>'
-    )
     text = (
         '<?xml version="1.0" encoding="UTF-8"?>\n<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
-        f'<Image ID="Image:0" Name="tumour probability">{pixels}</Image></OME>\n'
+        '<Image ID="Image:0" Name="tumour probability"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="float" '
+        f'SizeX="{shape[2]}" SizeY="{shape[1]}" SizeZ="1" SizeC="{shape[0]}" SizeT="1" {sizes}>{channels}'
+        "<MetadataOnly/></Pixels></Image></OME>\n"
     )
     path.write_text(text, encoding="utf-8")

@@ -5,15 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsiseg.annotations.masks import (
-    STEP_PX,
-    THRESHOLD,
-    ZeroedMapError,
-    is_published_map,
-    is_zeroed,
-    probabilities,
-    whole_slide_step,
-)
+from wsiseg.annotations import masks
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.slides.slide import ASSUMED, Slide, SlideFacts
@@ -51,7 +43,7 @@ def open_prediction(path: Path, slide: Path | None = None, mpp: float | None = N
     """
     heatmap = published_heatmap(path, slide, mpp) if path.name.endswith(_PUBLISHED) else Heatmap.open(path)
     if heatmap.model.get("zeroed_by_hand"):
-        raise ZeroedMapError(f"{path.name}: a map of normal tissue that was set to zero by hand measures nothing")
+        raise masks.ZeroedMapError(f"{path.name}: a map of normal tissue that was set to zero by hand measures nothing")
     return heatmap
 
 
@@ -76,31 +68,22 @@ def published_heatmap(path: Path, slide: Path | None = None, mpp: float | None =
             pixels = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise WsisegError(f"{path.name}: cannot be read: {error}", "get the map again") from error
-    if not is_published_map(pixels):
+    if not masks.is_published_map(pixels):
         raise WsisegError(f"{path.name}: neither a heatmap nor a published map", "give what wsiseg predict wrote")
-    values = probabilities(pixels)
-    facts = _facts(path, pixels.shape[:2], slide, mpp)
-    step, other = whole_slide_step(path.name, facts, (pixels.shape[1], pixels.shape[0]))
-    if step != other:
-        raise WsisegError(f"{path.name}: is the map of another slide than {facts.file}", "check the names")
-    return Heatmap(
-        values,
-        step * facts.mpp[0],
-        facts,
-        threshold=THRESHOLD,
-        model={
-            "name": "Lerousseau et al. 2020",
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "zeroed_by_hand": is_zeroed(path.name, values),
-        },
-    )
-
-
-def _facts(path: Path, shape: tuple[int, ...], slide: Path | None, mpp: float | None) -> SlideFacts:
-    """Describe the slide of a published map, by itself or by what its map says of it."""
+    values = masks.probabilities(pixels)
+    rows, columns = values.shape
     if slide is not None and slide.is_file():
         with Slide(slide, mpp=mpp) as opened:
-            return opened.facts
-    size = (shape[1] * STEP_PX, shape[0] * STEP_PX)
-    file = path.name.removesuffix(_PUBLISHED)
-    return SlideFacts(file, "", size, (0.5, 0.5), ASSUMED, {}, None, "aperio", icc_present=False)
+            facts = opened.facts
+    else:  # what the map says of its slide
+        size, file = (columns * masks.STEP_PX, rows * masks.STEP_PX), path.name.removesuffix(_PUBLISHED)
+        facts = SlideFacts(file, "", size, (0.5, 0.5), ASSUMED, {}, None, "aperio", icc_present=False)
+    step, other = masks.whole_slide_step(path.name, facts, (columns, rows))
+    if step != other:
+        raise WsisegError(f"{path.name}: is the map of another slide than {facts.file}", "check the names")
+    model = {
+        "name": "Lerousseau et al. 2020",
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "zeroed_by_hand": masks.is_zeroed(path.name, values),
+    }
+    return Heatmap(values, step * facts.mpp[0], facts, threshold=masks.THRESHOLD, model=model)

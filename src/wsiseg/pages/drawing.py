@@ -80,8 +80,8 @@ class Drawing:
         draw = ImageDraw.Draw(image)
         for shape in self.shapes:
             if isinstance(shape, Rectangle):
-                box = (shape.x, shape.y, shape.x + shape.width, shape.y + shape.height)
-                left, top, right, below = (round(side * scale) for side in box)
+                left, top = round(shape.x * scale), round(shape.y * scale)
+                right, below = round((shape.x + shape.width) * scale), round((shape.y + shape.height) * scale)
                 draw.rectangle((left, top, max(left, right - 1), max(top, below - 1)), fill=shape.fill)
             elif isinstance(shape, Polyline):
                 points = [(x * scale, y * scale) for x, y in shape.points]

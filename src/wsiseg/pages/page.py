@@ -85,18 +85,17 @@ def picture_address(kind: str, content: bytes) -> str:
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table; heads are text, cells are HTML."""
-    head = "".join(f"<th>{escape(one)}</th>" for one in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{one}</td>' for one in row)}</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return _table("", map(escape, heads), ("".join(f"<td>{one}</td>" for one in row) for row in rows))
 
 
 def sortable_table(heads: Sequence[str], rows: Iterable[str]) -> str:
     """Return a table that a click on a head sorts; heads are text, rows are joined results of `cell`."""
-    head = "".join(f"<th><button>{escape(one)}</button></th>" for one in heads)
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return (
-        f'<div class="wide"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    return _table(' class="sortable"', (f"<button>{escape(one)}</button>" for one in heads), rows)
+
+
+def _table(kind: str, heads: Iterable[str], rows: Iterable[str]) -> str:
+    head, body = "".join(f"<th>{one}</th>" for one in heads), "".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<div class="wide"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def cell(html: str, value: object = None, *, is_text: bool = False) -> str:
