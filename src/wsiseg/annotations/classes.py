@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import shapely
+
 from wsiseg.annotations.coverage import Polygons
 from wsiseg.annotations.outlines import AnnotationError, Outline
 
@@ -110,8 +112,6 @@ def marked(file: str, outlines: Sequence[Outline], classes: Classes) -> tuple[Po
     Raises:
         AnnotationError: There are classes whose meaning is not known, and none that is known as tumour.
     """
-    import shapely  # noqa: PLC0415  heavy: only where outlines are read
-
     pairs = [(one, classes.meaning_of(one)) for one in outlines]
     unknown = Counter(one.class_name for one, meaning in pairs if meaning == "unknown")
     tumor = [one for one, meaning in pairs if meaning == "tumor"]
@@ -131,8 +131,6 @@ def marked(file: str, outlines: Sequence[Outline], classes: Classes) -> tuple[Po
 
 def _layered(layers: list[tuple[Any, bool]]) -> Any:  # noqa: ANN401  shapely geometries
     """Lay polygons over each other, the largest first; those that do not count cut."""
-    import shapely  # noqa: PLC0415  heavy: only where outlines are read
-
     area = shapely.MultiPolygon()
     layers = sorted(layers, key=lambda layer: -layer[0].area)
     for counts, group in itertools.groupby(layers, key=lambda layer: layer[1]):

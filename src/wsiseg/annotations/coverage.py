@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from wsiseg.annotations.dissolved import outlines
@@ -31,8 +32,6 @@ def polygon_area(geometry: Any, x_edges: Floats, y_edges: Floats) -> Floats:  # 
     Returns:
         float64[rows, columns], the covered area in squared units of the edges, exact but for rounding.
     """
-    import shapely  # noqa: PLC0415  heavy: only where outlines are measured
-
     rows, columns = len(y_edges) - 1, len(x_edges) - 1
     rings = shapely.get_rings(shapely.get_parts(shapely.orient_polygons(geometry)))
     points, ring = shapely.get_coordinates(rings, return_index=True)
@@ -132,8 +131,6 @@ class Mask:
     @cached_property
     def geometry(self) -> Any:  # noqa: ANN401  a shapely geometry
         """The area as a valid shapely MultiPolygon in level-0 pixels."""
-        import shapely  # noqa: PLC0415  heavy: only where outlines are measured
-
         area = shapely.MultiPolygon(outlines(self.pixels, (1.0, 1.0)))
         return shapely.transform(area, lambda points: points * self.step_px + self.offset_px)
 
@@ -165,8 +162,6 @@ def without(one: Area, other: Area) -> Area:
 
 def _combined(one: Area, other: Area, of_pixels: Callable[..., Any], of_polygons: str) -> Area:
     """Combine areas exactly: masks that lie alike pixel by pixel, all others as polygons."""
-    import shapely  # noqa: PLC0415  heavy: only where outlines are measured
-
     if isinstance(one, Mask) and isinstance(other, Mask) and one.frame == other.frame:
         return replace(one, pixels=of_pixels(one.pixels, other.pixels))
     parts = shapely.get_parts(getattr(shapely, of_polygons)(one.geometry, other.geometry))

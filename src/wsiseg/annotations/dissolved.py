@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 
@@ -21,8 +22,6 @@ def outlines(
     Returns:
         Valid shapely polygons, largest first, corners rounded to whole pixels.
     """
-    import shapely  # noqa: PLC0415  heavy: only where outlines are traced
-
     parts = shapely.get_parts(labelled_outlines(mask, step_px, offset_px)[0])
     areas = shapely.area(parts)
     return [parts[number] for number in np.argsort(-areas, kind="stable") if areas[number] > 0]
@@ -37,7 +36,6 @@ def labelled_outlines(
         One geometry for each focus, in the order of its first cell, and the number of each cell's focus: int32[rows,
         columns], counted from 1, 0 outside. A focus of cells finer than a pixel may be a MultiPolygon, or empty.
     """
-    import shapely  # noqa: PLC0415  heavy: only where outlines are traced
     from scipy import ndimage  # noqa: PLC0415  the same
 
     labels = np.empty(mask.shape, np.int32)

@@ -122,11 +122,7 @@ def _bytes(image: Any) -> int:  # noqa: ANN401  an image of Pillow
 
 
 def _choose_page(name: str, image: Any) -> None:  # noqa: ANN401  an image of Pillow
-    """Go to the finest page of a TIFF that fits in memory; smaller ones of the same proportions are levels of it.
-
-    Raises:
-        AnnotationError: There are several images of the same size, and any may be the mask.
-    """
+    """Go to the finest page of a TIFF that fits in memory; smaller ones of the same proportions are levels of it."""
     width, height = image.size
     chosen = 0 if _bytes(image) <= _MOST_BYTES else None
     for number in range(1, getattr(image, "n_frames", 1)):
@@ -183,11 +179,7 @@ def _channels(image: Any, mode: str) -> tuple[NDArray[Any], NDArray[np.bool_] | 
 
 
 def _is_white_zero(name: str, image: Any) -> bool:  # noqa: ANN401  an image of Pillow
-    """Tell whether an array library or ImageJ wrote an array as white-is-zero.
-
-    Raises:
-        AnnotationError: It is stored white-is-zero by another program, which may mean either.
-    """
+    """Tell whether an array library or ImageJ wrote an array as white-is-zero."""
     if image.format != "TIFF" or image.tag_v2.get(_PHOTOMETRIC) != _WHITE_IS_ZERO:
         return False
     about = f"{image.tag_v2.get(_SOFTWARE, '')} {image.tag_v2.get(_DESCRIPTION, '')}"

@@ -133,11 +133,7 @@ def chosen(
 
 
 def _published(name: str, image: Stored) -> Booleans | None:
-    """Return the tumour of a published map, as the authors cut the raw ones; None for other images.
-
-    Raises:
-        ZeroedMapError: It is the map of a normal slide.
-    """
+    """Return the tumour of a published map, as the authors cut the raw ones; None for other images."""
     colors = image.pixels if image.colors is None else image.colors[None]
     if colors.ndim < 3 or not is_published_map(colors):  # noqa: PLR2004  channels
         return None
@@ -184,9 +180,6 @@ def _labels(name: str, image: Stored, *, is_named: bool) -> tuple[NDArray[Any], 
         name: File name, for messages.
         image: The image.
         is_named: True if the user says what the labels mean, so that they are to stay as they are.
-
-    Raises:
-        AnnotationError: It is not clear what is marked.
     """
     image, notes = _without_alpha(name, image)
     pixels = image.pixels
@@ -222,11 +215,7 @@ def _without_alpha(name: str, image: Stored) -> tuple[Stored, tuple[str, ...]]:
 
 
 def _by_colors(name: str, image: Stored, *, is_named: bool) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Return grey values or labels of an image of few colours, and how it was read.
-
-    Raises:
-        AnnotationError: The colours do not say what is marked.
-    """
+    """Return grey values or labels of an image of few colours, and how it was read."""
     index, colors = image.pixels, image.colors
     assert colors is not None  # noqa: S101  the caller looked
     used, _ = counted(index)
@@ -247,11 +236,7 @@ def _by_colors(name: str, image: Stored, *, is_named: bool) -> tuple[NDArray[Any
 
 
 def _settled(name: str, values: NDArray[Any], *, is_named: bool) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Return labels of grey values; where these are soft edges, what is at least half as bright as the brightest.
-
-    Raises:
-        AnnotationError: Values below 0, more values than labels, or soft edges where values are named.
-    """
+    """Return labels of grey values; where these are soft edges, what is at least half as bright as the brightest."""
     found, counts = counted(values)
     if found[0] < 0:
         raise AnnotationError(f"{name}: has values below 0", _PAINT)

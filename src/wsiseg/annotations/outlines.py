@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from wsiseg.run.errors import WsisegError
@@ -104,8 +105,6 @@ def valid_polygon(rings: Sequence[Any]) -> tuple[Any, bool]:
     Raises:
         ValueError: It bounds no area, or is broken; the text continues "outlines ...".
     """
-    import shapely  # noqa: PLC0415  heavy: only where outlines are read
-
     shell, *holes = [points_of(ring) for ring in rings] or [np.empty((0, 2))]
     holes = [hole for hole in holes if len(hole) >= _CORNERS]
     area = shapely.Polygon(shell, holes) if len(shell) >= _CORNERS else shapely.Polygon()
@@ -134,8 +133,6 @@ def points_of(ring: Any) -> NDArray[np.float64]:  # noqa: ANN401  any JSON value
 
 def _enclosed(points: NDArray[np.float64]) -> Any:  # noqa: ANN401  a shapely geometry
     """Return the area that a ring winds around at least once, whichever way: its faces are tried one by one."""
-    import shapely  # noqa: PLC0415  heavy: only where outlines are read
-
     ring = np.vstack([points, points[:1]])
     faces = shapely.get_parts(shapely.polygonize([shapely.union_all([shapely.LineString(ring)])]))
     inside = [_winding(ring, shapely.get_coordinates(shapely.point_on_surface(face))[0]) != 0 for face in faces]

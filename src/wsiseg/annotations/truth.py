@@ -4,6 +4,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
 
+import shapely
+from shapely import affinity
+
 from wsiseg.annotations.classes import Classes, is_cut, marked
 from wsiseg.annotations.coverage import NOTHING, Area, Floats, Polygons, union, within, without
 from wsiseg.annotations.geojson import read_json
@@ -48,8 +51,6 @@ class Truth:
 
     def inside(self, region: Area, size_px: tuple[int, int]) -> Self:
         """Ignore everything outside a region of a slide of this width and height."""
-        import shapely  # noqa: PLC0415  heavy: only where outlines are measured
-
         outside = without(Polygons(shapely.box(0, 0, *size_px)), region)
         return replace(self, tumor=within(self.tumor, region), ignored=union(self.ignored, outside))
 
@@ -150,8 +151,6 @@ def open_region(path: Path, slide: SlideFacts, reading: Reading | None = None, *
     if suffix_of(path) in MASKS:
         area, notes = read_region(path, slide, reading.mask_mpp)
         return Region(area, (area,), notes)
-    import shapely  # noqa: PLC0415  heavy: only where outlines are read
-
     found = _drawn(path, slide, reading.origin)
     pieces = [(one.polygon, is_cut(one) if cuts else one.is_negative) for one in found.outlines]
     kept, out = (shapely.union_all([one for one, is_out in pieces if is_out == wanted]) for wanted in (False, True))
@@ -161,8 +160,6 @@ def open_region(path: Path, slide: SlideFacts, reading: Reading | None = None, *
 
 def _drawn(path: Path, slide: SlideFacts, origin: Origin) -> Drawn:
     """Read outlines and move them into OpenSlide's frame."""
-    from shapely import affinity  # noqa: PLC0415  heavy: only where outlines are read
-
     is_xml = suffix_of(path) == ".xml"
     found = read_xml(path) if is_xml else read_json(path)
     if found.mpp is not None and abs(found.mpp / slide.mpp[0] - 1) > _SAME_SIZE:

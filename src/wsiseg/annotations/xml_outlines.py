@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shapely import Point, affinity, box
+
 from wsiseg.annotations.outlines import NOT_AN_AREA, AnnotationError, Drawn, Outline, drawn, points_of
 from wsiseg.slides.pixel_size import positive
 
@@ -74,8 +76,6 @@ def _layers(root: "Element") -> Iterator[Outline | str]:
 
 def _ring(kind: str, points: list[tuple[Any, Any]]) -> Any:  # noqa: ANN401  points as a file has them, or as numbers
     """Return the corners of a region; ellipses, and HALO's rectangles, are given by corners of the box around them."""
-    from shapely import Point, affinity, box  # noqa: PLC0415  heavy: only where outlines are read
-
     if kind not in {*_ELLIPSES, *_RECTANGLES} or len(points) not in {2, 4}:
         return points
     try:

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from wsiseg.annotations import masks
 from wsiseg.heatmap.heatmap import Heatmap
@@ -61,8 +62,6 @@ def published_heatmap(path: Path, slide: Path | None = None, mpp: float | None =
     Raises:
         WsisegError: It is not such a map, or that of another slide.
     """
-    from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
-
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import shapely
 
 from wsiseg.annotations.dissolved import labelled_outlines, outlines
 from wsiseg.slides.slide import ASSUMED
@@ -22,8 +23,6 @@ _UNKNOWN, _TISSUE = {"name": "Unknown", "color": [128, 128, 128]}, {"name": "Tis
 
 def collection_text(heatmap: "Heatmap", *, crop_to_bounds: bool) -> Iterator[str]:
     """Return a FeatureCollection as JSON, piece by piece: the foci of the tumour, what is unknown, and all tissue."""
-    import shapely  # noqa: PLC0415  heavy: only where outlines are traced
-
     yield '{"type":"FeatureCollection","features":['
     for number, (polygons, properties) in enumerate(_features(heatmap, crop_to_bounds=crop_to_bounds)):
         area = polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
@@ -35,8 +34,6 @@ def collection_text(heatmap: "Heatmap", *, crop_to_bounds: bool) -> Iterator[str
 
 def _features(heatmap: "Heatmap", *, crop_to_bounds: bool) -> Iterator[tuple[list[Any], dict[str, Any]]]:
     """Outline the foci of the tumour, the largest first, then what is unknown, and then all tissue."""
-    import shapely  # noqa: PLC0415  heavy: only where outlines are traced
-
     bounds = heatmap.slide.bounds_px if crop_to_bounds else None
     corner = (-bounds[0], -bounds[1]) if bounds else (0, 0)
     tumor = heatmap.tumor

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from PIL import Image, ImageDraw, ImageFont
 
 from wsiseg.run.outputs import write_text, written_whole
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Point = tuple[float, float]
 Anchor = Literal["start", "middle", "end"]
@@ -71,10 +70,8 @@ class Drawing:
         )
         return head + "".join(map(_svg, self.shapes)) + "</svg>"
 
-    def png(self) -> "Image":
+    def png(self) -> Image.Image:
         """Return the drawing as an image at twice its size."""
-        from PIL import Image, ImageDraw  # noqa: PLC0415  heavy: only where pictures are made
-
         scale = _ZOOM * _SMOOTH
         image = Image.new("RGB", (self.width * scale, self.height * scale), PAPER)
         draw = ImageDraw.Draw(image)
@@ -111,9 +108,7 @@ def _svg(shape: Rectangle | Polyline | Text) -> str:
     )
 
 
-def _write(image: "Image", text: Text, scale: int) -> None:
-    from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415  heavy: only where pictures are made
-
+def _write(image: Image.Image, text: Text, scale: int) -> None:
     font = ImageFont.load_default(text.size * scale)
     at = (text.x * scale, text.y * scale)
     if not text.is_upright:

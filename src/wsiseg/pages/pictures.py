@@ -1,15 +1,13 @@
 """Pictures of what was found on a slide, for people."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from wsiseg.run.outputs import written_whole
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _LEAST_PX, _MOST_PX = 700, 2000  # the longer side of a picture
 _OUTLINE = (0, 158, 115)
@@ -56,8 +54,6 @@ def tissue_picture(path: Path, thumbnail: NDArray[np.uint8], mask: NDArray[np.bo
         mask: bool[rows, columns] of any size, over the whole slide.
         title: A line above the picture.
     """
-    from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
-
     canvas = scaled(thumbnail)
     kept = np.asarray(Image.fromarray(mask).resize(canvas.size, Image.Resampling.NEAREST))
     pixels = np.array(canvas)
@@ -89,8 +85,6 @@ def heatmap_picture(  # noqa: PLR0913  one argument for each thing that is drawn
         title: A line above the picture.
         notes: Lines below it.
     """
-    from PIL import Image, ImageDraw  # noqa: PLC0415  heavy: only where pictures are made
-
     plain = scaled(thumbnail)
     judged = np.where(unknown, np.float32(np.nan), probabilities)
     mapped = _mapped(plain, judged, unknown, extent, threshold)
@@ -105,15 +99,13 @@ def heatmap_picture(  # noqa: PLR0913  one argument for each thing that is drawn
 
 
 def _mapped(
-    plain: "Image",
+    plain: Image.Image,
     probabilities: NDArray[np.float32],
     unknown: NDArray[np.bool_],
     extent: tuple[float, float],
     threshold: float,
-) -> "Image":
+) -> Image.Image:
     """Lay the tumour map over a picture of the slide; probabilities are NaN where nobody judged."""
-    from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
-
     shades = _enlarged(_shades(probabilities), plain.size, extent)
     shades.putpalette(_palette().tobytes())
     over = Image.blend(plain, shades.convert("RGB"), _OPACITY)
@@ -140,27 +132,23 @@ def is_line(shape: tuple[int, ...], step: int, width: int) -> NDArray[np.bool_]:
 
 def _enlarged(
     cells: NDArray[np.uint8] | NDArray[np.bool_], size: tuple[int, int], extent: tuple[float, float]
-) -> "Image":
-    from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
-
+) -> Image.Image:
     box = (0.0, 0.0, min(extent[0], cells.shape[1]), min(extent[1], cells.shape[0]))
     return Image.fromarray(cells).resize(size, Image.Resampling.NEAREST, box=box)
 
 
-def scaled(thumbnail: NDArray[np.uint8], least: int = _LEAST_PX) -> "Image":
+def scaled(thumbnail: NDArray[np.uint8], least: int = _LEAST_PX) -> Image.Image:
     """Bring the longer side of a picture (uint8[rows, columns, 3]) to at most 2000 pixels and at least so many.
 
     Small slides are magnified so that cells can be seen.
     """
-    from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
-
     picture, longer = Image.fromarray(thumbnail), max(thumbnail.shape[:2])
     factor = np.clip(longer, least, _MOST_PX) / longer
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     return picture.resize(size, Image.Resampling.BILINEAR)
 
 
-def _line(picture: "Image") -> int:
+def _line(picture: Image.Image) -> int:
     """Return the width of outlines that stay visible when a whole picture is looked at."""
     return max(1, round(max(picture.size) / 600))
 
@@ -175,10 +163,8 @@ def rim(mask: NDArray[np.bool_], width: int = 1) -> NDArray[np.bool_]:
     return outer
 
 
-def _framed(picture: "Image", title: str, notes: list[str]) -> "Image":
+def _framed(picture: Image.Image, title: str, notes: list[str]) -> Image.Image:
     """Set a picture on white with a title above and notes below."""
-    from PIL import Image, ImageDraw, ImageFont  # noqa: PLC0415  heavy: only where pictures are made
-
     line, margin = 22, 12
     large, small = ImageFont.load_default(16), ImageFont.load_default(13)
     width = max([picture.width, int(large.getlength(title)), *(int(small.getlength(note)) for note in notes)])
@@ -192,10 +178,8 @@ def _framed(picture: "Image", title: str, notes: list[str]) -> "Image":
     return framed
 
 
-def _legend(draw: Any, framed: "Image", threshold: float, *, has_unknown: bool) -> None:  # noqa: ANN401  a Pillow drawing
+def _legend(draw: Any, framed: Image.Image, threshold: float, *, has_unknown: bool) -> None:  # noqa: ANN401  a Pillow drawing
     """Draw the colour scale in the lower left corner, and what is unknown where there is any."""
-    from PIL import Image, ImageFont  # noqa: PLC0415  heavy: only where pictures are made
-
     width, height, left, top = 200, 12, 12, framed.height - 28
     bar = colored(np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1)))
     framed.paste(Image.fromarray(bar), (left + 110, top))
@@ -211,6 +195,6 @@ def _legend(draw: Any, framed: "Image", threshold: float, *, has_unknown: bool) 
         draw.text((after + 2 * height + 6, top - 2), "unknown tissue, not judged", fill=INK, font=font)
 
 
-def _save(path: Path, picture: "Image") -> None:
+def _save(path: Path, picture: Image.Image) -> None:
     with written_whole(path) as partial:
         picture.save(partial, "PNG", compress_level=1)  # a tenth larger than by default, in half the time

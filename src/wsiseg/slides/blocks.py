@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from wsiseg.run.errors import SlideError
 
@@ -109,8 +110,6 @@ def resized(
         box: Left, upper, right and lower edge of the part.
         factor: How many pixels, of those in which ratio and box are given, the region's were averaged from.
     """
-    from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
-
     is_whole = all(abs(value - round(value)) <= _WHOLE for value in (*ratio, *box))
     kind = Image.Resampling.BOX if is_whole else Image.Resampling.HAMMING
     left, top, right, below = (edge / factor for edge in box)

@@ -119,11 +119,7 @@ def _slides_at(text: str) -> Iterator[tuple[CohortSlide, bool]]:
 
 
 def _unique(found: Sequence[tuple[CohortSlide, bool]]) -> list[CohortSlide]:
-    """Leave out what was named before; of a file that tables list, their rows stay.
-
-    Raises:
-        UsageError: Two tables say different things of one slide.
-    """
+    """Leave out what was named before; of a file that tables list, their rows stay."""
     listed = {slide.path.absolute() for slide, is_listed in found if is_listed}
     unique: dict[tuple[Path, str], CohortSlide] = {}
     differing = []

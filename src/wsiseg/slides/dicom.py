@@ -6,7 +6,7 @@ are OpenSlide's. Source: DICOM PS3.5 (encoding), PS3.3 C.8.12.4 (image type of w
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -34,9 +34,11 @@ _NOT_SLIDES = ("LABEL", "OVERVIEW", "THUMBNAIL")
 
 _CLASS, _TRANSFER_SYNTAX = (0x0002, 0x0002), (0x0002, 0x0010)
 _IMAGE_TYPE, _INSTANCE, _SERIES = (0x0008, 0x0008), (0x0008, 0x0018), (0x0020, 0x000E)
+_META_GROUP = 0x0002
+_WANTED = frozenset([_CLASS, _TRANSFER_SYNTAX, _IMAGE_TYPE, _INSTANCE, _SERIES])
 _LONG_FORMS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _UNDEFINED = 0xFFFFFFFF
-_ITEM, _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
+_ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
 _MOST_TEXT_BYTES = 1024
 _MOST_ELEMENTS = 100_000
 _MOST_NESTED = 32
@@ -121,59 +123,36 @@ def series_file(folder: Path) -> Path:
 
 
 def _values(file: BinaryIO) -> dict[_Tag, str]:
-    """Read the texts that tell files apart, from behind the preamble to the series."""
-    wanted = {_CLASS, _TRANSFER_SYNTAX, _IMAGE_TYPE, _INSTANCE, _SERIES}
+    """Read the texts that tell files apart, from behind the preamble to the series, on the outermost level."""
     values: dict[_Tag, str] = {}
-    for tag, length in _elements(file, values):
-        if tag in wanted and length <= _MOST_TEXT_BYTES:
-            values[tag] = file.read(length).decode("ascii", "replace").strip(" \0")
-        elif length == _UNDEFINED:
-            _skip_sequence(file, is_implicit=values.get(_TRANSFER_SYNTAX) == _IMPLICIT)
-        else:
-            file.seek(length, 1)
-        if tag >= _SERIES:
-            break
-    return values
-
-
-def _elements(file: BinaryIO, values: dict[_Tag, str]) -> Iterator[tuple[_Tag, int]]:
-    """Yield tag and length of the elements on the outermost level; `values` tells how they are encoded."""
+    depth = 0
     for _ in range(_MOST_ELEMENTS):
-        group = file.read(2)
-        if len(group) < 2:  # noqa: PLR2004  the end of the file
-            return
-        file.seek(-2, 1)
-        in_data_set = group != b"\x02\x00"
-        if in_data_set and values.get(_TRANSFER_SYNTAX) == _DEFLATED:
-            return
-        yield _element(file, is_implicit=in_data_set and values.get(_TRANSFER_SYNTAX) == _IMPLICIT)
-
-
-def _element(file: BinaryIO, *, is_implicit: bool) -> tuple[_Tag, int]:
-    """Read the head of an element: its tag and the length of its value."""
-    group, element = struct.unpack("<HH", file.read(4))
-    if is_implicit or group == _ITEM[0]:
-        return (group, element), struct.unpack("<I", file.read(4))[0]
-    form = file.read(2)
-    if form in _LONG_FORMS:
-        return (group, element), struct.unpack("<2xI", file.read(6))[0]
-    return (group, element), struct.unpack("<H", file.read(2))[0]
-
-
-def _skip_sequence(file: BinaryIO, *, is_implicit: bool) -> None:
-    """Pass over a sequence of undefined length and all that is nested in it."""
-    depth = 1
-    for _ in range(_MOST_ELEMENTS):
-        tag, length = _element(file, is_implicit=is_implicit)
+        head = file.read(4)
+        if not (head or depth):
+            return values
+        tag: _Tag = struct.unpack("<HH", head)
+        syntax = "" if tag[0] == _META_GROUP else values.get(_TRANSFER_SYNTAX)
+        if syntax == _DEFLATED:
+            return values
+        length = _length(file, is_implicit=syntax == _IMPLICIT or tag[0] == _ITEM_END[0])
         if tag in {_ITEM_END, _SEQUENCE_END}:
             depth -= 1
-        elif length == _UNDEFINED:
+        elif length == _UNDEFINED:  # a sequence, or an item of one
             depth += 1
+        elif tag in _WANTED and not depth and length <= _MOST_TEXT_BYTES:
+            values[tag] = file.read(length).decode("ascii", "replace").strip(" \0")
         else:
-            # What an item of known length holds need not be told apart.
             file.seek(length, 1)
-        if depth == 0:
-            return
         if depth > _MOST_NESTED:
             break
-    raise ValueError("a sequence without an end")
+        if not depth and _SERIES <= tag < _ITEM_END:
+            return values
+    raise ValueError("elements without an end")
+
+
+def _length(file: BinaryIO, *, is_implicit: bool) -> int:
+    """Read the length of an element's value, and what kind it is where that is stated before."""
+    if is_implicit:
+        return int.from_bytes(file.read(4), "little")
+    form, length = struct.unpack("<2sH", file.read(4))
+    return int.from_bytes(file.read(4), "little") if form in _LONG_FORMS else int(length)

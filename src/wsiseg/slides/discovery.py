@@ -87,25 +87,19 @@ def _beside_slides(files: Iterable[Path]) -> set[Path]:
 
 def _written_by_wsiseg(files: Iterable[Path]) -> set[Path]:
     """Return the files that earlier runs wrote, so that results beside slides are not taken for slides."""
-    written: set[Path] = set()
-    for path in files:
-        if path.name.startswith("run.") and path.suffix == ".json" and path.stat().st_size < _MOST_RUN_BYTES:
-            for name in _outputs(path):
-                written.add(path.parent / name)
-    return written
+    records = [path for path in files if path.name.startswith("run.") and path.suffix == ".json"]
+    return {path.with_name(name) for path in records for name in _outputs(path)}
 
 
-def _outputs(path: Path) -> Iterator[str]:
-    """Yield the names of a run's outputs; none if the file is not the record of a run."""
+def _outputs(path: Path) -> list[str]:
+    """Return the names of a run's outputs; none if the file is not the record of a run."""
     try:
-        run = json.loads(path.read_bytes())
-        if not str(run["schema"]).startswith("wsiseg.run/"):
-            return
-        yield from (path.name, "cohort.csv", "report.html")
-        for slide in run["slides"]:
-            yield from (Path(output).name for output in slide["outputs"].values())
+        run = json.loads(path.read_bytes()) if path.stat().st_size < _MOST_RUN_BYTES else {}
+        is_record = str(run["schema"]).startswith("wsiseg.run/")
+        outputs = [Path(output).name for slide in run["slides"] for output in slide["outputs"].values()]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return
+        return []
+    return [path.name, "cohort.csv", "report.html", *outputs] if is_record else []
 
 
 def _of(path: Path, root: Path) -> CohortSlide:

@@ -5,12 +5,14 @@ of such a format is never read as a plain image.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from wsiseg.run.errors import NotASlideError, SlideError
-
-if TYPE_CHECKING:
-    from PIL.ImageFile import ImageFile
 
 CONVERT = "convert it to a pyramidal TIFF with JPEG tiles, as vips, bfconvert and QuPath write it"
 GET_AGAIN = "the file is broken or incomplete: get it again"
@@ -111,7 +113,7 @@ def plain_kind(path: Path) -> str:
     return next((kind for magic, kind in _PLAIN_MAGIC.items() if head.startswith(magic)), "")
 
 
-def plain_image(path: Path) -> "ImageFile":
+def plain_image(path: Path) -> ImageFile:
     """Open a PNG, JPEG or TIFF without decoding it, whatever its name and size.
 
     Not by Pillow's own way to open files, which warns of and refuses large images.
@@ -120,10 +122,6 @@ def plain_image(path: Path) -> "ImageFile":
         ValueError: Its first bytes are of none.
         Exception: It is broken; Pillow raises almost anything.
     """
-    from PIL.JpegImagePlugin import JpegImageFile  # noqa: PLC0415  heavy: only where pixels are touched
-    from PIL.PngImagePlugin import PngImageFile  # noqa: PLC0415  heavy: only where pixels are touched
-    from PIL.TiffImagePlugin import TiffImageFile  # noqa: PLC0415  heavy: only where pixels are touched
-
     readers: dict[str, type[ImageFile]] = {"JPEG": JpegImageFile, "PNG": PngImageFile, "TIFF": TiffImageFile}
     kind = plain_kind(path)
     if not kind:

@@ -36,24 +36,17 @@ def distinct(slides: Sequence["CohortSlide"]) -> list["CohortSlide"]:
 
 def of_one_case(slides: Sequence["CohortSlide"]) -> list["CohortSlide"]:
     """Return the slides with a case each: where it is empty, that of another row of the same file, else the own id."""
+    rows: dict[Path, list[CohortSlide]] = {}
     files = [_file(slide) for slide in slides]
-    known: dict[Path, str] = {}
-    labels: dict[Path, set[int | None]] = {}
     for slide, file in zip(slides, files, strict=True):
-        labels.setdefault(file, set()).add(slide.label)
-        if slide.case:
-            known.setdefault(file, slide.case)
-    for slide, file in zip(slides, files, strict=True):
-        known.setdefault(file, slide.slide)
+        rows.setdefault(file, []).append(slide)
     doubts = ("another row of this file has the other label: give each its own --tissue or --roi",)
-    return [
-        replace(
-            slide,
-            case=slide.case or known[file],
-            doubts=slide.doubts or (doubts if labels[file] >= {0, 1} else ()),
-        )
-        for slide, file in zip(slides, files, strict=True)
-    ]
+    found = []
+    for slide, same in zip(slides, map(rows.__getitem__, files), strict=True):
+        case = slide.case or next((row.case for row in same if row.case), same[0].slide)
+        is_contradicted = {0, 1} <= {row.label for row in same}
+        found.append(replace(slide, case=case, doubts=slide.doubts or (doubts if is_contradicted else ())))
+    return found
 
 
 def _file(slide: "CohortSlide") -> Path:

@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.JpegImagePlugin import JpegImageFile
 
 from wsiseg.run.machine import cores
 from wsiseg.slides.tiff import JpegPage
@@ -188,7 +189,5 @@ def decoder() -> Callable[[bytes], NDArray[np.uint8]]:
 
 
 def _by_pillow(data: bytes) -> NDArray[np.uint8]:
-    from PIL.JpegImagePlugin import JpegImageFile  # noqa: PLC0415  heavy: only where pixels are touched
-
     with JpegImageFile(io.BytesIO(data)) as image:
         return np.asarray(image)

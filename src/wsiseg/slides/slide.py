@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from wsiseg.run.errors import PixelSizeError
 from wsiseg.slides import pyramid
@@ -236,8 +237,6 @@ class Slide:
 
     def _reduced(self, number: int, window: pyramid.Window, factor: int) -> NDArray[np.uint8]:
         """Average squares of `factor` x `factor` pixels, a block at a time."""
-        from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
-
         down = self.levels[number].reader_downsample
 
         def read(block: Block) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from wsiseg.run.errors import SlideError
 from wsiseg.slides import formats, tiff
@@ -22,7 +23,6 @@ from wsiseg.slides.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     from openslide import AbstractSlide
-    from PIL.Image import Image
 
 _EIGHT_BITS = frozenset(["P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])
 LONGEST_READ_S = 300.0
@@ -154,7 +154,7 @@ class SlideFile:
                 return found
         return None
 
-    def _region(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> "Image":
+    def _region(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
         handle = self._handle
         with suppress(SlideError):
             return _read(handle, self.path.name, corner, level, size)
@@ -198,9 +198,10 @@ def _open(path: Path, *, is_mask: bool) -> "AbstractSlide":
     return slide
 
 
-def _read(handle: "AbstractSlide", name: str, corner: tuple[int, int], level: int, size: tuple[int, int]) -> "Image":
+def _read(
+    handle: "AbstractSlide", name: str, corner: tuple[int, int], level: int, size: tuple[int, int]
+) -> Image.Image:
     from openslide import OpenSlideError  # noqa: PLC0415  heavy: only where a slide is read
-    from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
 
     try:
         region = handle.read_region(corner, level, size)
@@ -240,7 +241,7 @@ def _open_image(path: Path) -> "AbstractSlide":
             raise SlideError(text, CONVERT) from error
 
 
-def _plain_image(path: Path) -> "Image":
+def _plain_image(path: Path) -> Image.Image:
     """Open a PNG, JPEG or TIFF without decoding it."""
     try:
         if formats.plain_kind(path) == "TIFF":

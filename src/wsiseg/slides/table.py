@@ -136,11 +136,7 @@ def _may_mean(other: str, name: str) -> bool:
 
 
 def _values(cells: Sequence[str], header: Sequence[str], delimiter: str) -> dict[str, str]:
-    """Return the values of a row; none of a blank one or a comment.
-
-    Raises:
-        ValueError: It cannot be what is meant; the message says why.
-    """
+    """Return the values of a row; none of a blank one or a comment."""
     plain = [_plain(cell) for cell in cells]
     if not any(plain) or (plain[0].startswith("#") and not any(plain[1:])):
         return {}

@@ -9,16 +9,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from wsiseg.run.errors import SlideError
 from wsiseg.slides.formats import CONVERT, GET_AGAIN
-
-if TYPE_CHECKING:
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 259, 262, 277
 _COLOR_MAP, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTE_COUNTS = 320, 322, 323, 324, 325
@@ -56,7 +54,7 @@ _CODECS = {
 }
 
 
-def directories(path: Path) -> Iterator["ImageFileDirectory_v2"]:
+def directories(path: Path) -> Iterator[ImageFileDirectory_v2]:
     """Yield the directories of a TIFF file, the first 1000 of them.
 
     The warnings of the process are changed meanwhile, so only one thread at a time may use this.
@@ -64,8 +62,6 @@ def directories(path: Path) -> Iterator["ImageFileDirectory_v2"]:
     Raises:
         Exception: The file is broken or is not a TIFF; Pillow raises almost anything.
     """
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2  # noqa: PLC0415  heavy: only where a slide is opened
-
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         header = file.read(8)
@@ -137,7 +133,7 @@ def _refuse_other_than_colour(name: str, page: _Page, count: int) -> None:
         raise SlideError(f"{name}: {'/'.join(map(str, page[_BITS]))} bits per sample, not 8", CONVERT)
 
 
-def _page(directory: "ImageFileDirectory_v2") -> _Page:
+def _page(directory: ImageFileDirectory_v2) -> _Page:
     values = {tag: directory.get(tag, usual) for tag, usual in _STATED.items()}
     return {tag: tuple(map(int, value if isinstance(value, tuple) else (value,))) for tag, value in values.items()}
 
@@ -168,7 +164,7 @@ class JpegPage(NamedTuple):
     head: bytes
 
     @classmethod
-    def of(cls, directory: "ImageFileDirectory_v2") -> Self | None:
+    def of(cls, directory: ImageFileDirectory_v2) -> Self | None:
         """Describe a directory; None where it is anything else."""
         is_plain = directory.get(_PLANAR, 1) == 1 and directory.get(_SAMPLES) == _COLOURS
         photometric, tables = directory.get(_PHOTOMETRIC), directory.get(_JPEG_TABLES, b"")
