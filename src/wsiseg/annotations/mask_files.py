@@ -41,7 +41,7 @@ class Stored:
         has_palette: True if the file has its colours in that order.
         opaque: bool[rows, columns], False where it is transparent; None if it is so nowhere, or alike everywhere.
         reduced: How many times smaller than in the file its sides are.
-        notes: What a person should know.
+        notes: What a person should know, without the name of the file.
     """
 
     pixels: NDArray[Any]
@@ -89,7 +89,7 @@ def stored(path: Path) -> Stored:
         text = error.message if isinstance(error, SlideError) else error
         raise AnnotationError(f"{path.name}: cannot be read as a mask: {text}", "save it as PNG or TIFF") from error
     rows, columns = found.pixels.shape[:2]
-    notes = (f"{path.name}: was read at {columns}x{rows} pixels",) if found.reduced > 1 else ()
+    notes = (f"was read at {columns}x{rows} pixels",) if found.reduced > 1 else ()
     return replace(found, notes=notes + found.notes)
 
 
@@ -140,7 +140,7 @@ def _decoded(name: str, image: Any) -> Stored:  # noqa: ANN401  an image of Pill
     key, mode, notes = image.info.get("transparency"), image.mode, tuple[str, ...]()
     is_inverted = mode in _GREYS and _is_white_zero(name, image)
     if is_inverted:
-        notes = (f"{name}: is stored white-is-zero, as arrays are; what is not 0 in the array is marked",)
+        notes = ("is stored white-is-zero, as arrays are; what is not 0 in the array is marked",)
     if mode in {"P", "PA"}:
         pixels, opaque = _channels(image, mode if key is None else "PA")
         colors = np.zeros((256, 3), np.uint8)

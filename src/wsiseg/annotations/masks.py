@@ -10,7 +10,6 @@ normal slides (sample codes 10-14) were set to zero by hand, so they say nothing
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +62,17 @@ def read_mask(path: Path, slide: SlideFacts, classes: Classes, mpp: float | None
     step = _step(path.name, slide, image, mpp)
     published = _published(path.name, image)
     if published is not None:
-        return Mask(published, step), NOTHING, image.notes, frozenset()
+        return Mask(published, step), NOTHING, tuple(f"{path.name}: {note}" for note in image.notes), frozenset()
     labels, notes = _labels(path.name, image, is_named=bool(classes.tumor or classes.ignored))
     tumor, ignored, names = chosen(path.name, labels, classes, {})
-    return Mask(tumor, step), Mask(ignored, step) if ignored.any() else NOTHING, image.notes + notes, names
+    return Mask(tumor, step), Mask(ignored, step) if ignored.any() else NOTHING, notes, names
 
 
 def read_region(path: Path, slide: SlideFacts, mpp: float | None = None) -> tuple[Mask, tuple[str, ...]]:
     """Read a region from a mask image: every label in it counts; arguments and errors as those of `read_mask`."""
     image = stored(path)
     labels, notes = _labels(path.name, image, is_named=False)
-    return Mask(labels > 0, _step(path.name, slide, image, mpp)), image.notes + notes
+    return Mask(labels > 0, _step(path.name, slide, image, mpp)), notes
 
 
 def _step(name: str, slide: SlideFacts, image: Stored, mpp: float | None) -> tuple[float, float]:
@@ -176,81 +175,77 @@ def zeroed(name: str) -> ZeroedMapError:
 def _labels(name: str, image: Stored, *, is_named: bool) -> tuple[NDArray[Any], tuple[str, ...]]:
     """Return the label of every pixel, 0 where nothing is marked, and how the image was read.
 
-    Args:
-        name: File name, for messages.
-        image: The image.
-        is_named: True if the user says what the labels mean, so that they are to stay as they are.
+    Labels that the user names (`is_named`) stay as they are.
     """
-    image, notes = _without_alpha(name, image)
+    notes = list(image.notes)
+    image = _without_alpha(name, image, notes)
     pixels = image.pixels
     if image.colors is not None:
-        pixels, how = _by_colors(name, image, is_named=is_named)
-        notes += how
+        pixels = _by_colors(name, image, image.colors, notes, is_named=is_named)
     elif pixels.ndim > 2:  # noqa: PLR2004  channels
         raise AnnotationError(f"{name}: has more colours than a mask", _PAINT)
-    labels, how = _settled(name, pixels, is_named=is_named)
-    return labels, notes + how
+    labels = _settled(name, pixels, notes, is_named=is_named)
+    return labels, tuple(f"{name}: {note}" for note in notes)
 
 
-def _without_alpha(name: str, image: Stored) -> tuple[Stored, tuple[str, ...]]:
+def _without_alpha(name: str, image: Stored, notes: list[str]) -> Stored:
     """Take what is transparent for background; where all that is opaque has one colour, that is what is marked."""
-    opaque, pixels = image.opaque, image.pixels
+    opaque, pixels, colors, has_palette = image.opaque, image.pixels, image.colors, image.has_palette
     if opaque is None:
-        return image, ()
+        return image
     shown = [pixels[band][opaque[band]] for band in bands(opaque) if opaque[band].any()]
     if not shown:
         raise AnnotationError(f"{name}: is transparent everywhere", _PAINT)
     if all((part == shown[0][0]).all() for part in shown):
-        note = f"{name}: what is opaque in it is marked"
-        return replace(image, pixels=opaque.astype(np.uint8), colors=None, opaque=None), (note,)
-    note = f"{name}: what is transparent in it is background"
-    if image.colors is None:
-        return replace(image, pixels=np.where(opaque, pixels, 0), opaque=None), (note,)
+        notes.append("what is opaque in it is marked")
+        return Stored(opaque.astype(np.uint8))
+    notes.append("what is transparent in it is background")
+    if colors is None:
+        return Stored(np.where(opaque, pixels, 0))
     is_free = not any((part == 0).any() for part in shown)  # so that the number 0 can stand for the background
-    colors = np.vstack([image.colors, np.zeros((1, 3), np.uint8)])
+    colors = np.vstack([colors, np.zeros((1, 3), np.uint8)])
     number = 0 if is_free else len(colors) - 1
     colors[number] = 0
-    pixels = np.where(opaque, pixels, number)
-    return replace(image, pixels=pixels, colors=colors, has_palette=image.has_palette and is_free, opaque=None), (note,)
+    return Stored(np.where(opaque, pixels, number), colors, has_palette=has_palette and is_free)
 
 
-def _by_colors(name: str, image: Stored, *, is_named: bool) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Return grey values or labels of an image of few colours, and how it was read."""
-    index, colors = image.pixels, image.colors
-    assert colors is not None  # noqa: S101  the caller looked
-    used, _ = counted(index)
+def _by_colors(
+    name: str, image: Stored, colors: NDArray[np.uint8], notes: list[str], *, is_named: bool
+) -> NDArray[Any]:
+    """Return grey values or labels of an image of few colours."""
+    index, (used, _) = image.pixels, counted(image.pixels)
     has_hue = np.ptp(colors.astype(np.int16), axis=1) > _COLORED
     if not has_hue[used].any():
-        note = (f"{name}: was read by the colours of its palette, not by their order",) if image.has_palette else ()
-        return colors[:, 1][index], note
-    texts = ["#" + bytes(colors[number]).hex() for number in used]
+        notes += ["was read by the colours of its palette, not by their order"] if image.has_palette else []
+        return colors[:, 1][index]
+    texts = {number: "#" + bytes(colors[number]).hex() for number in used}
     if len(used) == 2 and has_hue[used].sum() == 1:  # noqa: PLR2004  a colour and its background
         (hue,) = used[has_hue[used]]
-        return (index == hue).astype(np.uint8), (
-            f"{name}: what has the colour {texts[list(used).index(hue)]} is marked",
-        )
+        notes.append(f"what has the colour {texts[hue]} is marked")
+        return (index == hue).astype(np.uint8)
     if image.has_palette and (is_named or not has_hue[0]):
-        return index, (f"{name}: its labels are the numbers of its palette's colours",)
-    listed = ", ".join(texts[:_SHOWN]) + (", ..." if len(texts) > _SHOWN else "")
+        notes.append("its labels are the numbers of its palette's colours")
+        return index
+    listed = ", ".join([*texts.values()][:_SHOWN]) + (", ..." if len(texts) > _SHOWN else "")
     raise AnnotationError(f"{name}: its colours do not say what is marked: {listed}", _PAINT)
 
 
-def _settled(name: str, values: NDArray[Any], *, is_named: bool) -> tuple[NDArray[Any], tuple[str, ...]]:
+def _settled(name: str, values: NDArray[Any], notes: list[str], *, is_named: bool) -> NDArray[Any]:
     """Return labels of grey values; where these are soft edges, what is at least half as bright as the brightest."""
     found, counts = counted(values)
+    is_whole = np.issubdtype(values.dtype, np.integer)
     if found[0] < 0:
         raise AnnotationError(f"{name}: has values below 0", _PAINT)
-    is_whole = np.issubdtype(values.dtype, np.integer)
     if len(found) <= 2 and found[0] == 0 and not is_named:  # noqa: PLR2004  nothing and one label
-        return values > 0, ()
+        return values > 0
     if not _is_soft(found, counts, is_whole=is_whole):
         if (found % 1).any() or len(found) == MOST_VALUES:
             raise AnnotationError(f"{name}: has many different values", _PAINT)
-        return (values if is_whole else values.astype(np.int32)), ()
+        return values if is_whole else values.astype(np.int32)
     if is_named:
         raise AnnotationError(f"{name}: has soft edges, so its values are not classes", "store it without loss")
-    note = f"{name}: has soft edges; what is at least half as bright as its brightest pixel is marked"
-    return values >= found[-1] / 2, (note,)
+    notes.append("has soft edges; what is at least half as bright as its brightest pixel is marked")
+    return values >= found[-1] / 2
 
 
 def _is_soft(values: NDArray[Any], counts: NDArray[np.int64], *, is_whole: bool) -> bool:
