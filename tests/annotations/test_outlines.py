@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from wsiseg.annotations.dissolved import labelled_outlines, outlines
+from wsiseg.annotations.coverage import labelled_outlines, outlines
 
 MASKS = arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from wsiseg.run.errors import NotASlideError, UsageError
 from wsiseg.slides.cohort import Cohort, CohortSlide
-from wsiseg.slides.identity import name_problem
+from wsiseg.slides.cohort_slide import name_problem
 from wsiseg.slides.table import same_name
 
 MakeSlide = Callable[..., Path]

@@ -217,12 +217,12 @@ def _by_colors(
     has_hue = np.ptp(colors.astype(np.int16), axis=1) > _COLORED
     if not has_hue[used].any():
         notes += ["was read by the colours of its palette, not by their order"] if image.has_palette else []
-        return colors[:, 1][index]
+        return np.asarray(colors[:, 1][index])
     texts = {number: "#" + bytes(colors[number]).hex() for number in used}
     if len(used) == 2 and has_hue[used].sum() == 1:  # noqa: PLR2004  a colour and its background
         (hue,) = used[has_hue[used]]
         notes.append(f"what has the colour {texts[hue]} is marked")
-        return (index == hue).astype(np.uint8)
+        return np.asarray(index == hue, np.uint8)
     if image.has_palette and (is_named or not has_hue[0]):
         notes.append("its labels are the numbers of its palette's colours")
         return index
@@ -245,7 +245,7 @@ def _settled(name: str, values: NDArray[Any], notes: list[str], *, is_named: boo
     if is_named:
         raise AnnotationError(f"{name}: has soft edges, so its values are not classes", "store it without loss")
     notes.append("has soft edges; what is at least half as bright as its brightest pixel is marked")
-    return values >= found[-1] / 2
+    return np.asarray(values >= found[-1] / 2)
 
 
 def _is_soft(values: NDArray[Any], counts: NDArray[np.int64], *, is_whole: bool) -> bool:

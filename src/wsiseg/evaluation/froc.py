@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.annotations.coverage import Area
-from wsiseg.annotations.dissolved import outlines as outlines_of
+from wsiseg.annotations.coverage import outlines as outlines_of
 from wsiseg.heatmap.heatmap import Heatmap
 
 REACH_UM = 75.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
-from wsiseg.annotations.dissolved import labelled_outlines, outlines
+from wsiseg.annotations.coverage import labelled_outlines, outlines
 from wsiseg.slides.slide import ASSUMED
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import Self
 
 from wsiseg.run.errors import UsageError
 from wsiseg.run.outputs import write_text
-from wsiseg.slides import discovery, identity, split, table
-from wsiseg.slides.cohort_slide import CohortSlide, slide_of
+from wsiseg.slides import discovery, split, table
+from wsiseg.slides.cohort_slide import CohortSlide, contradictions, distinct, of_one_case, slide_of
 
 __all__ = ["Cohort", "CohortSlide"]
 _MOST_PROBLEMS_SHOWN = 20
@@ -40,9 +40,9 @@ class Cohort:
                 problems.append(f"line {line}: {error}")
         if not slides and not problems:
             problems.append("no slides")
-        slides = identity.of_one_case(slides)
+        slides = of_one_case(slides)
         problems.sort(key=lambda text: int(text.split()[1].rstrip(":")) if text.startswith("line ") else 0)
-        _refuse(f"{path}: not a valid cohort:", [*problems, *identity.contradictions(slides, lines)])
+        _refuse(f"{path}: not a valid cohort:", [*problems, *contradictions(slides, lines)])
         return cls(tuple(slides))
 
     def write(self, path: Path) -> None:
@@ -81,9 +81,9 @@ class Cohort:
             raise UsageError(f"no slides in {', '.join(inputs) or 'nothing'}", "name slides, folders or a cohort CSV")
         unique = _unique(found)
         parts = discovery.parts_of_series({slide.path: None for slide in unique})
-        distinct = identity.distinct([replace(slide, skipped=parts.get(slide.path, "")) for slide in unique])
-        slides, paths = identity.of_one_case(distinct), [str(slide.path) for slide in distinct]
-        _refuse("these slides cannot be taken together:", list(identity.contradictions(slides, paths)))
+        unlike = distinct([replace(slide, skipped=parts.get(slide.path, "")) for slide in unique])
+        slides, paths = of_one_case(unlike), [str(slide.path) for slide in unlike]
+        _refuse("these slides cannot be taken together:", list(contradictions(slides, paths)))
         return cls(tuple(slides))
 
     def with_splits(self, known: Mapping[str, str]) -> Self:
