@@ -38,8 +38,7 @@ class Compared:
     mpp: tuple[float, float] | None  # micrometers per level-0 pixel along x and y; None where nobody knows
     tissue: Pixels  # the cells that were judged, weights in level-0 pixels
     background: tuple[float, float]  # level-0 pixels of tumour and of the rest where nobody looked
-    # Level-0 pixels of tumour and of the rest in unknown tissue, which no measure is about.
-    unknown: tuple[float, float]
+    unknown: tuple[float, float]  # the same in unknown tissue, which no measure is about
     picture: JudgedPicture | None  # for people, where one was asked for
     lesions: Lesions | None  # single lesions and detections, where they were asked for
     notes: tuple[str, ...]  # what a person should know

@@ -214,13 +214,11 @@ def _groups(
     key: Callable[[CohortSlide], str | None],
 ) -> dict[str, Any]:
     """Measure slides by a key; those without one are left out."""
-    counts = Counter(map(key, expected))
-    groups: dict[str, list[Judged]] = {}
-    for one in slides:
-        name = key(one.compared.row)
-        if name:
-            groups.setdefault(name, []).append(one)
-    return {name: measures.group_measures(group, judging, counts[name]) for name, group in sorted(groups.items())}
+    counts, named = Counter(map(key, expected)), [(key(one.compared.row), one) for one in slides]
+    return {
+        name: measures.group_measures([one for own, one in named if own == name], judging, counts[name])
+        for name in sorted({name for name, _ in named if name})
+    }
 
 
 def _with_measures(record: SlideRecord, judged: Judged | None, judging: Judging) -> SlideRecord:

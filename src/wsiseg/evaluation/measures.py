@@ -62,9 +62,7 @@ class Judged:
     @classmethod
     def of(cls, one: Compared, threshold: float) -> Self:
         """Measure a slide."""
-        tissue = metrics.curve([one.tissue], [threshold])
-        curves = dict(zip(MODES, (tissue, tissue.with_zeros(*one.background)), strict=True))
-        unknown = np.array(one.unknown)
+        curves, unknown = pooled_curves([one], [threshold]), np.array(one.unknown)
         found = {
             mode: metrics.measures(counts, threshold) | metrics.unknown_shares(counts, unknown)
             for mode, counts in curves.items()

@@ -33,14 +33,12 @@ _HATCH = 3  # cells from one line of what is left out to the next
 
 @dataclass(frozen=True)
 class JudgedPicture:
-    """Prediction and truth at a size to look at."""
+    """Prediction and truth at a size to look at, [rows, columns] each."""
 
-    probabilities: NDArray[np.float32]  # float32[rows, columns], the mean of what was judged, NaN where nothing was
-    # Float32[rows, columns], the share of what was looked at that is unknown, NaN where nobody looked.
-    unknown_share: NDArray[np.float32]
-    tumor_share: NDArray[np.float32]  # float32[rows, columns], the share of each cell that is tumour in truth
-    # Float32[rows, columns], the share of each cell that is left out of all measures.
-    ignored_share: NDArray[np.float32]
+    probabilities: NDArray[np.float32]  # the mean of what was judged, NaN where nothing was
+    unknown_share: NDArray[np.float32]  # of what was looked at, NaN where nobody looked
+    tumor_share: NDArray[np.float32]  # of each cell, by the truth
+    ignored_share: NDArray[np.float32]  # of each cell, left out of all measures
 
     @property
     def looked(self) -> NDArray[np.bool_]:

@@ -45,7 +45,7 @@ class Asked(Protocol):
 class Sums:
     """What was said of the cells so far; saved and loaded to go on where an interrupted run stopped."""
 
-    # Float32[1 or 2, rows, columns], weighted sums of probabilities, and of distances if the model can tell.
+    # float32[1 or 2, rows, columns], weighted sums of probabilities, and of distances if the model can tell.
     total: NDArray[np.float32]
     weight: NDArray[np.float32]  # float32[rows, columns], sum of weights
     done: int = 0  # windows that are in it, from the first
@@ -77,7 +77,7 @@ class Sums:
 class Asking:
     """A model that is asked about the windows of a slide."""
 
-    slide: Slide  # the slide
+    slide: Slide
     plan: Plan  # what to read and ask
     model: Asked  # what to ask
     sums: Sums  # what is known already; it is added to

@@ -1,13 +1,20 @@
-"""The files that the tumour map of one slide is written to, and what they depend on."""
+"""The files that the tumour map of one slide is written to, what they depend on, and the locks of processes that share.
+
+A lock is a file that holds host, process and start time of who has it. That of a dead process of this machine is taken
+over at once. Its owner touches it now and then, so that of a process of another machine is taken over when nothing
+touched it for two minutes. Should its owner live all the same, a slide is mapped twice, and outputs stay whole.
+"""
 
 import csv
 import glob
 import hashlib
 import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +26,21 @@ from wsiseg.prediction.inference import Sums
 from wsiseg.prediction.page import predict_page
 from wsiseg.prediction.viewer import Results, slide_jpeg
 from wsiseg.run.errors import WsisegError
-from wsiseg.run.outputs import load_arrays, packed_name, save_arrays, write_packed, write_text, written_whole
+from wsiseg.run.outputs import (
+    cannot_be_written,
+    load_arrays,
+    packed_name,
+    save_arrays,
+    write_packed,
+    write_text,
+    written_whole,
+)
 from wsiseg.run.record import Run
+
+if TYPE_CHECKING:
+    from filelock import SoftFileLease
+
+_UNTOUCHED_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -159,3 +179,47 @@ def _write_csv(path: Path, heatmap: Heatmap) -> None:
         for row, column in np.argwhere(heatmap.tissue):
             told = f"{heatmap.probabilities[row, column]:.6f}", CLASSES[labels[row, column]]
             writer.writerow([x[column], y[row], x[column + 1] - x[column], y[row + 1] - y[row], *told])
+
+
+class SlideLocks:
+    """The locks that this process waits for."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Path, SoftFileLease] = {}
+        self._told: set[Path] = set()
+
+    def take(self, path: Path) -> "SoftFileLease | None":
+        """Take a lock, or return None while another process has it.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        from filelock import SoftFileLease, Timeout  # noqa: PLC0415  only where files are written
+
+        # The same object must look again, as it remembers for how long nothing touched the file.
+        lock = self._waiting.pop(path, None) or SoftFileLease(
+            path, timeout=0, lease_duration=_UNTOUCHED_S, thread_local=False
+        )
+        try:
+            lock.acquire()
+        except Timeout:
+            self._waiting[path] = lock
+            return None
+        except OSError as error:
+            raise cannot_be_written(path, error) from error
+        return lock
+
+    def tell(self, note: Callable[[str], None]) -> None:
+        """Say once for each lock who is waited for."""
+        for path in self._waiting.keys() - self._told:
+            note(f"waiting for {_holder(path)}; if it is gone, delete {path}")
+        self._told |= set(self._waiting)
+
+
+def _holder(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:  # it was released meanwhile
+        text = ""
+    facts = dict(re.findall(r"^(pid|host)=(.+)$", text, re.MULTILINE))
+    return f"process {facts['pid']} on {facts['host']}" if len(facts) == 2 else "another process"  # noqa: PLR2004  both

@@ -14,10 +14,9 @@ from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.model_file.onnx_session import CPU
-from wsiseg.prediction.cluster import SlideLocks
 from wsiseg.prediction.feed import Feed
 from wsiseg.prediction.inference import Asking
-from wsiseg.prediction.map_files import MapFiles
+from wsiseg.prediction.map_files import MapFiles, SlideLocks
 from wsiseg.prediction.mapping import (
     Job,
     askings_of,

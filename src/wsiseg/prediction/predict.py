@@ -11,12 +11,11 @@ from typing import Any
 from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.model_file import ModelFile, default_model_path
-from wsiseg.prediction.cluster import on_cluster
 from wsiseg.prediction.map_files import write_page
 from wsiseg.prediction.mapping import kind, map_slide, prepare
 from wsiseg.prediction.pipeline import Setting, records
 from wsiseg.prediction.places import Places
-from wsiseg.prediction.processes import Work, in_processes
+from wsiseg.prediction.processes import in_processes, on_cluster
 from wsiseg.run.errors import ModelFileError, UsageError
 from wsiseg.run.record import Progress, Run, RunFile, Silent, SlideRecord, now
 from wsiseg.run.version import __version__
@@ -90,17 +89,11 @@ def _records(
     hashes = tuple(model.sha256 for model in models)
     work = partial(_in_process, places=places, config=config, hashes=hashes)
     if config.dask is not None:
-        return on_cluster(config.dask, partial(_on_worker, work=work, device=config.device), rows)
+        return on_cluster(config.dask, work, config.device, rows)
     devices = [models[0].device if name == "auto" else name for name in config.devices]
     for model in models:
         model.close()  # each process opens them itself
     return in_processes(devices, work, rows, progress)
-
-
-def _on_worker(row: CohortSlide, work: Work, device: str) -> SlideRecord:
-    """Map one slide in a process of a cluster."""
-    (record,) = work([row], Silent(), device)
-    return record
 
 
 def _in_process(

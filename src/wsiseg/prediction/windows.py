@@ -35,12 +35,10 @@ class Plan:
     grid: Grid  # the cells of the map
     wanted: NDArray[np.bool_]  # bool[rows, columns], the cells that are to be looked at
     windows: tuple[Cells, ...]  # the cells under each window
-    # True if the model answers for every cell of a window, False if each window is one tile and one cell.
-    is_dense: bool
-    # Side in cells of the tiles that dense values stand for; 1 where they stand for the cells alone.
-    tile_cells: int = 1
+    is_dense: bool  # the model answers for every cell of a window; otherwise each is one tile and one cell
+    tile_cells: int = 1  # side in cells of the tiles that dense values stand for; 1 for the cells alone
     batch: int = 1  # windows that are computed at once
-    runs_on: bool = False  # true if a batch may hold windows of several slides and is padded to its full size
+    runs_on: bool = False  # a batch may hold windows of several slides and is padded to its full size
     views: int = 1  # views of each window that are asked about
 
     def shape_px(self, number: int) -> tuple[int, int]:
@@ -65,30 +63,27 @@ class Plan:
 
 def plan_tiles(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue: float) -> Plan:
     """Plan one probability for every tile that holds at least the share `min_tissue` of tissue."""
-    side = model.card.tile_px
+    side, runs_on = model.card.tile_px, model.provider != CPU
     grid = Grid(slide.size_px, slide.mpp, side, side, model.card.mpp)
     wanted = _wanted(tissue, grid, min_tissue)
     cells = np.argwhere(wanted)
     strips = cells[:, 1] * side // _STRIP_PX
     windows = tuple((int(row), int(column), 1, 1) for row, column in cells[np.argsort(strips, kind="stable")])
-    is_cpu = model.provider == CPU
-    batch = BATCH if is_cpu else _ACCELERATOR_BATCH
-    return Plan(grid, wanted, windows, is_dense=False, batch=batch, runs_on=not is_cpu)
+    return Plan(grid, wanted, windows, is_dense=False, batch=_ACCELERATOR_BATCH if runs_on else BATCH, runs_on=runs_on)
 
 
 def plan_windows(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue: float) -> Plan:
     """Plan one probability for every output cell of a dense model that holds at least the share `min_tissue`."""
-    card = model.card
+    card, runs_on = model.card, model.provider != CPU
     stride = card.output_stride or card.tile_px
     wanted = _wanted(tissue, Grid(slide.size_px, slide.mpp, stride, stride, card.mpp), min_tissue)
     sizes = _WINDOW_PX // stride, OVERLAP_PX // stride, -(-_SURROUND_PX // stride)
-    is_cpu = model.provider == CPU
     # The same on every device: what a window shows around a cell is part of the answer.
     windows = tuple(windows_over(wanted, *sizes, multiple=-(-32 // stride)))
     tile_cells = card.tile_px // stride if card.map_cells == "tiles" else 1
     grid = Grid(slide.size_px, slide.mpp, card.tile_px, stride, card.mpp)
-    batch = 1 if is_cpu else _ACCELERATOR_WINDOWS
-    return Plan(grid, wanted, windows, is_dense=True, tile_cells=tile_cells, batch=batch, runs_on=not is_cpu)
+    batch = _ACCELERATOR_WINDOWS if runs_on else 1
+    return Plan(grid, wanted, windows, is_dense=True, tile_cells=tile_cells, batch=batch, runs_on=runs_on)
 
 
 def _wanted(tissue: TissueMask, cells: Grid, min_tissue: float) -> NDArray[np.bool_]:
