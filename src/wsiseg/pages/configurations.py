@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from wsiseg.pages.drawing import INK, Drawing, Rectangle, Text
 
 STEPS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -105,7 +107,5 @@ def _cell(x: float, y: float, value: float, share: float) -> Iterator[Rectangle 
 
 
 def _color(share: float) -> str:
-    place = min(max(share, 0.0), 1.0) * (len(_STOPS) - 1)
-    low = min(int(place), len(_STOPS) - 2)
-    mixed = [round(a + (b - a) * (place - low)) for a, b in zip(_STOPS[low], _STOPS[low + 1], strict=True)]
-    return "#" + "".join(f"{part:02x}" for part in mixed)
+    places = np.linspace(0, 1, len(_STOPS))
+    return "#" + bytes(round(float(np.interp(share, places, channel))) for channel in zip(*_STOPS, strict=True)).hex()

@@ -1,7 +1,6 @@
 """Pictures of what was found on a slide, for people."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +93,7 @@ def heatmap_picture(  # noqa: PLR0913  one argument for each thing that is drawn
     pair.paste(mapped, (plain.width + gap, 0))
     del plain, mapped  # these pictures are large
     framed = _framed(pair, title, [*notes, ""])
-    _legend(ImageDraw.Draw(framed), framed, threshold, has_unknown=bool(unknown.any()))
+    _legend(framed, threshold, has_unknown=bool(unknown.any()))
     _save(path, framed)
 
 
@@ -178,12 +177,12 @@ def _framed(picture: Image.Image, title: str, notes: list[str]) -> Image.Image:
     return framed
 
 
-def _legend(draw: Any, framed: Image.Image, threshold: float, *, has_unknown: bool) -> None:  # noqa: ANN401  a Pillow drawing
+def _legend(framed: Image.Image, threshold: float, *, has_unknown: bool) -> None:
     """Draw the colour scale in the lower left corner, and what is unknown where there is any."""
     width, height, left, top = 200, 12, 12, framed.height - 28
     bar = colored(np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1)))
     framed.paste(Image.fromarray(bar), (left + 110, top))
-    font = ImageFont.load_default(13)
+    draw, font = ImageDraw.Draw(framed), ImageFont.load_default(13)
     draw.text((left, top - 2), "p(tumour)   0", fill=INK, font=font)
     text = f"1      outlined: {threshold:.2f} and above"
     draw.text((left + 110 + width + 6, top - 2), text, fill=INK, font=font)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,15 +48,10 @@ class JpegTiles:
 
     def __init__(self, path: Path, page: JpegPage, background: bytes) -> None:
         self._path, self._page, self._background = path, page, background
+        self._columns = -(-page.size_px[0] // page.tile_px[0])
         self._most = max(1, KEPT_BYTES * max(8, cores()) // 8 // (page.tile_px[0] * page.tile_px[1] * 3))
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, Future[NDArray[np.uint8]]] = OrderedDict()
-
-    @classmethod
-    def of(cls, path: Path, pages: Sequence[JpegPage], size_px: tuple[int, int], background: bytes) -> Self | None:
-        """Return the tiles of the first page of a size; None where there is none."""
-        fitting = (cls(path, page, background) for page in pages if page.size_px == size_px)
-        return next(fitting, None)
 
     def fill(self, cutouts: Sequence[Cutout]) -> None:
         """Read regions.
@@ -94,10 +89,6 @@ class JpegTiles:
             return False
         difference = np.abs(read(corner, (found.shape[1], found.shape[0])) - found.astype(np.int16)).mean()
         return bool(difference <= (_SAME if is_whole else _SAME_BUT_SHIFTED))
-
-    @property
-    def _columns(self) -> int:
-        return -(-self._page.size_px[0] // self._page.tile_px[0])
 
     def _parts(self, cutout: Cutout) -> Iterator[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
         """Yield the number of every tile under a region, where it lies in the region, and which part of it that is."""

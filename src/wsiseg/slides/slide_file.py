@@ -147,7 +147,8 @@ class SlideFile:
         with _PROCESS:
             pages = tiff.jpeg_pages(self.path) if self.properties.get("openslide.vendor") in _PLAIN_GRIDS else []
         color = self.properties.get("openslide.background-color", "FFFFFF")
-        found = JpegTiles.of(self.path, pages, self.level_sizes_px[level], bytes.fromhex(color))
+        fitting = (page for page in pages if page.size_px == self.level_sizes_px[level])
+        found = next((JpegTiles(self.path, page, bytes.fromhex(color)) for page in fitting), None)
         name, down = self.path.name, self.level_downsamples[level]
         with suppress(SlideError):
             if found and found.are_as(lambda *at: np.asarray(_read(self._handle, name, at[0], level, at[1])), down):

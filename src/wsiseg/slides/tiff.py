@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from wsiseg.run.errors import SlideError
-from wsiseg.slides.formats import CONVERT, GET_AGAIN
+from wsiseg.slides.formats import CONVERT, GET_AGAIN, plain_kind
 
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 259, 262, 277
 _COLOR_MAP, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTE_COUNTS = 320, 322, 323, 324, 325
@@ -207,12 +207,9 @@ def properties(path: Path) -> dict[str, str]:
 
 def compression(path: Path) -> str:
     """Name the compression of the first image of a TIFF, a PNG or a JPEG; `unknown` for other files."""
-    with path.open("rb") as file:
-        head = file.read(4)
-    if head == b"\x89PNG":
-        return "PNG"
-    if head.startswith(b"\xff\xd8"):
-        return "JPEG"
+    kind = plain_kind(path)
+    if kind != "TIFF":
+        return kind or "unknown"
     try:
         code = int(next(directories(path))[_COMPRESSION])
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, StopIteration):
