@@ -26,6 +26,7 @@ from wsiseg.run.errors import DownloadError, OutputError, UsageError
 from wsiseg.slides.cohort import Cohort
 
 QUICK = Patience(tries=4, first_wait_s=0.001, longest_wait_s=0.004, read_s=0.25, connect_s=2, slowest=1)
+LISTING = replace(QUICK, read_s=5.0)  # the server takes its time to list so many
 _MOST_LOST_BYTES = 1 << 20
 
 
@@ -131,9 +132,7 @@ def test_sites_projects_sample_types_and_barcodes_choose(server: Server, tmp_pat
 
     assert names(site=("kidney",)) == 4
     assert names(project=("TCGA-BRCA",)) == 6
-    assert (
-        names(sample_type=("normal",)) == names(sample_type=("11",)) == names(sample_type=("Solid Tissue Normal",)) == 5
-    )
+    assert names(sample_type=("normal",)) == names(sample_type=("11",)) == 5
     assert names(barcode=("TCGA-BH-0001",)) == 2
     assert names(barcode=("tcga-bh-0001-11", "TCGA-BH-0004")) == 3
     with pytest.raises(UsageError, match="no slides fit"):
@@ -209,16 +208,16 @@ def test_a_dead_server_ends_a_long_list_early(server: Server, tmp_path: Path) ->
 
 
 def test_a_list_whose_pages_overlap_is_read_again(server: Server, tmp_path: Path) -> None:
-    server.add(*(made_file(number, 1) for number in range(2500)))
-    server.list_fault = lambda number: "unsorted" if number <= 3 else "ok"
-    assert fetch(server, tmp_path, dry_run=True).slides == 2500
+    server.add(*(made_file(number, 1) for number in range(1500)))
+    server.list_fault = lambda number: "unsorted" if number <= 2 else "ok"
+    assert fetch(server, tmp_path, LISTING, dry_run=True).slides == 1500
 
 
 def test_a_list_that_never_is_whole_is_refused(server: Server, tmp_path: Path) -> None:
-    server.add(*(made_file(number, 1) for number in range(2500)))
+    server.add(*(made_file(number, 1) for number in range(1500)))
     server.list_fault = lambda _: "unsorted"
-    with pytest.raises(DownloadError, match="lists 2500 files but gives"):
-        fetch(server, tmp_path, dry_run=True)
+    with pytest.raises(DownloadError, match="lists 1500 files but gives"):
+        fetch(server, tmp_path, LISTING, dry_run=True)
 
 
 @pytest.mark.parametrize("fault", ["html", "garbage"])
@@ -425,13 +424,12 @@ def test_three_thousand_files_arrive_from_a_bad_server(server: Server, tmp_path:
     usual = [fault for fault in FAULTS if fault != "stall"]
     server.fault = lambda _path, number: chance.choice(usual) if number < 3 and chance.random() < 0.3 else "ok"
     server.list_fault = lambda number: ["500", "unsorted", "429", "reset"][number] if number < 4 else "ok"
-    patience = replace(QUICK, read_s=5.0)  # the server takes its time to list so many
-    result = fetch(server, tmp_path, patience, jobs=8)
+    result = fetch(server, tmp_path, LISTING, jobs=8)
     assert_nothing_wrong(server, tmp_path, result)
     reasons = {problem["message"].rpartition(": ")[2] for problem in result.failed}
     assert reasons == {"a web page came in place of the file"}
     server.fault = lambda _path, _number: "ok"
-    again = fetch(server, tmp_path, patience, jobs=8)
+    again = fetch(server, tmp_path, LISTING, jobs=8)
     assert (again.fetched, again.exit_code) == (len(result.failed), 0)
     assert_nothing_wrong(server, tmp_path, again)
 

@@ -19,6 +19,7 @@ from wsiseg.config.fetch import (
 )
 from wsiseg.run.errors import UsageError
 from wsiseg.run.pace import spoken, spoken_size
+from wsiseg.slides.split import SPLITS
 
 if TYPE_CHECKING:
     from wsiseg.fetch.tcga import TcgaResult
@@ -152,13 +153,10 @@ def model(streams: Streams, config: FetchModelConfig) -> None:
 
 def _tcga_table(result: "TcgaResult") -> Iterator[str]:
     yield f"{'site':<24} {'tumor':>7} {'normal':>7} {'cases':>7} {'size':>9}"
-    for site, counts in result.sites.items():
-        yield _tcga_row(site, counts)
-    yield _tcga_row("all", {**result.labels, "cases": result.cases, "bytes": result.bytes})
+    every = {**result.labels, "cases": result.cases, "bytes": result.bytes}
+    yield from (_tcga_row(site, counts) for site, counts in {**result.sites, "all": every}.items())
     yield ""
-    for split in ("train", "val", "test"):
-        if split in result.splits:
-            yield _tcga_row(split, result.splits[split])
+    yield from (_tcga_row(split, result.splits[split]) for split in SPLITS if split in result.splits)
     size = result.bytes_to_fetch
     if result.seconds is not None and result.bytes_per_second is not None:
         speed = f"{spoken_size(result.bytes_per_second)}/s, measured on one connection"

@@ -18,16 +18,7 @@ from wsiseg.slides import barcode
 _CASE_LETTERS = len("TCGA-BH-A0B7")
 _STRATEGIES = {"tissue": "Tissue Slide", "diagnostic": "Diagnostic Slide"}
 _SITES = {"lung": "Bronchus and lung", "liver": "Liver and intrahepatic bile ducts"}
-_CODES = {
-    "tumor": {f"{code:02}" for code in range(1, 10)},
-    "normal": {f"{code:02}" for code in range(10, 15)},
-    "primary tumor": {"01"},
-    "recurrent tumor": {"02"},
-    "additional - new primary": {"05"},
-    "metastatic": {"06"},
-    "additional metastatic": {"07"},
-    "solid tissue normal": {"11"},
-}
+_CODES = {"tumor": {f"{code:02}" for code in range(1, 10)}, "normal": {f"{code:02}" for code in range(10, 15)}}
 
 
 @dataclass
@@ -138,7 +129,7 @@ def _site_name(word: str) -> str:
 
 
 def _sample_codes(words: Iterable[str]) -> set[str]:
-    """Return the two-digit codes of sample types that are named by a word, by the GDC's name or by a code."""
+    """Return the two-digit codes of sample types that are named by a word or by a code."""
     codes: set[str] = set()
     for word in words:
         known = {word} if re.fullmatch("[0-9]{2}", word) else _CODES.get(word.lower())
