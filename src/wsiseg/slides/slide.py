@@ -58,10 +58,8 @@ class SlideFacts:
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Self:
         """Rebuild the facts from JSON, where tuples are lists."""
-        values: dict[str, Any] = {
-            name: tuple(stored[name]) if isinstance(stored[name], list) else stored[name]
-            for name in cls.__dataclass_fields__
-        }
+        known = {name: stored[name] for name in cls.__dataclass_fields__}
+        values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in known.items()}
         return cls(**values)
 
     def difference(self, known: Self) -> str:
@@ -84,6 +82,12 @@ class Slide:
         mpp: Micrometers per level-0 pixel, in place of what the file says.
         longest_read_s: Seconds after which reading is given up; every method that reads then raises `StalledError`.
 
+    Attributes:
+        size_px: Width and height of level 0; `level_sizes_px` has those of every level, finest first.
+        properties: What the file says of itself, as OpenSlide names it.
+        mpp: Micrometers per level-0 pixel along x and y; `pixel_size` tells where they come from.
+        warnings: What is odd about them.
+
     Raises:
         NotASlideError: The file is not a slide.
         PixelSizeError: No pixel size is known, or the one found cannot be true.
@@ -93,17 +97,17 @@ class Slide:
 
     def __init__(self, path: Path | str, *, mpp: float | None = None, longest_read_s: float = LONGEST_READ_S) -> None:
         self._file, self.longest_read_s = SlideFile(Path(path), longest_read_s), longest_read_s
-        self.path = self._file.path
-        self.properties = self._file.properties
-        self.size_px: tuple[int, int] = self._file.level_sizes_px[0]
+        self.path, self.properties = self._file.path, self._file.properties
+        self.level_sizes_px = self._file.level_sizes_px
+        self.size_px = width, height = self.level_sizes_px[0]
+        levels = zip(self.level_sizes_px, self._file.level_downsamples, strict=True)
+        self.levels = tuple(pyramid.Level(size, (width / size[0], height / size[1]), down) for size, down in levels)
         try:
-            width, height = self.size_px
-            levels = zip(self._file.level_sizes_px, self._file.level_downsamples, strict=True)
-            self.levels = tuple(pyramid.Level(size, (width / size[0], height / size[1]), down) for size, down in levels)
             self.pixel_size: PixelSize = self._pixel_size(mpp)
         except BaseException:
             self.close()
             raise
+        self.mpp, self.warnings = self.pixel_size.mpp, self.pixel_size.warnings
 
     def _pixel_size(self, user: float | None) -> PixelSize:
         try:
@@ -124,21 +128,6 @@ class Slide:
     def close(self) -> None:
         """Free the file."""
         self._file.close()
-
-    @property
-    def mpp(self) -> tuple[float, float]:
-        """Micrometers per level-0 pixel along x and y."""
-        return self.pixel_size.mpp
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What is odd about the slide's pixel size."""
-        return self.pixel_size.warnings
-
-    @property
-    def level_sizes_px(self) -> tuple[tuple[int, int], ...]:
-        """Width and height of every level, finest first."""
-        return tuple(level.size_px for level in self.levels)
 
     @property
     def bounds_px(self) -> tuple[int, int, int, int] | None:
