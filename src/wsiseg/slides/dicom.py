@@ -41,7 +41,6 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
 _MOST_TEXT_BYTES = 1024
 _MOST_ELEMENTS = 100_000
-_MOST_NESTED = 32
 
 _Tag = tuple[int, int]
 
@@ -143,8 +142,6 @@ def _values(file: BinaryIO) -> dict[_Tag, str]:
             values[tag] = file.read(length).decode("ascii", "replace").strip(" \0")
         else:
             file.seek(length, 1)
-        if depth > _MOST_NESTED:
-            break
         if not depth and _SERIES <= tag < _ITEM_END:
             return values
     raise ValueError("elements without an end")
