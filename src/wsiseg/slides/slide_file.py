@@ -1,5 +1,6 @@
 """Opening slides and reading regions of them: the only module that knows OpenSlide."""
 
+import io
 import os
 import struct
 import tempfile
@@ -265,11 +266,11 @@ def _decoders_kept_quiet() -> Iterator[IO[str]]:
     with _PROCESS, warnings.catch_warnings(), _nameless_file() as file:
         warnings.simplefilter("ignore")
         try:
-            kept = os.dup(2)
-        except OSError:  # nobody reads standard error
+            kept, aside = os.dup(2), file.fileno()
+        except OSError:  # nobody reads standard error, or no file can be made to take it
             yield file
             return
-        os.dup2(file.fileno(), 2)
+        os.dup2(aside, 2)
         try:
             yield file
         finally:
@@ -281,4 +282,7 @@ def _nameless_file() -> IO[str]:
     """Open a file in memory where the system has such: in a container no folder for others may be writable."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("decoder"), "w+", encoding="utf-8", errors="replace")
-    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+    try:
+        return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+    except OSError:
+        return io.StringIO()
