@@ -127,7 +127,7 @@ def test_camelyon_outlines_cover_what_painting_them_covers(data: Path) -> None:
             for one in content[key]:
                 points = ((np.array(one["vertices"]) - low) / step - 0.5).ravel().tolist()
                 ImageDraw.Draw(image).polygon(points, fill=int(key == "positive"))
-        painted = np.count_nonzero(np.asarray(image)) * step**2
+        painted = sum(image.histogram()[1:]) * step**2
         assert read(path).tumor.total == pytest.approx(painted, rel=0.04), path.name
 
 
