@@ -30,7 +30,8 @@ class PaddedConvolution(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Pad [n, c, h, w] and convolve it."""
-        convolved: Tensor = self.convolution(functional.pad(image, self.padding))
+        # The value is named, as ONNX Runtime makes padding a part of the convolution only where it is.
+        convolved: Tensor = self.convolution(functional.pad(image, self.padding, value=0.0))
         return convolved
 
 
