@@ -22,8 +22,7 @@ from wsiseg.config.export import CardFacts, ExportConfig
 from wsiseg.config.predict import PredictConfig
 from wsiseg.exporting.dilation import exportable
 from wsiseg.exporting.export import Exported, export
-from wsiseg.exporting.graphs import DenseGraph
-from wsiseg.exporting.onnx_graph import to_onnx
+from wsiseg.exporting.onnx_graph import DenseGraph, to_onnx
 from wsiseg.exporting.origin import of_classifier
 from wsiseg.exporting.parity import Answers, OnnxGraph, compared
 from wsiseg.exporting.precision import to_int8

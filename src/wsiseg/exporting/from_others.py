@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wsiseg.exporting.from_wsinfer import Prepare
-from wsiseg.exporting.graphs import TileGraph
+from wsiseg.exporting.onnx_graph import TileGraph
 from wsiseg.exporting.origin import Origin, class_index, of_classifier, of_tiles
 from wsiseg.network.network import IMAGENET_MEAN, IMAGENET_STD, TIMM, TileClassifier, build, whole
 from wsiseg.network.weights import StateDict, read_state_dict

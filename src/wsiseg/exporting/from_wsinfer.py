@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from wsiseg.exporting.graphs import TileGraph
+from wsiseg.exporting.onnx_graph import TileGraph
 from wsiseg.exporting.origin import Origin, class_index, of_tiles
 from wsiseg.network.network import TIMM, whole
 from wsiseg.network.weights import read_state_dict

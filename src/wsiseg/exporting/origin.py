@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsiseg.exporting.dilation import exportable, native_stride
-from wsiseg.exporting.graphs import DenseGraph, TileGraph
+from wsiseg.exporting.onnx_graph import DenseGraph, TileGraph
 from wsiseg.exporting.parity import Answers, Floats, batches
 from wsiseg.network.known_tissue import KnownTissue, limit_of
 from wsiseg.network.network import TileClassifier
