@@ -1,5 +1,6 @@
 """The same graph with fewer bits: float16 for GPUs, 8-bit integers for CPUs."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -32,8 +33,7 @@ class Reduced(NamedTuple):
 def to_float16(graph: OnnxGraph, held_out: Sample) -> Reduced:
     """Compute with float16, between the same uint8 input and float32 outputs; distances stay in float32."""
     convert = runtime("onnxruntime.transformers.float16").convert_float_to_float16
-    copied = onnx.ModelProto()
-    copied.CopyFrom(graph.model)
+    copied = copy.deepcopy(graph.model)
     # Deviations are small differences of large squares.
     distances = [node.name for node in copied.graph.node if node.name.startswith("/distance/")]
     half = OnnxGraph(tidied(convert(copied, keep_io_types=True, node_block_list=distances)))
@@ -75,8 +75,7 @@ def to_int8(graph: OnnxGraph, samples: Samples, note: Callable[[str], None], *, 
 
 def measured_ranges(model: onnx.ModelProto, names: Sequence[str], tiles: NDArray[np.uint8]) -> dict[str, Range]:
     """Return the least and the largest value of tensors of a graph over tiles (uint8[n, tile, tile, 3])."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+    watched = copy.deepcopy(model)
     del watched.graph.output[:]
     for name in names:
         watched.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
@@ -91,16 +90,12 @@ def measured_ranges(model: onnx.ModelProto, names: Sequence[str], tiles: NDArray
 
 def _centred(graph: OnnxGraph, tiles: NDArray[np.uint8], wanted: Answers) -> OnnxGraph:
     """Shift the bias of the dense head so that the mean logit is what it was."""
-    name = head_bias(graph.model)
-    if name is None:
-        return graph
-    shift = np.mean(_logits(wanted.probabilities) - _logits(graph.answers(tiles).probabilities))
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
-    for tensor in model.graph.initializer:
-        if tensor.name == name:
-            moved = numpy_helper.to_array(tensor) + np.float32(shift)
-            tensor.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), name))
+    model = copy.deepcopy(graph.model)
+    bias = head_bias(model)
+    if bias is not None:
+        shift = np.mean(_logits(wanted.probabilities) - _logits(graph.answers(tiles).probabilities))
+        moved = numpy_helper.to_array(bias) + np.float32(shift)
+        bias.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), bias.name))
     return OnnxGraph(model)
 
 

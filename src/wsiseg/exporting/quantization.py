@@ -5,6 +5,7 @@ instructions have fast products. The graph keeps its float operators between pai
 DequantizeLinear, which ONNX Runtime turns into integer kernels when it loads the file.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
@@ -56,15 +57,12 @@ def layers(model: onnx.ModelProto) -> list[str]:
     return found if has_map else found[:-1]
 
 
-def head_bias(model: onnx.ModelProto) -> str | None:
-    """Name the bias of the dense head: of the layer with a single filter over many channels."""
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    found = [
-        node.input[2]
-        for node in model.graph.node
-        if node.op_type == "Conv" and len(node.input) > 2 and shapes.get(node.input[1], (0, 0))[0] == 1  # noqa: PLR2004  input, weights, bias
-    ]
-    return found[0] if len(found) == 1 else None
+def head_bias(model: onnx.ModelProto) -> onnx.TensorProto | None:
+    """Find the bias of the dense head: of the layer with a single filter over many channels."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    biased = [node.input for node in model.graph.node if node.op_type == "Conv" and len(node.input) > 2]  # noqa: PLR2004  input, weights, bias
+    found = [bias for _, weights, bias in biased if weights in tensors and tensors[weights].dims[0] == 1]
+    return tensors.get(found[0]) if len(found) == 1 else None
 
 
 def tensors(model: onnx.ModelProto, names: Collection[str]) -> list[str]:
@@ -80,8 +78,7 @@ def quantised(model: onnx.ModelProto, names: Collection[str], ranges: Mapping[st
         names: The layers, out of `layers`.
         ranges: Of every tensor in `tensors`.
     """
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
+    copied = copy.deepcopy(model)
     _Rewriting(copied, _Plan(copied, names), ranges).run()
     return copied
 

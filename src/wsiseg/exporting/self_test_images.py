@@ -1,5 +1,7 @@
 """Choose images for a model file's self-test, and see that its answers move when any layer is changed."""
 
+import copy
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -50,8 +52,7 @@ def unseen_layers(model: onnx.ModelProto, test: SelfTest) -> list[str]:
     names = [
         list(layers)[place] for place in np.linspace(0, len(layers) - 1, min(len(layers), _MOST_LAYERS)).astype(int)
     ]
-    changeable = onnx.ModelProto()
-    changeable.CopyFrom(model)
+    changeable = copy.deepcopy(model)
     for tensor in {tensor.name: tensor for tensors in layers.values() for tensor in tensors}.values():
         # What is an input too may be given another value for one run.
         changeable.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
