@@ -20,7 +20,7 @@ class TrainConfig(Config):
 
     gone: ClassVar[Mapping[str, Gone]] = {
         "balance": Gone("c0 and c1 weigh slides without and with tumour"),
-        "compile": Gone("leave it out: no run that was measured earned its slow start back"),
+        "compile": Gone("leave it out: that it pays off was never measured"),
         "guard": Gone("leave slides whose label you doubt out of the cohort"),
         "loss": Gone("a tile costs its cross-entropy"),
         "optimizer": Gone("Adam always moves the weights"),
