@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -23,28 +22,6 @@ _SHOWN = {"auc": "pixel AUC", "auc_background": "with background", "precision": 
           "f1": "F1", "slide_auc": "AUC of slides"}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ShownTile:
-    """A tile of the page: its slide, its probability, and a JPEG of it."""
-
-    slide: str
-    probability: float
-    jpeg: bytes
-
-
-def striking_tiles(scores: Sequence[Scored], *, highest: bool) -> list[ShownTile]:
-    """Read the tiles of highest or lowest probability, few of each slide."""
-    sign = -1 if highest else 1
-    found = []
-    for one in scores:
-        chosen = np.argsort(sign * one.logits, kind="stable")[:_PER_SLIDE]
-        found += [(sign * float(one.logits[k]), float(one.probabilities[k]), one, int(one.indices[k])) for k in chosen]
-    return [
-        ShownTile(one.slide.slide, probability, encoded(one.slide.read(np.array([index]))[0]))
-        for _, probability, one, index in sorted(found, key=lambda item: item[0])[:_TILES]
-    ]
-
-
 def training_page(
     title: str,
     facts: Mapping[str, str],
@@ -62,7 +39,7 @@ def training_page(
     ]
     if scores:
         for highest, name in ((True, "Most"), (False, "Least")):
-            tiles = "".join(map(_figure, striking_tiles(scores, highest=highest)))
+            tiles = "".join(_striking(scores, highest=highest))
             parts.append(f'<h2>{name} tumour-like tiles of validation slides</h2><div class="row">{tiles}</div>')
     return page(title, "\n".join(parts))
 
@@ -102,12 +79,20 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"<figure>{drawing.svg()}</figure>"
 
 
-def _figure(tile: ShownTile) -> str:
-    name = escape(tile.slide)
-    return (
-        f'<figure><img src="{picture_address("jpeg", tile.jpeg)}" width="150" height="150" alt="tile of {name}">'
-        f"<figcaption>{name}<br>{tile.probability:.3f}</figcaption></figure>"
-    )
+def _striking(scores: Sequence[Scored], *, highest: bool) -> Iterator[str]:
+    """Yield figures of the tiles of highest or lowest probability, few of each slide."""
+    found = []
+    for place, one in enumerate(scores):
+        strikes = -one.logits if highest else one.logits
+        found += [(float(strikes[k]), place, int(k)) for k in np.argsort(strikes, kind="stable")[:_PER_SLIDE]]
+    for _, place, k in sorted(found)[:_TILES]:
+        one = scores[place]
+        name = escape(one.slide.slide)
+        address = picture_address("jpeg", encoded(one.slide.read(one.indices[k : k + 1])[0]))
+        yield (
+            f'<figure><img src="{address}" width="150" height="150" alt="tile of {name}">'
+            f"<figcaption>{name}<br>{one.probabilities[k]:.3f}</figcaption></figure>"
+        )
 
 
 def _number(value: float | None) -> str:
