@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wsiseg.mathematics.grid import Grid, mean_of_tiles, share_of_cells, sizes_of_parts, tile_window
+from wsiseg.mathematics.grid import Grid, block_means, mean_of_tiles, share_of_cells, sizes_of_parts, tile_window
 from wsiseg.run.errors import UsageError
 
 
@@ -113,3 +113,15 @@ def test_a_cell_is_the_mean_of_the_known_tiles_over_it(cells: int, rows: int, co
                 weights[place] = window[i] * window[j]
         expected = np.sum(weights * np.where(known, values, 0)) / weights.sum() if weights.any() else np.nan
         np.testing.assert_allclose(found[row, column], expected, rtol=1e-5)
+
+
+@given(st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_blocks_are_averaged_as_plain_python_would(shape: tuple[int, int], side: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    values, counted = random.random(shape).astype(np.float32), random.random(shape) < 0.6
+    found = block_means(np.where(counted, values, np.nan), counted, side)
+    assert found.shape == tuple(-(-size // side) for size in shape)
+    for row, column in np.ndindex(*found.shape):
+        block = np.s_[row * side : (row + 1) * side, column * side : (column + 1) * side]
+        expected = values[block][counted[block]].mean() if counted[block].any() else np.nan
+        np.testing.assert_allclose(found[row, column], expected, rtol=1e-6)

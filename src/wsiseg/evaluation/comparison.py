@@ -138,7 +138,7 @@ def _absent(config: EvaluateConfig, found: frozenset[str]) -> tuple[str, ...]:
     """
     absent = _classes(config).absent(found)
     if found and config.tumor_class and set(config.tumor_class) <= set(absent):
-        text = f"tumor-class {', '.join(config.tumor_class)}: no truth has such a class"
+        text = f"tumor-class {', '.join(config.tumor_class)}: no truth that could be read has such a class"
         raise UsageError(text, f"its classes are: {', '.join(sorted(found))}")
     return absent
 

@@ -45,13 +45,6 @@ class _Part(NamedTuple):
     windows: slice
     reading: "Future[NDArray[np.bool_]]"
 
-    def readable(self) -> NDArray[np.bool_] | Exception:
-        """Wait until all is read, or return why it cannot be."""
-        try:
-            return self.reading.result()
-        except (WsisegError, OSError) as error:
-            return error
-
 
 @dataclass
 class _Batch:
@@ -72,7 +65,7 @@ class _Batch:
     def outcomes(self) -> tuple[list[_Outcome], float]:
         """Wait for what is read and ask the model: what came of each part, and the seconds spent waiting."""
         began = time.monotonic()
-        read = [part.readable() for part in self.parts]
+        failures = [part.reading.exception() for part in self.parts]  # once all is read
         waited, asking = time.monotonic() - began, self.parts[0].asking
         # A batch that is not full goes as it is to an accelerator, which would tune itself anew for another size.
         images = self.images if asking.plan.runs_on else self.images[: self.count]
@@ -82,9 +75,12 @@ class _Batch:
             return [error] * len(self.parts), waited
         found: list[_Outcome] = []
         begin = 0
-        for part, readable in zip(self.parts, read, strict=True):
+        for part, failure in zip(self.parts, failures, strict=True):
             mine = slice(begin, begin + part.windows.stop - part.windows.start)
-            found.append(readable if isinstance(readable, Exception) else (answer.part(mine), readable))
+            if isinstance(failure, WsisegError | OSError):
+                found.append(failure)
+            else:
+                found.append((answer.part(mine), part.reading.result()))
             begin = mine.stop
         return found, waited
 
