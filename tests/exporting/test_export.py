@@ -327,7 +327,7 @@ def test_networks_without_a_regular_map_give_tiles_only(cohort: Path, tmp_path: 
         export(ExportConfig(run=run, out=tmp_path / "n.onnx", output_stride=16))
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", [pytest.param("fp16", marks=pytest.mark.slow), "int8"])
 def test_fewer_bits_follow_closely(
     trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path, precision: str, exported: Exported
 ) -> None:

@@ -134,6 +134,7 @@ def test_tiles_are_resized_as_pillow_does(data: Path) -> None:
         np.testing.assert_array_equal(prepared.permute(0, 2, 3, 1).round().to(torch.uint8).numpy(), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_one_of_many_classes_is_chosen_by_name(tiles: Images, tmp_path: Path) -> None:
     names = ["lepidic", "acinar", "solid"]
@@ -202,7 +203,7 @@ def test_folders_that_are_no_wsinfer_model(network: nn.Module, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arch", "classes", "is_dense"),
     [
-        ("resnet18", 1, True),
+        pytest.param("resnet18", 1, True, marks=pytest.mark.slow),
         pytest.param("densenet121", 2, True, marks=pytest.mark.slow),
         ("mobilenet_v3_small", 1, False),
         ("resnet18", 4, False),
