@@ -48,10 +48,9 @@ def mapped(pixels: Pixels, heatmap: Heatmap, scale: float) -> Pixels:
     )
     there = np.ix_(rows, columns)
     probabilities, labels = heatmap.probabilities[there], heatmap.labels[there]
-    looked, threshold = labels > 0, heatmap.threshold
-    # Colours turn in the middle of their scale: the threshold is put there.
-    probabilities = np.interp(probabilities, (0, threshold, 1), (0, HALF, 1)).astype(np.float32)
-    pixels[looked] = (1 - OPACITY) * pixels[looked] + OPACITY * colored(probabilities[looked])
+    looked = labels > 0
+    colors = colored(probabilities[looked], heatmap.threshold)
+    pixels[looked] = (1 - OPACITY) * pixels[looked] + OPACITY * colors
     pixels[labels == UNKNOWN_LABEL] = UNKNOWN
     pixels[rim(labels == TUMOR_LABEL, LINE)] = INK
     return pixels

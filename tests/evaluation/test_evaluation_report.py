@@ -141,7 +141,7 @@ def test_error_pictures_tell_hits_misses_and_false_alarms_apart() -> None:
     found = error_pixels(shown, 0.5)[0]
     assert [tuple(one) for one in found[:5]] == [COLORS[name] for name in expected]
     assert tuple(found[5]) == (255, 255, 255)
-    assert tuple(map_pixels(shown)[0, 4]) == (255, 255, 255)
+    assert tuple(map_pixels(shown, 0.5)[0, 4]) == (255, 255, 255)
     assert tuple(truth_pixels(shown)[0, 0]) == COLORS["hit"]
     assert tuple(truth_pixels(shown)[0, 5]) == (255, 255, 255)
     at_threshold = error_pixels(picture([[0.3, 0.3]], [[0.5, 0.49]]), 0.3)[0]
@@ -150,7 +150,7 @@ def test_error_pictures_tell_hits_misses_and_false_alarms_apart() -> None:
 
 def test_what_is_left_out_is_hatched_in_every_picture() -> None:
     shown = picture(np.full((6, 6), 0.9), np.ones((6, 6)), np.tile([0, 0.4, 0.5, 1, 1, 1], (6, 1)))
-    for pixels in (truth_pixels(shown), map_pixels(shown), error_pixels(shown, 0.5)):
+    for pixels in (truth_pixels(shown), map_pixels(shown, 0.5), error_pixels(shown, 0.5)):
         hatch = {tuple(pixel) for row in pixels[:, 2:] for pixel in row}
         assert hatch == {COLORS["left out"], (255, 255, 255)}
         assert not {tuple(pixel) for row in pixels[:, :2] for pixel in row} & hatch
@@ -158,7 +158,7 @@ def test_what_is_left_out_is_hatched_in_every_picture() -> None:
 
 def test_what_is_unknown_is_neither_hit_nor_miss_and_its_truth_is_shown() -> None:
     shown = picture(np.full((6, 6), 0.9), np.tile([0, 0, 0, 1, 1, 1], (6, 1)), unknown=np.ones((6, 6)))
-    for pixels in (map_pixels(shown), error_pixels(shown, 0.5)):
+    for pixels in (map_pixels(shown, 0.5), error_pixels(shown, 0.5)):
         assert {tuple(pixel) for row in pixels for pixel in row} == {DARK, LIGHT}
     assert {tuple(pixel) for pixel in truth_pixels(shown)[0]} == {COLORS["rest"], COLORS["hit"]}
 

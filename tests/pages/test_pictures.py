@@ -36,7 +36,7 @@ def test_cells_are_coloured_where_somebody_looked_and_tumour_is_outlined(tmp_pat
     assert (slide == 200).all()
     assert (mapped[:200] == 200).all(), "nobody looked there"
     for value, pixel in ((0.1, mapped[300, 300]), (0.9, mapped[600, 600])):
-        color = colored(np.array([value], np.float32))[0].astype(float)
+        color = colored(np.array([value], np.float32), 0.5)[0].astype(float)
         np.testing.assert_allclose(pixel, 200 * (1 - OPACITY) + color * OPACITY, atol=1)
     is_ink = (mapped == INK).all(-1)
     assert is_ink[400, 400:].all()
@@ -71,8 +71,15 @@ def test_cells_that_reach_beyond_the_slide_are_cut(tmp_path: Path) -> None:
     assert int(np.flatnonzero(is_ink[400])[0]) == pytest.approx(SIDE / 1.25, abs=1)
 
 
-def test_colours_go_from_blue_over_yellow_to_red() -> None:
-    low, middle, high = colored(np.array([0, 0.5, 1], np.float32)).astype(int)
+@pytest.mark.parametrize("threshold", [0.0, 0.07, 0.23, 0.5, 0.9, 1.0])
+def test_colours_turn_from_blue_to_red_at_the_threshold(threshold: float) -> None:
+    at = min(max(threshold, 0.01), 0.99)
+    low, below, middle, above, high = colored(
+        np.array([0, 0.7 * at, at, at + 0.3 * (1 - at), 1], np.float32), threshold
+    ).astype(int)
     assert low[2] > low[0]
     assert high[0] > high[2]
-    assert min(middle[:2]) > middle[2]
+    assert min(middle[:2]) > middle[2] or at in {0.01, 0.99}, "yellow"
+    if 0.05 < threshold < 0.95:
+        assert below[2] > below[0], "cold below the threshold"
+        assert above[0] > above[2] + 100, "warm above it"

@@ -215,7 +215,7 @@ def _pictures(records: Sequence[SlideRecord], slides: Sequence[Compared], thresh
             continue
         shown = (
             ("truth", truth_pixels(picture)),
-            ("map", map_pixels(picture)),
+            ("map", map_pixels(picture, threshold)),
             ("error", error_pixels(picture, threshold)),
         )
         figures = "".join(

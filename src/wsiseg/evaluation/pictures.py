@@ -77,11 +77,11 @@ def truth_pixels(picture: JudgedPicture) -> NDArray[np.uint8]:
     return _hatched(pixels, picture, with_unknown=False)
 
 
-def map_pixels(picture: JudgedPicture) -> NDArray[np.uint8]:
-    """Return the probabilities as uint8[rows, columns, 3], from blue to red, white where nobody looked."""
+def map_pixels(picture: JudgedPicture, threshold: float) -> NDArray[np.uint8]:
+    """Return the probabilities as uint8[rows, columns, 3], red from the threshold on, white where nobody looked."""
     judged = ~np.isnan(picture.probabilities)
     pixels = np.full((*judged.shape, 3), 255, np.uint8)
-    pixels[judged] = colored(picture.probabilities[judged])
+    pixels[judged] = colored(picture.probabilities[judged], threshold)
     return _hatched(pixels, picture)
 
 

@@ -25,15 +25,15 @@ KEY_OF_UNKNOWN = f"repeating-linear-gradient(45deg, rgb{LIGHT} 0 3px, rgb{DARK} 
 """A CSS background that looks like what is unknown."""
 
 
-def colored(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return probabilities (any shape, no NaN) as colours from blue (0) over pale yellow (0.5) to red (1)."""
-    return _palette()[_shades(probabilities)]
+def colored(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+    """Return probabilities (any shape, no NaN) as colours from blue (0) over pale yellow (the threshold) to red (1)."""
+    return _palette(threshold)[_shades(probabilities)]
 
 
-def _palette() -> NDArray[np.uint8]:
-    """Return uint8[256, 3], the colours of probabilities in steps of 1/255."""
+def _palette(threshold: float) -> NDArray[np.uint8]:
+    """Return uint8[256, 3], the colours of probabilities in steps of 1/255; those of tumour are warm."""
     places, colors = [stop for stop, _ in _STOPS], np.asarray([color for _, color in _STOPS], float)
-    steps = np.linspace(0, 1, 256)
+    steps = np.interp(np.linspace(0, 1, 256), (0, np.clip(threshold, 0.01, 0.99), 1), (0, 0.5, 1))
     return np.stack([np.interp(steps, places, colors[:, channel]) for channel in range(3)], -1).round().astype(np.uint8)
 
 
@@ -106,7 +106,7 @@ def _mapped(
 ) -> Image.Image:
     """Lay the tumour map over a picture of the slide; probabilities are NaN where nobody judged."""
     shades = _enlarged(_shades(probabilities), plain.size, extent)
-    shades.putpalette(_palette().tobytes())
+    shades.putpalette(_palette(threshold).tobytes())
     over = Image.blend(plain, shades.convert("RGB"), _OPACITY)
     looked = _enlarged(~np.isnan(probabilities), plain.size, extent)
     pixels = np.array(Image.composite(over, plain, looked))
@@ -180,7 +180,7 @@ def _framed(picture: Image.Image, title: str, notes: list[str]) -> Image.Image:
 def _legend(framed: Image.Image, threshold: float, *, has_unknown: bool) -> None:
     """Draw the colour scale in the lower left corner, and what is unknown where there is any."""
     width, height, left, top = 200, 12, 12, framed.height - 28
-    bar = colored(np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1)))
+    bar = colored(np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1)), threshold)
     framed.paste(Image.fromarray(bar), (left + 110, top))
     draw, font = ImageDraw.Draw(framed), ImageFont.load_default(13)
     draw.text((left, top - 2), "p(tumour)   0", fill=INK, font=font)

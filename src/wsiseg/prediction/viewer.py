@@ -110,14 +110,14 @@ class Overlay:
 
 def viewer_bar() -> str:
     """Return what stays at the top while the maps scroll: the slider, the keys and the legend."""
-    stops = ", ".join(f"rgb({r} {g} {b})" for r, g, b in colored(np.linspace(0, 1, 21, dtype=np.float32)))
-    high = tuple(colored(np.array([0.75], np.float32))[0].tolist())
+    stops = ", ".join(f"rgb({r} {g} {b})" for r, g, b in colored(np.linspace(0, 1, 21, dtype=np.float32), 0.5))
+    high = tuple(colored(np.array([0.75], np.float32), 0.5)[0].tolist())
     return (
         '<div class="bar"><label>Map <input type="range" id="opacity" min="0" max="100" step="5" value="60"> '
         '<output id="opacity-value">60 %</output></label>'
         "<span><kbd>←</kbd> <kbd>→</kbd> or <kbd>-</kbd> <kbd>+</kbd> change how much of the map shows, "
         "<kbd>n</kbd> and <kbd>p</kbd> go to the next and the previous slide</span>"
-        "<span>Tissue by its probability of tumour: "
+        "<span>Tissue by its probability of tumour, warm from the threshold on: "
         f'0<span class="scale" style="background: linear-gradient(to right, {stops})"></span>1'
         f'<span class="key outlined" style="border-color: rgb{OUTLINE}; background: rgb{high}"></span>tumour '
         f'<span class="key" style="width: 1.6em; background: {KEY_OF_UNKNOWN}"></span>unknown tissue, not judged; '
@@ -208,7 +208,7 @@ def histogram(heatmap: Heatmap) -> Drawing:
     shapes.append(
         Text(left, 14, f"{values.size:,} judged cells; the highest bar has {counts.max():,} (logarithmic)", 11)
     )
-    colors = colored(((np.arange(_BINS) + 0.5) / _BINS).astype(np.float32))
+    colors = colored(((np.arange(_BINS) + 0.5) / _BINS).astype(np.float32), heatmap.threshold)
     for number, (count, color) in enumerate(zip(counts, colors, strict=True)):
         height = (below - top) * math.log1p(count) / math.log1p(counts.max() or 1)
         at = left + number * step
@@ -258,7 +258,7 @@ def _png(values: NDArray[np.float32], unknown: NDArray[np.bool_], threshold: flo
     indices = np.where(filled < 0, 0, 1 + (filled * (_STEPS - 1)).round()).astype(np.uint8)
     indices[unknown] = _STEPS + 2 - is_line(unknown.shape, *_HATCH_PX)[unknown]
     indices[rim(filled >= threshold, line_px)] = _STEPS + 3
-    colors = colored(np.linspace(0, 1, _STEPS, dtype=np.float32))
+    colors = colored(np.linspace(0, 1, _STEPS, dtype=np.float32), threshold)
     image = Image.fromarray(indices)
     image.putpalette(bytes((255, 255, 255)) + colors.tobytes() + bytes((*DARK, *LIGHT, *OUTLINE)))
     buffer = io.BytesIO()
