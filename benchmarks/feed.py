@@ -192,9 +192,9 @@ def child(task: dict[str, Any]) -> None:
     from wsiseg.config.predict import PredictConfig  # noqa: PLC0415  of the checkout that is measured
     from wsiseg.model_file.model_file import ModelFile  # noqa: PLC0415  the same
     from wsiseg.prediction.predict import predict_slides  # noqa: PLC0415  the same
-    from wsiseg.run.record import Silent  # noqa: PLC0415  the same
+    from wsiseg.run.record import Progress  # noqa: PLC0415  the same
 
-    class Watch(Silent):
+    class Watch(Progress):
         moments: list[tuple[float, int]] = []  # noqa: RUF012  one object
 
         def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:  # noqa: ARG002  the protocol's

@@ -20,7 +20,7 @@ from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.prediction.predict import predict_slides
-from wsiseg.run.record import Run, Silent
+from wsiseg.run.record import Progress, Run
 from wsiseg.tiles.store import TileStore
 from wsiseg.tiles.tile import tile
 
@@ -28,7 +28,7 @@ OLD = Path(__file__).parent / "data" / "version-0.1"
 RUN_OF: dict[str, dict[str, Any]] = {"run": {"train_last": 1, "micro_batch": 12}, "frozen": {"freeze": True}}
 
 
-class Notes(Silent):
+class Notes(Progress):
     def __init__(self) -> None:
         self.texts: list[str] = []
 

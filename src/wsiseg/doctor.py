@@ -17,7 +17,7 @@ from wsiseg.model_file.model_file import ModelFile, default_model_path
 from wsiseg.model_file.onnx_session import GET_CUDA, PROVIDERS, available_providers, has_fast_int8, runtime
 from wsiseg.run.errors import DeviceError, ModelFileError, PixelSizeError, SlideError
 from wsiseg.run.machine import cores, memory_bytes
-from wsiseg.run.record import Progress, Silent
+from wsiseg.run.record import Progress
 from wsiseg.run.version import __version__
 from wsiseg.slides.slide import Slide
 
@@ -64,7 +64,7 @@ def doctor(config: DoctorConfig, progress: Progress | None = None) -> Findings:
         with slide:
             facts["slide"] = dict(_slide(slide, has_pixel_size=not complaint))
             if config.deep:
-                bad = list(_unreadable(slide, config.threads, progress or Silent()))
+                bad = list(_unreadable(slide, config.threads, progress or Progress()))
                 facts["slide"]["unreadable tiles"] = len(bad)
                 problems += bad[:_MOST_NAMED]
                 problems += [f"and {len(bad) - _MOST_NAMED} more tiles"] if len(bad) > _MOST_NAMED else []

@@ -23,7 +23,7 @@ from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
 from wsiseg.model_file.model_file import ModelFile, default_model_path
 from wsiseg.run.errors import UsageError, WsisegError
-from wsiseg.run.record import Silent
+from wsiseg.run.record import Progress
 from wsiseg.tiles.pcam_files import BASE, FILES, name
 
 PATCHES = 600
@@ -146,7 +146,7 @@ def test_patches_of_unknown_slides_are_drawn_singly(tmp_path: Path, model: Path)
     assert 0.01 < high - low < 0.2
 
 
-class Stops(Silent):
+class Stops(Progress):
     """Interrupt after so many patches."""
 
     def __init__(self, after: int) -> None:

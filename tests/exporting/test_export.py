@@ -35,13 +35,13 @@ from wsiseg.network.network import Checkpoint, TileClassifier, build
 from wsiseg.network.stage import Stage
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.errors import GateError, ModelFileError, UsageError, WsisegError
-from wsiseg.run.record import Silent
+from wsiseg.run.record import Progress
 from wsiseg.slides.cohort import Cohort
 
 Images = NDArray[np.uint8]
 
 
-class Notes(Silent):
+class Notes(Progress):
     def __init__(self) -> None:
         self.lines: list[str] = []
 

@@ -17,7 +17,7 @@ from making.slides import stained_picture
 from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.predict import predict_slides
-from wsiseg.run.record import Progress, Run, Silent, SlideRecord
+from wsiseg.run.record import Progress, Run, SlideRecord
 
 Mount = Callable[..., None]
 MakeSlide = Callable[..., Path]
@@ -89,7 +89,7 @@ def test_a_disk_that_fills_while_results_are_written_fails_those_slides_alone(
     folder, _ = disk
     out, filler = folder / "out", folder / "filler"
 
-    class Watcher(Silent):
+    class Watcher(Progress):
         def slide(self, slide: str, tiles: int) -> None:  # noqa: ARG002  its own matter
             if slide == "s1":
                 _fill(filler, but=12_000)
@@ -104,7 +104,7 @@ def test_a_disk_that_fills_while_results_are_written_fails_those_slides_alone(
         config = PredictConfig.checked(inputs=names, model=[str(model)], out=out, tissue="none")
         return {record.slide: record for record in predict_slides(config, progress).slides}
 
-    assert run(Silent(), 0)["s0"].status == "ok"
+    assert run(Progress(), 0)["s0"].status == "ok"
     before = digest(out)
     found = run(Watcher(), 1, 0)
     assert {slide: record.status for slide, record in found.items()} == {"s0": "up_to_date", "s1": "failed"}
@@ -114,7 +114,7 @@ def test_a_disk_that_fills_while_results_are_written_fails_those_slides_alone(
     assert "No space left" in failed.message
     assert {name: value for name, value in digest(out).items() if name in before} == before
     _nothing_half_written(out)
-    assert run(Silent(), 1, 0)["s1"].status == "ok"
+    assert run(Progress(), 1, 0)["s1"].status == "ok"
 
 
 def test_a_read_only_folder_is_one_sentence_and_keeps_what_is_in_it(
@@ -137,7 +137,7 @@ def test_a_slide_that_vanishes_after_it_was_listed_fails_by_name_and_the_others_
 ) -> None:
     paths = [make_slide(f"{name}.tiff") for name in "abcdef"]
 
-    class Thief(Silent):
+    class Thief(Progress):
         def slide(self, slide: str, tiles: int) -> None:  # noqa: ARG002  its own matter
             if slide == "a":
                 paths[4].unlink()
@@ -157,7 +157,7 @@ def test_a_slide_that_vanishes_while_it_is_read_fails_by_name(
     large = np.tile(stained_picture(1000, 1000), (5, 6, 1))  # more than the reader's cache holds
     paths = [make_slide("a.tiff", large, compression="jpeg"), make_slide("b.tiff")]
 
-    class Thief(Silent):
+    class Thief(Progress):
         def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:  # noqa: ARG002  its own matter
             if slide == "a" and tiles:
                 paths[0].unlink(missing_ok=True)

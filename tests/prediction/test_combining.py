@@ -20,7 +20,7 @@ from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.mapping import combined
 from wsiseg.prediction.predict import predict_slides
-from wsiseg.run.record import Run, Silent
+from wsiseg.run.record import Progress, Run
 
 MakeSlide = Callable[..., Path]
 shares = st.one_of(st.just(np.nan), st.floats(0, 1, width=32))
@@ -62,7 +62,7 @@ def models(folder: Path) -> list[Path]:
     ]
 
 
-def run(out: Path, slide: Path, chosen: list[Path], watch: Silent | None = None, **settings: Any) -> Run:
+def run(out: Path, slide: Path, chosen: list[Path], watch: Progress | None = None, **settings: Any) -> Run:
     settings = {"model": [str(path) for path in chosen], "tissue": "none", "map": "dense", **settings}
     return predict_slides(PredictConfig.checked(inputs=[str(slide)], out=out, **settings), watch)
 
@@ -99,7 +99,7 @@ def test_one_model_has_one_channel(tmp_path: Path, slide: Path) -> None:
     assert Heatmap.open(record.outputs["zarr"]).disagreement is None
 
 
-class Listener(Silent):
+class Listener(Progress):
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.tiles = 0

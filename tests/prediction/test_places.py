@@ -14,7 +14,7 @@ from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.errors import UsageError
-from wsiseg.run.record import Silent, SlideRecord
+from wsiseg.run.record import Progress, SlideRecord
 
 MakeSlide = Callable[..., Path]
 SIDE = 1792  # 8 tiles
@@ -31,7 +31,7 @@ def slide(make_slide: MakeSlide) -> Path:
     return make_slide("slides/a.tiff", noise)
 
 
-class Listener(Silent):
+class Listener(Progress):
     def __init__(self) -> None:
         self.notes: list[str] = []
 
@@ -39,7 +39,7 @@ class Listener(Silent):
         self.notes.append(text)
 
 
-def run(model: Path, out: Path, slide: Path, watch: Silent | None = None, **settings: Any) -> tuple[SlideRecord, ...]:
+def run(model: Path, out: Path, slide: Path, watch: Progress | None = None, **settings: Any) -> tuple[SlideRecord, ...]:
     settings = {"tissue": "none", "map": "tile", **settings}
     config = PredictConfig.checked(inputs=[str(slide)], model=[str(model)], out=out, **settings)
     return predict_slides(config, watch).slides

@@ -27,7 +27,7 @@ from wsiseg.config.tile import TileConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.predict import _models_of_worker, predict_slides
 from wsiseg.run.errors import ModelFileError, NotASlideError, OutputError, UsageError
-from wsiseg.run.record import Run, Silent
+from wsiseg.run.record import Progress, Run
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.tile import tile
 
@@ -47,7 +47,7 @@ def disc(width: int, height: int, center: tuple[float, float], radius: float) ->
     return np.where(is_dark[..., None], PURPLE, PINK)
 
 
-class Heard(Silent):
+class Heard(Progress):
     """Remembers what a person would have read."""
 
     def __init__(self) -> None:
@@ -64,7 +64,9 @@ class Heard(Silent):
         self.details.append(text)
 
 
-def run(model: Path | list[Path], out: Path, *inputs: Path | str, watch: Silent | None = None, **settings: Any) -> Run:
+def run(
+    model: Path | list[Path], out: Path, *inputs: Path | str, watch: Progress | None = None, **settings: Any
+) -> Run:
     models = [str(path) for path in (model if isinstance(model, list) else [model])]
     config = {"inputs": [str(path) for path in inputs], "model": models, "out": out, **settings}
     return predict_slides(PredictConfig.checked(**config), watch)

@@ -24,7 +24,7 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.page import predict_page
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.prediction.viewer import KEPT_PX, Results, overlay, shown_px, slide_jpeg, smaller_jpeg
-from wsiseg.run.record import Failure, Run, Silent, SlideRecord
+from wsiseg.run.record import Failure, Progress, Run, SlideRecord
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 PINK, PURPLE = np.array((222, 172, 204), np.uint8), np.array((96, 44, 124), np.uint8)
@@ -41,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_color_filter_model(tmp_path_factory.mktemp("model") / "colors.onnx", licence="CC-BY-4.0")
 
 
-def run(model: Path, out: Path, *inputs: Path, watch: Silent | None = None, **settings: Any) -> str:
+def run(model: Path, out: Path, *inputs: Path, watch: Progress | None = None, **settings: Any) -> str:
     config = PredictConfig.checked(inputs=[str(path) for path in inputs], model=[str(model)], out=out, **settings)
     predict_slides(config, watch)
     return next(out.glob("report*.html")).read_text()
@@ -253,7 +253,7 @@ def test_a_shard_has_a_page_of_its_own(model: Path, tmp_path: Path, make_slide: 
 
 
 def test_an_interrupted_run_leaves_a_page_of_what_is_done(model: Path, tmp_path: Path, make_slide: MakeSlide) -> None:
-    class Impatient(Silent):
+    class Impatient(Progress):
         def done(self, record: SlideRecord) -> None:  # noqa: ARG002  named by the protocol
             raise KeyboardInterrupt
 

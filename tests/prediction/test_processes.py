@@ -11,13 +11,13 @@ from wsiseg.config.predict import PredictConfig
 from wsiseg.prediction.processes import in_processes
 from wsiseg.run.errors import DeviceError, UsageError
 from wsiseg.run.machine import cores
-from wsiseg.run.record import Progress, Silent, SlideRecord
+from wsiseg.run.record import Progress, SlideRecord
 from wsiseg.slides.cohort import CohortSlide
 
 ROWS = [CohortSlide(f"s{number}", Path(f"s{number}.tiff")) for number in range(9)]
 
 
-class Watch(Silent):
+class Watch(Progress):
     def __init__(self) -> None:
         self.said: list[str] = []
         self.tiles = 0
@@ -69,7 +69,7 @@ def test_a_slide_that_kills_three_processes_has_failed_and_the_others_are_done()
 
 def test_what_fails_in_a_process_is_raised_here() -> None:
     with pytest.raises(DeviceError, match="cuda:1: is not here; use another"):
-        list(in_processes(["cuda:1"], mapped, ROWS, Silent()))
+        list(in_processes(["cuda:1"], mapped, ROWS, Progress()))
 
 
 def test_devices_are_named_in_a_list() -> None:

@@ -16,7 +16,7 @@ from making.slides import stained_picture
 from wsiseg.config.predict import PredictConfig
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.errors import StalledError
-from wsiseg.run.record import Silent
+from wsiseg.run.record import Progress
 from wsiseg.slides.slide import Slide
 from wsiseg.slides.time_limit import TimeLimit
 
@@ -96,7 +96,7 @@ def test_a_slide_that_hangs_half_way_is_given_up_and_the_others_are_done(
 
     with ExitStack() as stack:
 
-        class Disk(Silent):
+        class Disk(Progress):
             is_there = True
 
             def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:  # noqa: ARG002  its own matter

@@ -17,7 +17,7 @@ from PIL import Image
 
 from wsiseg.config.tile import TileConfig
 from wsiseg.run.errors import UsageError
-from wsiseg.run.record import Run, Silent
+from wsiseg.run.record import Progress, Run
 from wsiseg.slides.cohort import Cohort
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.store import TileStore, store_path
@@ -112,7 +112,7 @@ def test_tiles_cover_the_tissue_and_say_where_it_is(real: tuple[Run, Path], data
 def test_a_second_run_does_nothing_and_another_setting_is_told(make_slide: MakeSlide, tmp_path: Path) -> None:
     slide, out = make_slide("a.tiff"), tmp_path / "out"
 
-    class Listener(Silent):
+    class Listener(Progress):
         def __init__(self) -> None:
             self.notes: list[str] = []
 

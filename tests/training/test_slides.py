@@ -15,7 +15,7 @@ from making.tiled import SMALL, TILE_PX, training
 from wsiseg.config.tile import TileConfig
 from wsiseg.network.network import build
 from wsiseg.run.errors import UsageError
-from wsiseg.run.record import Silent
+from wsiseg.run.record import Progress
 from wsiseg.tiles.tile import tile
 from wsiseg.training.cautions import cautions, cost, looks
 from wsiseg.training.features import Compute
@@ -24,7 +24,7 @@ from wsiseg.training.slides import evenly, labelled_slides, spread, tile_truths
 from wsiseg.training.train import train
 
 
-class Listening(Silent):
+class Listening(Progress):
     def __init__(self) -> None:
         self.said: list[str] = []
 

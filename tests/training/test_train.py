@@ -23,7 +23,7 @@ from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import Checkpoint, build, load_classifier
 from wsiseg.network.weights import read_torch
 from wsiseg.run.errors import DeviceError, UsageError, WsisegError
-from wsiseg.run.record import Silent
+from wsiseg.run.record import Progress
 from wsiseg.training.bags import TileSource
 from wsiseg.training.fit import better
 from wsiseg.training.processes import Processes, device_name, interleaved
@@ -31,7 +31,7 @@ from wsiseg.training.slides import labelled_slides, tile_truths
 from wsiseg.training.train import Trained, precision_on, train
 
 
-class Listening(Silent):
+class Listening(Progress):
     """Remembers what a person would have read."""
 
     def __init__(self) -> None:

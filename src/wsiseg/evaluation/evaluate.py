@@ -17,7 +17,7 @@ from wsiseg.heatmap.opening import prediction_files
 from wsiseg.mathematics.metrics import best_threshold, curve
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.outputs import write_text
-from wsiseg.run.record import Progress, Silent, SlideRecord
+from wsiseg.run.record import Progress, SlideRecord
 from wsiseg.slides.cohort import Cohort, CohortSlide
 
 _MOST_NAMES = 3  # in a note; the report holds all
@@ -34,7 +34,7 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
         UsageError: A folder, the cohort, its split or a measure that a gate names does not exist.
         WsisegError: No slide at all could be compared.
     """
-    progress = progress or Silent()
+    progress = progress or Progress()
     if config.out is not None and config.out.resolve() in {place.resolve() for place in config.predictions}:
         raise UsageError(f"{config.out}: its report.html is that of predict", "give --out another folder")
     if config.pcam is not None:

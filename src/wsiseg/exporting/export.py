@@ -25,7 +25,7 @@ from wsiseg.model_file.model_file import ModelFile
 from wsiseg.model_file.onnx_session import has_fast_int8, runtime
 from wsiseg.run.errors import GateError, ModelFileError, UsageError
 from wsiseg.run.outputs import write_text, written_whole
-from wsiseg.run.record import Progress, Silent
+from wsiseg.run.record import Progress
 from wsiseg.run.version import __version__
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
         GateError: The file would not follow the network closely enough; nothing was written.
         WsisegError: A checkpoint or tile store cannot be read.
     """
-    progress = progress or Silent()
+    progress = progress or Progress()
     mark = _mark(config)
     earlier = _earlier(config, mark, progress)
     if earlier is not None:

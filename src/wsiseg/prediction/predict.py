@@ -17,7 +17,7 @@ from wsiseg.prediction.pipeline import Setting, records
 from wsiseg.prediction.places import Places
 from wsiseg.prediction.processes import in_processes, on_cluster
 from wsiseg.run.errors import ModelFileError, UsageError
-from wsiseg.run.record import Progress, Run, RunFile, Silent, SlideRecord, now
+from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, now
 from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import Cohort, CohortSlide
 from wsiseg.slides.slide import Slide
@@ -59,7 +59,7 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
         DeviceError: The device is not available.
         OutputError: Nothing can be written to `config.out`.
     """
-    progress = progress or Silent()
+    progress = progress or Progress()
     cohort = Cohort.from_inputs(config.inputs, sys.stdin if "-" in config.inputs else ())
     rows = [row for row in cohort.slides if _is_in_shard(row.slide, config.shard)]
     names = [row.slide for row in cohort.slides if not row.skipped]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from wsiseg.model_file.onnx_session import runtime
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.machine import CORES, cores
-from wsiseg.run.record import Progress, Silent, SlideRecord
+from wsiseg.run.record import Progress, SlideRecord
 from wsiseg.slides.cohort import CohortSlide
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class _Shared:
         self.start(worker.device)
 
 
-class _Told(Silent):
+class _Told(Progress):
     """What watches in a process: all that matters is told to the process that prints."""
 
     def __init__(self, pipe: Connection) -> None:
@@ -216,7 +216,7 @@ def on_cluster(address: str, work: Work, device: str, rows: Sequence[CohortSlide
 
 
 def _alone(row: CohortSlide, work: Work, device: str) -> SlideRecord:
-    (record,) = work([row], Silent(), device)
+    (record,) = work([row], Progress(), device)
     return record
 
 

@@ -125,10 +125,6 @@ class Progress:
         """Tell something that only a person who asked for more wants to know."""
 
 
-class Silent(Progress):
-    """Nobody watches."""
-
-
 class RunFile:
     """`run.json` while the run goes on: whole at every moment, finished also when the run is interrupted.
 

@@ -17,7 +17,7 @@ from wsiseg.mathematics.grid import Grid
 from wsiseg.pages import pictures as report
 from wsiseg.run.errors import SlideError, UsageError, WsisegError
 from wsiseg.run.outputs import written_whole
-from wsiseg.run.record import Progress, Run, RunFile, Silent, SlideRecord, Status, now
+from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, Status, now
 from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import Cohort, CohortSlide
 from wsiseg.slides.slide import Slide
@@ -42,7 +42,7 @@ def tile(config: TileConfig, progress: Progress | None = None) -> Run:
         UsageError: The inputs name nothing, the cohort is wrong, or a tissue mask belongs to no slide.
         OutputError: Nothing can be written to `config.out`.
     """
-    progress = progress or Silent()
+    progress = progress or Progress()
     cohort = Cohort.from_inputs(config.inputs, sys.stdin if "-" in config.inputs else ())
     tissue = TissueChoice.of(config.tissue, [slide.slide for slide in cohort.slides if not slide.skipped])
     progress.begin(len(cohort.slides))

@@ -16,7 +16,7 @@ from wsiseg.run.errors import DeviceError, UsageError
 from wsiseg.run.machine import cores
 from wsiseg.run.memory import keep_freed_memory
 from wsiseg.run.outputs import write_text
-from wsiseg.run.record import Progress, Silent
+from wsiseg.run.record import Progress
 from wsiseg.training.cautions import cautions, cost, looks
 from wsiseg.training.colors import Colors, cohort_colors
 from wsiseg.training.configurations import settings_of_grid, write_grid
@@ -95,7 +95,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
     keep_freed_memory()
     torch.set_num_threads(min(torch.get_num_threads(), cores()))  # torch knows no quota of containers
     with joined_processes() as processes:
-        progress = progress if progress and processes.is_first else Silent()
+        progress = progress if progress and processes.is_first else Progress()
         slides = labelled_slides(config.cohort, progress.note, config.max_tiles)
         truths = tile_truths(config.truth, slides, progress.note) if config.truth else {}
         inputs = fingerprints(config, slides, truths)
