@@ -15,7 +15,7 @@ from typing import Any
 from wsiseg.config.doctor import DoctorConfig
 from wsiseg.model_file.model_file import ModelFile, default_model_path
 from wsiseg.model_file.onnx_session import GET_CUDA, PROVIDERS, available_providers, has_fast_int8, runtime
-from wsiseg.run.errors import DeviceError, ModelFileError, PixelSizeError, SlideError
+from wsiseg.run.errors import DeviceError, ModelFileError, PixelSizeError, SlideError, shortened
 from wsiseg.run.machine import cores, memory_bytes
 from wsiseg.run.record import Progress
 from wsiseg.run.version import __version__
@@ -66,8 +66,7 @@ def doctor(config: DoctorConfig, progress: Progress | None = None) -> Findings:
             if config.deep:
                 bad = list(_unreadable(slide, config.threads, progress or Progress()))
                 facts["slide"]["unreadable tiles"] = len(bad)
-                problems += bad[:_MOST_NAMED]
-                problems += [f"and {len(bad) - _MOST_NAMED} more tiles"] if len(bad) > _MOST_NAMED else []
+                problems += shortened(bad, _MOST_NAMED, " tiles")
     return Findings(facts, tuple(problems))
 
 

@@ -11,6 +11,7 @@ import shapely
 
 from wsiseg.annotations.coverage import Polygons
 from wsiseg.annotations.outlines import AnnotationError, Outline
+from wsiseg.run.errors import shortened
 
 Meaning = Literal["tumor", "hole", "ignored", "other", "unknown"]
 
@@ -141,6 +142,5 @@ def _layered(layers: list[tuple[Any, bool]]) -> Any:  # noqa: ANN401  shapely ge
 
 def unknown_classes(file: str, classes: Iterable[str]) -> AnnotationError:
     """Make the error for a file all of whose classes could mean anything."""
-    names = sorted(classes)
-    listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-    return AnnotationError(f"{file}: nothing is of a class known as tumour, but of {listed}", _CHOOSE)
+    names = ", ".join(shortened(sorted(classes), _SHOWN))
+    return AnnotationError(f"{file}: nothing is of a class known as tumour, but of {names}", _CHOOSE)

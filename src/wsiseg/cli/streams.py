@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
-from wsiseg.run.errors import NotASlideError
+from wsiseg.run.errors import NotASlideError, shortened
 from wsiseg.run.pace import Pace, spoken_size
 from wsiseg.run.record import Progress, Run, SlideRecord
 
@@ -81,9 +81,8 @@ class Streams(Progress):
             (path for record in run.slides for path in record.outputs.values()),
         )
         if run.has_no_slide:
-            names = [Path(record.path).name for record in run.slides]
-            more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-            text = f"none of the files can be read as a slide: {', '.join(names[:_MOST_NAMED])}{more}"
+            names = shortened([Path(record.path).name for record in run.slides], _MOST_NAMED)
+            text = f"none of the files can be read as a slide: {', '.join(names)}"
             raise NotASlideError(text, "name slides; others than those of the reference must be converted first")
         return run.exit_code
 

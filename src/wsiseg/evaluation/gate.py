@@ -19,7 +19,7 @@ from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.froc import FALSE_ALARMS
 from wsiseg.evaluation.measures import MODES
 from wsiseg.evaluation.metrics_file import Gate, Report, figure
-from wsiseg.run.errors import UsageError
+from wsiseg.run.errors import UsageError, shortened
 
 _MOST_ROWS = 200
 _MOST_SUMMARY_BYTES = 1_000_000  # under GitHub's 1 MiB
@@ -197,10 +197,9 @@ def summary(report: Report) -> str:
     lines += [f"| measure | {' | '.join(report.columns)} | slides |", "|---" * (len(report.columns) + 2) + "|"]
     lines += [f"| {name} | {' | '.join(texts)} | {report.counted} |" for name, texts in report.rows.items()]
     lines += ["", "| slide | status | AUC | F1 | |", "|---|---|---|---|---|"]
-    lines += [_slide_row(slide.model_dump()) for slide in report.slides[:_MOST_ROWS]]
-    more = len(report.slides) - _MOST_ROWS
-    text = "\n".join([*lines, *([f"\nand {more} more slides, see slides.csv"] if more > 0 else [])]) + "\n"
-    return text.encode()[:_MOST_SUMMARY_BYTES].decode(errors="ignore")
+    rows = [_slide_row(slide.model_dump()) for slide in report.slides]
+    lines += shortened(rows, _MOST_ROWS, " slides, see slides.csv")
+    return ("\n".join(lines) + "\n").encode()[:_MOST_SUMMARY_BYTES].decode(errors="ignore")
 
 
 def annotations(report: Report) -> list[str]:

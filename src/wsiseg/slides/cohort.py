@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from wsiseg.run.errors import UsageError
+from wsiseg.run.errors import UsageError, shortened
 from wsiseg.run.outputs import write_text
 from wsiseg.slides import discovery, split, table
 from wsiseg.slides.cohort_slide import CohortSlide, contradictions, distinct, of_one_case, slide_of
@@ -140,6 +140,4 @@ def _unique(found: Sequence[tuple[CohortSlide, bool]]) -> list[CohortSlide]:
 def _refuse(sentence: str, problems: Sequence[str]) -> None:
     """Raise a UsageError with one line for each problem, if there are any."""
     if problems:
-        more = len(problems) - _MOST_PROBLEMS_SHOWN
-        shown = [*problems[:_MOST_PROBLEMS_SHOWN], *([f"and {more} more"] if more > 0 else [])]
-        raise UsageError("\n  ".join([sentence, *shown]))
+        raise UsageError("\n  ".join([sentence, *shortened(problems, _MOST_PROBLEMS_SHOWN)]))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wsiseg.annotations.coverage import Area, Mask
 from wsiseg.annotations.outlines import AnnotationError
 from wsiseg.annotations.truth import REGION_SUFFIXES, open_region
-from wsiseg.run.errors import SlideError, UsageError
+from wsiseg.run.errors import SlideError, UsageError, shortened
 from wsiseg.slides.blocks import MOST_UNREADABLE
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.tissue import MASK_MPP, TissueMask, find_tissue, mask_over
@@ -45,7 +45,7 @@ def named_after(option: str, setting: str, slides: Sequence[str]) -> dict[str, P
     files = {name: one for one in found if (name := _slide_name(one))}
     unused = sorted(one.name for name, one in files.items() if name not in set(slides))
     if unused or not files:
-        names = ", ".join(unused[:_SHOWN]) + (", ..." if len(unused) > _SHOWN else "")
+        names = ", ".join(shortened(unused, _SHOWN))
         what = f"{names} would not be used: no slide has that name" if unused else "no masks and no GeoJSON in it"
         raise UsageError(f"{option} {setting}: {what}", f"name them after the slides, as {slides[0]}.png")
     return files

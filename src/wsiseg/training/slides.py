@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wsiseg.annotations.truth import Reading, open_truth, truth_files
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.mathematics.metrics import Floats
-from wsiseg.run.errors import UsageError
+from wsiseg.run.errors import UsageError, shortened
 from wsiseg.slides.cohort import Cohort, CohortSlide
 from wsiseg.tiles.store import TileStore, open_packed, store_path
 
@@ -105,10 +105,10 @@ def labelled_slides(
         slides.append(_labelled(row, row.label, split, store, most_tiles))
     if missing:
         advice = f"run wsiseg tile again, or take the slides out of {cohort.name}"
-        raise UsageError(f"{cohort}: no tile store beside it for {_some(missing)}", advice)
+        raise UsageError(f"{cohort}: no tile store beside it for {', '.join(shortened(missing, _SHOWN))}", advice)
     empty = [slide.slide for slide in slides if not slide.tiles]
     if empty:
-        note(f"left out, having no tiles: {_some(empty)}")
+        note(f"left out, having no tiles: {', '.join(shortened(empty, _SHOWN))}")
     usable = tuple(slide for slide in slides if slide.tiles)
     _check(cohort, usable)
     return usable
@@ -136,11 +136,6 @@ def _check(cohort: Path, slides: Sequence[LabelledSlide]) -> None:
     if len(sizes) > 1:
         kinds = " and ".join(f"{side} px of {mpp:g} um" for side, mpp in sorted(sizes))
         raise UsageError(f"{cohort}: its tile stores differ: {kinds}", "run wsiseg tile again with --overwrite")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True)
