@@ -129,41 +129,6 @@ def test_a_site_without_any_map_does_not_meet_its_gate(folder: Path, tmp_path: P
     assert "sites of which no slide could be evaluated: 1 (lung)" in report.notes
 
 
-def test_a_fall_below_the_baseline_is_a_gate(folder: Path, tmp_path: Path) -> None:
-    report_of(folder, out=tmp_path)
-    baseline = tmp_path / "metrics.json"
-    same = report_of(folder, baseline=baseline, max_drop=("auc=0", "site.colon.f1=0"))
-    assert (same.unmet, len(same.gates)) == ((), 2)
-    stored = json.loads(baseline.read_text())
-    stored["without_background"]["auc"]["value"] += 0.02
-    baseline.write_text(json.dumps(stored))
-    assert report_of(folder, baseline=baseline, max_drop=("auc=0.03",)).unmet == ()
-    fallen = report_of(folder, baseline=baseline, max_drop=("auc=0.01",))
-    assert fallen.exit_code == 3
-    assert fallen.unmet[0].baseline == stored["without_background"]["auc"]["value"]
-    baseline.write_text('{"schema": "other/1"}')
-    with pytest.raises(UsageError, match=r"is of schema other/1"):
-        report_of(folder, baseline=baseline, max_drop=("auc=0",))
-    with pytest.raises(UsageError, match="max-drop needs baseline"):
-        EvaluateConfig.checked(predictions=(folder,), truth=folder, max_drop=("auc=0",))
-
-
-def test_what_may_not_rise_far_above_the_baseline_is_a_gate_too(folder: Path, tmp_path: Path) -> None:
-    report_of(folder, out=tmp_path)
-    baseline = tmp_path / "metrics.json"
-    stored = json.loads(baseline.read_text())
-    stored["without_background"]["brier"]["value"] -= 0.02
-    baseline.write_text(json.dumps(stored))
-    assert report_of(folder, baseline=baseline, max_drop=("brier=0.03",)).unmet == ()
-    risen = report_of(folder, baseline=baseline, max_drop=("brier=0.01",))
-    assert [one.most for one in risen.unmet] == [pytest.approx(stored["without_background"]["brier"]["value"] + 0.01)]
-    for value in (None, float("nan")):
-        stored["without_background"]["brier"]["value"] = value
-        baseline.write_text(json.dumps(stored))
-        with pytest.raises(UsageError, match="has no value of brier"):
-            report_of(folder, predictions=(folder / "nowhere",), baseline=baseline, max_drop=("brier=0.01",))
-
-
 def test_junit_names_gates_and_slides(folder: Path, tmp_path: Path) -> None:
     report = report_of(folder, fail_under=("auc=1.5", "f1=0"), junit=tmp_path / "ci" / "junit.xml")
     suite = ElementTree.parse(tmp_path / "ci" / "junit.xml").getroot()[0]

@@ -1,17 +1,25 @@
 """The settings of `wsiseg evaluate`."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wsiseg.config.settings import IN_FILE, Config, Device, Shown
+from wsiseg.config.settings import IN_FILE, Config, Device, Gone, Shown
 
 PcamScale = Literal["native", "doubled"]
 
 
 class EvaluateConfig(Config):
     """Settings of `wsiseg evaluate`."""
+
+    gone: ClassVar = {
+        "baseline": Gone("give the least value itself, as --fail-under auc=0.79"),
+        "max-drop": Gone("give the least or largest value itself, with --fail-under or --fail-over"),
+        "froc": Gone(
+            "the script of the CAMELYON challenge counts lesions, from the cells of wsiseg predict --csv", is_flag=True
+        ),
+    }
 
     predictions: Annotated[tuple[Path, ...], Shown("argument", "PREDICTIONS...")] = ()
     """Folders of heatmaps that `wsiseg predict` wrote, or of the paper's published maps; further ones are compared with
@@ -38,18 +46,12 @@ class EvaluateConfig(Config):
     """Where coordinates begin on slides with bounds; `auto`: GeoJSON's at the bounds (QuPath), others at level 0."""
     truth_mpp: Annotated[float | None, IN_FILE] = Field(default=None, gt=0)
     """Micrometers per pixel of masks; where it is not given, a mask covers its slide."""
-    froc: Annotated[bool, IN_FILE] = False
-    """Measure the detection of single lesions as in CAMELYON too."""
     fail_under: tuple[str, ...] = ()
     """Least values of measures where higher is better, as `auc=0.8` or `site.breast.auc=0.7`."""
     fail_over: tuple[str, ...] = ()
     """Largest values of measures where lower is better, as `brier=0.2`."""
     allow_missing: bool = False
     """Let slides of the evaluated split have no map; else each of them fails."""
-    baseline: Annotated[Path | None, IN_FILE] = None
-    """A `metrics.json` to compare with."""
-    max_drop: Annotated[tuple[str, ...], IN_FILE] = ()
-    """How much worse than the baseline measures may be, as `auc=0.01`."""
     junit: Path | None = None
     """JUnit XML file to write."""
     resamples: Annotated[int, IN_FILE] = Field(default=1000, ge=0)
@@ -77,8 +79,6 @@ class EvaluateConfig(Config):
             (self.predictions and self.split, self.cohort, "--split needs --cohort, which names the slides of a split"),
             (self.pcam, self.model, "--pcam needs --model"),
             (self.grid, self.out, "--grid needs --out"),
-            (self.max_drop, self.baseline, "max-drop needs baseline"),
-            (self.baseline, self.max_drop, "baseline needs max-drop"),
         ):
             if given and not needed:
                 raise ValueError(sentence)
@@ -91,5 +91,5 @@ class EvaluateConfig(Config):
 
 _OF_MAPS = frozenset(EvaluateConfig.model_fields) - {"pcam", "model", "pcam_scale", "grid"}
 _OF_GRID = frozenset({"grid", "out"})
-_OF_PCAM = frozenset({"pcam", "model", "device", "out", "split", "threshold", "fail_under", "fail_over", "baseline"})
-_OF_PCAM |= {"max_drop", "junit", "resamples", "seed", "pcam_scale"}
+_OF_PCAM = frozenset({"pcam", "model", "device", "out", "split", "threshold", "fail_under", "fail_over"})
+_OF_PCAM |= {"junit", "resamples", "seed", "pcam_scale"}

@@ -13,7 +13,6 @@ from wsiseg.annotations.masks import ZeroedMapError
 from wsiseg.annotations.outlines import AnnotationError
 from wsiseg.annotations.truth import Reading, Truth, open_region, open_truth, truth_files
 from wsiseg.config.evaluate import EvaluateConfig
-from wsiseg.evaluation.froc import Lesions, find_lesions
 from wsiseg.evaluation.pictures import JudgedPicture, picture_of
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.opening import open_prediction
@@ -40,7 +39,6 @@ class Compared:
     background: tuple[float, float]  # level-0 pixels of tumour and of the rest where nobody looked
     unknown: tuple[float, float]  # the same in unknown tissue, which no measure is about
     picture: JudgedPicture | None  # for people, where one was asked for
-    lesions: Lesions | None  # single lesions and detections, where they were asked for
     notes: tuple[str, ...]  # what a person should know
     classes: frozenset[str] = frozenset()  # the classes that its truth has
 
@@ -197,7 +195,6 @@ def _compared(
         background=background,
         unknown=unknown,
         picture=picture_of(heatmap, tumor / cells, ignored / cells) if config.out else None,
-        lesions=find_lesions(heatmap, truth.tumor, ignored / cells) if config.froc else None,
         notes=notes + heatmap.warnings,
         classes=truth.classes,
     )

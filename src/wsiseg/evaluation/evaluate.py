@@ -8,7 +8,7 @@ from typing import Any, Self
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation import measures
 from wsiseg.evaluation.comparison import Compared, ComparedRun, compare_run
-from wsiseg.evaluation.gate import conditions, gates, junit, measures_of_patches, measures_of_slides
+from wsiseg.evaluation.gate import conditions, junit, measures_of_patches, measures_of_slides, with_values
 from wsiseg.evaluation.measures import MODES, Judged, Judging, number, numbers
 from wsiseg.evaluation.metrics_file import Comparison, Report, Threshold
 from wsiseg.evaluation.page import write_evaluation
@@ -42,9 +42,10 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
         report, slides = evaluate_pcam(config, progress)
     else:
         scope = Scope.of(config)
-        asked = conditions(config, measures_of_slides(scope.groups(), with_lesions=config.froc))
+        asked = conditions(config, measures_of_slides(scope.groups()))
         report, slides = _evaluated(config, scope, progress)
-    report = report.model_copy(update={"gates": gates(report.model_dump(mode="json", by_alias=True), asked)})
+    content = report.model_dump(mode="json")
+    report = report.model_copy(update={"gates": tuple(with_values(gate, content) for gate in asked)})
     if config.out is not None:
         write_evaluation(config.out, report, slides)
     if config.junit is not None:
@@ -110,7 +111,7 @@ def _with_missing(config: EvaluateConfig, scope: Scope, run: ComparedRun, progre
 
     Without a cohort these are the slides with a truth, where a gate is to speak of all of them.
     """
-    is_gate = bool(config.fail_under or config.fail_over or config.max_drop)
+    is_gate = bool(config.fail_under or config.fail_over)
     missing = [row for row in run.absent if scope.holds(row)] if scope.cohort or is_gate else []
     found = run.with_missing(missing, is_allowed=config.allow_missing)
     for record in found.records[len(run.records) :]:
@@ -155,7 +156,6 @@ def _report(config: EvaluateConfig, scope: Scope, run: ComparedRun, chosen: Sequ
         slide_auc=measures.slide_auc(chosen, judging),
         tumor_area=measures.tumor_area(chosen, judging),
         reliability=measures.reliability_table([one.tissue for one in chosen]),
-        froc=measures.lesion_measures(chosen),
         threshold=threshold,
         settings={
             "resamples": config.resamples, "resampled": "case" if has_cases else "slide", "seed": config.seed,

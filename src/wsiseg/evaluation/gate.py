@@ -7,16 +7,12 @@ commands: a summary holds at most 1 MiB, and of the annotations of a step ten ar
 """
 
 import difflib
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from wsiseg.config.evaluate import EvaluateConfig
-from wsiseg.evaluation.froc import FALSE_ALARMS
 from wsiseg.evaluation.measures import MODES
 from wsiseg.evaluation.metrics_file import Gate, Report, figure
 from wsiseg.run.errors import UsageError, shortened
@@ -25,7 +21,6 @@ _MOST_ROWS = 200
 _MOST_SUMMARY_BYTES = 1_000_000  # under GitHub's 1 MiB
 _MOST_ANNOTATIONS = 10
 _HIGHER, _LOWER, _EITHER = 1, -1, 0  # is better
-_GROUPS = {"site": "per_site", "split": "per_split", "location": "per_location"}
 _OVER_ALL = dict.fromkeys(("auc", "average_precision"), _HIGHER)
 _AT = {**dict.fromkeys(("precision", "recall", "specificity", "f1", "dice", "iou"), _HIGHER), "wrong_share": _LOWER}
 _UNKNOWN = dict.fromkeys(("unknown_share", "unknown_tumor_share", "unknown_other_share"), _LOWER)
@@ -50,70 +45,56 @@ _WHOLE = {
     **{f"tumor_area.{name}": _EITHER for name in ("truth_mm2", "called_mm2", "mean_error_mm2")},
     "tumor_area.mean_absolute_error_mm2": _LOWER,
 }
-_LESIONS = {"froc.score": _HIGHER, **{f"froc.sensitivity_at.{alarms:g}": _HIGHER for alarms in FALSE_ALARMS}}
+
+Named = tuple[tuple[str, ...], int]
 
 
-@dataclass(frozen=True)
-class Named:
-    """A measure that a condition can name."""
-
-    path: tuple[str, ...]  # the keys that lead to it in `metrics.json`
-    better: int  # 1 where higher is better, -1 where lower is, 0 where neither is
-
-
-def measures_of_slides(groups: Mapping[str, Iterable[str]], *, with_lesions: bool) -> dict[str, Named]:
+def measures_of_slides(groups: Mapping[str, Iterable[str]]) -> dict[str, Named]:
     """List the measures of slides that a condition can name, as `auc`, `site.breast.with_background.f1`, `slide_auc`.
 
     `groups` has the names of sites, splits and locations, by `site`, `split` and `location`.
+
+    Returns:
+        By name the keys that lead to it in `metrics.json`, and 1 where higher is better, -1 where lower is, else 0.
     """
-    places = [("", ()), *((f"{kind}.{name}.", (_GROUPS[kind], name)) for kind in groups for name in groups[kind])]
+    places = [("", ()), *((f"{kind}.{name}.", (f"per_{kind}", name)) for kind in groups for name in groups[kind])]
     found = {name: named for prefix, path in places for name, named in _block(prefix, path, _BLOCK | _OF_SLIDES)}
-    whole = _WHOLE | (_LESIONS if with_lesions else {})
-    # The last key of a sensitivity holds a dot itself, as in 0.25.
-    return found | {name: Named(tuple(name.split(".", 2)), better) for name, better in whole.items()}
+    return found | {name: (tuple(name.split(".")), better) for name, better in _WHOLE.items()}
 
 
 def measures_of_patches() -> dict[str, Named]:
-    """List the measures of PatchCamelyon that a condition can name."""
-    judged = {f"judged.{name}": Named(("judged", name), better) for name, better in _BLOCK.items()}
+    """List the measures of PatchCamelyon that a condition can name, as `measures_of_slides` does."""
+    judged = {f"judged.{name}": (("judged", name), better) for name, better in _BLOCK.items()}
     return dict(_block("", (), {**_BLOCK, "unknown_share": _LOWER})) | judged
 
 
 def _block(prefix: str, path: tuple[str, ...], measures: Mapping[str, int]) -> Iterator[tuple[str, Named]]:
     for written, mode in (("", MODES[0]), *((f"{mode}.", mode) for mode in MODES)):
         for name, better in measures.items():
-            yield f"{prefix}{written}{name}", Named((*path, mode, *name.split(".")), better)
+            yield f"{prefix}{written}{name}", ((*path, mode, *name.split(".")), better)
 
 
-def conditions(config: EvaluateConfig, measures: Mapping[str, Named]) -> list[tuple[Gate, Named]]:
-    """Read the conditions of the settings: gates without values yet, and where these will stand.
+def conditions(config: EvaluateConfig, measures: Mapping[str, Named]) -> list[Gate]:
+    """Read the conditions of the settings: gates without values yet.
 
     Raises:
-        UsageError: One cannot be read, names no measure or limits one where it is better, or the baseline lacks it.
+        UsageError: One cannot be read, names no measure or limits one where it is better.
     """
     found = []
-    for option, texts, wrong in (("fail-under", config.fail_under, _LOWER), ("fail-over", config.fail_over, _HIGHER)):
+    for option, bound, texts, wrong, side, other in (
+        ("--fail-under", "least", config.fail_under, _LOWER, "lower", "--fail-over"),
+        ("--fail-over", "most", config.fail_over, _HIGHER, "higher", "--fail-under"),
+    ):
         for text in texts:
-            name, named, limit = _read(f"--{option}", text, measures)
-            if named.better == wrong:
-                right = "--fail-over" if wrong == _LOWER else "--fail-under"
-                side = "lower" if wrong == _LOWER else "higher"
-                raise UsageError(f"--{option} {text}: {side} values of {name} are better", f"give {right} {text}")
-            bound = {"least" if option == "fail-under" else "most": limit}
-            found.append((Gate(measure=name, **bound), named))
-    before = _read_baseline(config.baseline) if config.baseline else {}
-    for text in config.max_drop:
-        name, named, drop = _read("max-drop", text, measures)
-        value = _value(before, named)
-        if value is None:
-            advice = "drop the condition or evaluate the baseline again"
-            raise UsageError(f"{config.baseline}: has no value of {name}", advice)
-        bound = {"most": value + drop} if named.better == _LOWER else {"least": value - drop}
-        found.append((Gate(measure=name, **bound, baseline=value), named))
+            name, limit = _read(option, text, measures)
+            path, better = measures[name]
+            if better == wrong:
+                raise UsageError(f"{option} {text}: {side} values of {name} are better", f"give {other} {text}")
+            found.append(Gate.model_validate({"measure": name, "path": path, bound: limit}))
     return found
 
 
-def _read(option: str, text: str, measures: Mapping[str, Named]) -> tuple[str, Named, float]:
+def _read(option: str, text: str, measures: Mapping[str, Named]) -> tuple[str, float]:
     name, _, number = text.partition("=")
     name = name.strip()
     try:
@@ -126,49 +107,23 @@ def _read(option: str, text: str, measures: Mapping[str, Named]) -> tuple[str, N
         alike = difflib.get_close_matches(name, measures, n=1)
         advice = f"did you mean {alike[0]}?" if alike else f"there are {', '.join((*_BLOCK, *_WHOLE))} and more"
         raise UsageError(f"{option} {text}: there is no measure {name} in what is evaluated", advice)
-    return name, measures[name], limit
+    return name, limit
 
 
-def _read_baseline(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        schema = content["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: cannot be read as metrics.json: {error}") from error
-    if schema != "wsiseg.metrics/1":
-        raise UsageError(f"{path}: is of schema {schema}, not wsiseg.metrics/1", "evaluate the baseline again")
-    return dict(content)
-
-
-def gates(content: Mapping[str, Any], conditions: Iterable[tuple[Gate, Named]]) -> tuple[Gate, ...]:
-    """Return the gates with the values that their measures have in the content of a `metrics.json`."""
-    found = []
-    for gate, named in conditions:
-        measure = _at(content, named)
-        interval = measure.get("ci95") if isinstance(measure, Mapping) else None
-        found.append(gate.model_copy(update={"value": _value(content, named), "ci95": interval and tuple(interval)}))
-    return tuple(found)
-
-
-def _at(content: Any, named: Named) -> Any:  # noqa: ANN401  any part of a JSON file
-    for key in named.path:
+def with_values(gate: Gate, content: Any) -> Gate:  # noqa: ANN401  the content of a JSON file
+    """Return a gate with the value that its measure has in the content of a `metrics.json`."""
+    for key in gate.path:
         content = content.get(key) if isinstance(content, Mapping) else None
-    return content
-
-
-def _value(content: Mapping[str, Any], named: Named) -> float | None:
-    """Return the number at a place of a `metrics.json`; None where there is none, also where it is NaN."""
-    found = _at(content, named)
-    value = found.get("value") if isinstance(found, Mapping) else found
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
+    measure = content if isinstance(content, Mapping) else {"value": content}
+    return Gate.model_validate({**dict(gate), "value": measure.get("value"), "ci95": measure.get("ci95")})
 
 
 def gate_lines(report: Report) -> Iterator[str]:
     """Yield a table of the gates that are not met, with the number of slides that they are over."""
     if report.unmet:
-        yield f"{'gate not met':32}{'value':>10}{'limit':>12}{'baseline':>10}"
+        yield f"{'gate not met':32}{'value':>10}{'limit':>12}"
     for gate in report.unmet:
-        yield f"{gate.measure:32}{figure(gate.value):>10}{gate.limit:>12}{figure(gate.baseline):>10}  {report.counted}"
+        yield f"{gate.measure:32}{figure(gate.value):>10}{gate.limit:>12}  {report.counted}"
 
 
 def junit(report: Report) -> str:

@@ -7,7 +7,6 @@ from typing import Any, Self
 import numpy as np
 
 from wsiseg.evaluation.comparison import Compared
-from wsiseg.evaluation.froc import FALSE_ALARMS, froc
 from wsiseg.evaluation.intervals import Resamples, interval
 from wsiseg.mathematics import metrics
 from wsiseg.mathematics.metrics import Curve, Floats, Pixels
@@ -180,21 +179,6 @@ def tumor_area(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
 def reliability_table(slides: Sequence[Pixels]) -> dict[str, list[float | None]]:
     """Compare scores with the share of tumour among their pixels, in ranges of equal width."""
     return {name: [number(value) for value in values] for name, values in vars(metrics.reliability(slides)).items()}
-
-
-def lesion_measures(slides: Sequence[Compared]) -> dict[str, Any] | None:
-    """Return the free-response ROC over slides with lesions; None where there are none.
-
-    Lesions that were not judged are neither found nor missed; where there are no others the score is None.
-    """
-    lesions = [one.lesions for one in slides if one.lesions is not None]
-    found = froc(lesions)
-    count, unjudged = sum(len(one.found) for one in lesions), sum(one.unjudged for one in lesions)
-    if not count + unjudged:
-        return None
-    at = {f"{alarms:g}": found.at(alarms) for alarms in FALSE_ALARMS} if found else {}
-    score = found.score if found else None
-    return {"score": score, "sensitivity_at": at, "lesions": count, "unjudged": unjudged, "slides": len(lesions)}
 
 
 def _mean_per_slide(slides: Sequence[Judged], mode: str, judging: Judging) -> dict[str, Any]:

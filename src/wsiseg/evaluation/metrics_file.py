@@ -36,7 +36,7 @@ class Gate(BaseModel):
     most: float | None = None
     value: float | None = None
     ci95: tuple[float, float] | None = None
-    baseline: float | None = None
+    path: tuple[str, ...] = Field(default=(), exclude=True)  # the keys that lead to the measure in `metrics.json`
 
     @property
     def is_met(self) -> bool:
@@ -84,7 +84,6 @@ class Report(BaseModel):
     unknown_share: dict[str, Any] | None = None
     tumor_area: dict[str, Any] | None = None
     reliability: dict[str, Any] | None = None
-    froc: dict[str, Any] | None = None
     threshold: Threshold
     runs: tuple[Comparison, ...] = ()
     gates: tuple[Gate, ...] = ()

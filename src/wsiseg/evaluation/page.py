@@ -116,21 +116,18 @@ def _gates(report: Report) -> str:
     verdicts = {True: '<span class="good">yes</span>', False: '<span class="bad">no</span>'}
     rows = [
         [
-            *map(escape, (gate.measure, figure(gate.value), gate.limit, figure(gate.baseline), report.counted)),
+            *map(escape, (gate.measure, figure(gate.value), gate.limit, report.counted)),
             verdicts[gate.is_met],
         ]
         for gate in report.gates
     ]
-    return "<h2>Gates</h2>" + table(["measure", "value", "limit", "baseline", "slides", "met"], rows)
+    return "<h2>Gates</h2>" + table(["measure", "value", "limit", "slides", "met"], rows)
 
 
 def _measures(report: Report) -> str:
     rows = [[escape(name), *texts] for name, texts in report.rows.items()]
     if report.slide_auc:
         rows.append(["AUC of whole slides", with_interval(report.slide_auc), ""])
-    if report.froc:
-        unjudged = f"{report.froc['unjudged']} lesions unjudged"
-        rows.append(["free-response ROC score", figure(report.froc["score"]), unjudged])
     return table(["measure", *report.columns, "over"], [[*row, report.counted] for row in rows])
 
 

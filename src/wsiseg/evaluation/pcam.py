@@ -98,7 +98,7 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, l
         **_figures(config, patches, threshold.value),
     )  # fmt: skip
     row, pixels = CohortSlide(slide=f"pcam-{split}", path=folder, case=f"pcam-{split}"), patches.pixels(patches.labels)
-    return report, [Compared(row, threshold.value, None, pixels, (0.0, 0.0), (0.0, 0.0), None, None, ())]
+    return report, [Compared(row, threshold.value, None, pixels, (0.0, 0.0), (0.0, 0.0), None, ())]
 
 
 @dataclass(frozen=True)

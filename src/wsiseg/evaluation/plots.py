@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from wsiseg.evaluation.comparison import Compared
-from wsiseg.evaluation.froc import froc
 from wsiseg.evaluation.measures import MODES, pooled_curves
 from wsiseg.evaluation.metrics_file import Report
 from wsiseg.mathematics.metrics import Curve
@@ -28,7 +27,6 @@ from wsiseg.run.outputs import csv_text, write_text
 
 NAMES = {"without_background": "without background", "with_background": "with background"}
 _STEPS = 200  # of the slider
-_FROC_WIDEST = 8.0
 _GAP, _ROW = 20, 20  # of the drawn table
 _KINDS = ("in_distribution", "out_of_location")
 _Groups = dict[str, tuple[str, ...]]
@@ -56,11 +54,6 @@ def evaluation_plots(report: Report, slides: Sequence[Compared]) -> dict[str, Dr
         list(_reliability(report.reliability or {})),
         reference=((0, 0), (1, 1)),
     )
-    lesions = froc([one.lesions for one in slides if one.lesions is not None])
-    if lesions is not None:
-        line = Line(f"score {lesions.score:.3f}", lesions.alarms_per_slide, lesions.sensitivity)
-        axes = ("false alarms a slide", "lesions found")
-        found["froc"] = plot("Free-response ROC", axes, [line], widest=_FROC_WIDEST)
     return found
 
 
