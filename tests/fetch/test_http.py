@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from making.servers import FAULTS, Server, made_file, serving
 from wsiseg.fetch.connection import GoneError, Patience, open_client
@@ -233,7 +234,7 @@ def test_offline_names_the_file_to_place(server: Server, tmp_path: Path, monkeyp
     with pytest.raises(DownloadError, match=r"WSISEG_OFFLINE is set; place the file at .*a\.svs"):
         fetch(wanted(server, tmp_path / "a.svs"))
     with open_client(QUICK) as client, pytest.raises(DownloadError, match="WSISEG_OFFLINE"):
-        client.read_text(f"{server.url}/files", "application/json", body={})
+        client.read(f"{server.url}/files", BaseModel, body={})
     assert not server.requests
 
 

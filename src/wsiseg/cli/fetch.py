@@ -158,11 +158,7 @@ def _tcga_table(result: "TcgaResult") -> Iterator[str]:
     yield ""
     yield from (_tcga_row(split, result.splits[split]) for split in SPLITS if split in result.splits)
     size = result.bytes_to_fetch
-    if result.seconds is not None and result.bytes_per_second is not None:
-        speed = f"{spoken_size(result.bytes_per_second)}/s, measured on one connection"
-        times = f"about {spoken(result.seconds)} at {speed}"
-    else:
-        times = " or ".join(f"{spoken(size / speed / 1e6)} at {speed} MB/s" for speed in (10, 100))
+    times = " or ".join(f"{spoken(size / speed / 1e6)} at {speed} MB/s" for speed in (10, 100))
     yield f"\nto fetch: {spoken_size(size)}, {times}"
 
 

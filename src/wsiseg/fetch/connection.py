@@ -46,30 +46,15 @@ class TemporaryError(Exception):
 
 @dataclass(frozen=True)
 class Patience:
-    """How often and how long to try; times in seconds.
+    """How often and how long to try; times in seconds."""
 
-    Attributes:
-        tries: Attempts in a row that may fail.
-        first_wait_s: Wait after the first failure; it doubles with each.
-        longest_wait_s: The wait never grows beyond this.
-        longest_asked_s: A server that asks to come back later than this is given up.
-        connect_s: Longest time to make a connection.
-        read_s: Longest silence of a server.
-        slowest: Bytes a second; a server that stays below over `read_s` is taken for stuck.
-    """
-
-    tries: int = 6
-    first_wait_s: float = 1.0
+    tries: int = 6  # attempts in a row that may fail
+    first_wait_s: float = 1.0  # after the first failure; it doubles with each
     longest_wait_s: float = 60.0
-    longest_asked_s: float = 300.0
-    connect_s: float = 30.0
-    read_s: float = 60.0
-    slowest: float = 500.0
-
-    def wait_s(self, failures: int) -> float:
-        """Return the wait after so many failures in a row, with jitter so that many clients do not return at once."""
-        longest = min(self.longest_wait_s, self.first_wait_s * 2.0 ** min(failures - 1, 30))
-        return longest * random.uniform(0.5, 1)  # noqa: S311  not a secret
+    longest_asked_s: float = 300.0  # a server that asks to come back later than this is given up
+    connect_s: float = 30.0  # longest time to make a connection
+    read_s: float = 60.0  # longest silence of a server
+    slowest: float = 500.0  # bytes a second; a server that stays below over `read_s` is taken for stuck
 
 
 USUAL = Patience()
@@ -107,30 +92,25 @@ class Client:
             GoneError: There is no such address.
             DownloadError: There is no answer, an endless one, or one of another kind.
         """
-        text = self.read_text(url, "application/json", body)
-        try:
-            return kind.model_validate_json(text)
-        except ValidationError as error:
-            is_json = error.errors()[0]["type"] != "json_invalid"
-            what = "else than a list of files" if is_json else "that is not JSON"
-            advice = "a login page or a proxy may stand between: open the address in a browser"
-            raise DownloadError(f"{shown_url(url)}: answers with something {what}", advice) from error
-
-    def read_text(self, url: str, accept: str, body: Any = None) -> str:  # noqa: ANN401  any JSON value
-        """Read a short answer as text, as `read` does."""
         name = shown_url(url)
         refuse_offline(name, "everything that needs no network works on files that are already there")
 
-        def attempt() -> str:
+        def attempt() -> bytes:
             received = bytearray()
-            with self.opened(url, {"Accept": accept}, body) as response:
+            with self.opened(url, {"Accept": "application/json"}, body) as response:
                 for chunk in self.steadily(response.iter_bytes()):
                     received += chunk
                     if len(received) > _MOST_ANSWER_BYTES:
                         raise DownloadError(f"{name}: answers with more than {_MOST_ANSWER_BYTES >> 20} MiB")
-            return received.decode("utf-8", errors="replace")
+            return bytes(received)
 
-        return self.patiently(attempt, name)
+        try:
+            return kind.model_validate_json(self.patiently(attempt, name))
+        except ValidationError as error:
+            is_json = error.errors()[0]["type"] != "json_invalid"
+            what = "else than a list of files" if is_json else "that is not JSON"
+            advice = "a login page or a proxy may stand between: open the address in a browser"
+            raise DownloadError(f"{name}: answers with something {what}", advice) from error
 
     def patiently(
         self,
@@ -160,7 +140,9 @@ class Client:
             if problem.asked_s > patience.longest_asked_s:
                 text = f"{name}: the server asks to come back in {problem.asked_s:.0f} s"
                 raise DownloadError(text, "run it again then")
-            stop.wait(max(problem.asked_s, patience.wait_s(failures)))
+            longest = min(patience.longest_wait_s, patience.first_wait_s * 2.0 ** (failures - 1))
+            # With jitter, so that many clients do not return at once.
+            stop.wait(max(problem.asked_s, longest * random.uniform(0.5, 1)))  # noqa: S311  not a secret
         raise DownloadError(f"{name}: not tried any more", "run it again later")
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -17,19 +17,12 @@ SUMS = "SHA256SUMS"
 
 @dataclass(frozen=True)
 class ExampleResult:
-    """What became of the example's files.
+    """What became of the example's files."""
 
-    Attributes:
-        cohort: The table of its slides.
-        fetched: Files that were written now.
-        up_to_date: Files that were there already.
-        changed: Files of other content that stand under a name of the example; they are left as they are.
-    """
-
-    cohort: Path
-    fetched: list[Path]
-    up_to_date: list[Path]
-    changed: list[Path]
+    cohort: Path  # the table of its slides
+    fetched: list[Path] = field(default_factory=list)  # written now
+    up_to_date: list[Path] = field(default_factory=list)
+    changed: list[Path] = field(default_factory=list)  # of other content than the example's; left as they are
 
 
 def fetch_example(config: FetchExampleConfig) -> ExampleResult:
@@ -39,7 +32,7 @@ def fetch_example(config: FetchExampleConfig) -> ExampleResult:
         DownloadError: This installation lacks a file of the example, or has it damaged.
         OutputError: A file cannot be written or read.
     """
-    result = ExampleResult(config.out / "cohort.csv", [], [], [])
+    result = ExampleResult(config.out / "cohort.csv")
     for name, content in _shipped(resources.files("wsiseg.fetch") / "cohort"):
         path = config.out / name
         try:

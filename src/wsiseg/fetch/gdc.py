@@ -4,7 +4,7 @@ API: https://docs.gdc.cancer.gov/API/Users_Guide. Long queries are POSTs, and ev
 repeat some rows and miss others. What it answers is checked before anything is made of it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -87,21 +87,13 @@ _FIELDS = (
 
 @dataclass(frozen=True)
 class TcgaSlide:
-    """A slide of the TCGA.
-
-    Attributes:
-        entry: Its file.
-        site: The organ; empty where nobody says.
-        project: As TCGA-BRCA; empty where the GDC was not asked.
-        kind: What the GDC calls the sample; empty where it was not asked or does not say.
-        measures: `section_location`, and what pathologists noted, as `percent_tumor_cells`.
-    """
+    """A slide of the TCGA; a text that nobody gave is empty."""
 
     entry: Entry
-    site: str = ""
-    project: str = ""
-    kind: str = ""
-    measures: dict[str, str] = field(default_factory=dict)
+    site: str = ""  # the organ
+    project: str = ""  # as TCGA-BRCA
+    kind: str = ""  # what the GDC calls the sample
+    measures: dict[str, str] = field(default_factory=dict)  # `section_location`, and what pathologists noted
 
     @property
     def name(self) -> str:
@@ -134,11 +126,12 @@ class TcgaSlide:
         return f"{self.name}: {word} by its barcode, {self.kind!r} by the GDC; the barcode counts"
 
 
+@dataclass(frozen=True)
 class Gdc:
     """The GDC or a mirror of it, whose API has the address `base`."""
 
-    def __init__(self, client: Client, base: str) -> None:
-        self._client, self.base = client, base.rstrip("/")
+    client: Client
+    base: str
 
     def open_slides(self, wanted: Mapping[str, Sequence[str]]) -> tuple[list[TcgaSlide], list[DownloadError]]:
         """List the open slides of the TCGA whose fields have one of some values, and what was refused and why.
@@ -146,7 +139,13 @@ class Gdc:
         Raises:
             DownloadError: The list cannot be had, or not all of it.
         """
-        return self._listed({**_OPEN_SLIDES, **wanted})
+        slides, refused = [], []
+        for hit in self._hits({**_OPEN_SLIDES, **wanted}):
+            try:
+                slides.append(_slide(hit))
+            except DownloadError as error:
+                refused.append(error)
+        return sorted(slides, key=lambda slide: (slide.entry.name, slide.entry.id)), refused
 
     def by_name(self, names: Sequence[str]) -> dict[str, list[TcgaSlide]]:
         """Look up the files that now bear these names, where there are any: ids change, names do not.
@@ -157,21 +156,12 @@ class Gdc:
         found: dict[str, list[TcgaSlide]] = {}
         for start in range(0, len(names), _NAMES_AT_ONCE):
             some = names[start : start + _NAMES_AT_ONCE]
-            for slide in self._listed({"file_name": some})[0]:
+            for slide in self.open_slides({"file_name": some})[0]:
                 if slide.entry.name in some:
                     found.setdefault(slide.entry.name, []).append(slide)
         return found
 
-    def _listed(self, wanted: Mapping[str, Sequence[str]]) -> tuple[list[TcgaSlide], list[DownloadError]]:
-        slides, refused = [], []
-        for hit in self._hits(wanted):
-            try:
-                slides.append(_slide(hit))
-            except DownloadError as error:
-                refused.append(error)
-        return sorted(slides, key=lambda slide: (slide.entry.name, slide.entry.id)), refused
-
-    def _hits(self, wanted: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    def _hits(self, wanted: Mapping[str, Sequence[str]]) -> Iterable[dict[str, Any]]:
         """Read all pages, once more where rows are missing."""
         found: dict[str, dict[str, Any]] = {}
         total = 0
@@ -180,19 +170,16 @@ class Gdc:
                 total = page.total
                 found |= {str(hit.get("file_id")): hit for hit in page.hits}
             if len(found) >= total:
-                return list(found.values())
+                return found.values()
         raise DownloadError(f"{shown_url(self.base)}: lists {total} files but gives {len(found)}", "run it again later")
 
     def _pages(self, wanted: Mapping[str, Sequence[str]]) -> Iterator[_Page]:
-        parts = [
-            {"op": "in", "content": {"field": name, "value": list(values)}} for name, values in wanted.items() if values
-        ]
+        parts = [{"op": "in", "content": {"field": name, "value": values}} for name, values in wanted.items() if values]
         query = {"filters": {"op": "and", "content": parts}, "fields": ",".join(_FIELDS), "sort": "file_id:asc"}
         start = 0
         while start < _MOST_FILES:
-            page = self._client.read(
-                f"{self.base}/files", _Page, body={**query, "format": "JSON", "size": _PAGE, "from": start}
-            )
+            body = {**query, "format": "JSON", "size": _PAGE, "from": start}
+            page = self.client.read(f"{self.base}/files", _Page, body)
             yield page
             start += len(page.hits)
             if not page.hits or start >= page.total:

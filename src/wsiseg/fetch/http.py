@@ -1,4 +1,4 @@
-"""The one download: resumed, checked while it streams, patient with servers that falter, and bounded in time.
+"""The one download: resumed, checked, patient with servers that falter, bounded in time; and many of them at a time.
 
 A file grows under `<name>.part`, held by one process, and gets its own name when its checksum is right. So whatever
 stands under its own name is good, a killed download goes on where it was, and a wrong one never replaces a right one.
@@ -7,20 +7,27 @@ stands under its own name is good, a killed download goes on where it was, and a
 import hashlib
 import os
 import re
+import shutil
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from io import BufferedIOBase
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import httpx
 
-from wsiseg.fetch.connection import Client, TemporaryError, refuse_offline
-from wsiseg.run.errors import DownloadError, OutputError
+from wsiseg.fetch.connection import Client, GoneError, TemporaryError, refuse_offline
+from wsiseg.run.errors import DownloadError, OutputError, WsisegError
+from wsiseg.run.outputs import locked
+from wsiseg.run.record import Progress, SlideRecord
 
-_CHUNK = 1 << 20
+_SPARE_BYTES = 100 << 20  # what a disk should have left when all is there
+_MOST_IN_A_ROW = 8  # so many failures without a success between them, and the server or the network is down
 
 
 class Checksum(NamedTuple):
@@ -29,24 +36,22 @@ class Checksum(NamedTuple):
     algorithm: Literal["md5", "sha256"]
     hex: str
 
+    def fits(self, file: BufferedIOBase) -> bool:
+        """Hash a whole file and compare."""
+        file.seek(0)
+        digest = hashlib.file_digest(file, lambda: hashlib.new(self.algorithm, usedforsecurity=False))
+        return digest.hexdigest() == self.hex.lower()
+
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file to fetch, and how to know that it has arrived whole.
-
-    Attributes:
-        path: Where it goes.
-        urls: Where it lies; the later ones are tried where the earlier fail.
-        size: Bytes, where known.
-        checksum: What it hashes to, where known. Without one a download cannot be resumed.
-        most: More bytes than this are refused where the size is not known.
-    """
+    """A file to fetch, and how to know that it has arrived whole."""
 
     path: Path
-    urls: tuple[str, ...]
-    size: int | None = None
-    checksum: Checksum | None = None
-    most: int = 16 << 30
+    urls: tuple[str, ...]  # the later ones are tried where the earlier fail
+    size: int | None = None  # bytes
+    checksum: Checksum | None = None  # without one a download cannot be resumed
+    most: int = 16 << 30  # more bytes than this are refused where the size is not known
 
     @property
     def name(self) -> str:
@@ -58,9 +63,10 @@ class Wanted:
         """Where it lies while it arrives."""
         return self.path.with_name(f"{self.name}.part")
 
-    def new_hash(self) -> "hashlib._Hash":
-        """Return the hash of no bytes."""
-        return hashlib.new(self.checksum.algorithm if self.checksum else "sha256", usedforsecurity=False)
+    @property
+    def rest(self) -> int:
+        """How many bytes have still to come; 0 where nobody knows."""
+        return max(0, (self.size or 0) - (self.part.stat().st_size if self.part.exists() else 0))
 
     def is_complete(self, *, by_size: bool = False) -> bool:
         """Tell whether the file is there already; `by_size` believes the size, where it is known, and does not hash.
@@ -72,7 +78,83 @@ class Wanted:
         if self.checksum is None or (by_size and self.size is not None):
             return True
         with self.path.open("rb") as file:
-            return hashlib.file_digest(file, self.new_hash).hexdigest() == self.checksum.hex.lower()
+            return self.checksum.fits(file)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a file; `up_to_date` means that it was there."""
+
+    path: Path
+    status: Literal["ok", "up_to_date", "failed"]
+    error: WsisegError | None = None
+
+
+def fetch_all(
+    client: Client, wanted: Sequence[Wanted], jobs: int, progress: Progress, *, by_size: bool = True
+) -> list[Outcome]:
+    """Fetch files, no two of them at the same place, and return what became of each, in the same order.
+
+    What is there is left alone, what fails is named, and the rest arrives, so many `jobs` at a time; with `by_size`
+    files that are there are believed by their size rather than hashed.
+
+    Raises:
+        OutputError: The disk has no room for them; nothing was started.
+    """
+    outcomes = {one.path: Outcome(one.path, "up_to_date") for one in wanted}
+    missing = [one for one in wanted if not one.is_complete(by_size=by_size)]
+    if missing:
+        _check_room(missing)
+        progress.begin_files(len(missing), sum(one.rest for one in missing))
+        outcomes |= {outcome.path: outcome for outcome in _fetched(client, missing, jobs, progress)}
+    return list(outcomes.values())
+
+
+def _check_room(missing: Sequence[Wanted]) -> None:
+    folder = next(parent for parent in missing[0].path.absolute().parents if parent.exists())
+    needed, free = sum(one.rest for one in missing), shutil.disk_usage(folder).free
+    if needed + _SPARE_BYTES > free:
+        text = f"{folder}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free"
+        raise OutputError(text, "choose another --out, or fetch less with --limit")
+
+
+def _fetched(client: Client, missing: Sequence[Wanted], jobs: int, progress: Progress) -> Iterator[Outcome]:
+    """Yield what becomes of files as they arrive; give up where none of them does."""
+    stop, telling, in_a_row = threading.Event(), threading.Lock(), 0
+    fetch = partial(_one, client, progress, telling, stop)
+    try:
+        # Its threads never make the program wait, neither after an interrupt nor for a silent server.
+        with ThreadPool(min(jobs, len(missing))) as pool:
+            for outcome in pool.imap_unordered(fetch, missing):
+                is_network = isinstance(outcome.error, DownloadError) and not isinstance(outcome.error, GoneError)
+                in_a_row = in_a_row + 1 if is_network else 0
+                if in_a_row >= _MOST_IN_A_ROW or isinstance(outcome.error, OutputError):
+                    stop.set()
+                yield outcome
+    finally:
+        stop.set()
+
+
+def _one(client: Client, progress: Progress, telling: threading.Lock, stop: threading.Event, wanted: Wanted) -> Outcome:
+    name, path, began = wanted.name, wanted.path, time.monotonic()
+
+    def told(count: int) -> None:
+        with telling:
+            progress.advance(name, count)
+
+    with telling:
+        progress.slide(name, wanted.rest)
+    try:
+        download(client, wanted, told, stop)
+    except WsisegError as error:
+        outcome = Outcome(path, "failed", error)
+        record = SlideRecord.of_error(name, path, error, must_be_slide=True)
+    else:
+        outcome = Outcome(path, "ok")
+        record = SlideRecord(slide=name, path=str(path), status="ok", seconds=time.monotonic() - began)
+    with telling:
+        progress.done(record)
+    return outcome
 
 
 def download(
@@ -105,25 +187,29 @@ def download(
                 return
 
 
+@dataclass(frozen=True)
 class _Part:
-    """What has arrived of a file, and its checksum so far."""
+    """What has arrived of a file."""
 
-    def __init__(self, wanted: Wanted, file: BinaryIO, told: Callable[[int], None], stop: threading.Event) -> None:
-        self._wanted, self._file, self._told, self._stop = wanted, file, told, stop
-        self.size, self._hash = 0, wanted.new_hash()
-        while chunk := file.read(_CHUNK):
-            self._count(chunk)
+    wanted: Wanted
+    file: BufferedIOBase
+    told: Callable[[int], None]
+    stop: threading.Event
+
+    @property
+    def size(self) -> int:
+        return self.file.seek(0, os.SEEK_END)
 
     def complete(self, client: Client, url: str) -> None:
         """Attempt to bring the file to its end from one address."""
-        size, checksum = self._wanted.size, self._wanted.checksum
+        size, checksum = self.wanted.size, self.wanted.checksum
         if checksum is None or (size is not None and self.size > size):
             self._restart()
         if size is None or self.size < size:
             self._receive(client, url)
         if size is not None and self.size != size:
             raise TemporaryError(f"ended after {self.size} of {size} bytes")
-        if checksum is not None and self._hash.hexdigest() != checksum.hex.lower():
+        if checksum is not None and not checksum.fits(self.file):
             self._restart()
             raise TemporaryError(f"arrived with a wrong {checksum.algorithm}")
 
@@ -131,15 +217,15 @@ class _Part:
         headers = {"Range": f"bytes={self.size}-"} if self.size else {}
         with client.opened(url, headers) as response:
             if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-                if self._wanted.size is not None:
+                if self.wanted.size is not None:
                     self._restart()
                     raise TemporaryError("the server does not know the rest of the file")
                 return
             self._begin(response)
             for chunk in client.steadily(response.iter_raw()):
-                if self._stop.is_set():
+                if self.stop.is_set():
                     raise TemporaryError("was stopped")
-                if self.size == self._wanted.size:
+                if self.size == self.wanted.size:
                     return  # whatever a server sends beyond the end is left unread
                 self._append(chunk)
 
@@ -147,8 +233,8 @@ class _Part:
         """Check that an answer is the file or the rest of it before what has arrived is touched."""
         if response.headers.get("content-type", "").lower().startswith(("text/html", "application/xhtml")):
             advice = "log in to the network, or check the proxy and the address, and run it again"
-            raise DownloadError(f"{self._wanted.name}: a web page came in place of the file", advice)
-        size = self._wanted.size
+            raise DownloadError(f"{self.wanted.name}: a web page came in place of the file", advice)
+        size = self.wanted.size
         start, whole = _stated(response)
         if start is None or start not in {0, self.size}:
             self._restart()
@@ -160,77 +246,53 @@ class _Part:
 
     def _append(self, chunk: bytes) -> None:
         """Write what has arrived up to the end of the file; refuse what has no known end and does not stop."""
-        size, most = self._wanted.size, self._wanted.most
+        size, most = self.wanted.size, self.wanted.most
         if size is not None:
             chunk = chunk[: size - self.size]
         elif self.size + len(chunk) > most:
-            raise DownloadError(f"{self._wanted.name}: the server sends more than {most} bytes")
-        self._file.write(chunk)
-        self._file.flush()  # a program that is killed loses no byte
-        self._count(chunk)
-        self._told(len(chunk))
-
-    def _count(self, chunk: bytes) -> None:
-        self._hash.update(chunk)
-        self.size += len(chunk)
+            raise DownloadError(f"{self.wanted.name}: the server sends more than {most} bytes")
+        self.file.write(chunk)
+        self.file.flush()  # a program that is killed loses no byte
+        self.told(len(chunk))
 
     def _restart(self) -> None:
         """Throw away what has arrived."""
-        self._file.truncate(0)
-        self._told(-self.size)
-        self.size, self._hash = 0, self._wanted.new_hash()
+        self.told(-self.size)
+        self.file.truncate(0)
 
 
 def _stated(response: httpx.Response) -> tuple[int | None, int | None]:
     """Return the byte that an answer begins at and the size of the whole file, each None where it is not stated."""
-    if response.status_code != httpx.codes.PARTIAL_CONTENT:
-        length = response.headers.get("content-length", "")
-        return 0, int(length) if length.isdecimal() else None
-    stated = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", "").strip())
-    if stated is None:
+    is_part = response.status_code == httpx.codes.PARTIAL_CONTENT
+    whole = f"bytes 0-0/{response.headers.get('content-length', '*')}"
+    stated = response.headers.get("content-range", "") if is_part else whole
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", stated.strip())
+    if found is None:
         return None, None
-    return int(stated[1]), int(stated[2]) if stated[2] != "*" else None
+    return int(found[1]), int(found[2]) if found[2] != "*" else None
 
 
 @contextmanager
-def _held(wanted: Wanted) -> Iterator[BinaryIO]:
+def _held(wanted: Wanted) -> Iterator[BufferedIOBase]:
     """Open the part of a file for this process alone, and rename it to the file when the block ends well.
 
     When the block fails the part stays for another attempt, unless it is empty.
     """
+    from filelock import Timeout  # noqa: PLC0415  only where something is written
+
     part = wanted.part
     try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        file = _locked(part)
-        try:
-            yield file
-            os.fsync(file.fileno())  # a power failure must not leave a hole under the final name
-            if os.name == "nt":
-                file.close()  # Windows does not rename open files
-            part.replace(wanted.path)
-        finally:
-            file.close()
-            if part.exists() and not part.stat().st_size:
-                part.unlink()
+        with locked(part.with_name(f".{part.name}.lock"), wait=False):
+            try:
+                with part.open("a+b") as file:
+                    yield file
+                    os.fsync(file.fileno())  # a power failure must not leave a hole under the final name
+                part.replace(wanted.path)
+            finally:
+                if part.exists() and not part.stat().st_size:
+                    part.unlink()
+    except Timeout as error:
+        raise DownloadError(f"{part}: another wsiseg is fetching it", "wait for it to end") from error
     except OSError as error:
         advice = "free some room or choose another --out; what has arrived is kept"
         raise OutputError(f"{wanted.path}: cannot be written: {error.strerror or error}", advice) from error
-
-
-def _locked(name: Path) -> BinaryIO:
-    """Open and lock a file; if it was renamed away meanwhile, the one that took its place."""
-    file = name.open("a+b")
-    file.seek(0)
-    if os.name == "nt":  # there a file that another process holds open cannot be renamed, which is what matters
-        return file
-    import fcntl  # noqa: PLC0415  does not exist on Windows
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise DownloadError(f"{name}: another wsiseg is fetching it", "wait for it to end") from error
-    if name.exists() and os.path.samestat(os.fstat(file.fileno()), name.stat()):
-        return file
-    file.close()
-    return _locked(name)

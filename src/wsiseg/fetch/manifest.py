@@ -46,11 +46,7 @@ def _of_slide(name: str) -> str:
 class Entry:
     """A slide file of the GDC, as a row of a manifest; it is checked as it is made.
 
-    Attributes:
-        id: The UUID that the file had when the manifest was made.
-        name: Its name.
-        md5: Of its content.
-        size: In bytes.
+    The id is the UUID that the file had when the manifest was made, the size is in bytes.
     """
 
     id: Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$", to_lower=True)]

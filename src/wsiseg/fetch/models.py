@@ -10,9 +10,8 @@ from pathlib import Path
 from pydantic import AliasPath, BaseModel, Field
 
 from wsiseg.config.fetch import FetchModelConfig
-from wsiseg.fetch.batch import fetch_all
 from wsiseg.fetch.connection import USUAL, Client, Patience, open_client
-from wsiseg.fetch.http import Checksum, Wanted
+from wsiseg.fetch.http import Checksum, Wanted, fetch_all
 from wsiseg.run.errors import DownloadError, UsageError
 from wsiseg.run.outputs import write_json
 from wsiseg.run.record import Progress
@@ -25,21 +24,13 @@ _SMALL_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class ZooModel:
-    """A model of the zoo.
-
-    Attributes:
-        name: What it is called there.
-        tissue: What it was trained on.
-        finds: What it tells apart.
-        revision: The commit that is fetched.
-        license: Of its weights.
-    """
+    """A model of the zoo."""
 
     name: str
-    tissue: str
-    finds: str
-    revision: str
-    license: str = "CC-BY-4.0"
+    tissue: str  # what it was trained on
+    finds: str  # what it tells apart
+    revision: str  # the commit that is fetched
+    license: str = "CC-BY-4.0"  # of its weights
 
     @property
     def repository(self) -> str:
@@ -69,6 +60,10 @@ class _File(BaseModel):
     rfilename: str
     size: int | None = Field(None, ge=0)
     sha256: str | None = Field(None, validation_alias=AliasPath("lfs", "sha256"), pattern="^[0-9a-f]{64}$")
+
+    @property
+    def checksum(self) -> Checksum | None:
+        return Checksum("sha256", self.sha256) if self.sha256 else None
 
 
 class _Repository(BaseModel):
@@ -104,32 +99,24 @@ def fetch_model(config: FetchModelConfig, progress: Progress | None = None, pati
     folder = (config.cache or user_cache_path("wsiseg") / "zoo") / model.name / model.revision
     if (folder / _ORIGIN).exists():
         return folder
-    hub = (config.mirror or HUB).rstrip("/")
     with open_client(patience) as client:
-        wanted = _wanted(client, hub, model, folder)
+        wanted = _wanted(client, (config.mirror or HUB).rstrip("/"), model, folder)
         for outcome in fetch_all(client, wanted, config.jobs, progress or Progress()):
             if outcome.error is not None:
                 raise outcome.error
-    origin = {**asdict(model), "source": f"{HUB}/{model.repository}/tree/{model.revision}"}
-    write_json(folder / _ORIGIN, origin)
+    write_json(folder / _ORIGIN, {**asdict(model), "source": f"{HUB}/{model.repository}/tree/{model.revision}"})
     return folder
 
 
 def _wanted(client: Client, hub: str, model: ZooModel, folder: Path) -> list[Wanted]:
-    """Ask for sizes and hashes of a model's files.
-
-    Raises:
-        DownloadError: The hub does not answer, or with something else.
-    """
+    """Ask for sizes and hashes of a model's files."""
     repository = client.read(f"{hub}/api/models/{model.repository}/revision/{model.revision}?blobs=true", _Repository)
-    files = {file.rfilename: file for file in repository.siblings}
+    files = {file.rfilename: file for file in repository.siblings if file.rfilename in FILES}
     missing = [name for name in FILES if name not in files]
     if missing or repository.sha != model.revision:
         raise DownloadError(f"{model.name}: {' and '.join(missing) or 'the pinned revision'} is not there")
     base = f"{hub}/{model.repository}/resolve/{model.revision}"
-    wanted = []
-    for name in FILES:
-        sha256 = files[name].sha256
-        checksum = Checksum("sha256", sha256) if sha256 else None
-        wanted.append(Wanted(folder / name, (f"{base}/{name}",), files[name].size, checksum, _SMALL_BYTES))
-    return wanted
+    return [
+        Wanted(folder / name, (f"{base}/{name}",), file.size, file.checksum, _SMALL_BYTES)
+        for name, file in files.items()
+    ]

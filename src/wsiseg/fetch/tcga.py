@@ -1,6 +1,5 @@
 """Slides of The Cancer Genome Atlas with their labels: from the GDC, its public copy at Amazon, or a mirror."""
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +7,9 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from wsiseg.config.fetch import FetchTcgaConfig
-from wsiseg.fetch.batch import Outcome, fetch_all
-from wsiseg.fetch.connection import USUAL, Client, Patience, open_client
+from wsiseg.fetch.connection import USUAL, Patience, open_client
 from wsiseg.fetch.gdc import S3, SITE, Gdc, TcgaSlide
-from wsiseg.fetch.http import Checksum, Wanted
+from wsiseg.fetch.http import Checksum, Outcome, Wanted, fetch_all
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
 from wsiseg.fetch.tcga_choice import Choice, choose
 from wsiseg.run.errors import DownloadError
@@ -20,11 +18,9 @@ from wsiseg.slides import barcode
 from wsiseg.slides.cohort import Cohort, CohortSlide
 from wsiseg.slides.split import by_case
 
-_SAMPLE_BYTES, _SAMPLE_S = 8 << 20, 5.0
-
 
 class TcgaResult(BaseModel, frozen=True):
-    """What `fetch tcga` did, or with a dry run would do; sizes in bytes, times in seconds."""
+    """What `fetch tcga` did, or with a dry run would do; sizes in bytes."""
 
     dry_run: bool
     slides: int
@@ -35,14 +31,12 @@ class TcgaResult(BaseModel, frozen=True):
     splits: dict[str, dict[str, int]]
     bytes: int
     bytes_to_fetch: int
-    bytes_per_second: float | None = None
-    seconds: float | None = None
-    fetched: int = 0
-    up_to_date: int = 0
-    failed: tuple[dict[str, str], ...] = ()
-    left_out: tuple[str, ...] = ()
-    disagreements: tuple[str, ...] = ()
-    outputs: dict[str, str] = {}
+    fetched: int
+    up_to_date: int
+    failed: tuple[dict[str, str], ...]
+    left_out: tuple[str, ...]
+    disagreements: tuple[str, ...]
+    outputs: dict[str, str]
 
     @property
     def exit_code(self) -> int:
@@ -61,17 +55,17 @@ def fetch_tcga(config: FetchTcgaConfig, progress: Progress | None = None, patien
     progress = progress or Progress()
     folder = _Folder(config.out, config.seed)
     with open_client(patience) as client:
-        gdc = Gdc(client, config.mirror or SITE)
+        gdc = Gdc(client, (config.mirror or SITE).rstrip("/"))
         choice = choose(config, client, gdc, progress)
         wanted = [_wanted(config, gdc, slide.entry) for slide in choice.slides]
-        if config.dry_run:
-            speed = None if config.manifest else _speed(config, client, gdc, choice.slides, progress)
-            return _result(config, choice, folder, wanted, speed=speed)
-        try:
-            outcomes = fetch_all(client, wanted, config.jobs, progress, by_size=not config.verify)
-        finally:
-            outputs = folder.write(choice.slides, _missing(choice, wanted)) if choice.slides else {}
-        return _result(config, choice, folder, wanted, outcomes, outputs=outputs)
+        outcomes: list[Outcome] = []
+        outputs: dict[str, str] = {}
+        if not config.dry_run:
+            try:
+                outcomes = fetch_all(client, wanted, config.jobs, progress, by_size=not config.verify)
+            finally:
+                outputs = folder.write(choice.slides, _missing(choice, wanted)) if choice.slides else {}
+    return _result(config, choice, folder.splits(choice.slides), _missing(choice, wanted), outcomes, outputs)
 
 
 class _Folder:
@@ -122,36 +116,6 @@ def _wanted(config: FetchTcgaConfig, gdc: Gdc, entry: Entry) -> Wanted:
     return Wanted(config.out / entry.name, urls, entry.size, Checksum("md5", entry.md5))
 
 
-def _speed(
-    config: FetchTcgaConfig, client: Client, gdc: Gdc, slides: Sequence[TcgaSlide], progress: Progress
-) -> float | None:
-    """Return the bytes a second at which the server sends, over the first 8 MB or 5 seconds of the largest slide.
-
-    None where there is no slide and where that fails, as an estimate is no reason to fail.
-    """
-
-    def attempt() -> float:
-        name = largest.entry.name
-        now = gdc.by_name([name]).get(name, [largest])[0]  # the paper's manifest has old ids
-        url = _wanted(config, gdc, now.entry).urls[0]
-        began, count = time.monotonic(), 0
-        with client.opened(url, {"Range": f"bytes=0-{_SAMPLE_BYTES - 1}"}) as response:
-            for chunk in client.steadily(response.iter_raw()):
-                count += len(chunk)
-                if count >= _SAMPLE_BYTES or time.monotonic() - began > _SAMPLE_S:
-                    break
-        return count / max(time.monotonic() - began, 1e-6)
-
-    if not slides:
-        return None
-    largest = max(slides, key=lambda slide: slide.entry.size)
-    try:
-        return client.patiently(attempt, "measuring the speed")
-    except DownloadError as error:
-        progress.note(f"the speed is unknown: {error.message}")
-        return None
-
-
 def _missing(choice: Choice, wanted: Sequence[Wanted]) -> list[Entry]:
     """List the files that are not there; the right size is enough, as nothing wrong gets a final name."""
     slides = zip(choice.slides, wanted, strict=True)
@@ -161,36 +125,31 @@ def _missing(choice: Choice, wanted: Sequence[Wanted]) -> list[Entry]:
 def _result(
     config: FetchTcgaConfig,
     choice: Choice,
-    folder: _Folder,
-    wanted: Sequence[Wanted],
-    outcomes: Sequence[Outcome] = (),
-    *,
-    speed: float | None = None,
-    outputs: dict[str, str] | None = None,
+    splits: Sequence[str],
+    missing: Sequence[Entry],
+    outcomes: Sequence[Outcome],
+    outputs: dict[str, str],
 ) -> TcgaResult:
     slides = choice.slides
-    to_fetch = sum(entry.size for entry in _missing(choice, wanted))
     failed = choice.failed | {one.path.name: one.error for one in outcomes if one.error is not None}
     statuses = Counter(outcome.status for outcome in outcomes)
     every = _counted(slides)
     return TcgaResult(
         dry_run=config.dry_run,
-        slides=len(slides),
+        slides=every["slides"],
         cases=every["cases"],
         labels={label: every[label] for label in ("tumor", "normal")},
         sample_types=dict(sorted(Counter(barcode.sample_code(slide.entry.name) for slide in slides).items())),
         sites=_grouped(slides, [slide.site or "unknown" for slide in slides]),
-        splits=_grouped(slides, folder.splits(slides)),
+        splits=_grouped(slides, splits),
         bytes=every["bytes"],
-        bytes_to_fetch=to_fetch,
-        bytes_per_second=speed,
-        seconds=to_fetch / speed if speed else None,
+        bytes_to_fetch=sum(entry.size for entry in missing),
         fetched=statuses["ok"],
         up_to_date=statuses["up_to_date"],
         failed=tuple({"file": name, "message": one.message, "hint": one.hint} for name, one in failed.items()),
         left_out=tuple(choice.left_out),
         disagreements=tuple(filter(None, (slide.disagreement for slide in slides))),
-        outputs=outputs or {},
+        outputs=outputs,
     )
 
 

@@ -23,17 +23,11 @@ _CODES = {"tumor": {f"{code:02}" for code in range(1, 10)}, "normal": {f"{code:0
 
 @dataclass
 class Choice:
-    """The slides that are wanted.
+    """The slides that are wanted."""
 
-    Attributes:
-        slides: The slides, by name.
-        left_out: Why others are not among them: their names tell no label.
-        failed: What is wanted and cannot be had, by file name.
-    """
-
-    slides: list[TcgaSlide] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    failed: dict[str, WsisegError] = field(default_factory=dict)
+    slides: list[TcgaSlide] = field(default_factory=list)  # by name
+    left_out: list[str] = field(default_factory=list)  # why others are not among them: their names tell no label
+    failed: dict[str, WsisegError] = field(default_factory=dict)  # what cannot be had, by file name
 
 
 def choose(config: FetchTcgaConfig, client: Client, gdc: Gdc, progress: Progress) -> Choice:

@@ -7,9 +7,8 @@ from pydantic import BaseModel
 
 from wsiseg.config.fetch import FetchTumorMapsConfig
 from wsiseg.fetch import paper
-from wsiseg.fetch.batch import Outcome, fetch_all
 from wsiseg.fetch.connection import USUAL, GoneError, Patience, open_client
-from wsiseg.fetch.http import Wanted
+from wsiseg.fetch.http import Outcome, Wanted, fetch_all
 from wsiseg.fetch.manifest import read_manifest
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.opening import published_heatmap
@@ -33,22 +32,18 @@ _UNKNOWN = "unknown"
 
 
 class TumorMapsResult(BaseModel, frozen=True):
-    """What became of the maps.
+    """What became of the maps."""
 
-    `maps` are there as heatmaps, `converted` of them by this run; `scaled` took their scale from their slides, the
-    others are in pixels; `zeroed` were set to zero by hand; `unpublished` names slides for which there is no map.
-    """
-
-    maps: int
-    converted: int
-    scaled: int
-    zeroed: int
-    unpublished: tuple[str, ...] = ()
-    failed: tuple[Failure, ...] = ()
-    warnings: tuple[str, ...] = ()
+    maps: int  # that are there as heatmaps
+    converted: int  # of them by this run
+    scaled: int  # that took their scale from their slides; the others are in pixels
+    zeroed: int  # that were set to zero by hand
+    unpublished: tuple[str, ...]  # slides for which there is no map
+    failed: tuple[Failure, ...]
+    warnings: tuple[str, ...]
     license: str = LICENSE
     out: str
-    exit_code: int = 0
+    exit_code: int
 
 
 def fetch_tumor_maps(
@@ -68,18 +63,19 @@ def fetch_tumor_maps(
     slides = {path.name: path for path in sorted(config.slides.rglob("*.svs"))} if config.slides else {}
     heatmaps: list[Heatmap] = []
     problems: list[WsisegError] = []
+    unpublished: list[str] = []
     warnings: list[str] = []
     converted = 0
     for one in outcomes:
         try:
             heatmap = _heatmap(one, slides.get(one.path.stem), warnings)
+        except GoneError:
+            unpublished.append(one.path.stem)
         except WsisegError as error:
             problems.append(error)
         else:
             heatmaps.append(heatmap)
             converted += _save(config, heatmap)
-    unpublished = tuple(one.path.stem for one in outcomes if isinstance(one.error, GoneError))
-    problems = [error for error in problems if not isinstance(error, GoneError)]
     if unpublished and not heatmaps:
         problems.append(DownloadError("none of the maps is there", "check --mirror"))
     return TumorMapsResult(
@@ -87,7 +83,7 @@ def fetch_tumor_maps(
         converted=converted,
         scaled=sum(_scale(heatmap) != _UNKNOWN for heatmap in heatmaps),
         zeroed=sum(bool(heatmap.model["zeroed_by_hand"]) for heatmap in heatmaps),
-        unpublished=unpublished,
+        unpublished=tuple(unpublished),
         failed=tuple(map(Failure.of, problems)),
         warnings=tuple(warnings),
         out=str(config.out),

@@ -77,18 +77,21 @@ def cannot_be_written(path: Path, error: OSError) -> OutputError:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock that is a file at `path`, whose folder is made; other processes wait for it meanwhile.
 
     Raises:
         OutputError: The folder is read-only, the disk is full, or the like.
+        Timeout: Another process holds it, and this one does not `wait`.
     """
-    from filelock import SoftFileLease  # noqa: PLC0415  only where something is written
+    from filelock import SoftFileLease, Timeout  # noqa: PLC0415  only where something is written
 
     lock = SoftFileLease(path)  # a lease, so that a process of another machine that died just here stops nobody
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock.acquire(blocking=wait)
+    except Timeout:
+        raise
     except OSError as error:
         raise cannot_be_written(path, error) from error
     try:
