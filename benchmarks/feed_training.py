@@ -121,18 +121,10 @@ def _decoding(stores: Path) -> Rates:
 
 def trained(task: dict[str, Any]) -> Rates:
     """Train a network of one layer with the checkout that is measured."""
-    from torch import Tensor, nn  # noqa: PLC0415  heavy
-
     from wsiseg.config.train import TrainConfig  # noqa: PLC0415  of the checkout that is measured
-    from wsiseg.network import network  # noqa: PLC0415  the same
-    from wsiseg.training import task as module  # noqa: PLC0415  the same
     from wsiseg.training.train import train  # noqa: PLC0415  the same
 
-    class OneLayer(network.TileClassifier):
-        def normalised(self, images: Tensor) -> Tensor:
-            return super().normalised(images[:, ::32, ::32])
-
-    module.build = lambda *_: OneLayer(nn.Identity(), 3)  # type: ignore[assignment]
+    one_layer()
     out = Path(task.pop("out"))
     config = TrainConfig.checked(cohort=Path(task.pop("cohort")), out=out, init="none", colors="weights", **task)
     used = time.process_time()
@@ -143,6 +135,21 @@ def trained(task: dict[str, Any]) -> Rates:
     slides = sum(1 for _ in config.cohort.parent.glob("t*.tiles.zarr"))
     tiles = slides * (config.epochs * config.bag + _KNOWN_TILES)
     return {"whole": statistics.median(rates[1:]), "cpu_us": 1e6 * cpu / tiles}
+
+
+def one_layer() -> None:
+    """Let every network be one of a single layer."""
+    from torch import Tensor, nn  # noqa: PLC0415  heavy
+
+    from wsiseg.network import network  # noqa: PLC0415  of the checkout that is measured
+    from wsiseg.training import task as module  # noqa: PLC0415  the same
+
+    class OneLayer(network.TileClassifier):
+        def normalised(self, images: Tensor) -> Tensor:
+            return super().normalised(images[:, ::32, ::32])
+
+    for one in (module, network):  # before and after the training
+        one.build = lambda *_: OneLayer(nn.Identity(), 3)  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

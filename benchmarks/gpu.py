@@ -1,6 +1,6 @@
 """Measure wsiseg on a GPU: what the network alone could do, what prediction and training really do, and PyTorch beside.
 
-    python benchmarks/gpu.py --minutes 6 --out gpu --old ../wsiseg-of-last-month
+    python benchmarks/gpu.py --minutes 8 --out gpu --old ../wsiseg-of-last-month
 
 Slides, models and tile stores are made here; nothing is downloaded. Every row is printed as soon as it is measured and
 kept in OUT/gpu.json and OUT/gpu.md. Each part runs in a process of its own with a time limit, so that one failure does
@@ -45,14 +45,16 @@ class Sizes:
     batches: tuple[int, ...] = (16, 64, 128, 256)
     slides: int = 8
     size: int = 8192
-    training_slides: int = 24
+    training_slides: int = 80
     training_size: int = 4096
+    tiled: int = 8  # slides that training slides share the tiles of
+    epochs: int = 4
     bag: int = 150
     seconds: float = 1.0
     tiles: int = 256
 
 
-_QUICK = Sizes("mobilenet_v3_small", (4, 16), 2, 1024, 6, 1024, 8, 0.1, 16)
+_QUICK = Sizes("mobilenet_v3_small", (4, 16), 2, 1024, 6, 1024, 2, 2, 8, 0.1, 16)
 
 
 @dataclass
@@ -194,16 +196,26 @@ def _slides(bench: Bench) -> None:
 
 def _stores(bench: Bench) -> subprocess.CompletedProcess[str]:
     """Make the tile stores of a cohort, with the older checkout where there is one, as both can read those."""
-    folder, count = bench.folder / "training", bench.sizes.training_slides
+    folder, count, tiled = bench.folder / "training", bench.sizes.training_slides, bench.sizes.tiled
     folder.mkdir()
     slide = write_slide(folder / "slide.tiff", bench.sizes.training_size)
-    splits = ["val"] * 2 + ["test"] + ["train"] * (count - 3)
-    rows = [f"t{number},t{number}.tiff,t{number},{number % 2},{split}" for number, split in enumerate(splits)]
     for number in range(count):
         os.link(slide, folder / f"t{number}.tiff")
-    (folder / "cohort.csv").write_text("slide,path,case,label,split\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    _write_cohort(folder, ["train"] * tiled)
     command = [sys.executable, "-m", "wsiseg", "tile", str(folder / "cohort.csv"), "--out", "stores", "--pixels"]
-    return bench.run([*command, "--tissue", "none", "--jobs", str(os.cpu_count())], 180, bench.old)
+    said = bench.run([*command, "--tissue", "none", "--jobs", str(os.cpu_count())], 180, bench.old)
+    stores = bench.folder / "stores"
+    for number in range(tiled, count) if stores.exists() else ():
+        (stores / f"t{number}.tiles.zarr").symlink_to(f"t{number % tiled}.tiles.zarr")
+    if stores.exists():
+        _write_cohort(stores, ["val"] * 2 + ["test"] + ["train"] * (count - 3))
+    return said
+
+
+def _write_cohort(folder: Path, splits: Sequence[str]) -> None:
+    slides = "../training" if folder.name == "stores" else "."
+    rows = [f"t{number},{slides}/t{number}.tiff,t{number},{number % 2},{split}" for number, split in enumerate(splits)]
+    (folder / "cohort.csv").write_text("slide,path,case,label,split\n" + "\n".join(rows) + "\n", encoding="utf-8")
 
 
 def alone(bench: Bench, models: dict[str, str]) -> dict[str, float]:
@@ -288,12 +300,14 @@ def training(bench: Bench) -> None:
     raw = bench.ask("steps", 60, device=bench.device, arch=sizes.arch, bag=sizes.bag, seconds=sizes.seconds)
     bench.row(f"training step alone, {sizes.arch}, bag {sizes.bag}", raw)
     given = {"cohort": str(bench.folder / "stores" / "cohort.csv"), "device": bench.device, "arch": sizes.arch}
-    given |= {"bag": sizes.bag, "epochs": 3}
-    ways: dict[str, Callable[[], dict[str, Any] | str]] = {"train": lambda: bench.ask("train", 150, **given)}
-    ways["train, float32"] = lambda: bench.ask("train", 150, **given, precision="float32")
+    given |= {"bag": sizes.bag, "epochs": sizes.epochs}
+    ways: dict[str, Callable[[], dict[str, Any] | str]] = {"train": lambda: bench.ask("train", 120, **given)}
+    ways["train, cudnn.benchmark"] = lambda: bench.ask("train", 120, **given, change="benchmark")
     if bench.old is not None:
-        ways["train, old"] = lambda: bench.ask("train", 150, bench.old, **given)
-        ways["train, bfloat16, old"] = lambda: bench.ask("train", 150, bench.old, **given, precision="bfloat16")
+        ways["train, old"] = lambda: bench.ask("train", 120, bench.old, **{**given, "epochs": 2})
+    for name, change in (("one layer", "one layer"), ("read by threads", "threads"), ("processor time", "profile")):
+        bench.row(f"train, {name}", bench.ask("train", 90, **given, change=change))
+    bench.row("train, float32", bench.ask("train", 90, **given, precision="float32"))
     fastest = max((rate for rate in raw.values() if isinstance(rate, float)), default=0) if isinstance(raw, dict) else 0
     for name, one in bench.in_turn(ways).items():
         if isinstance(one, dict) and fastest:
@@ -329,12 +343,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("gpu"), help="folder for gpu.json and gpu.md")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--minutes", type=float, default=6.0, help="when to stop, at the latest")
+    parser.add_argument("--minutes", type=float, default=8.0, help="when to stop, at the latest")
     parser.add_argument("--old", type=Path, help="checkout of an earlier version to compare with")
     parser.add_argument("--rounds", type=int, default=2, help="times that what is compared is run")
     parser.add_argument("--slides", type=int, default=Sizes.slides)
     parser.add_argument("--size", type=int, default=Sizes.size, help="side of a slide in pixels")
-    parser.add_argument("--only", nargs="*", default=[], help="of: alone predicting training choosing rest dense")
+    parser.add_argument("--only", nargs="*", default=[], help="of: training alone predicting choosing rest dense")
     parser.add_argument("--quick", action="store_true", help="hardly anything, to try the script")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--given", help=argparse.SUPPRESS)
@@ -360,14 +374,13 @@ def measure(bench: Bench, only: Sequence[str]) -> None:
     models = setup(bench)
     fastest: dict[str, float] = {}
     parts: dict[str, Callable[[], object]] = {
-        "predicting": lambda: predicting(bench, models, fastest),
         "training": lambda: training(bench),
+        "alone": lambda: fastest.update(alone(bench, models)),
+        "predicting": lambda: predicting(bench, models, fastest),
         "choosing": lambda: (installation(bench), choosing(bench, models)),
         "rest": lambda: rest(bench, models),
         "dense": lambda: dense(bench, models),
     }
-    if not only or "alone" in only:
-        fastest = alone(bench, models)
     for name, part in parts.items():
         if not only or name in only:
             part()

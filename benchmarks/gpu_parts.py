@@ -134,10 +134,14 @@ class _Watch:
 
     def __init__(self) -> None:
         self.moments: list[tuple[float, int]] = []
+        self.notes: list[tuple[float, str]] = []
 
     def advance(self, _slide: str, tiles: int, *_: object) -> None:
         if tiles:
             self.moments.append((time.perf_counter(), tiles))
+
+    def note(self, text: str) -> None:
+        self.notes.append((time.perf_counter(), text[:20]))
 
     def __getattr__(self, _name: str) -> Callable[..., None]:
         return lambda *_, **__: None
@@ -249,7 +253,7 @@ def _finished(device: str) -> Callable[[], object]:
 def steps(device: str, arch: str, bag: int, seconds: float) -> Rates:
     """Measure steps of training on one bag in the memory of the device: forward, backward, Adam."""
     found: Rates = {}
-    for name in ("fp32", "TF32", "bf16", "bf16, channels last"):
+    for name in ("fp32", "TF32", "bf16", "bf16, channels last", "bf16, channels last, no cudnn.benchmark"):
         try:
             found[name] = _step(device, arch, bag, seconds, name)
         except RuntimeError as error:  # not enough memory
@@ -261,7 +265,7 @@ def _step(device: str, arch: str, bag: int, seconds: float, name: str) -> float:
     import torch  # noqa: PLC0415  heavy
     import torchvision  # noqa: PLC0415  heavy
 
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = not name.endswith("benchmark")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = name != "fp32"
     order = torch.channels_last if "last" in name else torch.contiguous_format
     model = getattr(torchvision.models, arch)(weights=None, num_classes=1).train().to(device, memory_format=order)
@@ -278,21 +282,69 @@ def _step(device: str, arch: str, bag: int, seconds: float, name: str) -> float:
     return rate(step, bag, seconds, _finished(device))
 
 
-def train(cohort: str, device: str, **settings: Any) -> Rates:  # noqa: ANN401  the fields of TrainConfig
-    """Train on tile stores: tiles a second and share of waiting of the best epoch after the first, and all seconds."""
+def train(cohort: str, device: str, change: str = "", **settings: Any) -> Rates:  # noqa: ANN401  the fields of TrainConfig
+    """Train on tile stores: tiles a second and share of waiting of the middle epoch after the first, and all seconds.
+
+    What `change` names is another way to do so.
+    """
     import csv  # noqa: PLC0415  only here
+    import resource  # noqa: PLC0415  not on Windows
 
     from wsiseg.config.train import TrainConfig  # noqa: PLC0415  of the checkout to measure
     from wsiseg.training.train import train as run  # noqa: PLC0415  the same
 
+    _change(change)
+    watch = _Watch()
     with TemporaryDirectory(dir=Path(cohort).parent.parent) as out:
         config = TrainConfig.checked(cohort=Path(cohort), out=Path(out), init="none", device=device, **settings)
         began = time.perf_counter()
-        run(config, _Watch())
+        if change == "profile":
+            lines = _profiled(lambda: run(config, watch))
+        else:
+            run(config, watch)
+            lines = {}
         seconds = time.perf_counter() - began
-        rows = list(_epochs(csv.DictReader((Path(out) / "metrics.csv").open(encoding="utf-8"))))
-    fastest = max(rows[1:] or rows)
-    return {"tiles_per_s": round(fastest[0], 1), "waiting": round(fastest[1], 3), "seconds": round(seconds, 1)}
+        rows = sorted(_epochs(csv.DictReader((Path(out) / "metrics.csv").open(encoding="utf-8"))))
+    later = rows[1:] or rows
+    speed, waiting = sorted(later)[len(later) // 2]
+    mine, readers = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {
+        "tiles_per_s": round(speed, 1),
+        "waiting": round(waiting, 3),
+        "seconds": round(seconds, 1),
+        "processor_s": round(mine.ru_utime + mine.ru_stime, 1),
+        "of readers": round(readers.ru_utime + readers.ru_stime, 1),
+        **{f"until {text}": round(moment - began, 1) for moment, text in watch.notes},
+        **lines,
+    }
+
+
+def _change(change: str) -> None:
+    """Train in another way: with threads that read, with cuDNN tuned to every shape, or a network of one layer."""
+    import torch  # noqa: PLC0415  heavy
+
+    if change == "benchmark":
+        torch.backends.cudnn.benchmark = True
+    elif change == "threads":
+        from wsiseg.run.reader_processes import ReaderProcesses  # noqa: PLC0415  of this checkout alone
+
+        ReaderProcesses.for_accelerator = classmethod(lambda *_: None)  # type: ignore[assignment]
+    elif change == "one layer":
+        from feed_training import one_layer  # noqa: PLC0415  beside this file
+
+        one_layer()
+
+
+def _profiled(call: Callable[[], object]) -> Rates:
+    """Return where the main thread spent its time: seconds by function, the five longest."""
+    import cProfile  # noqa: PLC0415  only here
+    import pstats  # noqa: PLC0415  only here
+
+    profile = cProfile.Profile()
+    profile.runcall(call)
+    stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]  # it has no types
+    longest = sorted(stats.items(), key=lambda item: -item[1][2])[:12]
+    return {f"{Path(file).name}:{name}": round(values[2], 2) for (file, _, name), values in longest}
 
 
 def _epochs(rows: Any) -> Iterator[tuple[float, float]]:  # noqa: ANN401  a csv.DictReader

@@ -1,6 +1,7 @@
 """Bags, the order of slides, and what is refused."""
 
 import csv
+import os
 import shutil
 import time
 from collections import Counter
@@ -17,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from making.tiled import TILE_PX
-from wsiseg.run.errors import UsageError
+from wsiseg.run.errors import UsageError, WsisegError
+from wsiseg.run.reader_processes import ReaderProcesses
 from wsiseg.training.bags import TileSource, Visit, ahead, drawn, order_of, visits_of
 from wsiseg.training.slides import Indices, LabelledSlide, labelled_slides
 
@@ -145,6 +147,23 @@ def test_a_crop_has_its_tile_in_the_middle(cohort: Path) -> None:
     middle = crops[:, TILE_PX // 2 : -TILE_PX // 2, TILE_PX // 2 : -TILE_PX // 2]
     # The store's tiles are JPEG, the crops come from the slide.
     assert np.abs(middle.astype(int) - tiles.astype(int)).mean() < 3
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux's files in memory")
+def test_processes_read_the_same_tiles_and_leave_what_is_wrong_to_this_one(cohort: Path, copied: Path) -> None:
+    with ReaderProcesses(1) as readers:
+        for context in (None, 2 * TILE_PX):
+            threads = TileSource(stain=0.1, context_px=context)
+            processes = replace(threads, readers=readers)
+            for slide in labelled_slides(cohort)[:3]:
+                indices = np.arange(0, slide.tiles, 5)
+                assert processes.read(slide, indices).equal(threads.read(slide, indices))
+                ours, theirs = (drawn(Visit(slide, (0, 1)), one, 8).tiles for one in (threads, processes))
+                assert ours.equal(theirs)
+        slide = labelled_slides(copied)[0]
+        shutil.rmtree(slide.store)
+        with pytest.raises(WsisegError, match=f"{slide.slide}.tiles.zarr: not a tile store"):
+            processes.read(slide, indices)
 
 
 @settings(deadline=None)

@@ -27,7 +27,8 @@ CPU = torch.device("cpu")
 def task_for(config: TrainConfig, truth: Path | None = None) -> Task:
     slides = labelled_slides(config.cohort)
     truths = tile_truths(truth, slides, lambda _: None) if truth else {}
-    return task_of(config, started(config, None, CPU, lambda _: None), slides, truths, None)
+    source = TileSource(CPU, config.stain_jitter, config.context)
+    return task_of(config, started(config, None, CPU, lambda _: None), slides, truths, source)
 
 
 def logits_of(classifier: TileClassifier, slide: LabelledSlide) -> NDArray[np.float64]:

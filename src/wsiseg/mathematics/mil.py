@@ -103,7 +103,7 @@ def risk(
     Returns:
         A scalar with gradients; 0 where all tiles are left out.
     """
-    kept = labels != LEFT_OUT
-    targets = labels[kept].to(logits.dtype)
-    losses = functional.binary_cross_entropy_with_logits(logits[kept], targets, reduction="none")
-    return weights[label] * losses.sum() / max(1, of or len(losses))
+    kept, targets = (labels != LEFT_OUT).to(logits.dtype), (labels == TUMOR).to(logits.dtype)
+    # Tiles that are left out weigh nothing: to pick the others a GPU would have to tell how many they are.
+    total = functional.binary_cross_entropy_with_logits(logits, targets, kept, reduction="sum")
+    return weights[label] * total / (of or kept.sum().clamp(min=1))

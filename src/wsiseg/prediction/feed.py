@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from wsiseg.model_file.model_file import Answer
 from wsiseg.prediction.inference import Asking, ask
-from wsiseg.prediction.reader_processes import ReaderProcesses
 from wsiseg.run.errors import SlideError, WsisegError
 from wsiseg.run.machine import cores
+from wsiseg.run.reader_processes import ReaderProcesses
+from wsiseg.slides.slide import fill_from
 
 _READ_AT_ONCE, _READ_BY_PROCESS = 16, 32  # windows; threads share what they decode for them, processes do not
 _LOOK_AGAIN_S = 0.005
@@ -165,7 +166,7 @@ class Feed:
         """Begin to read some windows into the batch; return the number of the one behind them."""
         plan = asking.plan
         if self._batch is None:
-            self._batch = _Batch(self._buffer((plan.batch, *plan.shape_px(first), 3), is_shared=not plan.is_dense))
+            self._batch = _Batch(self._buffer((plan.batch, *plan.shape_px(first), 3)))
         batch, stop = self._batch, first + 1
         most = first + min(self._at_once, len(batch.images) - batch.count)
         while stop < min(most, len(plan.windows)) and plan.windows[stop][2:] == plan.windows[first][2:]:
@@ -178,18 +179,21 @@ class Feed:
 
     def _read(self, asking: Asking, windows: slice, images: NDArray[np.uint8], begin: int) -> NDArray[np.bool_]:
         """Read windows in a process where there is one, else here; see `read`."""
-        corners, plan, processes = corners_of(asking, windows), asking.plan, self._processes
-        if processes and not plan.is_dense and processes.fill(asking.slide, corners, plan.grid.tile_mpp, images, begin):
-            return np.ones((len(corners), 1, 1), np.bool_)
-        return read(asking, windows, images[begin : begin + len(corners)])
+        corners, plan, slide = corners_of(asking, windows), asking.plan, asking.slide
+        out = images[begin : begin + len(corners)]
+        if self._processes:
+            scale = [plan.grid.tile_mpp / mpp for mpp in slide.mpp]
+            if self._processes.fill(out, fill_from, str(slide.path), slide.longest_read_s, corners, scale):
+                return np.ones((len(corners), *plan.windows[windows.start][2:]), np.bool_)
+        return read(asking, windows, out)
 
-    def _buffer(self, shape: tuple[int, ...], *, is_shared: bool) -> NDArray[np.uint8]:
+    def _buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Return an array to read into, a used one if possible: fresh memory costs a third of the decoding."""
         fitting = [array for array in self._spare if array.shape == shape]
         self._spare = fitting[1:]
         if fitting:
             array = fitting[0]
-        elif is_shared and self._processes:
+        elif self._processes:
             array = self._processes.array(shape)
         else:
             array = np.empty(shape, np.uint8)

@@ -7,7 +7,7 @@ All coordinates are level-0 pixels of OpenSlide's own frame (for MRXS and its li
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from wsiseg.slides.blocks import MOST_UNREADABLE, Block, Picture, filled, resize
 from wsiseg.slides.pixel_size import PixelSize, pixel_size
 from wsiseg.slides.slide_file import LONGEST_READ_S, SlideFile, codec
 
+_Pair = tuple[float, float]
 _BLOCK_PX = 2048  # side of what is read of a level at once
 _SMALLEST_BLOCK_PX = 128  # an unreadable block is divided down to this
 _LARGE_RATIO = 8  # from here on pixels are averaged in blocks as they are read
@@ -69,6 +70,16 @@ class SlideFacts:
         if self.mpp != known.mpp:
             return f"its pixel size changed from {known.mpp[0]:g} to {self.mpp[0]:g} um"
         return "something else is known of the slide than before"
+
+
+@lru_cache(maxsize=3)
+def _opened(path: str, longest_read_s: float) -> "Slide":
+    return Slide(path, mpp=1.0, longest_read_s=longest_read_s)
+
+
+def fill_from(out: NDArray[np.uint8], path: str, longest_read_s: float, corners: Sequence[_Pair], scale: _Pair) -> None:
+    """Read regions as `Slide.fill_scaled` does, of a slide that stays open with the last few, whatever its scale."""
+    _opened(path, longest_read_s).fill_scaled(corners, out, scale)
 
 
 class Slide:
@@ -195,15 +206,15 @@ class Slide:
         self.fill([(x, y)], mpp, out[None])
         return out
 
-    def fill(self, corners: Sequence[tuple[float, float]], mpp: float, out: NDArray[np.uint8]) -> None:
+    def fill(self, corners: Sequence[_Pair], mpp: float, out: NDArray[np.uint8]) -> None:
         """Read regions as `read` does, into uint8[n, height, width, 3]; those near each other share what is decoded."""
         self.fill_scaled(corners, out, (mpp / self.mpp[0], mpp / self.mpp[1]))
 
     def fill_scaled(
         self,
-        corners: Sequence[tuple[float, float]],
+        corners: Sequence[_Pair],
         out: NDArray[np.uint8],
-        scale: tuple[float, float],
+        scale: _Pair,
         *,
         sees_beyond: bool = True,
     ) -> None:

@@ -76,11 +76,14 @@ class PackedTiles:
             raise ValueError("its pixels are not plain bytes")
         self._chunk = int(array.chunks[0])
 
-    def read(self, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
+    def read(
+        self, indices: Sequence[int] | NDArray[np.integer], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """Read tiles.
 
         Args:
             indices: Which; any order, repeats allowed.
+            out: Where to, if not into memory of its own.
 
         Returns:
             uint8[n, side, side, 3], RGB.
@@ -88,7 +91,7 @@ class PackedTiles:
         Raises:
             WsisegError: A tile is damaged or missing.
         """
-        out = np.empty((len(indices), self._side, self._side, 3), np.uint8)
+        out = np.empty((len(indices), self._side, self._side, 3), np.uint8) if out is None else out
         decode = decoder()
         for places in _runs(np.asarray(indices)):
             numbers = np.asarray(indices)[places]

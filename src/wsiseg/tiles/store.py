@@ -92,6 +92,19 @@ def open_packed(path: Path, side: int) -> PackedTiles:
         raise WsisegError(f"{path}: not a tile store: {error}", "make it again with wsiseg tile") from error
 
 
+def fill_tiles(out: NDArray[np.uint8], store: str, slide: str | None, indices: Indices) -> None:
+    """Read tiles into uint8[n, side, side, 3]: those that the store holds, or of any side around them from its slide.
+
+    Raises:
+        WsisegError: A tile cannot be read.
+    """
+    if slide is None:
+        open_packed(Path(store), out.shape[1]).read(indices, out)
+        return
+    with TileStore(Path(store), Path(slide)) as opened:
+        opened.read_around(indices, out.shape[1], out)
+
+
 class TileStore:
     """A tile store, open for reading; thread-safe.
 
@@ -147,7 +160,7 @@ class TileStore:
             return self._packed.read(indices)
         return self.read_around(indices, self.tiles.tile_px)
 
-    def read_around(self, indices: Indices, side: int) -> NDArray[np.uint8]:
+    def read_around(self, indices: Indices, side: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Read crops of `side` pixels with tiles in their middle, from the slide: uint8[n, side, side, 3].
 
         Raises:
@@ -156,7 +169,7 @@ class TileStore:
         margin = (side - self.tiles.tile_px) / 2 * self.tiles.mpp
         step_x, step_y = (margin / mpp for mpp in self.tiles.slide.mpp)
         slide = self._open_slide
-        out = np.empty((len(indices), side, side, 3), np.uint8)
+        out = np.empty((len(indices), side, side, 3), np.uint8) if out is None else out
         for tile, (x, y) in zip(out, self.tiles.corners[np.asarray(indices, int)].tolist(), strict=True):
             tile[:] = slide.read(x - step_x, y - step_y, (side, side), self.tiles.mpp)
         return out

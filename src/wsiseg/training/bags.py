@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsiseg.run.machine import cores
+from wsiseg.run.reader_processes import ReaderProcesses
+from wsiseg.tiles.store import fill_tiles
 from wsiseg.training.augment import augmented
 from wsiseg.training.slides import Indices, LabelledSlide
 
@@ -38,23 +40,42 @@ class Source(Protocol):
 class TileSource:
     """Tiles as pixels, uint8[n, side, side, 3] on `device`; or crops around them whose side is `context_px`.
 
-    `stain` is the largest random change of the amounts of stains.
+    `stain` is the largest random change of the amounts of stains. `readers` read, where there are any.
     """
 
     device: torch.device = CPU
     stain: float = 0.0
     context_px: int | None = None
+    readers: ReaderProcesses | None = None
 
     def draw(self, slide: LabelledSlide, indices: Indices, random: np.random.Generator) -> Tensor:
         """Read tiles and change each at random."""
-        return augmented(self.read(slide, indices), random, self.stain)
+        return self._read(slide, indices, lambda tiles: augmented(tiles, random, self.stain))
 
     def read(self, slide: LabelledSlide, indices: Indices) -> Tensor:
         """Read tiles."""
-        tiles = torch.from_numpy(slide.read(indices, self.context_px))
+        return self._read(slide, indices, lambda tiles: tiles)
+
+    def _read(self, slide: LabelledSlide, indices: Indices, change: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.readers is None:
+            return self._changed(slide.read(indices, self.context_px), change)
+        shape, task = slide.task(indices, self.context_px)
+        return self.readers.read(shape, lambda tiles: self._changed(tiles, change), fill_tiles, *task)
+
+    def _changed(self, tiles: NDArray[np.uint8], change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Move tiles to the device and change them there, while it computes something else."""
         if self.device.type != "cuda":
-            return tiles.to(self.device)
-        return tiles.pin_memory().to(self.device, non_blocking=True)  # the device computes while these move
+            return change(torch.from_numpy(tiles).to(self.device, copy=self.readers is not None))
+        stream = self._stream
+        with torch.cuda.stream(stream):
+            changed = change(torch.from_numpy(tiles).pin_memory().to(self.device, non_blocking=True))
+        stream.synchronize()
+        changed.record_stream(torch.cuda.default_stream(self.device))  # which uses them beyond this one's ken
+        return changed
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self.device)
 
     def bytes_of(self, slide: LabelledSlide) -> int:
         """Return the size of a tile."""

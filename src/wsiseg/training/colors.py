@@ -1,6 +1,7 @@
 """The colours that tiles are standardised by: mean and deviation over a sample of the training tiles."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from wsiseg.config.train import TrainConfig
 from wsiseg.run.pace import Pace
-from wsiseg.training.bags import ahead
+from wsiseg.training.bags import CPU, TileSource, ahead
 from wsiseg.training.processes import Processes
 from wsiseg.training.slides import LabelledSlide, evenly, spread
 
@@ -28,7 +29,11 @@ class Colors(NamedTuple):
 
 
 def cohort_colors(
-    config: TrainConfig, slides: Sequence[LabelledSlide], processes: Processes, note: Callable[[str], None]
+    config: TrainConfig,
+    slides: Sequence[LabelledSlide],
+    source: TileSource,
+    processes: Processes,
+    note: Callable[[str], None],
 ) -> Colors | None:
     """Measure the colours of the training slides, each process its share; None where the weights' own are used.
 
@@ -42,7 +47,7 @@ def cohort_colors(
     if processes.is_first:
         note(f"measuring the colours of {len(chosen)} training slides")
     own = processes.share(chosen)
-    sums = processes.gathered(list(_sums(own, config, note)))
+    sums = processes.gathered(list(_sums(own, config, source, note)))
     count, total, squares = np.sum(sums, axis=0)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, _SMALLEST_VARIANCE))
@@ -50,20 +55,20 @@ def cohort_colors(
 
 
 def _sums(
-    slides: Sequence[LabelledSlide], config: TrainConfig, note: Callable[[str], None]
+    slides: Sequence[LabelledSlide], config: TrainConfig, source: TileSource, note: Callable[[str], None]
 ) -> Iterator[NDArray[np.float64]]:
     """Yield for each slide, by colour, the count, the sum and the sum of squares of some pixels: float64[3, 3]."""
     pace = Pace(len(slides))
-    for colors in ahead([partial(_colors, slide, config.seed) for slide in slides]):
+    for colors in ahead([partial(_colors, slide, source, config.seed) for slide in slides]):
         yield np.stack([np.full(3, float(len(colors))), colors.sum(0), (colors**2).sum(0)])
         pace.advance(1)
         if pace.is_due():
             note(f"colours: {pace.done:.0f} of {pace.total} slides, {pace.left()}")
 
 
-def _colors(slide: LabelledSlide, seed: int) -> NDArray[np.float64]:
+def _colors(slide: LabelledSlide, source: TileSource, seed: int) -> NDArray[np.float64]:
     """Return the colours of some pixels of a slide, float64[n, 3] in 0..1."""
     random = np.random.default_rng([seed, int(slide.fingerprint, 16)])
-    tiles = slide.read(spread(slide.tiles, _TILES, random))
-    colors: NDArray[np.float64] = tiles[:, ::_STEP_PX, ::_STEP_PX].reshape(-1, 3) / 255.0
+    tiles = replace(source, device=CPU, context_px=None).read(slide, spread(slide.tiles, _TILES, random))
+    colors: NDArray[np.float64] = tiles.numpy()[:, ::_STEP_PX, ::_STEP_PX].reshape(-1, 3) / 255.0
     return colors

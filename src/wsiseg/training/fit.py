@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from wsiseg.config.train import TrainConfig
@@ -25,6 +25,9 @@ from wsiseg.training.step import Stepper, moving_average, optimizer_of, set_lear
 from wsiseg.training.task import Task
 
 _THRESHOLD = 0.5
+_RISKS_AT_ONCE = 16
+_Risk = tuple[Tensor, str, int]
+"""The risk of a bag, its slide and how many tiles count for it."""
 _LOWER = "lower --lr; the last good state is kept"
 
 
@@ -125,27 +128,30 @@ def _visit(learner: Learner, network: nn.Module, pace: Pace, progress: Progress,
     learner.optimizer.zero_grad()
     began = saved = time.monotonic()
     tasks = [partial(drawn, visit, task.source, config.bag, task.labels) for visit in visits[state.place :]]
+    risks: list[_Risk] = []
+    most = 1 if task.device.type == "cpu" else _RISKS_AT_ONCE
     with closing(ahead(tasks, config.bag * task.source.bytes_of(task.slides[0]))) as bags:
         for place in range(state.place, len(visits)):
-            asked_at = time.monotonic()
+            visit, asked_at = visits[place], time.monotonic()
             bag = next(bags)
             state.waited += time.monotonic() - asked_at
-            torch.manual_seed(mixed(*visits[place].seed))
-            risk = learner.stepper.backward(network, bag, is_last=visits[place].ends_step)
-            if not math.isfinite(risk):
-                raise WsisegError(f"{bag.slide.slide}: the risk is {risk} in epoch {state.epoch + 1}", _LOWER)
-            if bag.weight > 0:
-                state.risks.append((risk, len(bag.tiles)))
+            torch.manual_seed(mixed(*visit.seed))
+            risk = learner.stepper.backward(network, bag, is_last=visit.ends_step)
+            risks.append((risk, bag.slide.slide, len(bag.tiles) if visit.weight > 0 else 0))
+            if len(risks) >= most or place + 1 == len(visits):
+                _learn(state, risks)
             pace.advance(processes.count)
             if pace.is_due():
+                _learn(state, risks)
                 progress.note(f"training: {pace.done:.0f} of {pace.total} slides, {_speed(state)}, {pace.left()}")
-            if not visits[place].ends_step:
+            if not visit.ends_step:
                 continue
             learner.move((state.epoch + place / len(visits)) / config.epochs)
             now = time.monotonic()
             state.place, state.seconds, began = place + 1, state.seconds + now - began, now
             is_asked = processes.any(asked())
             if is_asked or state.place == len(visits) or now - saved > 60 * config.save_minutes:
+                _learn(state, risks)
                 _check_weights(
                     task.network, f"{bag.slide.slide}: NaN or infinity in the weights in epoch {state.epoch + 1}"
                 )
@@ -154,6 +160,16 @@ def _visit(learner: Learner, network: nn.Module, pace: Pace, progress: Progress,
             if is_asked:
                 return False
     return True
+
+
+def _learn(state: State, risks: list[_Risk]) -> None:
+    """Learn the risks of the last bags, for which the device must come to an end of its work."""
+    found = torch.stack([risk for risk, _, _ in risks]).tolist() if risks else []
+    for value, (_, slide, tiles) in zip(found, risks, strict=True):
+        if not math.isfinite(value):
+            raise WsisegError(f"{slide}: the risk is {value} in epoch {state.epoch + 1}", _LOWER)
+        state.risks += [(value, tiles)] if tiles else []
+    risks.clear()
 
 
 def _check_weights(network: nn.Module, message: str) -> None:

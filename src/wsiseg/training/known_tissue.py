@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,15 +12,17 @@ from torch import Tensor
 from wsiseg.network.known_tissue import Features, KnownTissue
 from wsiseg.network.network import TileClassifier
 from wsiseg.network.stage import STRIDE_PX, Reached, Stage, described, squared, stage_layer
+from wsiseg.training.bags import TileSource, ahead
 from wsiseg.training.processes import Processes
-from wsiseg.training.slides import LabelledSlide, evenly, in_parts
+from wsiseg.training.slides import LabelledSlide, evenly
 
 _MOST_SLIDES, _MOST_TILES, _MOST_CROPS, _AT_ONCE = 100, 64, 24, 16
+_BYTES_AHEAD = 16_000_000  # of a slide
 _AROUND_PX = 32  # which an early stage hardly sees beyond
 
 
 def known_tissue(
-    classifier: TileClassifier, slides: Sequence[LabelledSlide], processes: Processes
+    classifier: TileClassifier, slides: Sequence[LabelledSlide], source: TileSource, processes: Processes
 ) -> KnownTissue | None:
     """Measure the tissue of training slides, and how far tissue of those for validation lies from it.
 
@@ -31,7 +35,8 @@ def known_tissue(
     training, validation = (_some([one for one in slides if one.split == name]) for name in ("train", "val"))
     every = [*training, *validation]
     with Stage(classifier.backbone, layer, ends=True) as stage:
-        parts = processes.gathered([_described(classifier, stage, one) for one in processes.share(every)])
+        reading = ahead([partial(_crops, source, one) for one in processes.share(every)], _BYTES_AHEAD)
+        parts = processes.gathered([_described(classifier, stage, crops) for crops in reading])
     found = [(slide.site, tiles) for slide, tiles in zip(every, parts, strict=True)]
     return KnownTissue.of(layer, found[: len(training)], found[len(training) :])
 
@@ -40,16 +45,20 @@ def _some(slides: Sequence[LabelledSlide]) -> list[LabelledSlide]:
     return [slides[place] for place in evenly(len(slides), _MOST_SLIDES)]
 
 
-def _described(classifier: TileClassifier, stage: Stage, slide: LabelledSlide) -> Features:
-    """Describe tiles of a slide, float32[tiles, channels]: alone, as a map by tiles sees them, and within a crop."""
-    whole = [(None, _MOST_TILES), (slide.tile_px + 2 * _AROUND_PX, _MOST_CROPS)]
-    parts = []
-    for side, most in whole if slide.path.exists() else whole[:1]:
-        around = 0 if side is None else _AROUND_PX // STRIDE_PX
-        for indices in in_parts(evenly(slide.tiles, most), _AT_ONCE):
-            crops = torch.from_numpy(slide.read(indices, side))
-            parts.append(_of_middle(classifier, stage, crops, around))
-    return np.concatenate(parts)
+def _crops(source: TileSource, slide: LabelledSlide) -> list[tuple[int, Tensor]]:
+    """Read tiles of a slide alone, as a map by tiles sees them, and within crops; with the positions around each."""
+    whole = [(0, None, _MOST_TILES), (_AROUND_PX // STRIDE_PX, slide.tile_px + 2 * _AROUND_PX, _MOST_CROPS)]
+    return [
+        (around, replace(source, context_px=side).read(slide, evenly(slide.tiles, most)))
+        for around, side, most in (whole if slide.path.exists() else whole[:1])
+    ]
+
+
+def _described(classifier: TileClassifier, stage: Stage, crops: list[tuple[int, Tensor]]) -> Features:
+    """Describe the tiles of a slide, float32[tiles, channels]."""
+    return np.concatenate(
+        [_of_middle(classifier, stage, some, around) for around, tiles in crops for some in tiles.split(_AT_ONCE)]
+    )
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.mathematics.metrics import Floats
 from wsiseg.run.errors import UsageError, shortened
 from wsiseg.slides.cohort import Cohort, CohortSlide
-from wsiseg.tiles.store import TileStore, open_packed, store_path
+from wsiseg.tiles.store import TileStore, fill_tiles, store_path
 
 Indices = NDArray[np.integer]
 _SHOWN = 10
@@ -59,10 +60,16 @@ class LabelledSlide:
 
     def read(self, indices: Indices, context_px: int | None = None) -> NDArray[np.uint8]:
         """Read tiles, or the crops of `context_px` around them: uint8[n, side, side, 3]."""
-        if self.has_pixels and context_px is None:
-            return open_packed(self.store, self.tile_px).read(self.places[indices])
-        with self.open() as store:
-            return store.read_around(self.places[indices], context_px or self.tile_px)
+        shape, task = self.task(indices, context_px)
+        out = np.empty(shape, np.uint8)
+        fill_tiles(out, *task)
+        return out
+
+    def task(self, indices: Indices, context_px: int | None) -> tuple[tuple[int, int, int, int], tuple[Any, ...]]:
+        """Return the shape of such tiles, and what `fill_tiles` is to be told to read them."""
+        side, places = context_px or self.tile_px, self.places[indices].tolist()
+        slide = None if self.has_pixels and context_px is None else str(self.path)
+        return (len(places), side, side, 3), (str(self.store), slide, places)
 
 
 def spread(count: int, most: int, random: np.random.Generator) -> Indices:

@@ -28,9 +28,9 @@ class Stepper:
         if labels is None:
             labels = mil.proxy_labels(logits, label, self.config.alpha, self.config.beta)
         weights = (self.config.c0, self.config.c1)
-        return mil.risk(logits, label, labels.to(logits.device), weights=weights, of=of)
+        return mil.risk(logits, label, labels.to(logits.device, non_blocking=True), weights=weights, of=of)
 
-    def backward(self, network: nn.Module, bag: Bag, *, is_last: bool = True) -> float:
+    def backward(self, network: nn.Module, bag: Bag, *, is_last: bool = True) -> Tensor:
         """Add the gradients of a bag's risk, times the bag's weight, to those of `network`; return the risk.
 
         Without a micro-batch one pass ranks and trains. With it the tiles are ranked without gradients, a micro-batch
@@ -49,17 +49,17 @@ class Stepper:
         labels, is_ranked = self._ranked(network, bag, size)
         kept = torch.nonzero(labels != mil.LEFT_OUT).flatten()
         parts = kept[torch.randperm(len(kept))].split(size)
-        total = 0.0
+        total = torch.zeros((), device=self.device)
         with _statistics_held(network, when=is_ranked):
             for part in parts:
                 with _exchange(network, when=is_last and part is parts[-1]):
                     total += self._add(network, bag, bag.tiles[part], labels[part], len(kept))
         return total
 
-    def _add(self, network: nn.Module, bag: Bag, tiles: Tensor, labels: Tensor | None, of: int | None) -> float:
+    def _add(self, network: nn.Module, bag: Bag, tiles: Tensor, labels: Tensor | None, of: int | None) -> Tensor:
         risk = self.risk(self._logits(network, tiles), bag.slide.label, labels, of)
         (bag.weight * risk).backward()
-        return float(risk.detach())
+        return risk.detach()  # as a number it would hold up the device
 
     def _logits(self, network: nn.Module, tiles: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
@@ -141,7 +141,7 @@ def optimizer_of(network: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     """Make the optimiser of the weights that may move: Adam with torch's default momenta."""
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     # Without decay AdamW is Adam; with it the decay stays apart from the gradients' moments.
-    return torch.optim.AdamW(weights, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(weights, lr=config.lr, weight_decay=config.weight_decay, fused=weights[0].is_cuda or None)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, done: float) -> None:

@@ -16,7 +16,7 @@ from wsiseg.network.weights import Note
 from wsiseg.run.pace import Pace
 from wsiseg.run.record import Progress
 from wsiseg.run.version import __version__
-from wsiseg.training.bags import Source, TileSource
+from wsiseg.training.bags import Source
 from wsiseg.training.cautions import cost
 from wsiseg.training.colors import Colors
 from wsiseg.training.features import Compute, FeatureBank, fill, fingerprint, standard_of
@@ -47,7 +47,7 @@ class PartView(nn.Module):
         parts = pooled.shape[1]
         if not (self.training and self.is_random):
             return pooled[:, parts // 2, parts // 2]
-        row, column = torch.randint(parts, (2, len(crops))).to(logits.device)
+        row, column = torch.randint(parts, (2, len(crops))).to(logits.device, non_blocking=True)
         return pooled[torch.arange(len(crops), device=logits.device), row, column]
 
 
@@ -139,17 +139,16 @@ def task_of(
     classifier: TileClassifier,
     slides: tuple[LabelledSlide, ...],
     truths: Mapping[str, TileTruth],
-    bank: FeatureBank | None,
+    source: Source,
 ) -> Task:
     """Set up the training of one configuration; with a bank of features a new head is trained alone."""
     labels = true_labels(slides, truths) if config.supervised else None
     device = classifier.head.weight.device
-    if bank is not None:
+    if isinstance(source, FeatureBank):
         torch.manual_seed(config.seed)
         classifier.head.reset_parameters()
-        return Task(classifier, nn.Sequential(classifier.head, nn.Flatten(0)), bank, slides, truths, labels, device)
+        return Task(classifier, nn.Sequential(classifier.head, nn.Flatten(0)), source, slides, truths, labels, device)
     hold(classifier, config.train_last)
-    source = TileSource(device, config.stain_jitter, config.context)
     network: nn.Module = classifier
     if config.context is not None:
         # The true label of a tile holds for that tile alone.
@@ -167,6 +166,7 @@ def filled_bank(
     config: TrainConfig,
     classifier: TileClassifier,
     slides: Sequence[LabelledSlide],
+    source: Source,
     processes: Processes,
     progress: Progress,
 ) -> FeatureBank:
@@ -174,7 +174,6 @@ def filled_bank(
 
     Those that an earlier run left in `config.out` for the same weights and tiles are used.
     """
-    source = TileSource(classifier.head.weight.device, config.stain_jitter, config.context)
     how = (config.context, config.stain_jitter, config.seed, config.precision)
     bank = FeatureBank(config.out / "features" / fingerprint(classifier, how), config.views)
     own = processes.share(sorted(slides, key=lambda slide: slide.tiles))  # for each alike many tiles

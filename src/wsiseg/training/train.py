@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from wsiseg.run.errors import DeviceError, UsageError
 from wsiseg.run.machine import cores
 from wsiseg.run.memory import keep_freed_memory
 from wsiseg.run.outputs import write_text
+from wsiseg.run.reader_processes import ReaderProcesses
 from wsiseg.run.record import Progress
+from wsiseg.training.bags import TileSource
 from wsiseg.training.cautions import cautions, cost, looks
 from wsiseg.training.colors import Colors, cohort_colors
 from wsiseg.training.configurations import settings_of_grid, write_grid
@@ -72,7 +75,7 @@ class _Ground:
     truths: Mapping[str, TileTruth]
     inputs: Mapping[str, Any]
     colors: Colors | None
-    device: torch.device
+    source: TileSource
     processes: Processes
     progress: Progress
 
@@ -114,12 +117,20 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
             raise UsageError(wrong, "give a larger side")
         for caution in cautions(config, slides, device):
             progress.note(caution)
-        colors = cohort_colors(config, slides, processes, progress.note)
-        ground = _Ground(slides, truths, inputs, colors, device, processes, progress)
-        configured = _configurations(config, every, done, ground)
+        with _readers(device) as readers:
+            source = TileSource(device, config.stain_jitter, config.context, readers)
+            colors = cohort_colors(config, slides, source, processes, progress.note)
+            ground = _Ground(slides, truths, inputs, colors, source, processes, progress)
+            configured = _configurations(config, every, done, ground)
         if config.grid and processes.is_first:
             write_grid(config, configured)
         return _result(config, configured, "ok")
+
+
+def _readers(device: torch.device) -> AbstractContextManager[ReaderProcesses | None]:
+    """Start processes that read for an accelerator, those of the machine's cores that are this process's."""
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return (device.type != "cpu" and ReaderProcesses.for_accelerator(sharing)) or nullcontext()
 
 
 def _configurations(
@@ -127,7 +138,7 @@ def _configurations(
 ) -> list[Configured]:
     """Train what is not done yet; with `freeze` all on the same features."""
     slides, note = ground.slides, ground.progress.note
-    classifier = started(config, ground.colors, ground.device, note)
+    classifier = started(config, ground.colors, ground.source.device, note)
     if not config.freeze:
         trained, scored, passes = (done.count(None) * count for count in looks(config, slides))
         compute = Compute(classifier, None, config.precision == "bfloat16")
@@ -135,8 +146,10 @@ def _configurations(
         side = config.context or slides[0].tile_px
         for sentence in cost(passes // ground.processes.count, compute, side, what):
             note(f"{sentence}; fewer --epochs, a smaller --bag or --arch cost less")
-    bank = filled_bank(config, classifier, slides, ground.processes, ground.progress) if config.freeze else None
-    known = known_tissue(classifier, slides, ground.processes) if bank else None
+    bank, known = None, None
+    if config.freeze:
+        bank = filled_bank(config, classifier, slides, ground.source, ground.processes, ground.progress)
+        known = known_tissue(classifier, slides, ground.source, ground.processes)
     configured = []
     for one, there in zip(every, done, strict=True):
         if there is not None:
@@ -144,7 +157,7 @@ def _configurations(
             continue
         if config.grid:
             note(f"{one.out.name}:")
-        fresh = classifier if bank or one is every[0] else started(one, ground.colors, ground.device, note)
+        fresh = classifier if bank or one is every[0] else started(one, ground.colors, ground.source.device, note)
         configured.append(_trained(one, fresh, bank, known, ground))
     return configured
 
@@ -207,12 +220,13 @@ def _trained(
     """
     folder, processes = RunFolder(config, ground.inputs), ground.processes
     folder.write_settings()
-    task = task_of(config, classifier, ground.slides, ground.truths, bank)
+    task = task_of(config, classifier, ground.slides, ground.truths, bank or ground.source)
     state = fit(task, config, folder, processes, ground.progress)
     processes.wait()
     checkpoint, validation = _judged(Checkpoint.load(folder.best), task, config, processes)
     if not bank:
-        known = known_tissue(load_classifier(checkpoint).to(ground.device), ground.slides, processes)
+        best = load_classifier(checkpoint).to(ground.source.device)
+        known = known_tissue(best, ground.slides, ground.source, processes)
     checkpoint = replace(checkpoint, known_tissue=known)
     configured = _configured(checkpoint, config)
     if processes.is_first:

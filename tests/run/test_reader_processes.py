@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from making.slides import stained_picture
-from wsiseg.prediction.reader_processes import ReaderProcesses
-from wsiseg.slides.slide import Slide
+from wsiseg.run.reader_processes import ReaderProcesses
+from wsiseg.slides.slide import Slide, fill_from
 
 MakeSlide = Callable[..., Path]
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux's files in memory")
@@ -20,15 +20,15 @@ CORNERS = [(0.0, 0.0), (300.0, 200.0), (550.0, 400.0)]
 
 @pytest.fixture
 def processes() -> Iterator[ReaderProcesses]:
-    found = ReaderProcesses(1)
-    yield found
-    found.close()
+    with ReaderProcesses(1) as found:
+        yield found
 
 
 def filled(processes: ReaderProcesses, slide: Slide, mpp: float = 0.5) -> np.ndarray | None:
     """Let the process read into the middle of an array; None where it could not."""
     array = processes.array((5, 60, 60, 3))
-    is_done = processes.fill(slide, CORNERS, mpp, array, 1)
+    scale = [mpp / one for one in slide.mpp]
+    is_done = processes.fill(array[1:4], fill_from, str(slide.path), 5.0, CORNERS, scale)
     assert not array[0].any(), "no other windows are touched"
     assert not array[4].any()
     return array[1:4] if is_done else None
@@ -37,10 +37,6 @@ def filled(processes: ReaderProcesses, slide: Slide, mpp: float = 0.5) -> np.nda
 def test_a_process_reads_what_this_one_reads(processes: ReaderProcesses, make_slide: MakeSlide) -> None:
     path = make_slide("a.tiff", stained_picture(800, 600), compression="jpeg")
     with Slide(path) as slide:
-        until = time.monotonic() + 60
-        while filled(processes, slide) is None:
-            assert time.monotonic() < until, "it never gets ready"
-            time.sleep(0.05)
         for mpp in (0.5, 0.73, 1.0):
             found = filled(processes, slide, mpp)
             assert found is not None
@@ -56,8 +52,24 @@ def test_a_process_reads_what_this_one_reads(processes: ReaderProcesses, make_sl
         assert filled(processes, slide) is None
 
 
+def shade(out: np.ndarray, value: int) -> None:
+    """Fill an array, unless the value is none."""
+    out[:] = value
+
+
+def test_memory_is_used_again_whatever_its_shape(processes: ReaderProcesses) -> None:
+    shapes = [(4, 3, 3, 3), (2, 3, 3, 3), (4, 3, 3, 3), (1, 2, 2, 3)]
+    for value, shape in enumerate(shapes):
+        found = processes.read(shape, np.copy, shade, value)
+        assert found.shape == shape
+        assert (found == value).all()
+    assert len(processes._files) == 1
+    with pytest.raises(OverflowError):
+        processes.read(shapes[0], np.copy, shade, 256)  # here, once the process failed
+
+
 def test_they_end_with_the_process_that_started_them() -> None:
-    code = "from wsiseg.prediction.reader_processes import ReaderProcesses as R; import os; r = R(1); "
+    code = "from wsiseg.run.reader_processes import ReaderProcesses as R; import os; r = R(1); "
     code += "r._idle.get(); print(r._all[0].process.pid, flush=True); os.kill(os.getpid(), 9)"
     started = os.popen(f"{sys.executable} -c '{code}'")  # noqa: S605  a command of ours
     child = int(started.read())

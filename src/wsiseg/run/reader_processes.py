@@ -12,21 +12,24 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from queue import Empty, SimpleQueue
-from typing import IO, NamedTuple
+from importlib import import_module
+from queue import SimpleQueue
+from typing import IO, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.run.machine import CORES, cores
-from wsiseg.slides.slide import Slide
+
+T = TypeVar("T")
+Fill = Callable[..., None]
+"""A function of a module that fills an array, uint8[...], its first argument; JSON can hold the others."""
 
 _FEWEST_CORES = 4
 _FOR_THE_REST = 2  # cores that the model and the files need
-_OPEN_SLIDES = 3
 _LAST_S = 5.0
 
 
@@ -39,69 +42,84 @@ class _Reader(NamedTuple):
 
 
 class ReaderProcesses:
-    """Processes that read windows for this one; `count` says how many."""
+    """Processes that fill arrays for this one; `len` says how many. Close them or use them in a `with` block."""
 
     def __init__(self, count: int) -> None:
         self._idle: SimpleQueue[_Reader] = SimpleQueue()
         self._files: dict[int, int] = {}  # by the address of the array
+        self._spare: list[NDArray[np.uint8]] = []
         self._all = [_started() for _ in range(count)]
         for reader in self._all:
             threading.Thread(target=self._greet, args=(reader,), daemon=True).start()
 
     @classmethod
-    def for_accelerator(cls) -> "ReaderProcesses | None":
-        """Start as many as there are cores to spare.
+    def for_accelerator(cls, sharing: int = 1) -> "ReaderProcesses | None":
+        """Start as many as there are cores to spare for one of so many processes that share them.
 
         Returns:
-            None where there are few, where no memory can be shared, and in one of several processes that share the
-            cores, as each of these has an interpreter's lock of its own.
+            None where there are few, where no memory can be shared, and where `WSISEG_CORES` says how many this process
+            may use: it is one of several then, each of which has an interpreter's lock of its own.
         """
-        count = cores()
+        count = cores() // sharing
         can_share = hasattr(os, "memfd_create") and CORES not in os.environ
         return cls(count - _FOR_THE_REST) if count >= _FEWEST_CORES and can_share else None
 
     def __len__(self) -> int:
         return len(self._all)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _greet(self, reader: _Reader) -> None:
-        """Let a process work once it is ready."""
-        if reader.answers.readline():
-            self._idle.put(reader)
+        """Let a process work once it is ready, or be found dead."""
+        reader.answers.readline()
+        self._idle.put(reader)
 
     def array(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """Return an array that processes can read into."""
         file, size = os.memfd_create("windows"), math.prod(shape)
         os.ftruncate(file, size)
-        array = np.frombuffer(mmap.mmap(file, size), np.uint8).reshape(shape)
+        array = np.frombuffer(mmap.mmap(file, size), np.uint8)
         self._files[array.ctypes.data] = file
-        return array
+        return array.reshape(shape)
 
-    def fill(
-        self, slide: Slide, corners: Sequence[tuple[float, float]], mpp: float, whole: NDArray[np.uint8], begin: int
-    ) -> bool:
-        """Let a process read regions as `Slide.fill` does, into `whole`, made by `array`, from its place `begin` on.
+    def fill(self, out: NDArray[np.uint8], function: Fill, *arguments: object) -> bool:
+        """Let a process call a function to fill an array made by `array`, or some of its rows.
 
         Returns:
-            False where no process is at hand, or it could not read them.
+            False where the process could not.
         """
-        file = self._files.get(whole.ctypes.data)
-        if file is None:
-            return False
-        try:
-            reader = self._idle.get_nowait()
-        except Empty:
-            return False
-        memory, part = [f"/proc/{os.getpid()}/fd/{file}", *whole.shape], [begin, begin + len(corners)]
-        scale = [mpp / slide.mpp[0], mpp / slide.mpp[1]]
-        task = [str(slide.path), slide.longest_read_s], memory, part, corners, scale
-        said = b""
-        with suppress(OSError):
-            reader.tasks.write(json.dumps(task).encode() + b"\n")
+        assert isinstance(out.base, np.ndarray)  # noqa: S101  what `array` made
+        begin = out.base.ctypes.data
+        file = f"/proc/{os.getpid()}/fd/{self._files[begin]}"
+        name = function.__module__, function.__qualname__
+        task = json.dumps([name, (file, out.ctypes.data - begin, out.shape), arguments]).encode()
+        reader, said = self._idle.get(), b""
+        with suppress(OSError):  # it is dead
+            reader.tasks.write(task + b"\n")
             reader.tasks.flush()
             said = reader.answers.readline()
-        if said:  # else it is dead
-            self._idle.put(reader)
+        self._idle.put(reader)
         return said == b"done\n"
+
+    def read(
+        self, shape: tuple[int, ...], kept: Callable[[NDArray[np.uint8]], T], function: Fill, *arguments: object
+    ) -> T:
+        """Fill an array, here where no process can, and return what is `kept` of it: its memory is used again."""
+        size = math.prod(shape)
+        flat = next((self._spare.pop() for _ in self._spare[:1]), None)
+        if flat is None or flat.size < size:
+            flat = self.array((size,))
+        try:
+            out = flat[:size].reshape(shape)
+            if not self.fill(out, function, *arguments):
+                function(out, *arguments)
+            return kept(out)
+        finally:
+            self._spare.append(flat)
 
     def close(self) -> None:
         """End the processes and free the memory, once no array of theirs is used."""
@@ -130,19 +148,15 @@ def _started() -> _Reader:
 
 
 def serve() -> None:
-    """Read what the lines of standard input ask for."""
+    """Call what the lines of standard input ask for."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing else may be printed there
-    slides: dict[str, Slide] = {}
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         try:
-            (path, longest_s), (file, *shape), (begin, end), corners, scale = json.loads(line)
-            if path not in slides:
-                while len(slides) >= _OPEN_SLIDES:
-                    slides.pop(next(iter(slides))).close()
-                slides[path] = Slide(path, mpp=1.0, longest_read_s=longest_s)  # the scale comes with the task
-            slides[path].fill_scaled(corners, _shared(file, *shape)[begin:end], tuple(scale))
+            (module, name), (file, begin, shape), arguments = json.loads(line)
+            out = _shared(file)[begin : begin + math.prod(shape)].reshape(shape)
+            getattr(import_module(module), name)(out, *arguments)
             said = "done"
         except Exception:  # noqa: BLE001  who asked reads it again, and then hears why
             said = "failed"
@@ -150,10 +164,10 @@ def serve() -> None:
 
 
 @cache
-def _shared(path: str, *shape: int) -> NDArray[np.uint8]:
+def _shared(path: str) -> NDArray[np.uint8]:
     """Open the memory behind an array of the process that asks."""
     with open(path, "r+b") as file:  # noqa: PTH123  no path of a file system
-        return np.frombuffer(mmap.mmap(file.fileno(), 0), np.uint8).reshape(shape)
+        return np.frombuffer(mmap.mmap(file.fileno(), 0), np.uint8)
 
 
 if __name__ == "__main__":
