@@ -154,8 +154,8 @@ def _facts() -> dict[str, Any]:
     return {"gpu": gpu, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
 
 
-def setup(bench: Bench) -> dict[str, str]:
-    """Write slides, models and tile stores side by side, while the GPU does what needs none of them.
+def setup(bench: Bench, *, needs_models: bool) -> dict[str, str]:
+    """Write slides, models and tile stores side by side.
 
     Returns:
         The models.
@@ -170,14 +170,10 @@ def setup(bench: Bench) -> dict[str, str]:
     models = {kind: str(folder / f"{sizes.arch}-{kind}.onnx") for kind in ("fp32", "fp16")}
     with ThreadPoolExecutor(4) as pool:
         jobs = [pool.submit(_slides, bench), pool.submit(_stores, bench)]
-        for kind, path in models.items():
+        for kind, path in models.items() if needs_models else ():
             command = [sys.executable, "-m", "wsiseg", "export", "--from-torch", "weights.pt", "--arch", sizes.arch]
             command += ["--precision", kind, "--out", path, "--allow-loss"]
             jobs.append(pool.submit(bench.run, command, 180))
-        alone = bench.ask(
-            "network", 60, device=bench.device, arch=sizes.arch, batches=sizes.batches, seconds=sizes.seconds
-        )
-        bench.row("PyTorch alone, half precision, channels last, tiles on the device", alone)
         said = [job.result() for job in jobs]
     failed = [" ".join(one.stderr.split())[-_WORDS_OF_FAILURE:] for one in said if one is not None and one.returncode]
     found = {"failed": failed} if failed else {"seconds left": round(bench.left())}
@@ -227,6 +223,8 @@ def alone(bench: Bench, models: dict[str, str]) -> dict[str, float]:
         bench.row(f"session alone, {kind}", found)
         if isinstance(found, dict):
             fastest[kind] = max(value for name, value in found.items() if name.startswith("batch"))
+    found = bench.ask("network", 60, device=bench.device, arch=bench.sizes.arch, **shape)
+    bench.row("PyTorch alone, half precision, channels last, tiles on the device", found)
     found = bench.ask("agreement", 60, models=[*models.values(), _bundled()], reference=models["fp32"],
                       device=bench.device, count=bench.sizes.tiles)  # fmt: skip
     bench.row(f"largest difference from {Path(models['fp32']).name} on the CPU (not the bundled one)", found)
@@ -371,7 +369,7 @@ def main() -> None:
 
 def measure(bench: Bench, only: Sequence[str]) -> None:
     """Measure the parts that are named, or all."""
-    models = setup(bench)
+    models = setup(bench, needs_models=list(only) != ["training"])
     fastest: dict[str, float] = {}
     parts: dict[str, Callable[[], object]] = {
         "training": lambda: training(bench),
