@@ -303,14 +303,14 @@ def training(bench: Bench) -> None:
     ways["train, cudnn.benchmark"] = lambda: bench.ask("train", 120, **given, change="benchmark")
     if bench.old is not None:
         ways["train, old"] = lambda: bench.ask("train", 120, bench.old, **{**given, "epochs": 2})
-    for name, change in (("one layer", "one layer"), ("read by threads", "threads"), ("processor time", "profile")):
-        bench.row(f"train, {name}", bench.ask("train", 90, **given, change=change))
-    bench.row("train, float32", bench.ask("train", 90, **given, precision="float32"))
     fastest = max((rate for rate in raw.values() if isinstance(rate, float)), default=0) if isinstance(raw, dict) else 0
     for name, one in bench.in_turn(ways).items():
         if isinstance(one, dict) and fastest:
             one["to the fastest step"] = round(one["tiles_per_s"] / fastest, 2)
         bench.row(name, one)
+    for name, change in (("one layer", "one layer"), ("read by threads", "threads"), ("processor time", "profile")):
+        bench.row(f"train, {name}", bench.ask("train", 90, **given, change=change))
+    bench.row("train, float32", bench.ask("train", 90, **given, precision="float32"))
 
 
 def rest(bench: Bench, models: dict[str, str]) -> None:
