@@ -123,6 +123,7 @@ class Bench:
             for name, way in ways.items():
                 if not any(isinstance(one, str) for one in found[name]):
                     found[name].append(way())
+                    print(f"({name}, round {number + 1}: {found[name][-1]})", flush=True)
             if number + 1 < self.rounds and self.left() < _LEAST_S:
                 break
         return {name: _median(ones) for name, ones in found.items()}
