@@ -332,16 +332,19 @@ def test_fewer_bits_follow_closely(
     trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path, precision: str, exported: Exported
 ) -> None:
     notes = Notes()
-    config = ExportConfig.checked(run=trained[0], out=tmp_path / "m.onnx", precision=precision)
+    config = ExportConfig.checked(run=trained[0], out=tmp_path / "m", precision=f"{precision},fp32")
     found = export(config, notes)
+    path = found.path / f"{precision}.onnx"
     row = found.card.parity[-1]
     assert (row.graph, row.reference, row.passed) == (precision, "fp32", True)
     assert any("tiles/s" in line for line in notes.lines)
     is_slow = precision == "int8" and has_fast_int8() is False
     assert any("no instructions for 8-bit products" in line for line in notes.lines) == is_slow
     share = {"fp16": 0.55, "int8": 0.8}[precision]
-    assert found.path.stat().st_size < share * exported.path.stat().st_size
-    with ModelFile.open(found.path) as model:
+    assert path.stat().st_size < share * exported.path.stat().st_size
+    assert (found.path / "fp32.onnx").stat().st_size > 0.9 * exported.path.stat().st_size
+    assert export(config).status == "up_to_date"
+    with ModelFile.open(path) as model:
         assert np.abs(model.answer(tiles).probabilities - by_torch(trained[1], tiles)).mean() <= 0.02
         assert model.answer_map(tiles[:1]).probabilities.dtype == np.float32
 

@@ -129,6 +129,26 @@ def test_devices(path: Path) -> None:
         assert model.provider in available_providers()
 
 
+def test_of_a_folder_the_file_is_taken_that_is_faster_here(
+    tmp_path: Path, good: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = {"a.onnx": 100.0, "b.onnx": 120.0}
+    monkeypatch.setattr(ModelFile, "tiles_per_s", lambda model: speeds[model.path.name])
+    with pytest.raises(UsageError, match="holds no model file"):
+        ModelFile.open(tmp_path)
+    for name in speeds:
+        (tmp_path / name).write_bytes(good)
+    for faster, taken in ((120.0, "a.onnx"), (130.0, "b.onnx")):  # where they are nearly equal, always the same one
+        speeds["b.onnx"] = faster
+        with ModelFile.open(tmp_path) as model:
+            assert model.path.name == taken
+            assert f"a.onnx 100.0, b.onnx {faster}" in model.reason
+            assert model.answer(np.zeros((1, 224, 224, 3), np.uint8)).probabilities == pytest.approx(1)
+    (tmp_path / "b.onnx").write_bytes(with_changed_card(good, mpp=0.25))
+    with pytest.raises(UsageError, match="of different models"):
+        ModelFile.open(tmp_path)
+
+
 FORGED: list[tuple[dict[str, Any], str]] = [
     ({"mpp": -1}, "mpp"),
     ({"mpp": ...}, "mpp"),

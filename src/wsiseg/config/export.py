@@ -8,7 +8,6 @@ from pydantic import Field, field_validator, model_validator
 from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Gone, Shown, read_toml
 from wsiseg.run.errors import UsageError
 
-Precision = Literal["fp32", "fp16", "int8"]
 MapOfModel = Literal["dense", "tile"]
 
 
@@ -81,8 +80,9 @@ class ExportConfig(Config):
     """Side of a tile in pixels; for `from_torch`, 224 where it is not given."""
     mpp: float | None = Field(default=None, gt=0, le=100)
     """Micrometers per pixel; for `from_torch`, 0.5 where it is not given."""
-    precision: Precision = "fp32"
-    """Numbers that it computes with: `fp32`, `fp16` for GPUs, `int8` for CPUs."""
+    precision: str = Field(default="fp32", pattern="^(fp32|fp16|int8)(,(fp32|fp16|int8))*$")
+    """Numbers that it computes with: `fp32`, `fp16` for GPUs, `int8` for CPUs. Several, as `fp16,int8`, make OUT a
+    folder with a file for each, of which predict takes the one that is fastest on its machine."""
     output_stride: Literal[16, 32] | None = None
     """Input pixels per cell of the dense map; the network's own, nearly always 32, where it is not given."""
     threshold: Annotated[float | None, IN_FILE] = Field(default=None, gt=0, lt=1)

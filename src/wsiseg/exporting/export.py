@@ -64,7 +64,7 @@ class Exported:
 
 
 def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
-    """Write a model file and its card.
+    """Write a model file and its card; of several precisions a folder of them, told by the first.
 
     Raises:
         UsageError: The run or network cannot be exported.
@@ -72,6 +72,13 @@ def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
         WsisegError: A checkpoint or tile store cannot be read.
     """
     progress = progress or Progress()
+    precisions = config.precision.split(",")
+    if len(precisions) > 1:
+        config.out.mkdir(parents=True, exist_ok=True)
+        ways = [{"precision": one, "out": config.out / f"{one}.onnx"} for one in precisions]
+        files = [export(config.model_copy(update=way), progress) for way in ways]
+        is_new = any(file.status == "ok" for file in files)
+        return replace(files[0], path=config.out, status="ok" if is_new else "up_to_date")
     mark = _mark(config)
     earlier = _earlier(config, mark, progress)
     if earlier is not None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MAP_MULTIPLE_PX = 32
 """Images for dense maps have sides that are multiples of this."""
 
+_MUST_LEAD = 1.25  # so that the same file is taken again where two are nearly equal
 _DAMAGED = "export it again or get a fresh copy"
 _OTHER_PRODUCTS = "this CPU computes 8-bit products otherwise: use the fp32 model"
 _CANNOT_TELL = "{}: cannot tell tissue unlike that of its training; where it was made by wsiseg train, export it anew"
@@ -76,7 +77,7 @@ class ModelFile:
         """Open a model file: check that it is whole, what it says of itself, and that it passes its self-test.
 
         Args:
-            path: The file.
+            path: The file, or a folder of files of one model in several precisions: the fastest here is opened.
             device: `cpu`, `cuda`, `coreml`, `directml`, `openvino`, with a number as `cuda:1` where there are several,
                 or `auto` for the fastest with this file.
             threads: Threads that compute; all cores where it is not given.
@@ -87,6 +88,8 @@ class ModelFile:
             DeviceError: The device is not available.
         """
         path = Path(path)
+        if path.is_dir():
+            return cls._fastest(path, device, threads)
         data = _read(path)
         try:
             card = read_card(data)
@@ -100,6 +103,25 @@ class ModelFile:
         model._check_signature()
         model._check_answers()
         return model
+
+    @classmethod
+    def _fastest(cls, folder: Path, device: str, threads: int | None) -> Self:
+        """Open the first of the files in a folder, unless another is markedly faster on the device."""
+        files = sorted(folder.glob("*.onnx"))
+        if not files:
+            raise UsageError(f"{folder}: holds no model file", "name a file, or a folder that wsiseg export wrote")
+        models = [cls.open(file, device, threads) for file in files]
+        if len({(card.name, card.version, card.mpp, card.tile_px) for card in (one.card for one in models)}) > 1:
+            raise UsageError(f"{folder}: its files are of different models", "name one of the files")
+        speeds = [max(one.speeds.values(), default=0) or one.tiles_per_s() for one in models]
+        fastest = max(speeds)
+        chosen = next(one for one, speed in zip(models, speeds, strict=True) if speed * _MUST_LEAD >= fastest)
+        said = ", ".join(f"{one.path.name} {speed:.1f}" for one, speed in zip(models, speeds, strict=True))
+        chosen.reason += f"; of the files in the folder, in tiles/s: {said}"
+        for one in models:
+            if one is not chosen:
+                one.close()
+        return chosen
 
     def __enter__(self) -> Self:
         return self

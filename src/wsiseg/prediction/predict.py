@@ -87,6 +87,9 @@ def _records(
     if config.dask is None and len(config.devices) == 1:
         return records(rows, Setting(places, models, config, progress))
     hashes = tuple(model.sha256 for model in models)
+    opened = zip(config.model, models, strict=True)  # of a folder all processes take the same file
+    names = tuple(str(model.path) if Path(name).is_dir() else name for name, model in opened)
+    config = config.model_copy(update={"model": names})
     work = partial(_in_process, places=places, config=config, hashes=hashes)
     if config.dask is not None:
         return on_cluster(config.dask, work, config.device, rows)
