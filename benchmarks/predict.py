@@ -28,7 +28,7 @@ import numpy as np
 
 from wsiseg.cli.streams import Streams
 from wsiseg.config.predict import PredictConfig
-from wsiseg.model_file.model_file import ModelFile, default_model_path
+from wsiseg.model_file.model_file import ModelFile, model_path
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.prediction.windows import BATCH
 from wsiseg.slides.slide import Slide
@@ -132,7 +132,7 @@ def watched(slide: Path, model: str, tissue: str, began: float) -> None:
 
 def _in_memory(slide: Path, model: str) -> float:
     """Give the tiles a second of a model's session on batches that lie in memory."""
-    with ModelFile.open(default_model_path() if model == "default" else model) as opened, Slide(slide) as read:
+    with ModelFile.open(model_path(model)) as opened, Slide(slide) as read:
         side, mpp = opened.card.tile_px, opened.card.mpp
         step = int(side * mpp / read.mpp[0])
         tiles = np.stack([read.read(step * k, step * k, (side, side), mpp) for k in range(BATCH)])

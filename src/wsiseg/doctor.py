@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wsiseg.config.doctor import DoctorConfig
-from wsiseg.model_file.model_file import ModelFile, default_model_path
+from wsiseg.model_file.model_file import ModelFile, model_path
 from wsiseg.model_file.onnx_session import GET_CUDA, PROVIDERS, available_providers, has_fast_int8, runtime
 from wsiseg.run.errors import DeviceError, ModelFileError, PixelSizeError, SlideError, shortened
 from wsiseg.run.machine import cores, memory_bytes
@@ -85,7 +85,7 @@ def _installation() -> Iterator[tuple[str, Any]]:
     yield "8-bit products", _int8()
     memory = memory_bytes()
     yield "memory", f"{memory / 2**30:.1f} GiB" if memory else "unknown"
-    model = default_model_path()
+    model = model_path("default")
     yield "bundled model", str(model) if model.exists() else "none: give --model to predict"
     missing = [name for name in _TRAINING if util.find_spec(name) is None]
     yield "training", f"needs {', '.join(missing)}: pip install 'wsiseg[train]'" if missing else "ready"
@@ -102,7 +102,7 @@ def _gpu() -> str:
             said = "onnxruntime was installed over onnxruntime-gpu"
         return f"not used: {said}; {GET_CUDA}"
     try:
-        ModelFile.open(default_model_path(), "cuda").close()
+        ModelFile.open(model_path("default"), "cuda").close()
     except (DeviceError, ModelFileError) as error:
         return f"not used: {error}"
     return "ready"
@@ -116,7 +116,7 @@ def _int8() -> str:
 
 
 def _model(name: str) -> dict[str, Any]:
-    path = default_model_path() if name == "default" else Path(name)
+    path = model_path(name)
     with ModelFile.open(path, "auto") as model:
         card = model.card.model_dump(mode="json", exclude={"self_test", "sha256"})  # not the one with its digits zeroed
         facts: dict[str, Any] = {"file": str(path), "sha256": model.sha256}

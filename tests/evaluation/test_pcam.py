@@ -21,7 +21,7 @@ from wsiseg.config.evaluate import EvaluateConfig, PcamScale
 from wsiseg.evaluation import pcam
 from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
-from wsiseg.model_file.model_file import ModelFile, default_model_path
+from wsiseg.model_file.model_file import BUNDLED, ModelFile, model_path
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.record import Progress
 from wsiseg.tiles.pcam_files import BASE, FILES, name
@@ -292,10 +292,11 @@ def test_a_split_that_is_none_is_refused(folder: Path, model: Path) -> None:
         run(folder, model, split="nightly")
 
 
-def test_default_is_the_bundled_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", BUNDLED)
+def test_bundled_models_are_found_by_name(tmp_path: Path, name: str) -> None:
     write_patches(tmp_path, 8)
-    report = run(tmp_path, Path("default"), resamples=0)
-    with ModelFile.open(default_model_path(), "cpu") as bundled:
+    report = run(tmp_path, Path(name), resamples=0)
+    with ModelFile.open(model_path(name), "cpu") as bundled:
         assert (report.settings["model"], report.settings["sha256"]) == (bundled.card.name, bundled.sha256)
 
 

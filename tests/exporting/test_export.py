@@ -29,7 +29,7 @@ from wsiseg.exporting.precision import to_int8
 from wsiseg.exporting.sample_tiles import Sample, Samples, from_cohort, from_folder
 from wsiseg.exporting.self_test_images import self_test_side, unseen_layers
 from wsiseg.model_file.model_card import METADATA_KEY, read_card
-from wsiseg.model_file.model_file import ModelFile, default_model_path
+from wsiseg.model_file.model_file import ModelFile, model_path
 from wsiseg.model_file.onnx_session import has_fast_int8
 from wsiseg.network.network import Checkpoint, TileClassifier, build
 from wsiseg.network.stage import Stage
@@ -139,8 +139,8 @@ def test_a_file_with_a_changed_layer_fails_its_self_test(exported: Exported, tmp
 
 
 def test_the_self_test_of_the_bundled_model_sees_every_layer() -> None:
-    model = onnx.load(default_model_path())
-    card = read_card(default_model_path().read_bytes())
+    model = onnx.load(model_path("default"))
+    card = read_card(model_path("default").read_bytes())
     assert unseen_layers(model, card.self_test) == []
     loose = card.self_test.model_copy(update={"tolerance": 0.5})
     assert len(unseen_layers(model, loose)) > 10

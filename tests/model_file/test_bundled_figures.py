@@ -1,4 +1,4 @@
-"""The figures on the bundled model's card are those of the file itself, at its threshold."""
+"""The figures on the cards of the bundled models are those of the files themselves, at their thresholds."""
 
 import runpy
 from pathlib import Path
@@ -9,29 +9,31 @@ import pytest
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.config.predict import PredictConfig
 from wsiseg.evaluation.evaluate import evaluate
-from wsiseg.model_file.model_file import ModelFile, default_model_path
+from wsiseg.model_file.model_file import BUNDLED, ModelFile, model_path
 from wsiseg.prediction.predict import predict_slides
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
-def test_the_cards_threshold_is_that_of_its_figures() -> None:
-    with ModelFile.open(default_model_path()) as model:
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_cards_threshold_is_that_of_its_figures(name: str) -> None:
+    with ModelFile.open(model_path(name)) as model:
         evaluation: Any = model.card.figures["evaluation"]
         assert evaluation["split"] == "test"
         assert evaluation["threshold"]["value"] == model.card.threshold
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", BUNDLED)
 def test_the_cards_figures_are_had_again_from_the_file(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
     cohorts, recipe = (runpy.run_path(str(SCRIPTS / f"{name}.py")) for name in ("open_cohort", "make_model"))
-    made = cohorts["open_slides"](data, ["node", "colon"], ["test"], recipe["SLIDES"][2:], 0)
+    made = cohorts["open_slides"](data, recipe["RECIPES"][name].organs, ["test"], recipe["SLIDES"][2:], 0)
     cohorts["write_cohort"]((one for one in made if one.split), tmp_path)
-    predict_slides(PredictConfig(inputs=(str(tmp_path / "cohort.csv"),), out=tmp_path / "maps"))
-    with ModelFile.open(default_model_path()) as model:
+    predict_slides(PredictConfig(inputs=(str(tmp_path / "cohort.csv"),), model=(name,), out=tmp_path / "maps"))
+    with ModelFile.open(model_path(name)) as model:
         threshold = model.card.threshold
         said: Any = model.card.figures["evaluation"]
     report = evaluate(
@@ -40,9 +42,9 @@ def test_the_cards_figures_are_had_again_from_the_file(
             split="test", threshold=threshold,
         )
     )  # fmt: skip
-    for name in ("auc", "precision", "recall", "f1"):
-        found, expected = (figures["without_background"][name] for figures in (vars(report), said))
-        assert number(found) == pytest.approx(number(expected), abs=0.005), name
+    for measure in ("auc", "precision", "recall", "f1"):
+        found, expected = (figures["without_background"][measure] for figures in (vars(report), said))
+        assert number(found) == pytest.approx(number(expected), abs=0.005), measure
 
 
 def number(figure: Any) -> float:

@@ -25,7 +25,7 @@ from making.models import (
     write_color_filter_model,
 )
 from wsiseg.model_file.model_card import METADATA_KEY, ModelCard, read_card, signed
-from wsiseg.model_file.model_file import ModelFile, default_model_path
+from wsiseg.model_file.model_file import BUNDLED, ModelFile, model_path
 from wsiseg.model_file.onnx_bytes import metadata_spans
 from wsiseg.model_file.onnx_session import available_providers
 from wsiseg.model_file.self_test import Kind, seeded_pixels
@@ -461,7 +461,7 @@ def with_other_shape(file: bytes, kind: str, number: int, axis: int, size: int |
 
 @pytest.mark.parametrize("kind", ["made", pytest.param("bundled", marks=pytest.mark.slow)])
 def test_two_hundred_mutants_are_refused_by_the_command_line(tmp_path: Path, good: bytes, kind: str) -> None:
-    file = good if kind == "made" else default_model_path().read_bytes()
+    file = good if kind == "made" else model_path("default").read_bytes()
     files = [*forgeries(file), *mutants(file, seed=1), *mutants(file, seed=2)][:MUTANTS]
     for index, data in enumerate(files):
         assert data != file
@@ -534,8 +534,10 @@ def test_writing_and_opening_gives_the_card_back(tmp_path: Path) -> None:
         assert model.card.model_dump(include=set(fields)) == fields
 
 
-def test_the_bundled_model_opens_and_has_its_page_beside_it() -> None:
-    path = default_model_path()
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_bundled_model_opens_by_its_name_and_has_its_page_beside_it(name: str) -> None:
+    path = model_path(name)
+    assert path.name == f"{name}.onnx"
     with ModelFile.open(path) as model:
         assert (model.card.map, model.card.precision) == ("dense", "int8")
         assert model.sha256 in path.with_suffix(".md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import wsiseg
-from wsiseg.model_file.model_file import ModelFile, default_model_path
+from wsiseg.model_file.model_file import ModelFile, model_path
 from wsiseg.prediction.windows import Cells, plan_windows
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.tissue import find_tissue
@@ -20,7 +20,7 @@ MakeSlide = Callable[..., Path]
 def border_ratio(path: Path) -> float:
     """Give the mean step between neighbouring cells across borders of windows by that elsewhere."""
     values = wsiseg.predict(path, map="dense").probabilities
-    with Slide(path) as slide, ModelFile.open(default_model_path()) as model:
+    with Slide(path) as slide, ModelFile.open(model_path("default")) as model:
         windows = plan_windows(slide, find_tissue(slide)[0], model, 0.5).windows
     down, right = np.abs(np.diff(values, axis=0)), np.abs(np.diff(values, axis=1))
     at_down, at_right = borders(windows, values.shape)

@@ -14,7 +14,7 @@ from making.tiled import SMALL, TILE_PX, training
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import Checkpoint, TileClassifier, build, load_classifier
 from wsiseg.network.weights import read_torch
-from wsiseg.training.augment import augmented
+from wsiseg.training.augment import augmented, resized
 from wsiseg.training.bags import TileSource
 from wsiseg.training.slides import LabelledSlide, labelled_slides, tile_truths
 from wsiseg.training.step import batch_norms, blocks
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def task_for(config: TrainConfig, truth: Path | None = None) -> Task:
     slides = labelled_slides(config.cohort)
     truths = tile_truths(truth, slides, lambda _: None) if truth else {}
-    source = TileSource(CPU, config.stain_jitter, config.context)
+    source = TileSource(CPU, config.stain_jitter, config.context, size=config.size_jitter)
     return task_of(config, started(config, None, CPU, lambda _: None), slides, truths, source)
 
 
@@ -80,6 +80,20 @@ def test_every_tile_of_a_bag_is_changed_in_its_own_way(cohort: Path, tmp_path: P
         tiles = task.source.read(task.slides[1], same)
         assert drawn.equal(augmented(tiles, np.random.default_rng(0), stain))
         assert len({tile.numpy().tobytes() for tile in (*drawn, tiles[0])}) == 9
+
+
+def test_bags_are_shown_larger_and_smaller(cohort: Path, tmp_path: Path) -> None:
+    task = task_for(training(cohort, tmp_path, size_jitter=0.25))
+    bags = [task.source.draw(task.slides[1], np.zeros(2, np.int64), np.random.default_rng(k)) for k in range(20)]
+    sides = {bag.shape[1] for bag in bags}
+    assert all(bag.shape[1] == bag.shape[2] and bag.dtype == torch.uint8 for bag in bags)
+    assert 0.75 * TILE_PX <= min(sides) < 0.85 * TILE_PX
+    assert 1.15 * TILE_PX < max(sides) <= 1.25 * TILE_PX
+    assert task.source.read(task.slides[1], np.zeros(2, np.int64)).shape[1] == TILE_PX
+    larger = resized(torch.arange(8, dtype=torch.uint8).mul(30).expand(3, 8, 8).permute(1, 2, 0)[None], 2.0)
+    assert larger[0, 3, :, 1].tolist() == [0, 8, 23, 38, 53, 68, 83, 98, 113, 128, 143, 158, 173, 188, 203, 210]
+    with pytest.raises(ValueError, match="size-jitter"):
+        training(cohort, tmp_path, size_jitter=0.25, freeze=True)
 
 
 def test_context_shows_crops(cohort: Path, truth: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ class DoctorConfig(Config):
     slide: Annotated[Path | None, ARGUMENT] = None
     """The slide to examine."""
     model: str | None = None
-    """The model file to examine; `default` is the bundled one."""
+    """The model file to examine; `default` and `node` come with wsiseg."""
     slide_mpp: float | None = None
     """Micrometers per level-0 pixel, in place of what the file says."""
     deep: bool = False

@@ -61,7 +61,7 @@ class EvaluateConfig(Config):
     pcam: Path | None = None
     """Folder of the PatchCamelyon files."""
     model: Path | None = None
-    """Model file for PatchCamelyon; `default` is the bundled one."""
+    """Model file for PatchCamelyon; `default` and `node` come with wsiseg."""
     pcam_scale: Annotated[PcamScale | None, IN_FILE] = None
     """How the model sees patches of PatchCamelyon: `native`, or `doubled` and padded with zeros, as in the paper; what
     is nearer to its um/px where it is not given."""

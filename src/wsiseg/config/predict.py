@@ -22,7 +22,7 @@ class PredictConfig(Config):
     """Slides, folders, globs, a cohort CSV, or `-` for one path per line on standard input."""
     model: tuple[str, ...] = ("default",)
     """Model files; several are averaged. Of a folder that export wrote the file that is fastest here is taken.
-    `default` is the bundled one."""
+    `default` and `node` come with wsiseg."""
     views: Annotated[int, IN_FILE] = Field(default=1, ge=1, le=8)
     """Views of each image, turned and mirrored, whose probabilities are averaged."""
     out: Path = Path("wsiseg-out")

@@ -79,6 +79,8 @@ class TrainConfig(Config):
     starting weights were made with (`weights`); `auto` is `weights` with `freeze`, else `cohort`."""
     stain_jitter: Annotated[float, IN_FILE] = Field(default=0.0, ge=0, lt=1)
     """Largest random change of the hematoxylin and eosin amounts of a training tile."""
+    size_jitter: Annotated[float, IN_FILE] = Field(default=0.0, ge=0, le=0.5)
+    """Largest random change of the size in which a bag of training tiles is shown."""
     context: Annotated[int | None, IN_FILE] = Field(default=None, ge=32, le=4096)
     """Side in pixels of the crops around tiles that the network sees; the logit is pooled over a tile-sized part."""
     train_last: Annotated[int | None, IN_FILE] = Field(default=None, ge=0)
@@ -118,6 +120,8 @@ class TrainConfig(Config):
             raise ValueError(f"alpha {self.alpha:g} and beta {self.beta:g} together exceed 1")
         if self.supervised and self.truth is None:
             raise ValueError("supervised needs the tiles' true labels: give truth")
+        if self.size_jitter and (self.context is not None or self.freeze):
+            raise ValueError("size-jitter is for whole tiles that are drawn anew: leave out context and freeze")
         if self.views > 1 and not self.freeze:
             raise ValueError("views are for freeze; without it every visit changes tiles anew")
         return self

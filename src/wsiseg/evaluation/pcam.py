@@ -20,7 +20,7 @@ from wsiseg.evaluation.metrics_file import Report, Threshold
 from wsiseg.mathematics import metrics
 from wsiseg.mathematics.metrics import Curve, Pixels
 from wsiseg.model_file.model_card import ModelCard
-from wsiseg.model_file.model_file import ModelFile, default_model_path
+from wsiseg.model_file.model_file import ModelFile, model_path
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.outputs import load_arrays, save_arrays
 from wsiseg.run.record import Progress
@@ -75,7 +75,7 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, l
     folder, split = config.pcam, _SPLITS.get(config.split or "test")
     if split is None:
         raise UsageError(f"PatchCamelyon has no split {config.split}", "its splits are train, val and test")
-    place = default_model_path() if str(config.model) == "default" else config.model
+    place = model_path(config.model)
     with ModelFile.open(place, config.device) as model:
         view = View.of(model, config.pcam_scale)
         kept = config.out / f"pcam-{split}.npz" if config.out else None

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MAP_MULTIPLE_PX = 32
 """Images for dense maps have sides that are multiples of this."""
 
+BUNDLED = ("default", "node")
+"""Names of the models that come with wsiseg."""
+
 _MUST_LEAD = 1.25  # so that the same file is taken again where two are nearly equal
 _DAMAGED = "export it again or get a fresh copy"
 _OTHER_PRODUCTS = "this CPU computes 8-bit products otherwise: use the fp32 model"
@@ -230,9 +233,9 @@ class ModelFile:
         )
 
 
-def default_model_path() -> Path:
-    """Return the place of the model that comes with wsiseg."""
-    return Path(__file__).with_name("default.onnx")
+def model_path(name: str | Path) -> Path:
+    """Return the place of a model file: of one that comes with wsiseg by its name, any other as it is."""
+    return Path(__file__).with_name(f"{name}.onnx") if str(name) in BUNDLED else Path(name)
 
 
 def _read(path: Path) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 
 from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
-from wsiseg.model_file.model_file import ModelFile, default_model_path
+from wsiseg.model_file.model_file import ModelFile, model_path
 from wsiseg.prediction.map_files import write_page
 from wsiseg.prediction.mapping import kind, map_slide, prepare
 from wsiseg.prediction.pipeline import Setting, records
@@ -28,7 +28,7 @@ def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -
 
     Args:
         slide: The slide.
-        model: A model file; `default` is the bundled one.
+        model: A model file; `default` and `node` come with wsiseg.
         **settings: Further fields of `PredictConfig`, as `slide_mpp` or `map`.
 
     Returns:
@@ -174,5 +174,5 @@ def _models(config: PredictConfig) -> Iterator[list[ModelFile]]:
 
 
 def _open_models(names: Sequence[str], device: str, stack: ExitStack) -> list[ModelFile]:
-    paths = [default_model_path() if name == "default" else Path(name) for name in names]
+    paths = [model_path(name) for name in names]
     return [stack.enter_context(ModelFile.open(path, device)) for path in paths]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 Floats = NDArray[np.float64]
 
@@ -102,9 +103,20 @@ class Changes:
         return torch.from_numpy(matrices.transpose(0, 2, 1)).float().contiguous(), torch.from_numpy(shares).float()
 
 
-def augmented(tiles: Tensor, random: np.random.Generator, stain: float = 0.0) -> Tensor:
-    """Turn, flip and recolour tiles, uint8[n, side, side, 3], each in its own way; `stain` 0 leaves their stains."""
-    return Changes.drawn(len(tiles), random, stain).applied(tiles)
+def augmented(tiles: Tensor, random: np.random.Generator, stain: float = 0.0, size: float = 0.0) -> Tensor:
+    """Turn, flip and recolour tiles, uint8[n, side, side, 3], each in its own way; `stain` 0 leaves their stains.
+
+    All are then shown larger or smaller by the same factor within 1 +- `size`.
+    """
+    changed = Changes.drawn(len(tiles), random, stain).applied(tiles)
+    return resized(changed, 1 + random.uniform(-size, size)) if size else changed
+
+
+def resized(tiles: Tensor, factor: float) -> Tensor:
+    """Show tiles, uint8[n, side, side, 3], so many times as large."""
+    side = round(factor * tiles.shape[1])
+    shown = functional.interpolate(tiles.permute(0, 3, 1, 2), (side, side), mode="bilinear", antialias=True)
+    return shown.permute(0, 2, 3, 1).contiguous()
 
 
 def _restained(colors: Tensor, stains: Tensor) -> Tensor:

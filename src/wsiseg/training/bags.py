@@ -40,17 +40,19 @@ class Source(Protocol):
 class TileSource:
     """Tiles as pixels, uint8[n, side, side, 3] on `device`; or crops around them whose side is `context_px`.
 
-    `stain` is the largest random change of the amounts of stains. `readers` read, where there are any.
+    `stain` and `size` are the largest random changes of the amounts of stains and of the side of tiles. `readers` read,
+    where there are any.
     """
 
     device: torch.device = CPU
     stain: float = 0.0
     context_px: int | None = None
     readers: ReaderProcesses | None = None
+    size: float = 0.0
 
     def draw(self, slide: LabelledSlide, indices: Indices, random: np.random.Generator) -> Tensor:
         """Read tiles and change each at random."""
-        return self._read(slide, indices, lambda tiles: augmented(tiles, random, self.stain))
+        return self._read(slide, indices, lambda tiles: augmented(tiles, random, self.stain, self.size))
 
     def read(self, slide: LabelledSlide, indices: Indices) -> Tensor:
         """Read tiles."""
