@@ -248,6 +248,8 @@ def predicting(bench: Bench, models: dict[str, str], fastest: dict[str, float]) 
         **_mapping(bench, "fp32", models["fp32"], "slides", map="tile", device=bench.device),
     }  # fmt: skip
     shared = {"slides": str(bench.folder / "slides"), "model": models["fp16"], "map": "tile", "device": bench.device}
+    if bench.device == "cuda":
+        ways["predict, fp16, HEURISTIC"] = lambda: bench.ask("predict", 60, **shared, change="HEURISTIC")
     ways["predict, fp16, 4 jobs"] = lambda: bench.ask("predict", 120, **shared, jobs=4)
     found = bench.in_turn(ways)
     loop = found["PyTorch loop"]
@@ -296,7 +298,7 @@ def choosing(bench: Bench, models: dict[str, str]) -> None:
 def training(bench: Bench) -> None:
     """Compare training with the raw step and an older checkout."""
     sizes = bench.sizes
-    raw = bench.ask("steps", 60, device=bench.device, arch=sizes.arch, bag=sizes.bag, seconds=sizes.seconds)
+    raw = bench.ask("steps", 150, device=bench.device, arch=sizes.arch, bag=sizes.bag, seconds=sizes.seconds)
     bench.row(f"training step alone, {sizes.arch}, bag {sizes.bag}", raw)
     given = {"cohort": str(bench.folder / "stores" / "cohort.csv"), "device": bench.device, "arch": sizes.arch}
     given |= {"bag": sizes.bag, "epochs": sizes.epochs}

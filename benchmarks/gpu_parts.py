@@ -147,12 +147,14 @@ class _Watch:
         return lambda *_, **__: None
 
 
-def predict(slides: str, model: str, **settings: Any) -> Rates:  # noqa: ANN401  the fields of PredictConfig
+def predict(slides: str, model: str, change: str = "", **settings: Any) -> Rates:  # noqa: ANN401  the fields of PredictConfig
     """Map slides; tiles a second in the whole call, and from the first batch to the last."""
     from wsiseg.config.predict import PredictConfig  # noqa: PLC0415  of the checkout to measure
     from wsiseg.prediction.predict import predict_slides  # noqa: PLC0415  the same
 
     watch = _Watch()
+    if change:
+        _search_by(change)
     with TemporaryDirectory(dir=Path(slides).parent) as out:
         config = PredictConfig.checked(inputs=(slides,), model=(model,), tissue="none", out=Path(out), **settings)
         began = time.perf_counter()
@@ -167,7 +169,23 @@ def predict(slides: str, model: str, **settings: Any) -> Rates:  # noqa: ANN401 
         **_speeds(watch.moments, tiles, seconds),
         "waiting": round(statistics.mean(waiting), 3) if waiting else None,
         "provider": (run.device or {}).get("provider"),
+        "until the model is open": round(watch.notes[0][0] - began, 2) if watch.notes else None,
+        "until the first batch": round(watch.moments[0][0] - began, 2),
+        "after the last batch": round(began + seconds - watch.moments[-1][0], 2),
     }
+
+
+def _search_by(way: str) -> None:
+    """Let cuDNN find its algorithms in another way than by trying all."""
+    import onnxruntime  # noqa: PLC0415  heavy
+
+    start = onnxruntime.InferenceSession
+
+    def session(*given: object, providers: Sequence[Any], **more: object) -> object:
+        (name, options), *rest = providers
+        return start(*given, providers=[(name, {**options, "cudnn_conv_algo_search": way}), *rest], **more)
+
+    onnxruntime.InferenceSession = session
 
 
 def _speeds(moments: Sequence[tuple[float, int]], tiles: int, seconds: float) -> Rates:
@@ -253,7 +271,7 @@ def _finished(device: str) -> Callable[[], object]:
 def steps(device: str, arch: str, bag: int, seconds: float) -> Rates:
     """Measure steps of training on one bag in the memory of the device: forward, backward, Adam."""
     found: Rates = {}
-    for name in ("fp32", "TF32", "bf16", "bf16, channels last", "bf16, channels last, no cudnn.benchmark"):
+    for name in ("bf16, channels last, no cudnn.benchmark", "bf16, channels last", "TF32", "bf16", "fp32"):
         try:
             found[name] = _step(device, arch, bag, seconds, name)
         except RuntimeError as error:  # not enough memory

@@ -30,7 +30,6 @@ Fill = Callable[..., None]
 
 _FEWEST_CORES = 4
 _FOR_THE_REST = 2  # cores that the model and the files need
-_LAST_S = 5.0
 
 
 class _Reader(NamedTuple):
@@ -124,15 +123,12 @@ class ReaderProcesses:
     def close(self) -> None:
         """End the processes and free the memory, once no array of theirs is used."""
         for reader in self._all:
-            with suppress(OSError):  # a dead one
-                reader.tasks.close()
+            reader.process.kill()  # they hold nothing that must end well
         for reader in self._all:
-            try:
-                reader.process.wait(_LAST_S)
-            except subprocess.TimeoutExpired:
-                reader.process.kill()
-                reader.process.wait()
+            reader.process.wait()
             reader.answers.close()
+            with suppress(OSError):  # it is dead
+                reader.tasks.close()
         for file in self._files.values():
             os.close(file)
         self._files.clear()
