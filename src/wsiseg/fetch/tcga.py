@@ -7,9 +7,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from wsiseg.config.fetch import FetchTcgaConfig
+from wsiseg.fetch.batch import Outcome, fetch_all
 from wsiseg.fetch.connection import USUAL, Patience, open_client
 from wsiseg.fetch.gdc import S3, SITE, Gdc, TcgaSlide
-from wsiseg.fetch.http import Checksum, Outcome, Wanted, fetch_all
+from wsiseg.fetch.http import Checksum, Wanted
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
 from wsiseg.fetch.tcga_choice import Choice, choose
 from wsiseg.run.errors import DownloadError
