@@ -95,7 +95,7 @@ def test_files_that_arrive_are_told_by_their_bytes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     streams = Streams()
-    streams.begin_files(3, 7_000_000)
+    streams.begin(3, 7_000_000)
     streams.slide("a.svs", 4_000_000)
     streams.slide("b.svs", 2_000_000)
     streams.done(SlideRecord.of_error("b.svs", Path("b.svs"), DownloadError("b.svs: gone"), must_be_slide=True))
@@ -135,4 +135,3 @@ def test_a_terminal_shows_tiles_speed_waiting_and_time_left(tmp_path: Path, make
     assert process.returncode == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     assert re.search(r"slides .*0/1 +[\d.]+ tiles/s, \d+% waiting for reading, about \d+ s left", text), text
-    assert re.search(r"a .*\d+/\d+", text)

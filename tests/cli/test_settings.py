@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from wsiseg.cli import app
-from wsiseg.cli.options import is_flag, kinds_of, scalar_of, shown_as
+from wsiseg.cli.options import is_flag, kind_of, scalar_of, shown_as
 from wsiseg.cli.shell import command
 from wsiseg.cli.streams import Streams
 from wsiseg.config import doctor, evaluate, export, fetch, predict, tile, train
@@ -64,7 +64,7 @@ def samples(settings: type[Config], name: str) -> Iterator[Any]:
     """Yield values for a field, right and wrong ones."""
     field = settings.model_fields[name]
     kind = scalar_of(field)
-    many = any(get_origin(one) is tuple for one in kinds_of(field.annotation))
+    many = get_origin(kind_of(field)) is tuple
     if kind is bool:
         yield True
         return

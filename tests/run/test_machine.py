@@ -8,9 +8,6 @@ import pytest
 from wsiseg.run.machine import cores, memory_bytes
 
 GB = 2**30
-V2 = "30 23 0:26 {root} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw"
-V1_CPU = "32 31 0:29 {root} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct"
-V1_MEMORY = "35 31 0:32 {root} /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory"
 NONE = str(2**63 - 4096)
 
 
@@ -20,10 +17,9 @@ def _eight_cores_and_64_gb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 16 * 2**20}.__getitem__)
 
 
-def system(root: Path, groups: str, mounts: list[str], files: dict[str, str]) -> Path:
-    """Write what Linux says of a process: its groups, where their trees are mounted, and what stands in them."""
-    written = {"proc/self/cgroup": groups, "proc/self/mountinfo": "\n".join(mounts), **files}
-    for name, text in written.items():
+def system(root: Path, groups: str, files: dict[str, str]) -> Path:
+    """Write what Linux says of a process: its groups, and what stands in them."""
+    for name, text in {"proc/self/cgroup": groups, **files}.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
@@ -39,13 +35,13 @@ def test_without_groups_all_that_is_there_may_be_used(tmp_path: Path) -> None:
     [("200000 100000", 2), ("150000 100000", 2), ("5000 100000", 1), ("max 100000", 8), ("3200000 100000", 8), ("", 8)],
 )
 def test_a_quota_of_version_2_limits_cores(tmp_path: Path, quota: str, expected: int) -> None:
-    root = system(tmp_path, "0::/", [V2.format(root="/")], {"sys/fs/cgroup/cpu.max": quota})
+    root = system(tmp_path, "0::/", {"sys/fs/cgroup/cpu.max": quota})
     assert cores(root) == expected
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(str(3 * GB), 3 * GB), ("max", 64 * GB), (str(90 * GB), 64 * GB)])
 def test_a_limit_of_version_2_limits_memory(tmp_path: Path, limit: str, expected: int) -> None:
-    root = system(tmp_path, "0::/", [V2.format(root="/")], {"sys/fs/cgroup/memory.max": limit})
+    root = system(tmp_path, "0::/", {"sys/fs/cgroup/memory.max": limit})
     assert memory_bytes(root) == expected
 
 
@@ -61,18 +57,15 @@ def test_the_smallest_quota_of_nested_groups_counts(tmp_path: Path, outer: bool)
         "sys/fs/cgroup/pods/b/cpu.max": "100000 100000",
         "sys/fs/cgroup/pods/b/memory.max": "4096",
     }
-    root = system(tmp_path, "0::/pods/a/own", [V2.format(root="/")], files)
+    root = system(tmp_path, "0::/pods/a/own", files)
     assert (cores(root), memory_bytes(root)) == (2, GB)
 
 
-@pytest.mark.parametrize(
-    ("path", "seen"),
-    [("/", "/"), ("/docker/abc", "/docker/abc"), ("/docker/abc", "/"), ("/", "/../../docker"), ("/../other", "/")],
-)
-def test_a_container_may_see_its_group_under_any_path(tmp_path: Path, path: str, seen: str) -> None:
+@pytest.mark.parametrize("path", ["/", "/docker/abc", "/../other"])
+def test_a_container_may_see_its_group_under_any_path(tmp_path: Path, path: str) -> None:
     """With a name space of its own it is /, without one that of the host, which it may see or not."""
     files = {"sys/fs/cgroup/cpu.max": "300000 100000", "sys/fs/cgroup/memory.max": str(2 * GB)}
-    root = system(tmp_path, f"0::{path}", [V2.format(root=seen)], files)
+    root = system(tmp_path, f"0::{path}", files)
     assert (cores(root), memory_bytes(root)) == (3, 2 * GB)
 
 
@@ -87,12 +80,11 @@ def test_quotas_of_version_1_limit_both(tmp_path: Path, quota: str, limit: str, 
         "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "4096",
     }
     groups = "5:memory:/task\n4:cpu,cpuacct:/job\n1:name=systemd:/x\n0::/y"
-    mounts = [V1_CPU.format(root="/"), V1_MEMORY.format(root="/"), "not a mount", V2.format(root="/y")]
-    root = system(tmp_path, groups, mounts, files)
+    root = system(tmp_path, groups, files)
     assert (cores(root), memory_bytes(root)) == expected
 
 
 def test_what_cannot_be_read_limits_nothing(tmp_path: Path) -> None:
-    root = system(tmp_path, "0::/\nnonsense\n", [V2.format(root="/"), ""], {"sys/fs/cgroup/cpu.max": "many 0"})
+    root = system(tmp_path, "0::/\nnonsense\n", {"sys/fs/cgroup/cpu.max": "many 0"})
     (root / "sys/fs/cgroup/memory.max").write_bytes(b"\xff\xfe")
     assert (cores(root), memory_bytes(root)) == (8, 64 * GB)

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import NoneType, UnionType
@@ -57,7 +57,7 @@ def _in_environment(settings: type[Config]) -> dict[str, str]:
 
 def _shown(name: str, field: FieldInfo) -> inspect.Parameter:
     shown, takes_nothing = shown_as(field), is_flag(field)
-    many = any(get_origin(kind) is tuple for kind in kinds_of(field.annotation))
+    many = get_origin(kind_of(field)) is tuple
     text = escaped(" ".join((field.description or "").replace("`", "").split()) + _default(field))
     if shown.place == "argument":
         metavar = shown.metavar or name.upper() + "..." * many
@@ -96,20 +96,17 @@ def shown_as(field: FieldInfo) -> Shown:
     return next((one for one in field.metadata if isinstance(one, Shown)), Shown())
 
 
-def kinds_of(annotation: Any) -> Iterator[Any]:  # noqa: ANN401  any type
-    """Yield the types that an annotation admits, but None."""
-    if get_origin(annotation) in (Union, UnionType, Annotated):
-        parts = get_args(annotation)
-        for part in parts[:1] if get_origin(annotation) is Annotated else parts:
-            yield from kinds_of(part)
-    elif annotation is not NoneType:
-        yield annotation
+def kind_of(field: FieldInfo) -> Any:  # noqa: ANN401  any type
+    """Return the type of a setting, without its None."""
+    kind = field.annotation
+    is_union = get_origin(kind) in (Union, UnionType)
+    return next(one for one in get_args(kind) if one is not NoneType) if is_union else kind
 
 
 def scalar_of(field: FieldInfo) -> Any:  # noqa: ANN401  any type
     """Return the type of a setting, or of one of its values where it takes several."""
-    kind = next(kinds_of(field.annotation))
-    return next(kinds_of(get_args(kind)[0])) if get_origin(kind) is tuple else kind
+    kind = kind_of(field)
+    return get_args(kind)[0] if get_origin(kind) is tuple else kind
 
 
 def is_flag(field: FieldInfo) -> bool:

@@ -21,7 +21,6 @@ from wsiseg.run.errors import OutputError, UsageError, WsisegError
 from wsiseg.run.version import __version__
 
 C = TypeVar("C", bound=Config)
-INTERRUPTED, TERMINATED = 130, 143
 
 app = typer.Typer(
     name="wsiseg",
@@ -67,37 +66,24 @@ def command(
     """
 
     def register(function: Callable[[Streams, C], int | None]) -> Callable[..., None]:
-        def run(**values: Any) -> None:  # noqa: ANN401  whatever the options take
-            in_file = read_toml(values["config"]) if values["config"] else {}
+        def run(config: Path | None, **values: Any) -> None:  # noqa: ANN401  whatever the options take
+            in_file = read_toml(config) if config else {}
             streams = Streams(**{flag: bool(in_file.pop(flag, False) or values[flag]) for flag in _FLAGS})
             try:
-                config = _checked(settings, given(settings, values), values["config"], in_file)
-                with streams:
-                    code = function(streams, config)
-            except KeyboardInterrupt as error:
-                # Typer would leave without a word.
-                raise _StoppedError("interrupted", INTERRUPTED) from error
+                checked = settings.checked(**{**in_file, **given(settings, values)})
+            except UsageError as error:
+                raise UsageError(error.message, f"see --help and {config}" if config else "see --help") from error
+            with streams:
+                code = function(streams, checked)
             raise typer.Exit(code or 0)
 
         shared = [_CONFIG, *(optional(flag, bool, option) for flag, option in _FLAGS.items())]
         run.__signature__ = inspect.Signature([*parameters(settings), *shared])  # type: ignore[attr-defined]  # what Typer reads
-        group.command(name or function.__name__, help=_help(function))(run)
+        text = escaped(inspect.getdoc(function) or "").replace("Examples:\n", "Examples:\n\n\b\n")  # line by line
+        group.command(name or function.__name__, help=text)(run)
         return run
 
     return register
-
-
-def _checked(settings: type[C], typed: dict[str, Any], file: Path | None, in_file: dict[str, Any]) -> C:
-    """Make settings of what was typed and, for the rest, of what stands in the file."""
-    try:
-        return settings.checked(**{**in_file, **typed})
-    except UsageError as error:
-        raise UsageError(error.message, f"see --help and {file}" if file else "see --help") from error
-
-
-def _help(function: Callable[..., object]) -> str:
-    """Return a docstring as a help text with its examples line by line."""
-    return escaped(inspect.getdoc(function) or "").replace("Examples:\n", "Examples:\n\n\b\n")
 
 
 def needing_torch(verb: str, module: str) -> Callable[..., Any]:
@@ -116,17 +102,18 @@ def needing_torch(verb: str, module: str) -> Callable[..., Any]:
 
 def main() -> NoReturn:
     """Run the command line; every expected error becomes one sentence and its exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as it is for jobs in the background
+            signal.signal(number, _stop)
     _prepare_streams()
     try:
         app()
     except WsisegError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)  # nothing was begun
     except _StoppedError as stopped:
-        how, code = stopped.args
-        _fail(f"{how}; the same command again goes on from here", code)
+        number = stopped.args[0]
+        how = "interrupted" if number == signal.SIGINT else "terminated"
+        _fail(f"{how}; the same command again goes on from here", 128 + number)
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -155,20 +142,19 @@ def _prepare_streams() -> None:
 
 def _as_found(error: UnicodeError) -> tuple[str | bytes, int]:
     """Encode characters that stand for the bytes of a file name as these bytes, and others by their numbers."""
-    for handler in ("surrogateescape", "backslashreplace"):
-        try:
-            return codecs.lookup_error(handler)(error)
-        except UnicodeError:
-            continue
-    raise error
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.backslashreplace_errors(error)
 
 
 class _StoppedError(BaseException):
     """The run was interrupted or terminated; unwinds the stack so that reports are finished."""
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise _StoppedError("terminated", TERMINATED)
+def _stop(number: int, _frame: FrameType | None) -> None:
+    # Not a KeyboardInterrupt, for which Typer would leave without a word.
+    raise _StoppedError(number)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

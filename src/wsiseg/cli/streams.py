@@ -5,7 +5,6 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,18 +16,9 @@ from wsiseg.run.record import Progress, Run, SlideRecord
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
 
 _NO_WORK = ("up_to_date", "skipped")
 _MOST_NAMED = 5
-
-
-@dataclass
-class _Begun:
-    """A slide that is being worked on: its tiles, and how many of them are done; of a file that arrives, its bytes."""
-
-    tiles: int
-    done: int = 0
 
 
 class Streams(Progress):
@@ -40,17 +30,16 @@ class Streams(Progress):
         json: Standard output carries JSON and nothing else.
         quiet: Say nothing but errors.
         verbose: Say more.
-        no_progress: Draw no bars, also where standard error is a terminal.
+        no_progress: Draw no bar, also where standard error is a terminal.
     """
 
     def __init__(
         self, *, json: bool = False, quiet: bool = False, verbose: bool = False, no_progress: bool = False
     ) -> None:
         self.json, self.quiet, self.verbose = json, quiet, verbose
-        self._bars = not no_progress and not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._rich: RichProgress | None = None
-        self._tasks: dict[str, TaskID] = {}
-        self._pace, self._begun = Pace(0), dict[str, _Begun]()
+        self._draws = not no_progress and not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._bar: RichProgress | None = None
+        self._pace, self._begun = Pace(0), dict[str, Pace]()
         self._of_files = False
         self._total = self._done = self._tiles = 0
         self._waited_s = 0.0
@@ -59,8 +48,8 @@ class Streams(Progress):
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._rich is not None:
-            self._rich.stop()
+        if self._bar is not None:
+            self._bar.stop()
 
     def result(self, value: Mapping[str, Any], lines: Iterable[str]) -> None:
         """Print the result: `value` as JSON where that is asked for, else `lines`."""
@@ -90,8 +79,8 @@ class Streams(Progress):
         """Say something on standard error."""
         if self.quiet:
             return
-        if self._rich is not None:
-            self._rich.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             typer.echo(text, err=True)
 
@@ -100,64 +89,54 @@ class Streams(Progress):
         if self.verbose:
             self.note(text)
 
-    def begin(self, slides: int) -> None:
-        """Begin a run over so many slides."""
-        self._begin(slides, slides, "slides")
-
-    def begin_files(self, files: int, size: int) -> None:
-        """Begin to fetch so many files and bytes."""
-        self._of_files = True
-        self._begin(files, size, f"{files} files")
-
-    def _begin(self, total: int, work: int, name: str) -> None:
-        self._total, self._pace = total, Pace(work)
-        if self._bars:
-            self._rich = _bars(of_files=self._of_files)
-            self._rich.start()
-            self._tasks[""] = self._rich.add_task(name, total=work or None, pace="")
+    def begin(self, slides: int, size: int | None = None) -> None:
+        """Begin a run over so many slides, or to fetch so many files and bytes."""
+        self._of_files = size is not None
+        self._total, self._pace = slides, Pace(slides if size is None else size)
+        if self._draws:
+            self._bar = _bar(of_files=self._of_files)
+            self._bar.start()
+            self._bar.add_task(f"{slides} files" if self._of_files else "slides", total=None, pace="")
 
     def slide(self, slide: str, tiles: int) -> None:
         """Begin a slide of so many tiles, or a file of so many bytes."""
-        self._begun[slide] = _Begun(tiles)
-        if self._rich is not None:
-            self._tasks[slide] = self._rich.add_task(slide, total=tiles or None, pace="")
+        self._begun[slide] = Pace(tiles)
 
     def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:
         """Count tiles that are done and the seconds that were waited for them to be read; or bytes that arrived."""
         self._tiles += tiles
         self._waited_s += waited_s
         if slide in self._begun:
-            self._begun[slide].done += tiles
-            self._pace.advance(tiles if self._of_files else tiles / max(1, self._begun[slide].tiles))
-        if self._rich is None:
-            if self._pace.is_due():
-                what = f"files, {spoken_size(self._tiles)}" if self._of_files else f"slides, {self._tiles} tiles"
-                self.note(f"{self._done}/{self._total} {what}, {self._speed()}")
-            return
-        if slide in self._tasks:
-            self._rich.advance(self._tasks[slide], tiles)
-        self._rich.update(self._tasks[""], advance=tiles if self._of_files else 0, pace=self._speed())
+            self._begun[slide].advance(tiles)
+            self._pace.advance(tiles if self._of_files else tiles / max(1, self._begun[slide].total))
+        if self._bar is None and self._pace.is_due():
+            what = f"files, {spoken_size(self._tiles)}" if self._of_files else f"slides, {self._tiles} tiles"
+            self.note(f"{self._done}/{self._total} {what}, {self._speed()}")
+        self._draw()
 
     def done(self, record: SlideRecord) -> None:
         """Count a slide or file that is done and say what became of it."""
         self._done += 1
-        begun = self._begun.pop(record.slide, _Begun(1))
+        begun = self._begun.pop(record.slide, Pace(1))
         if self._of_files:
-            self._pace.total -= max(0, begun.tiles - begun.done)  # of a file that failed the rest will not come
+            self._pace.total -= max(0, begun.total - begun.done)  # of a file that failed the rest will not come
         elif record.status in _NO_WORK:
             self._pace.total -= 1
         else:
-            self._pace.advance(1 - begun.done / max(1, begun.tiles))
+            self._pace.advance(1 - begun.done / max(1, begun.total))
         self._pace.spoke()
-        if self._rich is not None:
-            self._rich.advance(self._tasks[""], 0 if self._of_files else 1)
-            if record.slide in self._tasks:
-                self._rich.remove_task(self._tasks.pop(record.slide))
+        self._draw()
         if record.status == "failed" and self.quiet:
             typer.echo(_outcome(record), err=True)
         self.note(f"[{self._done}/{self._total}] {_outcome(record)}")
         for warning in record.warnings:
             self.note(f"  warning: {warning}")
+
+    def _draw(self) -> None:
+        if self._bar is not None:
+            (task,) = self._bar.task_ids
+            work, done = self._pace.total, self._pace.done
+            self._bar.update(task, total=work or None, completed=done, pace=self._speed())
 
     def _speed(self) -> str:
         """Say how fast it goes, how much of the time is spent waiting for slides to be read, and how long it takes."""
@@ -185,8 +164,8 @@ def _outcome(record: SlideRecord) -> str:
     return ", ".join([*parts, f"{record.seconds:.1f} s"])
 
 
-def _bars(*, of_files: bool) -> "RichProgress":
-    from rich import progress  # noqa: PLC0415  only where bars are drawn
+def _bar(*, of_files: bool) -> "RichProgress":
+    from rich import progress  # noqa: PLC0415  only where a bar is drawn
     from rich.console import Console  # noqa: PLC0415  the same
 
     name, pace = (progress.TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[pace]}"))

@@ -42,7 +42,7 @@ def fetch_all(
     missing = [one for one in wanted if not one.is_complete(by_size=by_size)]
     if missing:
         _check_room(missing)
-        progress.begin_files(len(missing), sum(one.rest for one in missing))
+        progress.begin(len(missing), sum(one.rest for one in missing))
         outcomes |= {outcome.path: outcome for outcome in _fetched(client, missing, jobs, progress)}
     return list(outcomes.values())
 

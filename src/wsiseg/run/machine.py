@@ -1,7 +1,7 @@
 """What this process may use of the machine: cores and memory, within the quota of the container that it runs in.
 
 Linux keeps quotas in control groups: files in a folder for each group, below those of the groups that it is part of.
-Version 2 has one tree, version 1 one for each kind of quota, and a process may be in both
+Version 2 has one tree, at /sys/fs/cgroup, version 1 one below it for each kind of quota, and a process may be in both
 (https://docs.kernel.org/admin-guide/cgroup-v2.html and .../cgroup-v1).
 """
 
@@ -57,26 +57,14 @@ def _cpu_quotas(group: Path) -> Iterator[float]:
 
 def _groups(root: Path) -> Iterator[Path]:
     """Yield the folders of the groups that this process is in, and of those around them."""
-    own = [line.split(":", 2) for line in _text(root / "proc/self/cgroup").splitlines() if line.count(":") > 1]
-    for folder, seen, kinds in _mounts(root):
-        for _, names, path in own:
-            if kinds.isdisjoint(names.split(",")) if names else kinds:
-                continue
-            group = PurePosixPath(path)
-            # A container may be told its path on the host, of which it sees its own group at the most.
-            is_inside = group.is_relative_to(seen) and ".." not in group.parts
-            parts = group.relative_to(seen).parts if is_inside else ()
-            yield from (folder.joinpath(*parts[:depth]) for depth in range(len(parts) + 1))
-
-
-def _mounts(root: Path) -> Iterator[tuple[Path, str, frozenset[str]]]:
-    """Yield where trees of groups are seen, the group that is seen there, and the kinds of quotas of version 1."""
-    for line in _text(root / "proc/self/mountinfo").splitlines():
-        left, _, right = line.partition(" - ")
-        place, kind = left.split(), right.split()
-        if len(place) > 4 and len(kind) > 2 and kind[0] in ("cgroup", "cgroup2"):  # noqa: PLR2004  the fields used
-            kinds = frozenset(kind[2].split(",")) if kind[0] == "cgroup" else frozenset[str]()
-            yield root / place[4].lstrip("/"), place[3], kinds
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        kinds, _, path = line.partition(":")[2].partition(":")
+        parts = PurePosixPath(path).parts[1:]
+        # A container may be told its path on the host, of which it sees its own group at the most.
+        depths = 0 if ".." in parts else len(parts)
+        for tree in {kinds, *kinds.split(",")}:
+            folder = root / "sys/fs/cgroup" / tree
+            yield from (folder.joinpath(*parts[:depth]) for depth in range(depths + 1))
 
 
 def _text(path: Path) -> str:

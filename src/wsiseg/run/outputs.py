@@ -43,10 +43,8 @@ def _is_alive(process: int) -> bool:
         return process == os.getpid()
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -163,23 +161,21 @@ def write_packed(path: Path, parts: Iterable[str], most_bytes: int = PACKED_FROM
     Raises:
         OutputError: It cannot be written.
     """
-    coming = iter(parts)
-    head, length = [], 0
+    coming, head, length = iter(parts), list[bytes](), 0
     for part in coming:
-        head.append(part)
-        length += len(part.encode())
+        head.append(part.encode())
+        length += len(head[-1])
         if length > most_bytes:
             break
     is_long = length > most_bytes
     place, other = (packed_name(path), path) if is_long else (path, packed_name(path))
     with written_whole(place) as partial:
-        # Packed without a time and a name, which would make equal results differ.
         with (
             partial.open("wb") as file,
+            # Packed without a time and a name, which would make equal results differ.
             gzip.GzipFile("", "wb", 6, file, 0) if is_long else nullcontext(file) as target,
         ):
-            for part in itertools.chain(head, coming):
-                target.write(part.encode())
+            target.writelines(itertools.chain(head, (part.encode() for part in coming)))
         other.unlink(missing_ok=True)
     return place
 

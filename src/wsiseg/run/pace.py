@@ -6,12 +6,7 @@ LINE_EVERY_S = 60.0
 
 
 class Pace:
-    """Counts what is done of some work from now on; a part of a unit counts as that part.
-
-    Attributes:
-        total: How much there is to do, in any unit.
-        done: How much of it is done.
-    """
+    """Counts how much is `done` from now on of a `total`, in any unit; a part of a unit counts as that part."""
 
     def __init__(self, total: float) -> None:
         self.total, self.done = total, 0.0

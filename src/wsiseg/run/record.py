@@ -103,11 +103,8 @@ class Run(BaseModel, frozen=True, populate_by_name=True):
 class Progress:
     """What a long run tells whoever watches it: nobody, unless a subclass listens. Every call must return quickly."""
 
-    def begin(self, slides: int) -> None:
-        """Tell how many slides there are."""
-
-    def begin_files(self, files: int, size: int) -> None:
-        """Tell how many files and bytes there are to fetch; each is then told as a slide, its bytes as tiles."""
+    def begin(self, slides: int, size: int | None = None) -> None:
+        """Tell how many slides there are; or files and their bytes, which are then told as slides and tiles."""
 
     def slide(self, slide: str, tiles: int) -> None:
         """Tell that work on a slide of so many tiles begins."""
