@@ -123,7 +123,7 @@ def test_a_limit_is_balanced_and_a_larger_one_contains_it(server: Server, tmp_pa
     }
 
 
-def test_sites_projects_sample_types_and_barcodes_choose(server: Server, tmp_path: Path) -> None:
+def test_sites_projects_and_barcodes_choose(server: Server, tmp_path: Path) -> None:
     kidney = {"site": "Kidney", "project": "TCGA-KIRC"}
     server.add(*(made_file(number, 10, **(kidney if number > 5 else {})) for number in range(10)))
 
@@ -132,13 +132,10 @@ def test_sites_projects_sample_types_and_barcodes_choose(server: Server, tmp_pat
 
     assert names(site=("kidney",)) == 4
     assert names(project=("TCGA-BRCA",)) == 6
-    assert names(sample_type=("normal",)) == names(sample_type=("11",)) == 5
     assert names(barcode=("TCGA-BH-0001",)) == 2
     assert names(barcode=("tcga-bh-0001-11", "TCGA-BH-0004")) == 3
     with pytest.raises(UsageError, match="no slides fit"):
         names(site=("Moon",))
-    with pytest.raises(UsageError, match="no such sample type"):
-        names(sample_type=("tumour?",))
 
 
 def test_labels_come_from_the_barcode_and_contradictions_are_listed(server: Server, tmp_path: Path) -> None:

@@ -38,7 +38,10 @@ class FetchExampleConfig(Config):
 class FetchTcgaConfig(_SeveralFilesConfig):
     """Settings of `wsiseg fetch tcga`."""
 
-    gone: ClassVar = {"take-replaced": Gone("name such slides with barcode, and leave the manifest out", is_flag=True)}
+    gone: ClassVar = {
+        "take-replaced": Gone("name such slides with barcode, and leave the manifest out", is_flag=True),
+        "sample-type": Gone("give a manifest of the slides that you want"),
+    }
 
     out: Path = Path("tcga")
     """Folder for the slides and their tables."""
@@ -50,8 +53,6 @@ class FetchTcgaConfig(_SeveralFilesConfig):
     """Projects, as `TCGA-BRCA`; all where none is given."""
     strategy: Strategy = "tissue"
     """`tissue` is flash-frozen, `diagnostic` is formalin-fixed and has no normal slides."""
-    sample_type: Annotated[tuple[str, ...], IN_FILE] = ()
-    """`tumor`, `normal`, or two-digit codes of sample types; all that have a label where none is given."""
     barcode: tuple[str, ...] = ()
     """Cases, samples or slides by their barcodes or the beginning of them; all where none is given."""
     manifest: Path | None = None
@@ -96,6 +97,8 @@ class FetchPcamConfig(_SeveralFilesConfig):
 class FetchTumorMapsConfig(_SeveralFilesConfig):
     """Settings of `wsiseg fetch tumor-maps`."""
 
+    gone: ClassVar = {"thresholded": Gone("the maps of zeros and ones are where the others exceed 0.3", is_flag=True)}
+
     out: Path = Path("tumor-maps")
     """Folder for the maps."""
     mirror: Annotated[str | None, Shown(variables=("WSISEG_MIRROR_PAPER",))] = None
@@ -106,8 +109,6 @@ class FetchTumorMapsConfig(_SeveralFilesConfig):
     """A GDC manifest with the names of the slides whose maps are wanted; the paper's own where it is not given."""
     slides: Path | None = None
     """Folder of the slides, from which the maps take their scale."""
-    thresholded: bool = False
-    """The maps of zeros and ones, in place of the probabilities."""
     limit: int | None = Field(default=None, ge=1)
     """The first so many maps only."""
     overwrite: bool = False

@@ -51,10 +51,9 @@ def paper_entries(client: Client, mirror: str | None, outputs: Path) -> list[Ent
         return read_manifest(wanted.path)
 
 
-def maps_url(mirror: str | None, *, thresholded: bool) -> str:
-    """Return the address of the published maps: of probabilities, or of where they exceed a threshold."""
-    folder = "thresholded_probabilities" if thresholded else "raw_probabilities"
-    return f"{mirror or REPOSITORY}/{_MAPS_COMMIT}/results/{folder}"
+def maps_url(mirror: str | None) -> str:
+    """Return the address of the published maps of probabilities."""
+    return f"{mirror or REPOSITORY}/{_MAPS_COMMIT}/results/raw_probabilities"
 
 
 def site(name: str) -> str:

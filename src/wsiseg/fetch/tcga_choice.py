@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +17,6 @@ from wsiseg.slides import barcode
 _CASE_LETTERS = len("TCGA-BH-A0B7")
 _STRATEGIES = {"tissue": "Tissue Slide", "diagnostic": "Diagnostic Slide"}
 _SITES = {"lung": "Bronchus and lung", "liver": "Liver and intrahepatic bile ducts"}
-_CODES = {"tumor": {f"{code:02}" for code in range(1, 10)}, "normal": {f"{code:02}" for code in range(10, 15)}}
 
 
 @dataclass
@@ -35,9 +33,8 @@ def choose(config: FetchTcgaConfig, client: Client, gdc: Gdc, progress: Progress
 
     Raises:
         DownloadError: The GDC does not answer.
-        UsageError: A sample type is unknown, the manifest cannot be used, or no slide is left.
+        UsageError: The manifest cannot be used, or no slide is left.
     """
-    _sample_codes(config.sample_type)  # a slip of the pen shows before the network is asked
     if config.manifest is None and not config.paper:
         choice = _listed(config, gdc)
     else:
@@ -52,7 +49,7 @@ def choose(config: FetchTcgaConfig, client: Client, gdc: Gdc, progress: Progress
                 raise
             progress.note(f"warning: {error.message}; taking the files from the ids of the manifest")
     if not choice.slides and not choice.failed:
-        raise UsageError("no slides fit", "check site, project, sample-type, barcode and strategy")
+        raise UsageError("no slides fit", "check site, project, barcode and strategy")
     for text in filter(None, (slide.disagreement for slide in choice.slides)):
         progress.note(f"warning: {text}")
     return choice
@@ -75,8 +72,7 @@ def _listed(config: FetchTcgaConfig, gdc: Gdc) -> Choice:
 
 def _chosen(config: FetchTcgaConfig, found: Iterable[TcgaSlide]) -> Choice:
     """Keep the slides that have a label and that the settings name; a setting without values keeps all."""
-    sites, codes = set(map(_site_name, config.site)), _sample_codes(config.sample_type)
-    starts = tuple(text.upper() for text in config.barcode)
+    sites, starts = set(map(_site_name, config.site)), tuple(text.upper() for text in config.barcode)
     choice = Choice()
     for slide in found:
         name = slide.entry.name
@@ -84,13 +80,9 @@ def _chosen(config: FetchTcgaConfig, found: Iterable[TcgaSlide]) -> Choice:
             barcode.label(name)
         except UsageError as error:
             choice.left_out.append(error.message)
-            continue
-        if (
-            (not sites or slide.site in sites)
-            and (not codes or barcode.sample_code(name) in codes)
-            and (not starts or name.upper().startswith(starts))
-        ):
-            choice.slides.append(slide)
+        else:
+            if (not sites or slide.site in sites) and (not starts or name.upper().startswith(starts)):
+                choice.slides.append(slide)
     if config.limit is not None:
         choice.slides = _balanced(choice.slides, config.limit, config.seed)
     return choice
@@ -120,17 +112,6 @@ def _resolve(choice: Choice, gdc: Gdc) -> None:
 def _site_name(word: str) -> str:
     """Return the GDC's name of a primary site, as `Bronchus and lung` for `lung`."""
     return _SITES.get(word.lower(), word.capitalize())
-
-
-def _sample_codes(words: Iterable[str]) -> set[str]:
-    """Return the two-digit codes of sample types that are named by a word or by a code."""
-    codes: set[str] = set()
-    for word in words:
-        known = {word} if re.fullmatch("[0-9]{2}", word) else _CODES.get(word.lower())
-        if known is None:
-            raise UsageError(f"{word}: no such sample type", f"give one of {', '.join(_CODES)}, or a two-digit code")
-        codes |= known
-    return codes
 
 
 def _balanced(slides: Sequence[TcgaSlide], limit: int, seed: int) -> list[TcgaSlide]:

@@ -130,7 +130,7 @@ def _pictures(config: FetchTumorMapsConfig, progress: Progress, patience: Patien
     with open_client(patience) as client:
         given = read_manifest(config.manifest) if config.manifest else None
         entries = given or paper.paper_entries(client, config.mirror, config.out)
-        base, folder = paper.maps_url(config.mirror, thresholded=config.thresholded), config.out / "png"
+        base, folder = paper.maps_url(config.mirror), config.out / "png"
         names = sorted(f"{entry.name}.png" for entry in entries)[: config.limit]
         wanted = [Wanted(folder / name, (f"{base}/{name}",), most=_MOST_BYTES) for name in names]
         return fetch_all(client, wanted, config.jobs, progress)
