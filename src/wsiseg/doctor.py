@@ -57,7 +57,7 @@ def doctor(config: DoctorConfig, progress: Progress | None = None) -> Findings:
     if config.slide is None and config.model is None:
         facts["installation"] = dict(_installation())
     if config.model is not None:
-        facts["model"] = _model(config.model)
+        facts["model"] = dict(_model(config.model))
     if config.slide is not None:
         slide, complaint = _opened(config.slide, config.slide_mpp)
         problems += [complaint] if complaint else []
@@ -109,22 +109,22 @@ def _gpu() -> str:
 
 
 def _int8() -> str:
-    fast = has_fast_int8()
-    if fast is None:
-        return "unknown"
-    return "fast" if fast else "no instructions for them (VNNI): int8 models are hardly faster than fp32"
+    slow = "no instructions for them (VNNI): int8 models are hardly faster than fp32"
+    return {None: "unknown", True: "fast", False: slow}[has_fast_int8()]
 
 
-def _model(name: str) -> dict[str, Any]:
+def _model(name: str) -> Iterator[tuple[str, Any]]:
     path = model_path(name)
     with ModelFile.open(path, "auto") as model:
-        card = model.card.model_dump(mode="json", exclude={"self_test", "sha256"})  # not the one with its digits zeroed
-        facts: dict[str, Any] = {"file": str(path), "sha256": model.sha256}
-        facts |= {"self-test": "passed", "provider": model.provider}
-        facts["tiles per second"] = dict(model.speeds) or {model.device: round(model.tiles_per_s(), 1)}
+        yield "file", str(path)
+        yield "sha256", model.sha256
+        yield "self-test", "passed"
+        yield "provider", model.provider
+        yield "tiles per second", dict(model.speeds) or {model.device: round(model.tiles_per_s(), 1)}
         if model.card.precision == "int8":
-            facts["8-bit products"] = _int8()
-        return {**facts, **card}
+            yield "8-bit products", _int8()
+        # Its own sha256 is the one with the digits zeroed.
+        yield from model.card.model_dump(mode="json", exclude={"self_test", "sha256"}).items()
 
 
 def _opened(path: Path, mpp: float | None) -> tuple[Slide, str]:
@@ -143,11 +143,9 @@ def _slide(slide: Slide, *, has_pixel_size: bool) -> Iterator[tuple[str, Any]]:
     yield "vendor", facts.vendor
     yield "size", f"{size}, {millimeters} mm" if has_pixel_size else size
     yield "levels", [f"{w} x {h} (1:{slide.size_px[0] / w:.5g})" for w, h in slide.level_sizes_px]
+    yield "pixel size", f"{facts.mpp[0]:.6g} x {facts.mpp[1]:.6g} um" if has_pixel_size else "none that can be used"
     if has_pixel_size:
-        yield "pixel size", f"{facts.mpp[0]:.6g} x {facts.mpp[1]:.6g} um"
         yield "pixel size from", facts.mpp_source
-    else:
-        yield "pixel size", "none that can be used"
     yield "said of it", facts.mpp_raw
     yield "bounds", facts.bounds_px
     yield "codec", slide.codec

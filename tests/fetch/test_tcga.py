@@ -500,7 +500,7 @@ def test_an_interrupted_run_leaves_a_cohort_of_what_is_there(server: Server, tmp
     server.pause_s = 0.02
     command = [sys.executable, "-m", "wsiseg", "fetch", "tcga", "--out", str(tmp_path), "--mirror", server.url]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while server.sent[second.name] < 100_000:
+    while server.sent[second.name] < 100_000 or not (tmp_path / first.name).exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=10)

@@ -37,35 +37,25 @@ def parameters(settings: type[Config]) -> list[inspect.Parameter]:
 
 def given(settings: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what command line and environment gave of some settings, as the values that a TOML file would hold."""
-    fields = settings.model_fields
-    typed = {name: value for name, value in values.items() if name in fields and value not in (None, [])}
-    return {
-        name: [_value(one, fields[name]) for one in value] if isinstance(value, list) else _value(value, fields[name])
-        for name, value in {**_in_environment(settings), **typed}.items()
-    }
-
-
-def _in_environment(settings: type[Config]) -> dict[str, str]:
-    """Return what variables say of the settings that have no option; Typer reads those of the options."""
-    return {
-        name: os.environ[variable]
-        for name, field in settings.model_fields.items()
-        for variable in reversed(shown_as(field).variables)
-        if shown_as(field).place == "file" and os.environ.get(variable)
-    }
+    found: dict[str, Any] = {}
+    for name, field in settings.model_fields.items():
+        value = values.get(name)
+        if value in (None, []):  # it was not typed
+            value = next(filter(None, map(os.environ.get, shown_as(field).variables)), None)
+        if value is not None:
+            found[name] = [_value(one, field) for one in value] if isinstance(value, list) else _value(value, field)
+    return found
 
 
 def _shown(name: str, field: FieldInfo) -> inspect.Parameter:
-    shown, takes_nothing = shown_as(field), is_flag(field)
-    many = get_origin(kind_of(field)) is tuple
-    text = escaped(" ".join((field.description or "").replace("`", "").split()) + _default(field))
+    shown, takes_nothing, many = shown_as(field), is_flag(field), get_origin(kind_of(field)) is tuple
+    text = " ".join((field.description or "").replace("`", "").split()) + _default(field)
+    metavar = shown.metavar or (name.upper() if shown.place == "argument" else metavar_of(field))
+    more: dict[str, Any] = {"help": escaped(text), "metavar": None if takes_nothing else metavar, "show_default": False}
     if shown.place == "argument":
-        metavar = shown.metavar or name.upper() + "..." * many
-        info = typer.Argument(metavar=metavar, help=text, show_default=False)
+        info = typer.Argument(**more)
     else:
-        more: dict[str, Any] = {} if takes_nothing else {"metavar": shown.metavar or metavar_of(field)}
-        option, variables = shown.name or f"--{_typed(name)}", list(shown.variables) or None
-        info = typer.Option(option, help=text, show_default=False, envvar=variables, **more)
+        info = typer.Option(shown.name or f"--{_typed(name)}", **more)
     return optional(name, bool if takes_nothing else list[str] if many else str, info)
 
 
@@ -125,7 +115,8 @@ def _default(field: FieldInfo) -> str:
         return " [required]"
     values = field.default if isinstance(field.default, tuple) else (field.default,)
     shown = ", ".join(str(value) for value in values if value is not None and value is not False)
-    return f" [default: {shown}]" if shown else ""
+    variables = shown_as(field).variables
+    return (f" [env: {', '.join(variables)}]" if variables else "") + (f" [default: {shown}]" if shown else "")
 
 
 def escaped(text: str) -> str:
@@ -136,8 +127,7 @@ def escaped(text: str) -> str:
 def _value(value: Any, field: FieldInfo) -> Any:  # noqa: ANN401  what Typer gives
     """Turn text into the number that a TOML file would hold, where the setting is one."""
     kind = scalar_of(field)
-    choices = get_args(kind) if get_origin(kind) is Literal else ()
-    if isinstance(value, str) and (kind in (int, float) or any(isinstance(one, int) for one in choices)):
+    if isinstance(value, str) and (kind in (int, float) or any(isinstance(one, int) for one in get_args(kind))):
         for number in (int, float):
             with suppress(ValueError):
                 return number(value)

@@ -47,21 +47,16 @@ class CardFacts(Config):
 
 
 _UNKNOWN = "tissue unlike that of training is told by predict as unknown, its probability stays"
-_IN_CARD = "put it into the file of --card, as {} = ..."
+_IN_CARD = {"name": "name", "model-version": "version", "licence": "licence"}
+_IN_CARD |= {"data": "data", "limit": "limits", "figures": "figures"}
 
 
 class ExportConfig(Config):
     """Settings of `wsiseg export`."""
 
     gone: ClassVar = {
-        "texture-penalty": Gone(_UNKNOWN),
-        "unknown-penalty": Gone(_UNKNOWN),
-        "name": Gone(_IN_CARD.format("name")),
-        "model-version": Gone(_IN_CARD.format("version")),
-        "licence": Gone(_IN_CARD.format("licence")),
-        "data": Gone(_IN_CARD.format("data")),
-        "limit": Gone(_IN_CARD.format("limits")),
-        "figures": Gone(_IN_CARD.format("figures")),
+        **dict.fromkeys(("texture-penalty", "unknown-penalty"), Gone(_UNKNOWN)),
+        **{option: Gone(f"put it into the file of --card, as {name} = ...") for option, name in _IN_CARD.items()},
     }
 
     out: Path

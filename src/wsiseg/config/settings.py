@@ -27,30 +27,19 @@ def _known_device(name: str) -> str:
     return name
 
 
-def _known_devices(names: str) -> str:
-    return ",".join(map(_known_device, names.split(",")))
-
-
 Device = Annotated[str, AfterValidator(_known_device)]
-Devices = Annotated[str, AfterValidator(_known_devices)]
+Devices = Annotated[str, AfterValidator(lambda names: ",".join(map(_known_device, names.split(","))))]
 MapKind = Literal["auto", "dense", "tile"]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """How a setting stands on the command line; put it into the field's `Annotated`.
+    """How a setting stands on the command line; put it into the field's `Annotated`."""
 
-    Attributes:
-        place: As an `option`, as an `argument`, or in the `file` alone, for what few need.
-        metavar: What stands for the value in `--help`; made from the type where it is empty.
-        name: The option, where it is not the field's name.
-        variables: Environment variables that give the value too.
-    """
-
-    place: Literal["option", "argument", "file"] = "option"
-    metavar: str = ""
-    name: str = ""
-    variables: tuple[str, ...] = ()
+    place: Literal["option", "argument", "file"] = "option"  # `file`: in the file alone, for what few need
+    metavar: str = ""  # what stands for the value in `--help`; made from the type where it is empty
+    name: str = ""  # the option, where it is not the field's name
+    variables: tuple[str, ...] = ()  # of the environment, that give the value too
 
 
 ARGUMENT, IN_FILE = Shown("argument"), Shown("file")
@@ -58,25 +47,16 @@ ARGUMENT, IN_FILE = Shown("argument"), Shown("file")
 
 @dataclass(frozen=True)
 class Gone:
-    """A setting that earlier versions had.
+    """A setting that earlier versions had."""
 
-    Attributes:
-        advice: What to use instead, or why it went.
-        is_flag: It took no value.
-    """
-
-    advice: str
-    is_flag: bool = False
+    advice: str  # what to use instead, or why it went
+    is_flag: bool = False  # it took no value
 
 
 class Config(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    """Base of all settings; unknown names are refused.
+    """Base of all settings; unknown names are refused."""
 
-    Attributes:
-        gone: Settings that earlier versions had, by name; they are refused with what to do instead.
-    """
-
-    gone: ClassVar[Mapping[str, Gone]] = {}
+    gone: ClassVar[Mapping[str, Gone]] = {}  # by name; refused with what to do instead
 
     @classmethod
     def checked(cls, **values: Any) -> Self:  # noqa: ANN401  whatever the fields take
@@ -97,19 +77,15 @@ class Config(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=Tr
     @classmethod
     def _sentence(cls, problem: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails, a TypedDict of a private module
         where = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
-        if problem["type"] == "extra_forbidden":
-            return cls._unknown(where)
         if problem["type"] == "missing":
             return f"{where} must be given"
-        what = str(problem["msg"]).removeprefix("Value error, ")
-        return f"{where}: {what} (got {problem['input']!r})" if where else what
-
-    @classmethod
-    def _unknown(cls, name: str) -> str:
-        if name in cls.gone:
-            return f"{name} is no longer a setting: {cls.gone[name].advice}"
-        alike = difflib.get_close_matches(name, [field.replace("_", "-") for field in cls.model_fields], n=1)
-        return f"{name}: no such setting" + (f"; did you mean {alike[0]}?" if alike else "")
+        if problem["type"] != "extra_forbidden":
+            what = str(problem["msg"]).removeprefix("Value error, ")
+            return f"{where}: {what} (got {problem['input']!r})" if where else what
+        if where in cls.gone:
+            return f"{where} is no longer a setting: {cls.gone[where].advice}"
+        alike = difflib.get_close_matches(where, [field.replace("_", "-") for field in cls.model_fields], n=1)
+        return f"{where}: no such setting" + (f"; did you mean {alike[0]}?" if alike else "")
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -11,10 +11,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -192,19 +190,11 @@ def _refuse_failure(response: httpx.Response, url: str) -> None:
         return
     text = f"the server answered {code} {response.reason_phrase}".rstrip()
     if code in _TEMPORARY:
-        raise TemporaryError(text, _asked_s(response.headers.get("retry-after", "")))
+        asked = response.headers.get("retry-after", "")
+        raise TemporaryError(text, float(asked) if asked.isdecimal() else 0.0)  # of a date nothing is known
     if code in {httpx.codes.NOT_FOUND, httpx.codes.GONE}:
         raise GoneError(f"{shown_url(url)}: {text}", "it may have been moved or withdrawn")
     raise DownloadError(f"{shown_url(url)}: {text}", "check that it is open to you")
-
-
-def _asked_s(retry_after: str) -> float:
-    """Read a `Retry-After` header, which holds seconds or a date (RFC 9110, 10.2.3); 0 where it says nothing."""
-    if retry_after.strip().isdecimal():
-        return float(retry_after)
-    with suppress(ValueError, OverflowError):
-        return (parsedate_to_datetime(retry_after).replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()
-    return 0.0
 
 
 def refuse_offline(name: str, advice: str) -> None:

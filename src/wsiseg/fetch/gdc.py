@@ -91,9 +91,8 @@ class TcgaSlide:
 
     entry: Entry
     site: str = ""  # the organ
-    project: str = ""  # as TCGA-BRCA
     kind: str = ""  # what the GDC calls the sample
-    measures: dict[str, str] = field(default_factory=dict)  # `section_location`, and what pathologists noted
+    extra: dict[str, str] = field(default_factory=dict)  # columns of the cohort: project and what pathologists noted
 
     @property
     def name(self) -> str:
@@ -214,7 +213,9 @@ def _joined(entry: Entry, cases: tuple[_Case, ...]) -> TcgaSlide:
     sections = [section for portion in sample.portions for section in portion.slides]
     section = next((section for section in sections if section.submitter_id == barcode.slide(name)), _Section())
     noted = section.model_dump(exclude={"submitter_id"}, exclude_none=True)
-    measures = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in noted.items()}
+    extra = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in noted.items()}
+    if case.project:
+        extra["project"] = case.project
     site = "" if case.primary_site.lower() in _NOT_KNOWN else case.primary_site
     kind = sample.tissue_type if sample.tissue_type in {"Tumor", "Normal"} else sample.sample_type
-    return TcgaSlide(entry, site, case.project, kind or "", measures)
+    return TcgaSlide(entry, site, kind or "", extra)

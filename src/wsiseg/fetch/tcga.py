@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -55,18 +56,29 @@ def fetch_tcga(config: FetchTcgaConfig, progress: Progress | None = None, patien
     """
     progress = progress or Progress()
     folder = _Folder(config.out, config.seed)
+    outcomes: list[Outcome] = []
+    outputs: dict[str, str] = {}
     with open_client(patience) as client:
         gdc = Gdc(client, (config.mirror or SITE).rstrip("/"))
         choice = choose(config, client, gdc, progress)
         wanted = [_wanted(config, gdc, slide.entry) for slide in choice.slides]
-        outcomes: list[Outcome] = []
-        outputs: dict[str, str] = {}
         if not config.dry_run:
             try:
                 outcomes = fetch_all(client, wanted, config.jobs, progress, by_size=not config.verify)
             finally:
                 outputs = folder.write(choice.slides, _missing(choice, wanted)) if choice.slides else {}
-    return _result(config, choice, folder.splits(choice.slides), _missing(choice, wanted), outcomes, outputs)
+    statuses = Counter(outcome.status for outcome in outcomes)
+    failed = choice.failed | {one.path.name: one.error for one in outcomes if one.error is not None}
+    return TcgaResult(
+        dry_run=config.dry_run,
+        bytes_to_fetch=sum(entry.size for entry in _missing(choice, wanted)),
+        fetched=statuses["ok"],
+        up_to_date=statuses["up_to_date"],
+        failed=tuple({"file": name, "message": one.message, "hint": one.hint} for name, one in failed.items()),
+        left_out=tuple(choice.left_out),
+        outputs=outputs,
+        **_chosen(choice.slides, folder.splits(choice.slides)),
+    )
 
 
 class _Folder:
@@ -90,7 +102,9 @@ class _Folder:
         rows = {row.slide: row for row in self._rows if row.path.exists()}
         for slide, split in zip(slides, self.splits(slides), strict=True):
             if slide.entry not in gone:
-                rows.setdefault(slide.name, self._row(slide, split))
+                path = self._folder / slide.entry.name
+                row = CohortSlide(slide.name, path, slide.case, slide.label, split, slide.site, extra=slide.extra)
+                rows.setdefault(slide.name, row)
         entries = {entry.name: entry for entry in [*self._entries, *(slide.entry for slide in slides)]}
         write_manifest(self._manifest, entries.values())
         outputs = {"manifest": str(self._manifest)}
@@ -103,11 +117,6 @@ class _Folder:
             write_manifest(still, missing)
             outputs["missing"] = str(still)
         return outputs
-
-    def _row(self, slide: TcgaSlide, split: str) -> CohortSlide:
-        extra = {"project": slide.project, **slide.measures} if slide.project else {}
-        path = self._folder / slide.entry.name
-        return CohortSlide(slide.name, path, slide.case, slide.label, split, slide.site, extra=extra)
 
 
 def _wanted(config: FetchTcgaConfig, gdc: Gdc, entry: Entry) -> Wanted:
@@ -123,35 +132,16 @@ def _missing(choice: Choice, wanted: Sequence[Wanted]) -> list[Entry]:
     return [slide.entry for slide, one in slides if not one.is_complete(by_size=True)]
 
 
-def _result(
-    config: FetchTcgaConfig,
-    choice: Choice,
-    splits: Sequence[str],
-    missing: Sequence[Entry],
-    outcomes: Sequence[Outcome],
-    outputs: dict[str, str],
-) -> TcgaResult:
-    slides = choice.slides
-    failed = choice.failed | {one.path.name: one.error for one in outcomes if one.error is not None}
-    statuses = Counter(outcome.status for outcome in outcomes)
+def _chosen(slides: Sequence[TcgaSlide], splits: Sequence[str]) -> dict[str, Any]:
     every = _counted(slides)
-    return TcgaResult(
-        dry_run=config.dry_run,
-        slides=every["slides"],
-        cases=every["cases"],
-        labels={label: every[label] for label in ("tumor", "normal")},
-        sample_types=dict(sorted(Counter(barcode.sample_code(slide.entry.name) for slide in slides).items())),
-        sites=_grouped(slides, [slide.site or "unknown" for slide in slides]),
-        splits=_grouped(slides, splits),
-        bytes=every["bytes"],
-        bytes_to_fetch=sum(entry.size for entry in missing),
-        fetched=statuses["ok"],
-        up_to_date=statuses["up_to_date"],
-        failed=tuple({"file": name, "message": one.message, "hint": one.hint} for name, one in failed.items()),
-        left_out=tuple(choice.left_out),
-        disagreements=tuple(filter(None, (slide.disagreement for slide in slides))),
-        outputs=outputs,
-    )
+    return {
+        **{name: every[name] for name in ("slides", "cases", "bytes")},
+        "labels": {label: every[label] for label in ("tumor", "normal")},
+        "sample_types": dict(sorted(Counter(barcode.sample_code(slide.entry.name) for slide in slides).items())),
+        "sites": _grouped(slides, [slide.site or "unknown" for slide in slides]),
+        "splits": _grouped(slides, splits),
+        "disagreements": tuple(filter(None, (slide.disagreement for slide in slides))),
+    }
 
 
 def _grouped(slides: Sequence[TcgaSlide], groups: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -87,15 +87,13 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     lock = SoftFileLease(path)  # a lease, so that a process of another machine that died just here stops nobody
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=wait)
+        held = lock.acquire(blocking=wait)
     except Timeout:
         raise
     except OSError as error:
         raise cannot_be_written(path, error) from error
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -113,30 +111,26 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield partial
         _replace(partial, path)
     except OSError as error:
-        _remove(partial)
         if isinstance(error, FileNotFoundError) and error.filename and str(partial) not in str(error.filename):
             raise
         raise cannot_be_written(path, error) from error
-    except BaseException:
+    finally:
         _remove(partial)
-        raise
 
 
 @contextmanager
 def scratch_folder(outputs: Path) -> Iterator[Path]:
     """Yield an empty folder that is removed at the end: in that of outputs where the system's cannot be written."""
     try:
-        folder = Path(tempfile.mkdtemp(prefix="wsiseg-"))
+        folder = tempfile.TemporaryDirectory(prefix="wsiseg-", ignore_cleanup_errors=True)
     except OSError:  # as in a container whose root is read-only
         try:
             outputs.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=".wsiseg-", dir=outputs))
+            folder = tempfile.TemporaryDirectory(prefix=".wsiseg-", dir=outputs, ignore_cleanup_errors=True)
         except OSError as error:
             raise cannot_be_written(outputs, error) from error
-    try:
-        yield folder
-    finally:
-        _remove(folder)
+    with folder as name:
+        yield Path(name)
 
 
 def write_text(path: Path, text: str) -> None:
