@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from wsiseg.cli import options
+from wsiseg.cli import shell
 from wsiseg.config import doctor, evaluate, export, fetch, predict, tile, train
 
 REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"
@@ -80,8 +80,8 @@ def settings_page() -> str:
 
 
 def _row(name: str, field: FieldInfo) -> str:
-    shown, typed = options.shown_as(field), name.replace("_", "-")
-    value = "true or false" if options.is_flag(field) else options.metavar_of(field).replace("|", ", ")
+    shown, typed = shell.shown_as(field), name.replace("_", "-")
+    value = "true or false" if shell.is_flag(field) else shell.metavar_of(field).replace("|", ", ")
     places = {"option": f"`{shown.name or '--' + typed}`", "argument": "argument", "file": "file alone"}
     meaning = " ".join((field.description or "").split()).replace("|", "\\|")
     return f"| `{typed}` | {value} | {_default(field)} | {places[shown.place]} | {meaning} |"

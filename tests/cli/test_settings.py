@@ -10,8 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from wsiseg.cli import app
-from wsiseg.cli.options import is_flag, kind_of, scalar_of, shown_as
-from wsiseg.cli.shell import command
+from wsiseg.cli.shell import command, is_flag, kind_of, scalar_of, shown_as
 from wsiseg.cli.streams import Streams
 from wsiseg.config import doctor, evaluate, export, fetch, predict, tile, train
 from wsiseg.config.settings import Config
