@@ -7,32 +7,33 @@ what it was before; networks that weigh channels by global averages differ a lit
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wsiseg.network.network import TileClassifier
+from wsiseg.network.stage import probed
 from wsiseg.run.errors import UsageError
 
 _PROBE_PX = 224
-_SIDES = 2
 
 
 class PaddedConvolution(nn.Module):
-    """A convolution after zero padding on the left, right, top and bottom."""
+    """A convolution behind zero padding that is known beforehand, which may differ on opposite sides."""
 
-    def __init__(self, convolution: nn.Conv2d, before: Sequence[int], after: Sequence[int]) -> None:
+    def __init__(self, layer: nn.Conv2d, before: Sequence[int], after: Sequence[int]) -> None:
         super().__init__()
-        self.convolution = convolution
-        self.padding = (before[1], after[1], before[0], after[0])
+        self.weight, self.bias, self.groups = layer.weight, layer.bias, layer.groups
+        self.before, self.after = before, after
+        self.stride, self.dilation = layer.stride, layer.dilation
 
     def forward(self, image: Tensor) -> Tensor:
         """Pad [n, c, h, w] and convolve it."""
+        padding = self.before[1], self.after[1], self.before[0], self.after[0]
         # The value is named, as ONNX Runtime makes padding a part of the convolution only where it is.
-        convolved: Tensor = self.convolution(functional.pad(image, self.padding, value=0.0))
-        return convolved
+        padded = functional.pad(image, padding, value=0.0)
+        return functional.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 class EdgePooling(nn.Module):
@@ -45,7 +46,7 @@ class EdgePooling(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Pool [n, c, h, w] to the same size."""
-        padded = functional.pad(image, (0, self.side - 1) * _SIDES, mode="replicate")
+        padded = functional.pad(image, (0, self.side - 1) * 2, mode="replicate")
         pool = functional.avg_pool2d if self.is_average else functional.max_pool2d
         return pool(padded, self.side, 1)
 
@@ -84,29 +85,27 @@ def native_stride(classifier: TileClassifier) -> int | None:
 
 
 def _fix_padding(network: nn.Module) -> None:
-    """Replace convolutions that compute their padding from the image by ones that know it.
-
-    For sides that are multiples of the stride, `same` padding of TensorFlow is max(reach - stride, 0) in all, the
-    smaller half of it in front.
-    """
+    """Replace convolutions that compute their padding from the image by ones that know it."""
     for parent, name, layer in _layers(network):
         if isinstance(layer, nn.Conv2d) and type(layer) is not nn.Conv2d:
-            if type(layer).__name__ != "Conv2dSame":
-                raise UsageError(f"layers of type {type(layer).__name__} cannot be exported", "choose another network")
-            reach = [(kernel - 1) * gap + 1 for kernel, gap in zip(layer.kernel_size, layer.dilation, strict=True)]
-            total = [max(size - stride, 0) for size, stride in zip(reach, layer.stride, strict=True)]
-            before = [size // 2 for size in total]
-            after = [size - first for size, first in zip(total, before, strict=True)]
-            setattr(parent, name, PaddedConvolution(_plain(layer), before, after))
+            setattr(parent, name, _padded(layer))
 
 
-def _plain(layer: nn.Conv2d) -> nn.Conv2d:
-    """Return a convolution of PyTorch's own with the weights of `layer` and no padding."""
-    settings: dict[str, Any] = {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups}
-    channels = layer.in_channels, layer.out_channels
-    plain = nn.Conv2d(*channels, layer.kernel_size, bias=layer.bias is not None, **settings)  # type: ignore[arg-type]  # torch types kernel_size wider than it takes it
-    plain.load_state_dict(layer.state_dict())
-    return plain.eval()
+def _padded(layer: nn.Module) -> PaddedConvolution:
+    """Return a convolution with padding that is known, right for sides that are multiples of its stride.
+
+    For these, `same` padding of TensorFlow is max(reach - stride, 0) in all, the smaller half of it in front.
+    """
+    if isinstance(layer, PaddedConvolution):
+        return layer
+    if type(layer) is nn.Conv2d and not isinstance(layer.padding, str):
+        return PaddedConvolution(layer, layer.padding, layer.padding)
+    if not isinstance(layer, nn.Conv2d) or type(layer).__name__ != "Conv2dSame":
+        raise UsageError(f"layers of type {type(layer).__name__} cannot be exported", "choose another network")
+    reach = [(kernel - 1) * gap + 1 for kernel, gap in zip(layer.kernel_size, layer.dilation, strict=True)]
+    total = [max(size - stride, 0) for size, stride in zip(reach, layer.stride, strict=True)]
+    before = [size // 2 for size in total]
+    return PaddedConvolution(layer, before, [size - first for size, first in zip(total, before, strict=True)])
 
 
 def _layers(network: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
@@ -121,54 +120,34 @@ def _dilate(classifier: TileClassifier) -> None:
     smallest = min(after for _, after in sizes.values())
     for parent, name, layer in _layers(classifier.backbone):
         before, after = sizes.get(layer, (0, 0))
-        if before == last and after == smallest:
-            setattr(parent, name, _unstrided(layer))
-        elif before == smallest:
-            _look_further(layer)
+        if before == smallest or (before == last and after == smallest):
+            setattr(parent, name, _unstrided(layer) if before == last else _wider(layer))
 
 
-@torch.no_grad()
 def _sizes(classifier: TileClassifier) -> dict[nn.Module, tuple[int, int]]:
     """Return the rows before and behind every layer that may change them."""
-    sizes: dict[nn.Module, tuple[int, int]] = {}
-
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        sizes[layer] = inputs[0].shape[2], output.shape[2]
-
-    kinds = (nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d, PaddedConvolution)
-    inner = {layer.convolution for layer in classifier.modules() if isinstance(layer, PaddedConvolution)}
-    layers = [layer for layer in classifier.modules() if isinstance(layer, kinds) and layer not in inner]
-    hooks = [layer.register_forward_hook(note) for layer in layers]
-    classifier.feature_map(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX))
-    for hook in hooks:
-        hook.remove()
-    return {layer: size for layer, size in sizes.items() if min(size) > 1}
+    kinds = (nn.Conv2d, PaddedConvolution, nn.AvgPool2d, nn.MaxPool2d)
+    shapes = {layer: both for layer, both in probed(classifier).items() if isinstance(layer, kinds)}
+    return {layer: (read[2], given[2]) for layer, (read, given) in shapes.items() if min(read[2], given[2]) > 1}
 
 
 def _unstrided(layer: nn.Module) -> nn.Module:
     """Return a layer of stride 1 that computes the same at every second position."""
-    if isinstance(layer, PaddedConvolution):
-        left, right, top, bottom = layer.padding
-        layer.padding = (left, right + 1, top, bottom + 1)
-        layer.convolution.stride = (1, 1)
-        return layer
-    if isinstance(layer, nn.Conv2d) and not isinstance(layer.padding, str):
-        before = layer.padding
-        after = [kernel - 1 - pad for kernel, pad in zip(layer.kernel_size, before, strict=True)]
-        layer.stride = (1, 1)
-        return layer if list(before) == after else PaddedConvolution(_plain(layer), before, after)
+    if isinstance(layer, (nn.Conv2d, PaddedConvolution)):
+        padded = _padded(layer)
+        padded.stride = (1, 1)
+        padded.after = [kernel - 1 - pad for kernel, pad in zip(padded.weight.shape[2:], padded.before, strict=True)]
+        return padded
     if isinstance(layer, (nn.AvgPool2d, nn.MaxPool2d)) and layer.padding in {0, (0, 0)}:
         return EdgePooling(layer)
     raise UsageError(f"a network that ends in {type(layer).__name__} cannot be given a finer output stride")
 
 
-def _look_further(layer: nn.Module) -> None:
-    if isinstance(layer, PaddedConvolution):
-        layer.padding = tuple(2 * size for size in layer.padding)  # type: ignore[assignment]  # still four numbers
-        layer = layer.convolution
-    elif isinstance(layer, nn.Conv2d) and not isinstance(layer.padding, str):
-        layer.padding = tuple(2 * size for size in layer.padding)
-    elif isinstance(layer, (nn.AvgPool2d, nn.MaxPool2d)):
+def _wider(layer: nn.Module) -> nn.Module:
+    """Return a layer that looks twice as far apart."""
+    if not isinstance(layer, (nn.Conv2d, PaddedConvolution)):
         raise UsageError("a network that pools behind its last halving cannot be given a finer output stride")
-    if isinstance(layer, nn.Conv2d):
-        layer.dilation = tuple(2 * gap for gap in layer.dilation)
+    padded = _padded(layer)
+    padded.before, padded.after = ([2 * size for size in sizes] for sizes in (padded.before, padded.after))
+    padded.dilation = (2 * padded.dilation[0], 2 * padded.dilation[1])
+    return padded

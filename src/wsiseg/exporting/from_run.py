@@ -1,6 +1,6 @@
 """Export a training run of wsiseg."""
 
-import math
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,7 @@ _PRIVATE = {"cohort", "out", "truth", "init", "resume", "overwrite", "device", "
 
 
 def from_run(path: Path, output_stride: int | None) -> Origin:
-    """Make an origin of the best checkpoint of a run, or of one checkpoint.
-
-    Args:
-        path: Folder of the run, or a checkpoint file, which may be of a run that has not ended.
-        output_stride: Input pixels per cell of the map; the network's own where it is not given.
+    """Make an origin of the best checkpoint of a run that has ended, or of a checkpoint file of any run.
 
     Raises:
         UsageError: There is no such run, it has not ended, or has no best checkpoint.
@@ -93,20 +89,14 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "alpha": checkpoint.alpha,
         "beta": checkpoint.beta,
         "threshold": checkpoint.threshold,
-        "trained_on": _finite({**trained_on, "sites": list(checkpoint.sites), "settings": settings}),
-        "figures": {"validation": _finite(checkpoint.figures)},
+        "trained_on": _plain({**trained_on, "sites": list(checkpoint.sites), "settings": settings}),
+        "figures": {"validation": _plain(checkpoint.figures)},
         "calibration": {"temperature": checkpoint.temperature, "offset": checkpoint.offset},
         "limits": tuple(limits),
         "intended_use": f"{sites or 'Unknown organs'} only; for research, not for diagnosis.",
     }
 
 
-def _finite(value: Any) -> Any:  # noqa: ANN401  any JSON value
-    """Return plain JSON in which NaN and infinity are null."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (str, int, bool)) else str(value)
+def _plain(value: Any) -> Any:  # noqa: ANN401  any JSON value
+    """Return plain JSON in which NaN and infinity are null, and what is none of JSON is text."""
+    return json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)

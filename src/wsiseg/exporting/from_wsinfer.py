@@ -3,16 +3,17 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from wsiseg.exporting.onnx_graph import TileGraph
 from wsiseg.exporting.origin import Origin, class_index, of_tiles
+from wsiseg.model_file.model_card import first_problem
 from wsiseg.network.network import TIMM, whole
 from wsiseg.network.weights import read_state_dict
 from wsiseg.run.errors import UsageError, WsisegError
@@ -21,21 +22,39 @@ _TORCHSCRIPT = ("torchscript_model.pt", "torchscript_model.pth")
 _SAFETENSORS = "*.safetensors"
 _MOST_CONFIG_BYTES = 2**20
 _ONE = 2**22  # Pillow computes with whole multiples of its inverse
+_ORDER = ("Resize", "ToTensor", "Normalize")
+_Positive = Annotated[float, Field(gt=0)]
+
+
+def _one_side(size: Any) -> Any:  # noqa: ANN401  any JSON value
+    """Return the side of a square; of any other list, the list, which is refused."""
+    return size[0] if isinstance(size, list) and len(set(size)) == 1 else size
+
+
+class Arguments(BaseModel):
+    """Arguments of Resize and of Normalize; other arguments are passed over."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    size: Annotated[int, BeforeValidator(_one_side), Field(ge=16, le=4096)] | None = None
+    interpolation: Literal["bilinear", 2] = "bilinear"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[_Positive, _Positive, _Positive] = (1.0, 1.0, 1.0)
 
 
 class Transform(BaseModel):
     """One step of what is done to a tile before the network sees it, as torchvision names it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     name: Literal["Resize", "ToTensor", "Normalize"]
-    arguments: dict[str, Any] | None = None
+    arguments: Arguments | None = None
 
 
 class WsinferConfig(BaseModel):
     """The content of `config.json`, specification 1.0; keys that are not known are passed over."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     architecture: str = "unknown"
     num_classes: int = Field(ge=1, le=1000)
@@ -43,6 +62,19 @@ class WsinferConfig(BaseModel):
     spacing_um_px: float = Field(gt=0, le=100)
     class_names: tuple[str, ...]
     transform: tuple[Transform, ...]
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> Self:
+        names = [step.name for step in self.transform]
+        if names != sorted(set(names), key=_ORDER.index) or "ToTensor" not in names:
+            raise ValueError(f"transforms {', '.join(names)} are not known in this order")
+        if "Resize" in names and self.arguments("Resize").size is None:
+            raise ValueError("Resize needs a size")
+        return self
+
+    def arguments(self, name: str) -> Arguments:
+        """Return the arguments of a transform, or what they are where it is not there."""
+        return next((step.arguments for step in self.transform if step.name == name and step.arguments), Arguments())
 
 
 class Prepare(nn.Module):
@@ -83,7 +115,9 @@ def from_wsinfer(folder: Path, positive: str | None, output_stride: int | None) 
         UsageError: The configuration or the weights are missing or wrong, or the class is not known.
     """
     config = _config(folder / "config.json")
-    network, prepare = _network(folder, config).eval(), _prepare(folder, config)
+    colors = config.arguments("Normalize")
+    side = config.arguments("Resize").size or config.patch_size_pixels
+    network, prepare = _network(folder, config).eval(), Prepare(config.patch_size_pixels, side, colors.mean, colors.std)
     names, outputs = config.class_names, _count_outputs(folder, network, prepare, config.patch_size_pixels)
     if not len(names) == config.num_classes == outputs:
         raise UsageError(
@@ -112,75 +146,29 @@ def _config(path: Path) -> WsinferConfig:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}", "name a folder of a WSInfer model") from error
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise UsageError(f"{path}: not a WSInfer configuration: {where}: {problem['msg']}") from error
+        raise UsageError(f"{path}: not a WSInfer configuration: {first_problem(error)}") from error
 
 
 def _network(folder: Path, config: WsinferConfig) -> nn.Module:
-    for name in _TORCHSCRIPT:
-        if (folder / name).is_file():
-            try:
-                with warnings.catch_warnings():
-                    # The format is given by others; that PyTorch calls it old changes nothing.
-                    warnings.filterwarnings("ignore", "`torch.jit")
-                    return torch.jit.load(folder / name, map_location="cpu")  # type: ignore[no-any-return]  # torch gives it no type
-            except (RuntimeError, ValueError, OSError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise UsageError(f"{folder / name}: cannot be read as TorchScript: {reason}") from error
-    found = sorted(folder.glob(_SAFETENSORS))
+    scripts = [folder / name for name in _TORCHSCRIPT if (folder / name).is_file()][:1]
+    found = scripts or sorted(folder.glob(_SAFETENSORS))
     if len(found) != 1:
         raise UsageError(f"{folder}: holds no weights", f"needs {_TORCHSCRIPT[0]} or one {_SAFETENSORS} file")
-    return _from_timm(found[0], config)
+    try:
+        with warnings.catch_warnings():
+            # The format is given by others; that PyTorch calls it old changes nothing.
+            warnings.filterwarnings("ignore", "`torch.jit")
+            return torch.jit.load(found[0], map_location="cpu") if scripts else _from_timm(found[0], config)
+    except (WsisegError, RuntimeError, ValueError, OSError) as error:
+        what = "TorchScript" if scripts else f"weights of {config.architecture}"
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"{found[0]}: cannot be read as {what}: {reason}") from error
 
 
 def _from_timm(weights: Path, config: WsinferConfig) -> nn.Module:
-    try:
-        network = whole(f"{TIMM}{config.architecture}", num_classes=config.num_classes)
-        network.load_state_dict(read_state_dict(weights))
-    except (WsisegError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"{weights}: does not fit {config.architecture}: {reason}", "correct config.json") from error
+    network = whole(f"{TIMM}{config.architecture}", num_classes=config.num_classes)
+    network.load_state_dict(read_state_dict(weights))
     return network
-
-
-def _prepare(folder: Path, config: WsinferConfig) -> Prepare:
-    """Turn the list of transforms into one module.
-
-    Raises:
-        UsageError: They are not a Resize or none, ToTensor, and a Normalize or none, in this order.
-    """
-    names: list[str] = [step.name for step in config.transform]
-    if names not in (
-        [*resize, "ToTensor", *normalize] for resize in ([], ["Resize"]) for normalize in ([], ["Normalize"])
-    ):
-        raise UsageError(f"{folder / 'config.json'}: transforms {', '.join(names)} are not known in this order")
-    arguments = {step.name: step.arguments or {} for step in config.transform}
-    try:
-        side = _side(arguments.get("Resize", {"size": config.patch_size_pixels}))
-        return Prepare(config.patch_size_pixels, side, *_standard(arguments.get("Normalize", {})))
-    except (TypeError, ValueError, KeyError) as error:
-        raise UsageError(f"{folder / 'config.json'}: transform: {error}") from error
-
-
-def _standard(arguments: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and deviation that Normalize takes."""
-    given = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), **arguments}
-    mean, std = (tuple(float(value) for value in given[name]) for name in ("mean", "std"))
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:  # noqa: PLR2004  RGB
-        raise ValueError("Normalize needs three means and three positive deviations")
-    return mean, std
-
-
-def _side(arguments: dict[str, Any]) -> int:
-    """Return the side that Resize resizes a square to."""
-    size = arguments["size"]
-    sides = {int(value) for value in (size if isinstance(size, list) else [size])}
-    if len(sides) != 1 or not 16 <= min(sides) <= 4096:  # noqa: PLR2004  the sizes of tiles
-        raise ValueError(f"Resize to {size} does not give squares of a usable size")
-    if arguments.get("interpolation", "bilinear") not in {"bilinear", 2}:
-        raise ValueError(f"Resize with interpolation {arguments['interpolation']} is not known")
-    return sides.pop()
 
 
 @torch.no_grad()

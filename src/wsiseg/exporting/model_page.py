@@ -18,10 +18,7 @@ def written_page(card: ModelCard, file: str, sha256: str) -> str:
         "## Figures",
         _figures(card.figures) or "Nothing was measured yet. Evaluate it on slides of your own before you use it.",
         "## How closely the file follows the trained network",
-        _table(
-            ("graph", "against", "tiles", "largest difference", "mean difference", "AUC", "AUC before", ""),
-            [_parity_row(row) for row in card.parity],
-        ),
+        "\n".join(f"- {parity_line(row)}" for row in card.parity),
         "AUC is over the labels of the slides that the tiles came from.",
         "## Limits",
         "\n".join(f"- {limit}" for limit in card.limits),
@@ -60,19 +57,6 @@ def _file_rows(card: ModelCard, file: str, sha256: str) -> list[tuple[str, str]]
         ("alpha and beta", shares),
         ("made with", ", ".join(f"{name} {text}" for name, text in card.made_with.items())),
     ]
-
-
-def _parity_row(row: Parity) -> tuple[str, ...]:
-    areas = ("" if area is None else f"{area:.4f}" for area in (row.auc, row.auc_reference))
-    return (
-        row.graph,
-        row.reference,
-        f"{row.tiles} {row.source}",
-        f"{row.max_difference:.2g}",
-        f"{row.mean_difference:.2g}",
-        *areas,
-        "passed" if row.passed else "**too different**",
-    )
 
 
 def _figures(figures: Mapping[str, Any]) -> str:

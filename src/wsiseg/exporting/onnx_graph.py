@@ -12,11 +12,12 @@ from typing import Final
 import numpy as np
 import onnx
 import torch
+from onnx import helper
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wsiseg.model_file.onnx_session import runtime
-from wsiseg.network.known_tissue import FARTHEST, KnownTissue
+from wsiseg.network.known_tissue import FARTHEST, KnownTissue, squared_distances
 from wsiseg.network.network import TileClassifier
 from wsiseg.network.stage import STRIDE_PX, Stage, described, squared
 from wsiseg.run.errors import UsageError
@@ -24,30 +25,6 @@ from wsiseg.run.outputs import scratch_folder
 
 OPSET = 17
 _NEWEST_IR = 10  # what ONNX Runtime 1.20 reads
-
-
-class _SiteDistance(nn.Module):
-    """How far descriptions lie from the tissue of one site; see `KnownTissue.distances`."""
-
-    mean: Tensor
-    scale: Tensor
-    axes: Tensor
-    gains: Tensor
-
-    def __init__(self, known: KnownTissue, place: int) -> None:
-        super().__init__()
-        self.gain_of_rest = 1 / float(known.rest[place])
-        gains = 1 / known.variances[place] - np.float32(self.gain_of_rest)
-        for name, value in (("mean", known.mean[place]), ("scale", known.scale[place]), ("gains", gains)):
-            self.register_buffer(name, torch.from_numpy(value.copy()))
-        self.register_buffer("axes", torch.from_numpy(known.axes[place].T.copy()))
-
-    def forward(self, described: Tensor) -> Tensor:
-        """Return the distances [...] of descriptions [..., channels]."""
-        inside = (described - self.mean) * self.scale
-        along = inside @ self.axes
-        distances: Tensor = (along**2 * self.gains).sum(-1) + (inside**2).sum(-1) * self.gain_of_rest
-        return distances
 
 
 class Distance(nn.Module):
@@ -58,7 +35,7 @@ class Distance(nn.Module):
 
     def __init__(self, known: KnownTissue, cells: int, step: int) -> None:
         super().__init__()
-        self.sites = nn.ModuleList(_SiteDistance(known, place) for place in range(len(known.sites)))
+        self.sites = [[torch.from_numpy(np.array(part)) for part in site] for site in known.gaussians]
         self.cells, self.step = cells, step
 
     def forward(self, stage: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +46,7 @@ class Distance(nn.Module):
 
     def _least(self, averages: Tensor) -> Tensor:
         found = described(averages)
-        return torch.stack([site(found) for site in self.sites]).amin(0).clamp(max=FARTHEST)
+        return torch.stack([squared_distances(found, *site) for site in self.sites]).amin(0).clamp(max=FARTHEST)
 
 
 def around_cells(cells: Tensor, side: int) -> Tensor:
@@ -77,16 +54,13 @@ def around_cells(cells: Tensor, side: int) -> Tensor:
 
     The weights are those of `tile_window`.
     """
-    return _summed(cells, side) / _summed(torch.ones_like(cells[:, :1]), side)
-
-
-def _summed(cells: Tensor, side: int) -> Tensor:
-    """Sum up cells over the tile around each, divided by the number in a tile.
-
-    Two poolings give the outermost cells half the weight where the tile is an even number of cells wide.
-    """
-    pooled = functional.avg_pool2d(cells, side, 1, side // 2)
-    return pooled if side % 2 else functional.avg_pool2d(pooled, 2, 1)
+    # What lies beyond the border weighs nothing: the last channel counts what exists.
+    counted = torch.cat([cells, torch.ones_like(cells[:, :1])], 1)
+    pooled = functional.avg_pool2d(counted, side, 1, side // 2)
+    if side % 2 == 0:
+        # Two poolings give the outermost cells half the weight.
+        pooled = functional.avg_pool2d(pooled, 2, 1)
+    return pooled[:, :-1] / pooled[:, -1:]
 
 
 class DenseGraph(nn.Module):
@@ -122,7 +96,9 @@ class DenseGraph(nn.Module):
         Where the tissue of training is known, the distances of the images [n] and of the tile around each cell
         [n, rows, columns] follow.
         """
-        features = self.features(image)
+        pixels = image.permute(0, 3, 1, 2).float()
+        # As a convolution: a product with three numbers, one for each color, takes runtimes longer than a layer.
+        features = self.backbone(functional.conv2d(pixels, self.scale, self.offset, groups=len(self.scale)))
         logits = functional.conv2d(features, self.head.weight[:, :, None, None], self.head.bias)
         step = self.trained_step
         whole = (logits[:, :, ::step, ::step] if step > 1 else logits).mean((1, 2, 3))
@@ -130,13 +106,6 @@ class DenseGraph(nn.Module):
         if self.distance is None or self.stage is None:
             return answers
         return *answers, *self.distance(self.stage.map)
-
-    def features(self, image: Tensor) -> Tensor:
-        """Return the features [n, channels, rows, columns] of uint8 images [n, height, width, 3]."""
-        pixels = image.permute(0, 3, 1, 2).float()
-        # As a convolution: a product with three numbers, one for each color, takes runtimes longer than a layer.
-        features: Tensor = self.backbone(functional.conv2d(pixels, self.scale, self.offset, groups=len(self.scale)))
-        return features
 
 
 class TileGraph(nn.Module):
@@ -178,6 +147,7 @@ def to_onnx(graph: DenseGraph | TileGraph, tile_px: int, outputs: Path) -> onnx.
     cells = {0: "n", 1: "rows", 2: "columns"}
     axes = {"image": {0: "n", **sides}, **{name: cells if name.endswith("_map") else {0: "n"} for name in names}}
     example = torch.zeros((2, tile_px, tile_px, 3), dtype=torch.uint8)
+    traceable: nn.Module = graph.eval()
     try:
         with warnings.catch_warnings(), torch.no_grad(), scratch_folder(outputs) as folder:
             # The exporter that traces is the one that takes TorchScript and any image size; it says that it is old.
@@ -186,9 +156,11 @@ def to_onnx(graph: DenseGraph | TileGraph, tile_px: int, outputs: Path) -> onnx.
             # It also tells of constants that it leaves for ONNX Runtime to fold.
             warnings.filterwarnings("ignore", "Constant folding", UserWarning)
             warnings.filterwarnings("ignore", "`torch.jit")
+            if isinstance(graph, TileGraph) and isinstance(graph.network, torch.jit.ScriptModule):
+                traceable = torch.jit.script(graph)  # around TorchScript the exporter takes TorchScript alone
             path = folder / "traced.onnx"
             torch.onnx.export(
-                _traceable(graph.eval()),
+                traceable,
                 (example,),
                 path,
                 dynamo=False,
@@ -201,14 +173,6 @@ def to_onnx(graph: DenseGraph | TileGraph, tile_px: int, outputs: Path) -> onnx.
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"the network cannot be written as ONNX: {reason}", "choose another network") from error
-
-
-def _traceable(graph: DenseGraph | TileGraph) -> nn.Module:
-    """Return a graph that the exporter takes: around TorchScript it must be TorchScript itself."""
-    if isinstance(graph, TileGraph) and isinstance(graph.network, torch.jit.ScriptModule):
-        scripted: nn.Module = torch.jit.script(graph)
-        return scripted
-    return graph
 
 
 def _simplified(traced: Path) -> onnx.ModelProto:
@@ -224,16 +188,13 @@ def _simplified(traced: Path) -> onnx.ModelProto:
 
 
 def tidied(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove from a graph, in place, what programs left in it and nothing needs."""
-    used = {node.domain for node in model.graph.node}
-    kept = [opset for opset in model.opset_import if opset.domain in used]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
-    del model.metadata_props[:]
-    del model.graph.value_info[:]
-    for node in model.graph.node:
+    """Return a graph without what programs left in it and nothing needs."""
+    graph, used = model.graph, {node.domain for node in model.graph.node}
+    for node in graph.node:
         node.doc_string = ""
-    model.ir_version = min(model.ir_version, _NEWEST_IR)
-    model.producer_name, model.producer_version, model.doc_string = "wsiseg", "", ""
-    model.graph.name = "wsiseg"
-    return model
+    return helper.make_model(
+        helper.make_graph(graph.node, "wsiseg", graph.input, graph.output, graph.initializer),
+        opset_imports=[opset for opset in model.opset_import if opset.domain in used],
+        ir_version=min(model.ir_version, _NEWEST_IR),
+        producer_name="wsiseg",
+    )

@@ -78,14 +78,10 @@ def of_classifier(
     cohort: Path | None = None,
     known: KnownTissue | None = None,
 ) -> Origin:
-    """Make a tile classifier ready for export, with a map where its network can have one.
+    """Make a tile classifier in eval mode ready for export, with a map where its network can have one.
 
-    Args:
-        classifier: In eval mode.
-        facts: Fields of the model card; `tile_px` among them.
-        output_stride: Input pixels per cell of the map; the network's own where it is not given.
-        cohort: What it was trained on.
-        known: The tissue of its training; a dense model's file measures the distance from it.
+    `facts` are fields of the model card, `tile_px` among them. Without an output stride the map has the network's own.
+    The file of a dense model measures the distance from `known`.
 
     Raises:
         UsageError: The network cannot have the output stride that is asked for.

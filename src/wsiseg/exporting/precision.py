@@ -5,21 +5,16 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import onnx
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
 from wsiseg.exporting.onnx_graph import tidied
 from wsiseg.exporting.parity import Answers, OnnxGraph, compared
-from wsiseg.exporting.quantization import Range, head_bias, layers, quantised, tensors
+from wsiseg.exporting.quantization import DISTANCE, measured_ranges, quantisable, quantised
 from wsiseg.exporting.sample_tiles import Sample, Samples
 from wsiseg.model_file.model_card import Parity
 from wsiseg.model_file.onnx_session import runtime
 
 _GROUPS = 8
 _SEARCH_TILES = 64
-_BATCH = 4  # all activations of a batch are held at once
-_SURE = 1e-4  # probabilities closer to 0 or 1 say little about logits
 
 
 class Reduced(NamedTuple):
@@ -35,7 +30,7 @@ def to_float16(graph: OnnxGraph, held_out: Sample) -> Reduced:
     convert = runtime("onnxruntime.transformers.float16").convert_float_to_float16
     copied = copy.deepcopy(graph.model)
     # Deviations are small differences of large squares.
-    distances = [node.name for node in copied.graph.node if node.name.startswith("/distance/")]
+    distances = [node.name for node in copied.graph.node if node.name.startswith(DISTANCE)]
     half = OnnxGraph(tidied(convert(copied, keep_io_types=True, node_block_list=distances)))
     answers = half.answers(held_out.tiles), graph.answers(held_out.tiles)
     return Reduced(half, compared(("fp16", "fp32"), *answers, held_out), 0.0)
@@ -47,23 +42,22 @@ def to_int8(graph: OnnxGraph, samples: Samples, note: Callable[[str], None], *, 
     Layers are taken in groups of neighbours. While the graph strays too far on held-out tiles, the group that helps
     most on calibration tiles is given its float32 back, unless any loss is allowed.
     """
-    names = layers(graph.model)
-    ranges = measured_ranges(graph.model, tensors(graph.model, names), samples.calibration.tiles)
-    groups = [list(part) for part in np.array_split(np.array(names, object), min(_GROUPS, len(names)))]
+    nodes = quantisable(graph.model)
+    ranges = measured_ranges(graph.model, nodes, samples.calibration.tiles)
+    groups = [list(part) for part in np.array_split([node.name for node in nodes], min(_GROUPS, len(nodes)))]
     search = samples.calibration.first(_SEARCH_TILES)
     wanted, expected = graph.answers(search.tiles), graph.answers(samples.held_out.tiles)
 
     def tried(kept: Sequence[int]) -> OnnxGraph:
         chosen = [name for number, group in enumerate(groups) if number not in kept for name in group]
-        return _centred(OnnxGraph(quantised(graph.model, chosen, ranges)), search.tiles, wanted)
+        return OnnxGraph(quantised(graph.model, chosen, ranges))
 
     kept: list[int] = []
     while True:
         found = tried(kept)
         row = compared(("int8", "fp32"), found.answers(samples.held_out.tiles), expected, samples.held_out)
-        share = sum(len(groups[number]) for number in kept) / max(len(names), 1)
         if row.passed or any_loss or len(kept) >= len(groups) - 1:
-            return Reduced(found, row, share)
+            return Reduced(found, row, sum(len(groups[number]) for number in kept) / max(len(nodes), 1))
         note(f"int8 strays by {row.mean_difference:.3g} on average: more layers stay in float32")
         kept.append(
             min(
@@ -71,37 +65,6 @@ def to_int8(graph: OnnxGraph, samples: Samples, note: Callable[[str], None], *, 
                 key=lambda number: _distance(tried([*kept, number]).answers(search.tiles), wanted),
             ),
         )
-
-
-def measured_ranges(model: onnx.ModelProto, names: Sequence[str], tiles: NDArray[np.uint8]) -> dict[str, Range]:
-    """Return the least and the largest value of tensors of a graph over tiles (uint8[n, tile, tile, 3])."""
-    watched = copy.deepcopy(model)
-    del watched.graph.output[:]
-    for name in names:
-        watched.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    watching = OnnxGraph(watched)
-    low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
-    for begin in range(0, len(tiles), _BATCH):
-        found = watching.one(tiles[begin : begin + _BATCH]).values()
-        low = np.minimum(low, [tensor.min() for tensor in found])
-        high = np.maximum(high, [tensor.max() for tensor in found])
-    return {name: Range(float(least), float(most)) for name, least, most in zip(names, low, high, strict=True)}
-
-
-def _centred(graph: OnnxGraph, tiles: NDArray[np.uint8], wanted: Answers) -> OnnxGraph:
-    """Shift the bias of the dense head so that the mean logit is what it was."""
-    model = copy.deepcopy(graph.model)
-    bias = head_bias(model)
-    if bias is not None:
-        shift = np.mean(_logits(wanted.probabilities) - _logits(graph.answers(tiles).probabilities))
-        moved = numpy_helper.to_array(bias) + np.float32(shift)
-        bias.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), bias.name))
-    return OnnxGraph(model)
-
-
-def _logits(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-    sure = np.clip(probabilities.astype(np.float64), _SURE, 1 - _SURE)
-    return np.asarray(np.log(sure / (1 - sure)))
 
 
 def _distance(found: Answers, wanted: Answers) -> float:

@@ -93,14 +93,11 @@ def _cells(count: float) -> int:
 
 
 def share_of_cells(mask: NDArray[np.bool_], mask_px: tuple[float, float], grid: Grid) -> NDArray[np.float32]:
-    """Return the share of every tile of a grid that is set in a mask, exactly, by the mask's summed-area table.
+    """Return the share of every tile of a grid that is set in a mask: float32[rows, columns] in 0..1.
 
-    Of a tile that reaches beyond the slide, only the part on the slide counts: tissue at the border is not lost.
-
-    Args:
-        mask: bool[rows, columns] over the slide from its level-0 corner.
-        mask_px: Width and height of a mask pixel in level-0 pixels.
-        grid: The tiles to measure, whose shares are float32[rows, columns] in 0..1.
+    It is exact, by the summed-area table of the mask, which covers the slide from its level-0 corner; `mask_px` is
+    width and height of its pixels in level-0 pixels. Of a tile that reaches beyond the slide, only the part on the
+    slide counts: tissue at the border is not lost.
     """
     rows, columns = grid.shape
     (step_x, step_y), (tile_x, tile_y) = grid.stride_level0, grid.tile_level0
@@ -152,15 +149,9 @@ def tile_window(cells: int) -> NDArray[np.float32]:
 
 
 def mean_of_tiles(values: NDArray[np.float32], known: NDArray[np.bool_], cells: int) -> NDArray[np.float32]:
-    """Return for each cell the mean of the tiles over it, from the values of the tiles around every cell.
+    """Return for each cell the mean of the tiles over it: float32[rows, columns], NaN where none of them is known.
 
-    Args:
-        values: float32[rows, columns], of the tile around each cell; what is not known may be anything.
-        known: bool[rows, columns], the tiles that count.
-        cells: Side of a tile in cells.
-
-    Returns:
-        float32[rows, columns], NaN where no tile over a cell is known.
+    `values` are those of the tile around each cell, a tile so many `cells` wide; what is not `known` may be anything.
     """
     window = tile_window(cells)
     counted = known.astype(np.float32)

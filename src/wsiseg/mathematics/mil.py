@@ -17,17 +17,6 @@ TUMOR, NORMAL, LEFT_OUT = 1, 0, -1
 _FLOAT_NOISE = 1e-9
 
 
-def check_shares(alpha: float, beta: float) -> None:
-    """Refuse shares outside F = {alpha > 0, beta >= 0, alpha + beta <= 1}.
-
-    Raises:
-        UsageError: They lie outside; beyond a sum of 1 the same tile would be called tumour and normal.
-    """
-    if not (alpha > 0 and beta >= 0 and alpha + beta <= 1 + _FLOAT_NOISE):
-        advice = "alpha is above 0, beta at least 0, and their sum at most 1"
-        raise UsageError(f"alpha {alpha:g} and beta {beta:g} are no possible shares", advice)
-
-
 def counts(tiles: int, alpha: float, beta: float) -> tuple[int, int]:
     """Count the tiles of a tumour slide that are called tumour and normal.
 
@@ -35,9 +24,12 @@ def counts(tiles: int, alpha: float, beta: float) -> tuple[int, int]:
     no label at all. Where one tile is left for both, it is called tumour.
 
     Raises:
-        UsageError: The shares lie outside F.
+        UsageError: The shares lie outside F = {alpha > 0, beta >= 0, alpha + beta <= 1}; beyond a sum of 1 the same
+            tile would be called tumour and normal.
     """
-    check_shares(alpha, beta)
+    if not (alpha > 0 and beta >= 0 and alpha + beta <= 1 + _FLOAT_NOISE):
+        advice = "alpha is above 0, beta at least 0, and their sum at most 1"
+        raise UsageError(f"alpha {alpha:g} and beta {beta:g} are no possible shares", advice)
     tumor = _count(tiles, alpha)
     return tumor, min(_count(tiles, beta), tiles - tumor)
 

@@ -141,7 +141,7 @@ class ModelCard(_Part):
             raise ValueError(f"positive_class {self.positive_class!r} is not one of its classes")
         if self.output_stride is not None and self.tile_px % 32:
             raise ValueError(f"a dense model needs tiles of a multiple of 32 pixels, not {self.tile_px}")
-        if any(image.cells != image.cells_at(self.output_stride) for image in self.self_test.images):
+        if not all(image.fits(self.output_stride) for image in self.self_test.images):
             raise ValueError("the maps of its self-test do not have the cells of its output_stride")
         if self.map == "dense" and self.output_stride is None:
             raise ValueError("it asks for dense maps but has none")
@@ -158,35 +158,36 @@ def signed(file: bytes) -> bytes:
     Raises:
         ValueError: The file has no card, or is not one that `read_card` would take.
     """
-    span = _digits(file)
+    _, span = _card_and_digits(file)
     return file[: span.start] + _checksum(file, span).encode() + file[span.stop :]
 
 
 def read_card(file: bytes) -> ModelCard:
-    """Read the card of an ONNX file and check that the file was not changed since it was written.
-
-    Args:
-        file: The whole file.
+    """Read the card of a whole ONNX file and check that the file was not changed since it was written.
 
     Raises:
         ValueError: It is not an ONNX file that stands alone, has no card, a card that is not valid, or was changed; the
             message is a sentence about `it`.
     """
-    digits = _digits(file)
+    span, digits = _card_and_digits(file)
     if file[digits.start : digits.stop] != _checksum(file, digits).encode():
         raise ValueError("it was changed after it was written: its SHA-256 does not match")
-    span = metadata_spans(file)[METADATA_KEY]
     try:
         return ModelCard.model_validate_json(file[span.start : span.stop])
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        what = problem["msg"].removeprefix("Value error, ")
-        raise ValueError(f"its metadata is not valid: {f'{where}: ' if where else ''}{what}") from error
+        raise ValueError(f"its metadata is not valid: {first_problem(error)}") from error
 
 
-def _digits(file: bytes) -> Span:
-    """Find the 64 digits of the checksum."""
+def first_problem(error: ValidationError) -> str:
+    """Return where the first value lies that does not fit, and what is wrong with it."""
+    problem = error.errors()[0]
+    where = ".".join(map(str, problem["loc"]))
+    what = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what
+
+
+def _card_and_digits(file: bytes) -> tuple[Span, Span]:
+    """Find the card, and in it the 64 digits of the checksum."""
     spans = metadata_spans(file)
     if METADATA_KEY not in spans:
         raise ValueError("it is an ONNX file without wsiseg's metadata")
@@ -198,7 +199,7 @@ def _digits(file: bytes) -> Span:
         raise ValueError("its metadata is not that of a wsiseg model")
     if head[1] != b"1":
         raise ValueError(f"its metadata has schema {int(head[1])}, which this version of wsiseg does not know")
-    return Span(head.start(2), head.end(2))
+    return span, Span(head.start(2), head.end(2))
 
 
 def _checksum(file: bytes, digits: Span) -> str:

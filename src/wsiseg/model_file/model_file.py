@@ -69,9 +69,10 @@ class ModelFile:
         self.provider: str = started.session.get_providers()[0]
         self.device, self.reason, self.speeds = started.device, started.reason, started.speeds
         self._session: InferenceSession | None = started.session
-        self._inputs, self._outputs = ports(started.session)
+        self._inputs, outputs = ports(started.session)
+        self._outputs = {name: (name, kind, shape) for name, kind, shape in outputs}
         needed = "distance" if card.output_stride is None else "distance_map"
-        can_tell = card.known_tissue is not None and needed in {output.name for output in self._outputs}
+        can_tell = card.known_tissue is not None and needed in self._outputs
         self.limit = card.known_tissue.limit if card.known_tissue is not None and can_tell else None
         self.warnings = (*started.warnings, *((_CANNOT_TELL.format(path.name),) if self.limit is None else ()))
 
@@ -206,21 +207,21 @@ class ModelFile:
         names = [name for name, there in is_there.items() if there]
         expected = [("image", "tensor(uint8)", 4)]
         expected += [(name, "tensor(float)", 3 if name.endswith("_map") else 1) for name in names]
-        ports = [*self._inputs, *self._outputs]
-        found = [(port.name, port.type, len(port.shape)) for port in ports]
-        if found != expected or len(self._inputs) != 1 or self._inputs[0].shape[3] != 3:  # noqa: PLR2004  RGB
+        ports = [*self._inputs, *self._outputs.values()]
+        found = [(name, kind, len(shape)) for name, kind, shape in ports]
+        sides = self._inputs[0][2] if self._inputs else []
+        if found != expected or len(self._inputs) != 1 or sides[3] != 3:  # noqa: PLR2004  RGB
             shown = ", ".join(f"{name} {kind}[{rank}]" for name, kind, rank in found)
             raise ModelFileError(
                 f"{self.path}: its inputs and outputs are not those of a model file: {shown}", _DAMAGED
             )
-        free = [port.shape[0] for port in ports] + (self._inputs[0].shape[1:3] if has_map else [])
+        free = [shape[0] for _, _, shape in ports] + (sides[1:3] if has_map else [])
         if any(isinstance(size, int) for size in free):
             raise ModelFileError(f"{self.path}: takes images of one number or size only", _DAMAGED)
 
     def _check_answers(self) -> None:
         def answer(image: NDArray[np.uint8]) -> Outputs:
-            names = [output.name for output in self._outputs]
-            return dict(zip(names, self._run(names, image), strict=True))
+            return dict(zip(self._outputs, self._run(list(self._outputs), image), strict=True))
 
         test = self.card.self_test
         difference = largest_difference(test, answer)

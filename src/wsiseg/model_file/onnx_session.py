@@ -56,12 +56,8 @@ class Started(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-class Port(NamedTuple):
-    """An input or output of a graph; a side that is free has a name in place of a number."""
-
-    name: str
-    type: str
-    shape: list[int | str | None]
+Port = tuple[str, str, list[int | str | None]]
+"""Name, type and shape of an input or output of a graph; a side that is free has a name in place of a number."""
 
 
 class RuntimeFailure(Exception):  # noqa: N818  it is told apart from Python's RuntimeError
@@ -142,7 +138,7 @@ def ports(session: "InferenceSession") -> tuple[list[Port], list[Port]]:
         RuntimeFailure: Their names are no text.
     """
     sides = session.get_inputs, session.get_outputs
-    inputs, outputs = _guarded(lambda: [[Port(one.name, one.type, one.shape) for one in side()] for side in sides])
+    inputs, outputs = _guarded(lambda: [[(one.name, one.type, one.shape) for one in side()] for side in sides])
     return inputs, outputs
 
 
@@ -171,18 +167,13 @@ def _fastest(model: bytes, accelerators: Sequence[str], threads: int | None, til
     if len(sessions) == 1 or tile_px is None:
         name = next(iter(sessions))
         return Started(sessions[name], name, "nothing faster works here", warnings=warnings)
-    speeds = {name: round(_tried(session, tile_px), 1) for name, session in sessions.items()}
+    speeds = dict.fromkeys(sessions, 0.0)
+    for name, session in sessions.items():
+        with contextlib.suppress(RuntimeFailure):  # the device lacks memory or an operator
+            speeds[name] = round(speed(session, tile_px), 1)
     name = max(speeds, key=lambda one: speeds[one] / (_CPU_MUST_LEAD if one == "cpu" else 1))
     said = ", ".join(f"{one} {tiles:g}" for one, tiles in speeds.items())
     return Started(sessions[name], name, f"the fastest with this file, in tiles/s: {said}", speeds, warnings)
-
-
-def _tried(session: "InferenceSession", tile_px: int) -> float:
-    """Return the speed of a session, 0 where it fails."""
-    try:
-        return speed(session, tile_px)
-    except RuntimeFailure:  # the device lacks memory or an operator
-        return 0.0
 
 
 def speed(session: "InferenceSession", tile_px: int) -> float:

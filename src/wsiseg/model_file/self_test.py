@@ -44,14 +44,10 @@ class SeededImage(BaseModel):
     """The output `distance`, where the model has one: glass may be called normal whatever the network's weights
     are, but its distance depends on all of them."""
 
-    @property
-    def cells(self) -> tuple[int, int] | None:
-        """Rows and columns of the map."""
-        return None if self.map is None else (len(self.map), max(map(len, self.map), default=0))
-
-    def cells_at(self, stride: int | None) -> tuple[int, int] | None:
-        """Return the rows and columns that a map of this image has at an output stride."""
-        return None if stride is None else (self.height // stride, self.width // stride)
+    def fits(self, stride: int | None) -> bool:
+        """Return whether its map has the rows and columns of an output stride, and is none where that is none."""
+        cells = None if self.map is None else (len(self.map), max(map(len, self.map), default=0))
+        return cells == (None if stride is None else (self.height // stride, self.width // stride))
 
 
 class SelfTest(BaseModel):
@@ -69,14 +65,16 @@ class SelfTest(BaseModel):
 
 def seeded_pixels(kind: Kind, height: int, width: int, seed: int) -> NDArray[np.uint8]:
     """Make an image (uint8[height, width, 3], RGB) of a kind; the same seed gives the same image everywhere."""
-    images: dict[Kind, Callable[[int, int, int], NDArray[np.int64]]] = {
-        "glass": _glass,
-        "uniform": _uniform,
-        "noise": _noise,
-        "texture": _texture,
-        "tissue": _tissue,
-    }
-    return images[kind](height, width, seed).astype(np.uint8)
+    if kind == "texture":
+        pixels = _texture(height, width, seed)
+    elif kind == "tissue":
+        pixels = _tissue(height, width, seed)
+    elif kind == "uniform":
+        pixels = np.broadcast_to(128 + _bytes(1, 1, 3, seed + 2) % 64, (height, width, 3))
+    else:
+        is_glass = kind == "glass"
+        pixels = 240 + _bytes(height, width, 3, seed + 1) % 8 if is_glass else _bytes(height, width, 3, seed + 3)
+    return pixels.astype(np.uint8)
 
 
 def recorded(
@@ -139,18 +137,6 @@ def _bytes(height: int, width: int, channels: int, seed: int) -> NDArray[np.int6
     count = height * width * channels
     raw = np.random.PCG64(seed).random_raw(-(-count // 8)).astype("<u8")
     return raw.view(np.uint8)[:count].reshape(height, width, channels).astype(np.int64)
-
-
-def _glass(height: int, width: int, seed: int) -> NDArray[np.int64]:
-    return 240 + _bytes(height, width, 3, seed + 1) % 8
-
-
-def _uniform(height: int, width: int, seed: int) -> NDArray[np.int64]:
-    return np.broadcast_to(128 + _bytes(1, 1, 3, seed + 2) % 64, (height, width, 3))
-
-
-def _noise(height: int, width: int, seed: int) -> NDArray[np.int64]:
-    return _bytes(height, width, 3, seed + 3)
 
 
 def _texture(height: int, width: int, seed: int) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +32,15 @@ class _Gaussian(NamedTuple):
     variances: Floats
     rest: np.floating
 
-    def distances(self, features: Floats) -> Floats:
-        inside = (features - self.mean) * self.scale
-        along = inside @ self.axes.T
-        found: Floats = (along**2) @ (1 / self.variances - 1 / self.rest) + (inside**2).sum(1) / self.rest
-        return found
+
+def squared_distances(features: Any, mean: Any, scale: Any, axes: Any, variances: Any, rest: Any) -> Any:  # noqa: ANN401  arrays of NumPy or tensors
+    """Return the distances [...] of features [..., channels] from one Gaussian of a `KnownTissue`.
+
+    All are arrays of NumPy, or all are tensors of PyTorch, from which the same is traced for a model file.
+    """
+    inside = (features - mean) * scale
+    along = inside @ axes.T
+    return (along**2 * (1 / variances - 1 / rest)).sum(-1) + (inside**2).sum(-1) / rest
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,14 @@ class KnownTissue:
         tiles = sum(map(len, groups.values()))
         return cls(layer=layer, sites=tuple(groups), **stacked, tiles=tiles, slides=len(training))
 
+    @property
+    def gaussians(self) -> tuple[_Gaussian, ...]:
+        """The Gaussian of each site."""
+        return tuple(map(_Gaussian, self.mean, self.scale, self.axes, self.variances, self.rest))
+
     def distances(self, features: Features) -> Features:
         """Return the least distance from any site, float32[n], of features [n, channels]; known tissue is within 1."""
-        gaussians = map(_Gaussian, self.mean, self.scale, self.axes, self.variances, self.rest)
-        least = np.min([one.distances(features) for one in gaussians], 0)
+        least = np.min([squared_distances(features, *one) for one in self.gaussians], 0)
         return np.asarray(np.minimum(least, FARTHEST), np.float32)
 
 
@@ -126,5 +134,5 @@ def _measured(tiles: Floats, unseen: Floats, most: int) -> _Gaussian:
     rest = max(float(variances[: max(1, channels - most)].mean()), _SMALLEST_REST * float(variances[-1]))
     largest = np.maximum(variances[: -most - 1 : -1], rest)
     found = _Gaussian(mean, scale, np.ascontiguousarray(axes[:, : -most - 1 : -1].T), largest, np.float32(rest))
-    limit = limit_of(found.distances(unseen))
+    limit = limit_of(squared_distances(unseen, *found))
     return found._replace(variances=found.variances * limit, rest=np.float32(rest * limit))

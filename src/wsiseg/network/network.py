@@ -5,6 +5,7 @@ the tile's logit, applied at every position it is the dense map, and the average
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -50,13 +51,7 @@ class TileClassifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        channels: int,
-        mean: tuple[float, ...] = IMAGENET_MEAN,
-        std: tuple[float, ...] = IMAGENET_STD,
-    ) -> None:
+    def __init__(self, backbone: nn.Module, channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(channels, 1)
@@ -149,9 +144,8 @@ class Checkpoint:
         if not isinstance(content, dict) or content.get("schema") != _SCHEMA or not names <= set(content):
             raise WsisegError(f"{path}: not a checkpoint of wsiseg train")
         stored, known = content.get("known_tissue"), None
-        if (
-            stored and "layer" in stored
-        ):  # earlier versions measured the last features, which hardly tell what is foreign
+        # Earlier versions measured the last features, which hardly tell what is foreign.
+        if stored and "layer" in stored:
             arrays = {name: value.numpy() for name, value in stored.items() if isinstance(value, Tensor)}
             known = KnownTissue(**{**stored, **arrays})
         content |= {"known_tissue": known, "sites": tuple(content["sites"])}
@@ -173,12 +167,10 @@ def load_classifier(checkpoint: Checkpoint) -> TileClassifier:
 
 
 def build(arch: str, init: str, note: Note = lambda _: None) -> TileClassifier:
-    """Make a tile classifier.
+    """Make a tile classifier of torchvision, or `timm:NAME`.
 
-    Args:
-        arch: A torchvision classifier, or `timm:NAME`.
-        init: `imagenet`, `none`, or a file: a state dict, or a checkpoint of wsiseg, which is used whole.
-        note: Is told about tensors of the file that do not fit.
+    `init` is `imagenet`, `none`, or a file: a state dict, or a checkpoint of wsiseg, which is used whole. `note` is
+    told about tensors of the file that do not fit.
 
     Raises:
         UsageError: There is no such classifier, it has no feature map, or the file does not fit it.
@@ -226,7 +218,7 @@ def whole(arch: str, **settings: Any) -> nn.Module:  # noqa: ANN401  whatever th
     return network
 
 
-_Trunk = tuple[nn.Module, tuple[float, ...], tuple[float, ...]]
+_Trunk = tuple[nn.Module, Sequence[float], Sequence[float]]
 
 
 def _from_torchvision(name: str, init: str, note: Note) -> _Trunk:

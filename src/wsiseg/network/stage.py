@@ -19,20 +19,29 @@ _LEAST_VARIANCE = 1e-6
 
 
 @torch.no_grad()
+def probed(classifier: TileClassifier) -> dict[nn.Module, tuple[torch.Size, torch.Size]]:
+    """Return the shapes that the layers of a network in eval mode read and give for a tile of 224 pixels, as they come.
+
+    What is not a single tensor has the empty shape.
+    """
+    shapes: dict[nn.Module, tuple[torch.Size, torch.Size]] = {}
+
+    def note(layer: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        read, given = (one.shape if isinstance(one, Tensor) else torch.Size() for one in ((*inputs, None)[0], output))
+        shapes[layer] = read, given
+
+    hooks = [layer.register_forward_hook(note) for layer in classifier.backbone.modules()]
+    classifier.feature_map(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX, device=classifier.head.weight.device))
+    for hook in hooks:
+        hook.remove()
+    return shapes
+
+
 def stage_layer(classifier: TileClassifier) -> str | None:
     """Name the last stage of a network in eval mode that has a position for every 8 pixels, if there is one."""
-    fitting: list[str] = []
+    names = {layer: name for name, layer in classifier.backbone.named_modules()}
     sides = (_PROBE_PX // STRIDE_PX,) * 2
-
-    def note(name: str, output: object) -> None:
-        if isinstance(output, Tensor) and output.shape[2:] == sides:
-            fitting.append(name)
-
-    named = [(name, module) for name, module in classifier.backbone.named_modules() if name]
-    handles = [one.register_forward_hook(lambda _m, _i, output, name=name: note(name, output)) for name, one in named]
-    classifier.feature_map(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX, device=classifier.head.weight.device))
-    for handle in handles:
-        handle.remove()
+    fitting = [names[layer] for layer, (_, given) in probed(classifier).items() if names[layer] and given[2:] == sides]
     # Outer ones are whole stages.
     return min(reversed(fitting), key=lambda name: name.count("."), default=None)
 
@@ -45,15 +54,19 @@ class Stage:
     """The last output of a layer of a backbone; a context manager that lets go of the layer at its end.
 
     Where it `ends` there, `Reached` is raised behind the layer.
+
+    Attributes:
+        map: The output, [n, channels, rows, columns], once the network was asked.
     """
 
+    map: Tensor
+
     def __init__(self, backbone: nn.Module, layer: str, *, ends: bool = False) -> None:
-        self._output: Tensor | None = None
         self._ends = ends
         self._handle = backbone.get_submodule(layer).register_forward_hook(self._keep)
 
     def _keep(self, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        self._output = output
+        self.map = output
         if self._ends:
             raise Reached
 
@@ -62,13 +75,6 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         self._handle.remove()
-
-    @property
-    def map(self) -> Tensor:
-        """The last output of the layer, [n, channels, rows, columns]."""
-        if self._output is None:
-            raise RuntimeError("the network has not been asked yet")
-        return self._output
 
 
 def squared(stage: Tensor) -> Tensor:

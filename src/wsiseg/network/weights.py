@@ -58,11 +58,9 @@ def read_state_dict(path: Path) -> StateDict:
 
 
 def _read_safetensors(path: Path) -> StateDict:
-    try:
-        import safetensors  # noqa: PLC0415  comes with timm; only for such files
-        from safetensors.torch import load_file  # noqa: PLC0415  the same
-    except ImportError as error:
-        raise WsisegError(f"{path}: needs the package safetensors", "pip install safetensors") from error
+    import safetensors  # noqa: PLC0415  comes with timm; only for such files
+    from safetensors.torch import load_file  # noqa: PLC0415  the same
+
     try:
         tensors: StateDict = load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
