@@ -187,7 +187,9 @@ def test_folders_that_are_no_wsinfer_model(network: nn.Module, tmp_path: Path) -
     assert "num_classes" in refusal(num_classes="many")
     assert "transform" in refusal(transform=[{"name": "Crop"}])
     assert "not known in this order" in refusal(transform=TRANSFORM[::-1])
-    assert "transform.1.arguments.mean" in refusal(transform=[TRANSFORM[1], {"name": "Normalize", "arguments": {"mean": [1]}}])
+    assert "transform.1.arguments.mean" in refusal(
+        transform=[TRANSFORM[1], {"name": "Normalize", "arguments": {"mean": [1]}}]
+    )
     assert "interpolation" in refusal(
         transform=[{"name": "Resize", "arguments": {"size": RESIZED_PX, "interpolation": "nearest"}}, TRANSFORM[1]]
     )

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from onnx import helper
 
 from wsiseg.config.export import CardFacts, ExportConfig
 from wsiseg.exporting.from_others import from_state_dict
@@ -27,9 +29,6 @@ from wsiseg.run.errors import GateError, ModelFileError, UsageError
 from wsiseg.run.outputs import write_text, written_whole
 from wsiseg.run.record import Progress
 from wsiseg.run.version import __version__
-
-if TYPE_CHECKING:
-    import onnx
 
 _COHORT, _THRESHOLD = "cohort.csv", 0.5
 _CALIBRATION_TILES, _HELD_OUT_TILES = 128, 400
@@ -96,7 +95,8 @@ def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
     _check_self_test(config, graph, card)
     page = config.out.with_suffix(".md")
     with written_whole(config.out) as partial:
-        partial.write_bytes(_with_card(graph.model, card))
+        helper.set_model_props(graph.model, {METADATA_KEY: card.to_json()})
+        partial.write_bytes(signed(graph.model.SerializeToString()))
         with ModelFile.open(partial) as model:
             sha256, card = model.sha256, model.card
     write_text(page, written_page(card, config.out.name, sha256))
@@ -246,13 +246,6 @@ def _figures(path: Path, threshold: float) -> dict[str, Any]:
         advice = f"evaluate the maps with --threshold {threshold:g}, or set threshold in the file of --config"
         raise UsageError(f"{path}: was measured at the threshold {measured:g}; the model's is {threshold:g}", advice)
     return {name: value for name, value in figures.items() if name in _FIGURES and value is not None}
-
-
-def _with_card(model: "onnx.ModelProto", card: ModelCard) -> bytes:
-    from onnx import helper  # noqa: PLC0415  heavy: only while exporting
-
-    helper.set_model_props(model, {METADATA_KEY: card.to_json()})
-    return signed(model.SerializeToString())
 
 
 def _mark(config: ExportConfig) -> str:

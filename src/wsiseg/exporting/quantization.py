@@ -19,7 +19,7 @@ DISTANCE = "/distance/"
 """What the names of nodes begin with that measure how far tissue lies from known tissue."""
 
 _LAYERS = ("Conv", "Gemm")
-_WITH_INTEGERS = (*_LAYERS, "Relu", "Clip", "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool")
+_WITH_INTEGERS = (*_LAYERS, "Relu", "Clip", "Add", "MaxPool")
 _BATCH = 4  # all activations of a batch are held at once
 
 

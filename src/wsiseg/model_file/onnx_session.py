@@ -81,12 +81,9 @@ def runtime(module: str = "onnxruntime") -> Any:  # noqa: ANN401  ONNX Runtime i
 def start(model: bytes, device: str = "cpu", threads: int | None = None, tile_px: int | None = None) -> Started:
     """Start ONNX Runtime on a model, the bytes of an ONNX file.
 
-    Args:
-        model: The file.
-        device: A key of `PROVIDERS`, with a number as `cuda:1` where there are several of them, or `auto` for the one
-            that is fastest with this model.
-        threads: Threads that compute; all cores where it is not given.
-        tile_px: Side of the made tiles that devices are tried on; where it is not given the first that works is taken.
+    `device` is a key of `PROVIDERS`, with a number as `cuda:1` where there are several of them, or `auto` for the one
+    that is fastest with made tiles of side `tile_px`, without which it is the first that works. So many `threads`
+    compute; all cores where it is not given.
 
     Raises:
         UsageError: No device has this name.

@@ -64,23 +64,14 @@ class TileClassifier(nn.Module):
         scaled = (images.to(torch.float32) / 255.0 - self.mean) / self.std
         return scaled.permute(0, 3, 1, 2)
 
-    def feature_map(self, normalised: Tensor) -> Tensor:
-        """Return features [n, channels, rows, columns] of normalised images [n, 3, height, width]."""
-        features: Tensor = self.backbone(normalised)
-        return features
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return the globally averaged features [n, channels] of uint8 images [n, height, width, 3]."""
-        return self.feature_map(self.normalised(images)).mean((2, 3))
-
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits [n] of uint8 images [n, height, width, 3]."""
-        logits: Tensor = self.head(self.features(images))
+        logits: Tensor = self.head(self.backbone(self.normalised(images)).mean((2, 3)))
         return logits.squeeze(1)
 
     def logit_map(self, images: Tensor) -> Tensor:
         """Return the logits [n, rows, columns] at every position of the feature map; their mean is the tile's logit."""
-        features = self.feature_map(self.normalised(images))
+        features = self.backbone(self.normalised(images))
         logits: Tensor = self.head(features.permute(0, 2, 3, 1))
         return logits.squeeze(3)
 

@@ -31,7 +31,7 @@ def probed(classifier: TileClassifier) -> dict[nn.Module, tuple[torch.Size, torc
         shapes[layer] = read, given
 
     hooks = [layer.register_forward_hook(note) for layer in classifier.backbone.modules()]
-    classifier.feature_map(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX, device=classifier.head.weight.device))
+    classifier.backbone(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX, device=classifier.head.weight.device))
     for hook in hooks:
         hook.remove()
     return shapes

@@ -112,13 +112,11 @@ def _tell_rest(named: StateDict, own: StateDict, fitting: StateDict, source: str
     unused = [key for key in named if key not in own]
     others = [key for key in named if key in own and key not in fitting]
     missing = [key for key in own if key not in fitting and not key.endswith("num_batches_tracked")]
-    if unused:
-        note(f"{source}: not used: {', '.join(shortened(unused, _SHOWN))}")
-    if others:
-        shapes = [f"{key} {_sides(named[key])} for {_sides(own[key])}" for key in others]
-        note(f"{source}: not used, of another shape: {', '.join(shortened(shapes, _SHOWN))}")
-    if missing:
-        note(f"{source}: not in it, begun at random: {', '.join(shortened(missing, _SHOWN))}")
+    shapes = [f"{key} {_sides(named[key])} for {_sides(own[key])}" for key in others]
+    told = {"not used": unused, "not used, of another shape": shapes, "not in it, begun at random": missing}
+    for what, keys in told.items():
+        if keys:
+            note(f"{source}: {what}: {', '.join(shortened(keys, _SHOWN))}")
 
 
 def _sides(tensor: Tensor) -> str:

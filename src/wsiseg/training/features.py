@@ -128,7 +128,7 @@ class Compute:
     def _features(self, tiles: Tensor) -> NDArray[np.float32]:
         device = self.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
-            maps = self.classifier.feature_map(self.classifier.normalised(tiles.to(device)))
+            maps = self.classifier.backbone(self.classifier.normalised(tiles.to(device)))
         cells = maps.shape[2] if self.middle_px is None else round(self.middle_px * maps.shape[2] / tiles.shape[1])
         begin = (maps.shape[2] - cells) // 2
         middle = maps[:, :, begin : begin + cells, begin : begin + cells]

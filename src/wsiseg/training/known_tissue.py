@@ -65,7 +65,7 @@ def _described(classifier: TileClassifier, stage: Stage, crops: list[tuple[int, 
 def _of_middle(classifier: TileClassifier, stage: Stage, crops: Tensor, around: int) -> Features:
     """Describe uint8 crops [n, side, side, 3] without so many positions around: float32[n, channels]."""
     with suppress(Reached):
-        classifier.feature_map(classifier.normalised(crops.to(classifier.head.weight.device)))
+        classifier.backbone(classifier.normalised(crops.to(classifier.head.weight.device)))
     rows, columns = (slice(around, size - around) for size in stage.map.shape[2:])
     found: Features = described(squared(stage.map[:, :, rows, columns]).mean((2, 3))).cpu().numpy()
     return found
