@@ -9,9 +9,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from wsiseg.annotations.classes import Classes
+from wsiseg.annotations.coverage import Truth
 from wsiseg.annotations.geojson import read_json
 from wsiseg.annotations.outlines import AnnotationError
-from wsiseg.annotations.truth import Reading, Truth, open_truth, truth_files
+from wsiseg.annotations.truth import Reading, open_truth, truth_files
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.slides.slide import SlideFacts
 

@@ -9,8 +9,9 @@ import pytest
 
 from making.maps import slide_facts
 from wsiseg.annotations.classes import Classes
+from wsiseg.annotations.coverage import Truth
 from wsiseg.annotations.outlines import AnnotationError
-from wsiseg.annotations.truth import Reading, Truth, open_truth
+from wsiseg.annotations.truth import Reading, open_truth
 
 RING = [[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]]
 SQUARE = {"type": "Polygon", "coordinates": [RING]}

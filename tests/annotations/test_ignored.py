@@ -11,8 +11,8 @@ from PIL import Image
 
 from making.maps import box, slide_facts, write_outlines
 from wsiseg.annotations.classes import Classes
-from wsiseg.annotations.coverage import Area, Mask, Polygons, union, within, without
-from wsiseg.annotations.truth import Reading, Truth, open_region, open_truth
+from wsiseg.annotations.coverage import Area, Mask, Polygons, Truth
+from wsiseg.annotations.truth import Reading, open_region, open_truth
 from wsiseg.slides.slide import SlideFacts
 
 SLIDE = slide_facts(100, 80)
@@ -21,6 +21,10 @@ EDGES = np.linspace(0, 100, 11), np.linspace(0, 80, 9)
 
 def truth(folder: Path, *features: dict[str, object], slide: SlideFacts = SLIDE, **classes: tuple[str, ...]) -> Truth:
     return open_truth(write_outlines(folder / "a.geojson", *features), slide, Reading(Classes(**classes)))
+
+
+def inside(path: Path, roi: Path, slide: SlideFacts = SLIDE) -> Truth:
+    return open_truth(path, slide, Reading()).inside(open_region(roi, slide).area, slide.size_px)
 
 
 Sides = tuple[int, int, int, int]
@@ -43,10 +47,10 @@ def test_ignore_takes_its_part_from_tumour_whichever_is_larger(
     both = shapely.box(*tumor).intersection(shapely.box(*ignored)).area
     assert found.tumor.total == pytest.approx(shapely.box(*tumor).area - both)
     assert found.ignored.total == pytest.approx(shapely.box(*ignored).area)
-    inside, out = found.covered(*EDGES)
-    assert inside.sum() == pytest.approx(found.tumor.total)
+    tumor_px, out = found.covered(*EDGES)
+    assert tumor_px.sum() == pytest.approx(found.tumor.total)
     assert out.sum() == pytest.approx(found.ignored.total)
-    assert (inside + out <= 100 + 1e-9).all()
+    assert (tumor_px + out <= 100 + 1e-9).all()
 
 
 def test_further_classes_can_be_ignored_and_do_not_cut_like_holes(tmp_path: Path) -> None:
@@ -62,13 +66,13 @@ def test_what_is_ignored_moves_with_the_bounds_of_the_scan(tmp_path: Path) -> No
     found = truth(tmp_path, box(0, 0, 40, 40), box(0, 0, 10, 10, "Ignore*"), slide=slide)
     assert found.ignored.geometry.bounds == (300, 200, 310, 210)
     roi = write_outlines(tmp_path / "b.geojson", box(0, 0, 20, 40))
-    assert open_truth(tmp_path / "a.geojson", slide, Reading(), roi).tumor.geometry.bounds == (300, 200, 320, 240)
+    assert inside(tmp_path / "a.geojson", roi, slide).tumor.geometry.bounds == (300, 200, 320, 240)
 
 
 def test_everything_outside_a_region_is_ignored(tmp_path: Path) -> None:
     path = write_outlines(tmp_path / "a.geojson", box(10, 10, 50, 50), box(10, 10, 20, 20, "Ignore*"))
     roi = write_outlines(tmp_path / "b.geojson", box(0, 0, 30, 80, "Region*"), box(25, 0, 30, 80, "Exclude"))
-    found = open_truth(path, SLIDE, Reading(), roi)
+    found = inside(path, roi)
     assert found.tumor.total == 15 * 40 - 100
     assert found.ignored.total == 100 * 80 - 25 * 80 + 100
     tumor, ignored = found.covered(*EDGES)
@@ -87,7 +91,7 @@ def test_a_region_may_be_a_mask_and_so_may_truth(tmp_path: Path, kind: str) -> N
         Image.fromarray(np.pad(np.ones((4, 4), np.uint8), ((2, 2), (0, 6)))).save(path)
     else:
         path = write_outlines(tmp_path / "a.geojson", box(0, 20, 40, 60))
-    found = open_truth(path, SLIDE, Reading(), tmp_path / "b.png")
+    found = inside(path, tmp_path / "b.png")
     assert found.tumor.total == 30 * 20
     assert found.ignored.total == 8000 - 30 * 40
     np.testing.assert_allclose(found.covered(*EDGES)[1], 100 - (pixels > 0) * 100.0)
@@ -102,12 +106,15 @@ areas = st.one_of(
 
 
 @given(areas, areas)
-def test_areas_combine_as_sets_do(one: Area, other: Area) -> None:
-    both = within(one, other).total
-    assert union(one, other).total == pytest.approx(one.total + other.total - both, abs=1e-6)
-    assert without(one, other).total == pytest.approx(one.total - both, abs=1e-6)
-    rest = without(one, other).covered(*EDGES) + within(one, other).covered(*EDGES)
-    np.testing.assert_allclose(rest, one.covered(*EDGES), atol=1e-6)
+def test_what_is_outside_a_region_is_ignored_of_all_areas(tumor: Area, region: Area) -> None:
+    found = Truth(tumor).inside(region, (100, 80))
+    inside, ignored = found.covered(*EDGES)
+    np.testing.assert_allclose(ignored, 100 - region.covered(*EDGES), atol=1e-6)
+    whole = Truth(tumor).inside(Polygons(shapely.box(0, 0, 100, 80)), (100, 80)).tumor
+    both = shapely.intersection(tumor.geometry, region.geometry).area
+    assert found.tumor.total == pytest.approx(both, abs=1e-6)
+    assert found.tumor.total == pytest.approx(inside.sum(), abs=1e-6)
+    np.testing.assert_allclose(whole.covered(*EDGES), tumor.covered(*EDGES), atol=1e-6)
 
 
 def test_regions_leave_out_what_is_not_meant_unless_all_counts(tmp_path: Path) -> None:

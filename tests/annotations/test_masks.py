@@ -9,9 +9,10 @@ from PIL import Image
 from making.maps import slide_facts
 from making.slides import write_slide
 from wsiseg.annotations.classes import Classes
+from wsiseg.annotations.coverage import Truth
 from wsiseg.annotations.masks import whole_slide_step
 from wsiseg.annotations.outlines import AnnotationError
-from wsiseg.annotations.truth import Reading, Truth, open_truth
+from wsiseg.annotations.truth import Reading, open_truth
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.slides.slide import SlideFacts
 

@@ -201,21 +201,7 @@ def test_the_size_that_pillow_takes_for_an_attack_is_read(tmp_path: Path, monkey
     monkeypatch.setattr("wsiseg.annotations.mask_files._BAND_ROWS", 2)
     np.testing.assert_array_equal(marks(tmp_path / "a.png")[0], MARKED)
     monkeypatch.setattr("wsiseg.annotations.mask_files._MOST_BYTES", ROWS * COLUMNS - 1)
-    with pytest.raises(AnnotationError, match=r"a\.png: 128x96 pixels are too many .*; store it as a tiled TIFF"):
+    with pytest.raises(
+        AnnotationError, match=r"a\.png: 128x96 pixels are too many .*; store it as a TIFF with smaller levels"
+    ):
         marks(tmp_path / "a.png")
-
-
-def test_a_tiled_mask_without_levels_is_read_at_every_nth_pixel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mask = MARKED.repeat(8, 0).repeat(8, 1)
-    tifffile.imwrite(tmp_path / "a.tif", mask * np.uint8(255), tile=(128, 128), photometric="minisblack")
-    monkeypatch.setattr("wsiseg.annotations.mask_files._MOST_BYTES", mask.size * 3 // 16)
-    monkeypatch.setattr("wsiseg.annotations.mask_files._BLOCK_PX", 260)
-    truth = open_truth(tmp_path / "a.tif", SLIDE, Reading(mask_mpp=0.5))
-    assert truth.tumor.total == MARKED.sum() * 64
-    assert truth.tumor.geometry.bounds == (160, 80, 296, 400)
-    assert truth.notes == ("a.tif: was read at 256x192 pixels",)
-    tifffile.imwrite(tmp_path / "b.tif", mask * np.uint16(255), tile=(128, 128), photometric="minisblack")
-    with pytest.raises(AnnotationError, match=r"b\.tif: is too large for a mask of more than 8 bits"):
-        open_truth(tmp_path / "b.tif", SLIDE, Reading())

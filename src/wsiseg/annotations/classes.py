@@ -3,14 +3,14 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import shapely
 
-from wsiseg.annotations.coverage import Polygons
-from wsiseg.annotations.outlines import AnnotationError, Outline
+from wsiseg.annotations.coverage import Polygons, Truth
+from wsiseg.annotations.outlines import AnnotationError, Drawn, Outline
 from wsiseg.run.errors import shortened
 
 Meaning = Literal["tumor", "hole", "ignored", "other", "unknown"]
@@ -60,16 +60,12 @@ class Classes:
 
     Names are compared without regard to capitals, spaces, hyphens and British spelling; a class that QuPath derived
     from another (`Tumor: Positive`) means what its base means unless it is named itself.
-
-    Attributes:
-        tumor: Names that count as tumour. Where there are none, the usual names do, and outlines without a class.
-        negative: Further names that cut a hole.
-        ignored: Further names whose areas are left out of all measures.
     """
 
+    # Names that count as tumour. Where there are none, the usual names do, and outlines without a class.
     tumor: tuple[str, ...] = ()
-    negative: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
+    negative: tuple[str, ...] = ()  # further names that cut a hole
+    ignored: tuple[str, ...] = ()  # further names whose areas are left out of all measures
 
     def meaning(self, name: str) -> Meaning:
         """Say what a class means; one without a name means tumour unless classes are named."""
@@ -97,23 +93,15 @@ class Classes:
         return by_name if not outline.class_name and by_name != "unknown" else self.meaning(outline.class_name)
 
 
-def marked(file: str, outlines: Sequence[Outline], classes: Classes) -> tuple[Polygons, Polygons, tuple[str, ...]]:
-    """Put outlines together: the largest is laid first, so what is nested in another decides there.
+def marked(file: str, found: Drawn, classes: Classes) -> Truth:
+    """Put the outlines of a file together: the largest is laid first, so what is nested in another decides there.
 
     What is ignored is ignored whatever is drawn in it.
-
-    Args:
-        file: File name, for messages.
-        outlines: Outlines of one slide.
-        classes: What they mean.
-
-    Returns:
-        The tumour, what is left out of all measures, which do not overlap, and what a person should know.
 
     Raises:
         AnnotationError: There are classes whose meaning is not known, and none that is known as tumour.
     """
-    pairs = [(one, classes.meaning_of(one)) for one in outlines]
+    pairs = [(one, classes.meaning_of(one)) for one in found.outlines]
     unknown = Counter(one.class_name for one, meaning in pairs if meaning == "unknown")
     tumor = [one for one, meaning in pairs if meaning == "tumor"]
     unnamed = [one for one in tumor if not (classes.tumor or one.class_name or is_usual(one.name))]
@@ -127,7 +115,9 @@ def marked(file: str, outlines: Sequence[Outline], classes: Classes) -> tuple[Po
         area = shapely.difference(_layered(layers), ignored)
     except shapely.GEOSException as error:
         raise AnnotationError(f"{file}: its outlines cannot be put together: {error}", "draw them again") from error
-    return Polygons(area), Polygons(ignored), tuple(f"{file}: {note}; {_CHOOSE}" for note in notes)
+    named = frozenset(one.class_name or one.name for one in found.outlines) - {""}
+    notes = [f"{file}: {note}; {_CHOOSE}" for note in notes]
+    return Truth(Polygons(area), Polygons(ignored), (*found.notes, *notes), named)
 
 
 def _layered(layers: list[tuple[Any, bool]]) -> Any:  # noqa: ANN401  shapely geometries

@@ -1,14 +1,13 @@
-"""Areas of a slide, as polygons or as the pixels of a mask: what they cover of grid cells, and outlines of masks.
+"""Areas of a slide, as polygons or as the pixels of a mask, and truth made of them: what they cover of grid cells.
 
 Nothing is rasterised. For a polygon, Green's theorem gives the area of its part in a cell as a sum over the pieces of
 its boundary: the boundary is cut at the lines of the grid, so that each piece lies in one cell; there it bounds an area
 of its own, and all of the cells to its left in the same row.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import shapely
@@ -78,13 +77,9 @@ def _crossings(begin: Floats, end: Floats, lines: Floats) -> tuple[NDArray[np.in
 
 @dataclass(frozen=True)
 class Polygons:
-    """An area bounded by polygons.
+    """An area bounded by polygons."""
 
-    Attributes:
-        geometry: A valid shapely Polygon or MultiPolygon in level-0 pixels.
-    """
-
-    geometry: Any
+    geometry: Any  # a valid shapely Polygon or MultiPolygon in level-0 pixels
 
     @property
     def total(self) -> float:
@@ -98,17 +93,11 @@ class Polygons:
 
 @dataclass(frozen=True)
 class Mask:
-    """An area given by the pixels of an image.
+    """An area given by the pixels of an image."""
 
-    Attributes:
-        pixels: bool[rows, columns].
-        step_px: Width and height of a mask pixel in level-0 pixels.
-        offset_px: Level-0 x and y of the mask's corner.
-    """
-
-    pixels: NDArray[np.bool_]
-    step_px: tuple[float, float]
-    offset_px: tuple[float, float] = (0.0, 0.0)
+    pixels: NDArray[np.bool_]  # bool[rows, columns]
+    step_px: tuple[float, float]  # width and height of a mask pixel in level-0 pixels
+    offset_px: tuple[float, float] = (0.0, 0.0)  # level-0 x and y of the mask's corner
 
     @property
     def total(self) -> float:
@@ -132,37 +121,35 @@ class Mask:
         area = shapely.MultiPolygon(outlines(self.pixels, (1.0, 1.0)))
         return shapely.transform(area, lambda points: points * self.step_px + self.offset_px)
 
-    @property
-    def frame(self) -> tuple[Any, ...]:
-        """Where its pixels lie: equal for masks whose pixels can be compared one by one."""
-        return self.pixels.shape, self.step_px, self.offset_px
-
 
 Area = Polygons | Mask
 """A part of a slide."""
 NOTHING = Mask(np.zeros((1, 1), np.bool_), (1.0, 1.0))
 
 
-def union(one: Area, other: Area) -> Area:
-    """Return what lies in either of two areas."""
-    return _combined(one, other, np.logical_or, "union")
+@dataclass(frozen=True)
+class Truth:
+    """What is known of one slide; what is neither tumour nor ignored is neither by this truth."""
+
+    tumor: Area  # the tumour, without what is ignored, in level-0 pixels of OpenSlide's frame
+    ignored: Area = NOTHING  # what is left out of all measures; it shares nothing with `tumor`
+    notes: tuple[str, ...] = ()  # what a person should know of it
+    classes: frozenset[str] = frozenset()  # the classes of its outlines, or the names of its labels, whatever they mean
+
+    def covered(self, x_edges: Floats, y_edges: Floats) -> tuple[Floats, Floats]:
+        """Measure how much of every cell is tumour and how much is ignored: float64[rows, columns], level-0 pixels."""
+        return self.tumor.covered(x_edges, y_edges), self.ignored.covered(x_edges, y_edges)
+
+    def inside(self, region: Area, size_px: tuple[int, int]) -> Self:
+        """Ignore everything outside a region of a slide of this width and height."""
+        outside = shapely.difference(shapely.box(0, 0, *size_px), region.geometry)
+        tumor = _surface(shapely.intersection(self.tumor.geometry, region.geometry))
+        return replace(self, tumor=tumor, ignored=_surface(shapely.union(self.ignored.geometry, outside)))
 
 
-def within(one: Area, other: Area) -> Area:
-    """Return what lies in both of two areas."""
-    return _combined(one, other, np.logical_and, "intersection")
-
-
-def without(one: Area, other: Area) -> Area:
-    """Return what lies in the first of two areas and not in the other."""
-    return _combined(one, other, np.greater, "difference")
-
-
-def _combined(one: Area, other: Area, of_pixels: Callable[..., Any], of_polygons: str) -> Area:
-    """Combine areas exactly: masks that lie alike pixel by pixel, all others as polygons."""
-    if isinstance(one, Mask) and isinstance(other, Mask) and one.frame == other.frame:
-        return replace(one, pixels=of_pixels(one.pixels, other.pixels))
-    parts = shapely.get_parts(getattr(shapely, of_polygons)(one.geometry, other.geometry))
+def _surface(geometry: Any) -> Polygons:  # noqa: ANN401  a shapely geometry
+    """Leave out points and lines, along which areas only touch."""
+    parts = shapely.get_parts(geometry)
     return Polygons(shapely.union_all(parts[shapely.get_dimensions(parts) == _SURFACE]))
 
 

@@ -73,7 +73,6 @@ def _content(path: Path) -> Any:  # noqa: ANN401  any JSON value
 
 
 def _unpacked(path: Path) -> bytes:
-    """Read a file, gzipped or not."""
     text = io.BytesIO()
     with path.open("rb") as plain:
         is_gzipped = plain.read(len(_GZIPPED)) == _GZIPPED

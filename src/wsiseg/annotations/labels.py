@@ -8,20 +8,18 @@ from typing import Any, cast
 import numpy as np
 
 from wsiseg.annotations.classes import Classes
-from wsiseg.annotations.coverage import NOTHING, Mask
-from wsiseg.annotations.masks import Read, chosen, whole_slide_step, zeroed
+from wsiseg.annotations.coverage import NOTHING, Mask, Truth
+from wsiseg.annotations.masks import chosen, whole_slide_step, zeroed
 from wsiseg.annotations.outlines import AnnotationError
 from wsiseg.slides.slide import SlideFacts
 
 _MOST_BYTES = 2**30  # of labels held in memory; larger ones are read from a coarser level, or every nth
 _SAME_SIZE = 0.01  # pixel sizes may differ by this share
+_NOISE = 1e-6
 
 
-def read_labels(path: Path, slide: SlideFacts, classes: Classes) -> Read:
+def read_labels(path: Path, slide: SlideFacts, classes: Classes) -> Truth:
     """Read an NGFF label image, or the labels inside an NGFF image such as a heatmap of wsiseg.
-
-    Returns:
-        The tumour, what is ignored, what a person should know, and the names of the labels.
 
     Raises:
         AnnotationError: There are no labels, or nothing says which mean tumour.
@@ -39,9 +37,8 @@ def read_labels(path: Path, slide: SlideFacts, classes: Classes) -> Read:
         every = math.ceil(math.sqrt(max(1, array.nbytes / _MOST_BYTES)))
         values = _every(array, every)
         size = (values.shape[1], values.shape[0])
-        names = {
-            int(one["label-value"]): str(one.get("class", "")) for one in about["image-label"].get("properties", [])
-        }
+        properties = about["image-label"].get("properties", [])
+        names = {int(one["label-value"]): str(one.get("class", "")) for one in properties}
         place = _place(image["axes"], level, slide, size, every)
     except (OSError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise AnnotationError(f"{path.name}: no NGFF labels: {error}", "give a folder with labels") from error
@@ -53,22 +50,16 @@ def read_labels(path: Path, slide: SlideFacts, classes: Classes) -> Read:
     notes = _differences(path.name, own, slide)
     if level is not image["datasets"][0] or every > 1:
         notes += (f"{path.name}: its labels were read at {size[0]}x{size[1]} pixels",)
-    return tumor, ignored if ignored.pixels.any() else NOTHING, notes, known
+    return Truth(tumor, ignored if ignored.pixels.any() else NOTHING, notes, known)
 
 
 def _every(array: Any, every: int) -> Any:  # noqa: ANN401  zarr and NumPy arrays
-    """Read every nth label of an array whose last two axes are rows and columns, some rows at a time."""
-    rows, columns = array.shape[-2:]
     if math.prod(array.shape[:-2]) != 1:
         raise ValueError(f"{array.shape} labels are not of one plane")
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"{array.dtype} is not a type of labels")
-    values = np.empty((-(-rows // every), -(-columns // every)), array.dtype)
-    height = -(-max(array.chunks[-2], 1024) // every) * every
-    for row in range(0, rows, height):
-        part = array[(*(0,) * (array.ndim - 2), slice(row, row + height))]
-        values[row // every : (row + height) // every] = part[::every, ::every]
-    return values
+    steps = slice(None, None, every)
+    return array[(*(0,) * (array.ndim - 2), steps, steps)]
 
 
 def _label_group(root: Any) -> Any:  # noqa: ANN401  zarr groups
@@ -83,7 +74,7 @@ def _label_group(root: Any) -> Any:  # noqa: ANN401  zarr groups
 
 def _place(
     axes: Sequence[Mapping[str, Any]], level: Mapping[str, Any], slide: SlideFacts, size: tuple[int, int], every: int
-) -> tuple[tuple[float, float], tuple[float, float]] | None:
+) -> tuple[Any, ...] | None:
     """Return step and offset in level-0 pixels of a level of an NGFF image; None where it has no unit of length.
 
     A translation is that of the first pixel's centre; without one the image begins at the slide's corner.
@@ -91,17 +82,13 @@ def _place(
     if any(axis.get("unit") != "micrometer" for axis in axes[-2:]):
         return None
     steps = {one["type"]: one[one["type"]] for one in level["coordinateTransformations"]}
-    step = tuple(float(steps["scale"][axis]) / mpp for axis, mpp in zip((-1, -2), slide.mpp, strict=True))
-    offset = [0.0, 0.0]
+    mpp = np.array(slide.mpp)
+    step = np.array(steps["scale"], np.float64)[[-1, -2]] / mpp
+    offset = np.zeros(2)
     if "translation" in steps:
-        centre = [float(steps["translation"][axis]) / mpp for axis, mpp in zip((-1, -2), slide.mpp, strict=True)]
-        offset = [_rounded(at - one / 2 + 0.5, one, count) for at, one, count in zip(centre, step, size, strict=True)]
-    return (step[0] * every, step[1] * every), (offset[0], offset[1])
-
-
-def _rounded(offset: float, step: float, count: int) -> float:
-    """Take an offset for 0 that is only there because numbers were written with few digits."""
-    return 0.0 if abs(offset) < 1e-6 * step * count else offset
+        offset = np.array(steps["translation"])[[-1, -2]] / mpp - step / 2 + 0.5
+        offset[np.abs(offset) < _NOISE * step * size] = 0  # is only there because numbers were written with few digits
+    return tuple((step * every).tolist()), tuple(offset.tolist())
 
 
 def _differences(name: str, own: Mapping[str, Any], slide: SlideFacts) -> tuple[str, ...]:

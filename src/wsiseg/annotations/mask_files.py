@@ -2,54 +2,42 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageChops
 
 from wsiseg.annotations.outlines import AnnotationError
-from wsiseg.run.errors import SlideError
 from wsiseg.slides.formats import plain_image
-from wsiseg.slides.slide_file import SlideFile
 
 MOST_VALUES = 2**16
 """Different values of an image from which on they are not counted."""
-_MOST_BYTES = 2**30  # of a decoded image; of larger ones a smaller level or every nth pixel is read
-_BLOCK_PX = 4096
+COLORED = 12
+"""Channels that differ by more show a colour."""
+PAINT = "paint what is marked white on black and save it as PNG"
+_MOST_BYTES = 2**30  # of a decoded image; of larger TIFFs a smaller level is read
 _BAND_ROWS = 256
-_FEW_COLORS = 256
+_FEW_COLORS = 512
 _OPAQUE = 128  # from here on a person sees the pixel
-_SAME_COLOR = 8  # channels that differ by no more are grey
-_SUBFILE, _BITS, _PHOTOMETRIC, _DESCRIPTION, _SOFTWARE = 254, 258, 262, 270, 305  # TIFF tags
+_SUBFILE, _PHOTOMETRIC, _DESCRIPTION, _SOFTWARE = 254, 262, 270, 305  # TIFF tags
 _WHITE_IS_ZERO = 0
-_SAVE = "save it as PNG: what is marked white, all else black"
-_GREYS = {"1": np.uint8, "L": np.uint8, "F": np.float32, "I": np.int64, "I;16": np.uint16, "I;16B": np.uint16}
 _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}  # of a decoded pixel; 4 of all other modes
+_GREYS = ("1", "L", "F", "I", "I;16", "I;16B")
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A mask image as a person would see it.
+    """A mask image as its file has it."""
 
-    Attributes:
-        pixels: Grey values [rows, columns] of any number type, the numbers of colours [rows, columns], or where there
-            are very many, uint8[rows, columns, 3].
-        colors: uint8[n, 3], the colour of each number, if pixels are numbers of colours.
-        has_palette: True if the file has its colours in that order.
-        opaque: bool[rows, columns], False where it is transparent; None if it is so nowhere, or alike everywhere.
-        reduced: How many times smaller than in the file its sides are.
-        notes: What a person should know, without the name of the file.
-    """
-
-    pixels: NDArray[Any]
-    colors: NDArray[np.uint8] | None = None
-    has_palette: bool = False
-    opaque: NDArray[np.bool_] | None = None
-    reduced: float = 1.0
-    notes: tuple[str, ...] = ()
+    values: NDArray[Any]  # grey values [rows, columns] of any number type, or the numbers of colours
+    colors: NDArray[np.uint8] | None  # uint8[n, 4] of each number, in RGBA, alpha 0 or 255; None where values are grey
+    has_palette: bool  # True if the file has its colours in that order
+    reduced: float  # how many times smaller than in the file its sides are
+    notes: tuple[str, ...]  # what a person should know, without the name of the file
 
 
 def bands(pixels: NDArray[Any]) -> Iterator[slice]:
@@ -79,103 +67,63 @@ def stored(path: Path) -> Stored:
     """Read a mask image.
 
     Raises:
-        AnnotationError: It cannot be read, is too large, or holds several images.
+        AnnotationError: It cannot be read, is too large, holds several images, or has more colours than a mask.
     """
+    name = path.name
     try:
         with plain_image(path) as image:
-            whole = _whole(path.name, image)
-        found = whole or _by_blocks(path)
-    except (OSError, SyntaxError, ValueError, TypeError, SlideError) as error:
-        text = error.message if isinstance(error, SlideError) else error
-        raise AnnotationError(f"{path.name}: cannot be read as a mask: {text}", "save it as PNG or TIFF") from error
-    rows, columns = found.pixels.shape[:2]
-    notes = (f"was read at {columns}x{rows} pixels",) if found.reduced > 1 else ()
-    return replace(found, notes=notes + found.notes)
+            reduced = _chosen_page(name, image)
+            image.load()
+            notes = [f"was read at {image.width}x{image.height} pixels"] if reduced > 1 else []
+            decoded = _greys(name, image, notes) if _is_grey(image) else _in_colors(name, image)
+    except (OSError, SyntaxError, ValueError, TypeError) as error:
+        raise AnnotationError(f"{name}: cannot be read as a mask: {error}", "save it as PNG or TIFF") from error
+    return Stored(*decoded, has_palette=image.mode == "P", reduced=reduced, notes=tuple(notes))
 
 
-def _whole(name: str, image: Any) -> Stored | None:  # noqa: ANN401  an image of Pillow
-    """Decode an image as a whole; None where OpenSlide is to read it block by block."""
-    is_tiff, full = image.format == "TIFF", image.size
-    if is_tiff:
-        _choose_page(name, image)
-    if _bytes(image) <= _MOST_BYTES:
-        try:
-            return replace(_decoded(name, image), reduced=full[0] / image.width)
-        except (OSError, SyntaxError, ValueError):
-            if not is_tiff:
-                raise
-    elif not is_tiff:
-        what = f"{image.width}x{image.height} pixels are too many for a mask in this format"
-        raise AnnotationError(f"{name}: {what}", "store it as a tiled TIFF or with a half of the sides")
-    # OpenSlide, which reads 8 bits of red, green and blue, would show these otherwise than they are stored.
-    if any(bits > 8 for bits in image.tag_v2.get(_BITS, (1,))):  # noqa: PLR2004  bits
-        what = "is too large for a mask of more than 8 bits"
-        raise AnnotationError(f"{name}: {what}", "store it with 8 bits")
-    if image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        raise AnnotationError(f"{name}: is too large for a mask that is stored white-is-zero", _SAVE)
-    return None
+def _chosen_page(name: str, image: Any) -> float:  # noqa: ANN401  an image of Pillow
+    """Go to the finest page that fits in memory, and say how many times smaller than the first its sides are.
 
-
-def _bytes(image: Any) -> int:  # noqa: ANN401  an image of Pillow
-    """Return what an image takes up when decoded."""
-    return int(math.prod(image.size)) * _BYTES.get(image.mode, 4)
-
-
-def _choose_page(name: str, image: Any) -> None:  # noqa: ANN401  an image of Pillow
-    """Go to the finest page of a TIFF that fits in memory; smaller ones of the same proportions are levels of it."""
+    Smaller pages of the same proportions are levels of the first.
+    """
     width, height = image.size
-    chosen = 0 if _bytes(image) <= _MOST_BYTES else None
-    for number in range(1, getattr(image, "n_frames", 1)):
+    chosen = [0] if _bytes(image) <= _MOST_BYTES else []
+    for number in range(1, image.n_frames if image.format == "TIFF" else 1):
         image.seek(number)
         if image.size == (width, height) and not image.tag_v2.get(_SUBFILE, 0) & 1:  # 1: reduced
             what = f"holds several images of {width}x{height} pixels"
             raise AnnotationError(f"{name}: {what}; which of them is the mask?", "keep one of them")
         is_level = abs(image.width * height - image.height * width) <= max(width, height)
-        if chosen is None and is_level and _bytes(image) <= _MOST_BYTES:
-            chosen = number
-    image.seek(chosen or 0)
+        chosen += [number] if is_level and _bytes(image) <= _MOST_BYTES else []
+    if not chosen:
+        what = f"{width}x{height} pixels are too many for a mask"
+        raise AnnotationError(f"{name}: {what}", "store it as a TIFF with smaller levels, or with a half of the sides")
+    image.seek(chosen[0])
+    return float(width / image.width)
 
 
-def _decoded(name: str, image: Any) -> Stored:  # noqa: ANN401  an image of Pillow
-    key, mode, notes = image.info.get("transparency"), image.mode, tuple[str, ...]()
-    is_inverted = mode in _GREYS and _is_white_zero(name, image)
-    if is_inverted:
-        notes = ("is stored white-is-zero, as arrays are; what is not 0 in the array is marked",)
-    if mode in {"P", "PA"}:
-        pixels, opaque = _channels(image, mode if key is None else "PA")
-        colors = np.zeros((256, 3), np.uint8)
-        palette = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-        colors[: len(palette)] = palette
-        return Stored(pixels, colors, has_palette=True, opaque=opaque)
-    if mode in _GREYS:
-        pixels, _ = _channels(image, mode)
-        if mode == "F":
-            np.nan_to_num(pixels, copy=False)
-        if is_inverted and mode in {"1", "L"}:  # Pillow inverts what array libraries mean
-            np.subtract(1 if mode == "1" else 255, pixels, out=pixels)
-        return Stored(pixels, opaque=None if key is None else pixels != key, notes=notes)
-    pixels, opaque = _channels(image, "RGB" if key is None and mode.upper() not in {"LA", "RGBA"} else "RGBA")
-    if opaque is not None:
-        for band in bands(pixels):
-            pixels[band] *= opaque[band][..., None]
-    return replace(_few_colors(pixels), opaque=opaque)
+def _bytes(image: Any) -> int:  # noqa: ANN401  an image of Pillow
+    is_small = image.mode == "P" or _is_grey(image)  # of others, channels are made for what is transparent
+    return int(math.prod(image.size)) * (_BYTES.get(image.mode, 4) if is_small else 4)
 
 
-def _channels(image: Any, mode: str) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:  # noqa: ANN401  of Pillow
-    """Return an image in a mode, some rows at a time: values or colours, and where it is opaque if that differs."""
-    image.load()
-    shape = (image.height, image.width, *((3,) if mode in {"RGB", "RGBA"} else ()))
-    pixels, opaque = np.empty(shape, _GREYS.get(mode, np.uint8)), np.ones(shape[:2], np.bool_)
-    alphas: set[int] = set()
-    for band in bands(pixels):
-        rows = image.crop((0, band.start, image.width, min(band.stop, image.height)))
-        part = np.asarray(rows if rows.mode == mode else rows.convert(mode))
-        if mode in {"PA", "RGBA"}:
-            alphas.update(np.unique(part[..., -1]).tolist())
-            opaque[band] = part[..., -1] >= _OPAQUE
-            part = part[..., 0] if mode == "PA" else part[..., :3]
-        pixels[band] = part
-    return pixels, None if opaque.all() or (len(alphas) == 1 and 0 not in alphas) else opaque
+def _is_grey(image: Any) -> bool:  # noqa: ANN401  an image of Pillow
+    """Tell whether an image is of grey values alone; one of 8 bits with a transparent one among them is not."""
+    return image.mode in _GREYS and ("transparency" not in image.info or image.mode not in {"1", "L"})
+
+
+def _greys(name: str, image: Any, notes: list[str]) -> tuple[NDArray[Any], None]:  # noqa: ANN401  an image of Pillow
+    values = np.asarray(image)
+    values = values.astype(np.uint8) if image.mode == "1" else values
+    if image.mode == "F":
+        values = np.nan_to_num(values)
+    if "transparency" in image.info:
+        values = np.where(values == image.info["transparency"], 0, values)
+    if _is_white_zero(name, image):
+        notes.append("is stored white-is-zero, as arrays are; what is not 0 in the array is marked")
+        if image.mode in {"1", "L"}:  # Pillow inverts what array libraries mean
+            values = np.subtract(1 if image.mode == "1" else 255, values, dtype=np.uint8)
+    return values, None
 
 
 def _is_white_zero(name: str, image: Any) -> bool:  # noqa: ANN401  an image of Pillow
@@ -186,48 +134,45 @@ def _is_white_zero(name: str, image: Any) -> bool:  # noqa: ANN401  an image of 
     if "tifffile" in about or "ImageJ=" in about:
         return True
     what = "is stored white-is-zero, and programs do not agree which part of such a mask is marked"
-    raise AnnotationError(f"{name}: {what}", _SAVE)
+    raise AnnotationError(f"{name}: {what}", "save it as PNG: what is marked white, all else black")
 
 
-def _few_colors(pixels: NDArray[np.uint8]) -> Stored:
-    """Describe uint8[rows, columns, 3] by grey values, or by the numbers of its colours where these are few."""
-    if all(np.ptp(pixels[band], axis=2).max(initial=0) <= _SAME_COLOR for band in bands(pixels)):
-        return Stored(np.ascontiguousarray(pixels[..., 1]))
-    codes = np.empty(0, np.uint32)
-    for band in bands(pixels):
-        found = _codes(pixels[band]).ravel()
-        if len(codes):  # what is known already need not be sorted
-            found = found[codes[np.searchsorted(codes, found).clip(max=len(codes) - 1)] != found]
-        codes = np.union1d(codes, found)
-        if len(codes) > _FEW_COLORS:
-            return Stored(pixels)
-    numbers = np.empty(pixels.shape[:2], np.uint8)
-    for band in bands(pixels):
-        numbers[band] = np.searchsorted(codes, _codes(pixels[band]))
-    return Stored(numbers, np.stack([codes >> 16 & 255, codes >> 8 & 255, codes & 255], 1).astype(np.uint8))
+def _in_colors(name: str, image: Any) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:  # noqa: ANN401  of Pillow
+    """Return the numbers of colours and the colours; of very many that are all but grey their green, and None."""
+    if image.mode == "P":
+        image.apply_transparency()
+        colors = np.asarray(image.getpalette("RGBA"), np.uint8).reshape(-1, 4)
+        used = np.flatnonzero(image.histogram())
+        colors = np.vstack([colors, np.zeros((256 - len(colors), 4), np.uint8)])
+        alpha = colors[used, 3]
+        colors[:, 3] = 255 if alpha.min() == alpha.max() > 0 else 255 * (colors[:, 3] >= _OPAQUE)
+        return np.asarray(image), colors
+    flat = _flat(image)
+    found = flat.getcolors(_FEW_COLORS)
+    if found is not None:
+        colors = np.array([color for _, color in found], np.uint8)
+        codes = colors.view(np.uint32)[:, 0]
+        colors, codes = colors[codes.argsort()], np.sort(codes)
+        numbers = np.empty((flat.height, flat.width), np.uint16)
+        for band in bands(numbers):
+            rows = flat.crop((0, band.start, flat.width, min(band.stop, flat.height)))
+            numbers[band] = np.searchsorted(codes, np.asarray(rows).view(np.uint32)[..., 0])
+        return numbers, colors
+    channels = flat.split()[:3]
+    if any(np.max(ImageChops.difference(*pair).getextrema()) > COLORED for pair in combinations(channels, 2)):
+        raise AnnotationError(f"{name}: has more colours than a mask", PAINT)
+    return np.asarray(channels[1]), None
 
 
-def _codes(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    red, green, blue = np.moveaxis(pixels.astype(np.uint32), 2, 0)
-    codes: NDArray[np.uint32] = red << 16 | green << 8 | blue
-    return codes
-
-
-def _by_blocks(path: Path) -> Stored:
-    """Read a tiled TIFF of any size block by block, where needed only every nth pixel."""
-    with closing(SlideFile(path, is_mask=True)) as mask:
-        sizes = mask.level_sizes_px
-        fitting = [number for number, size in enumerate(sizes) if math.prod(size) * 3 <= _MOST_BYTES]
-        level = fitting[0] if fitting else len(sizes) - 1
-        (width, height), down = sizes[level], mask.level_downsamples[level]
-        every = math.ceil(math.sqrt(width * height * 3 / _MOST_BYTES))
-        side = _BLOCK_PX // every * every
-        pixels = np.empty((-(-height // every), -(-width // every), 3), np.uint8)
-        for y in range(0, height, side):
-            for x in range(0, width, side):
-                size = (min(side, width - x), min(side, height - y))
-                block = mask.read((round(x * down), round(y * down)), level, size)
-                part = pixels[y // every : (y + side) // every, x // every : (x + side) // every]
-                part[:] = block[::every, ::every]
-        reduced = sizes[0][0] / width * every
-    return replace(_few_colors(pixels), reduced=reduced)
+def _flat(image: Any) -> Any:  # noqa: ANN401  images of Pillow
+    """Return an image in RGBA whose pixels are opaque, or black and transparent; alike transparent ones are opaque."""
+    shown = image.convert("RGBA")
+    least, most = shown.getchannel("A").getextrema()
+    if least == most > 0:
+        shown.putalpha(255)
+        return shown
+    mask = shown.getchannel("A").point([255 * (alpha >= _OPAQUE) for alpha in range(256)])
+    flat = Image.new("RGBA", image.size)
+    flat.paste(shown, mask=mask)
+    flat.putalpha(mask)
+    return flat

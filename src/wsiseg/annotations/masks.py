@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.annotations.classes import Classes, unknown_classes
-from wsiseg.annotations.coverage import NOTHING, Area, Mask
-from wsiseg.annotations.mask_files import MOST_VALUES, Stored, bands, counted, stored
+from wsiseg.annotations.coverage import NOTHING, Mask, Truth
+from wsiseg.annotations.mask_files import COLORED, MOST_VALUES, PAINT, Stored, bands, counted, stored
 from wsiseg.annotations.outlines import AnnotationError
-from wsiseg.run.errors import UsageError
+from wsiseg.run.errors import UsageError, shortened
 from wsiseg.slides import barcode
 from wsiseg.slides.slide import SlideFacts
 
@@ -31,19 +31,16 @@ THRESHOLD = 0.3
 """The authors called tumour what lies above it."""
 
 Booleans = NDArray[np.bool_]
-Read = tuple[Mask, Area, tuple[str, ...], frozenset[str]]
 _SAME_SHAPE = 1.5  # a mask may miss the slide's proportions by so many of its own pixels
-_COLORED = 12  # channels that differ by more show a colour
 _SOFT_FROM, _SOFT_VALUES, _EDGE = 100, 8, 0.1  # of soft edges: brightest value, distinct values, what is near an end
 _SHOWN = 6
-_PAINT = "paint what is marked white on black and save it as PNG"
 
 
 class ZeroedMapError(AnnotationError):
     """A published map of normal tissue, set to zero by hand: it is left out, not failed."""
 
 
-def read_mask(path: Path, slide: SlideFacts, classes: Classes, mpp: float | None) -> Read:
+def read_mask(path: Path, slide: SlideFacts, classes: Classes, mpp: float | None) -> Truth:
     """Read what a mask image says of tumour.
 
     Args:
@@ -52,9 +49,6 @@ def read_mask(path: Path, slide: SlideFacts, classes: Classes, mpp: float | None
         classes: Which values mean tumour; without it there may be only one besides 0.
         mpp: Micrometers per mask pixel; where it is not given, the mask covers the whole slide.
 
-    Returns:
-        The tumour, what is ignored, what a person should know, and the labels as text.
-
     Raises:
         AnnotationError: No such image, the wrong proportions, or it is not clear what is marked.
     """
@@ -62,10 +56,10 @@ def read_mask(path: Path, slide: SlideFacts, classes: Classes, mpp: float | None
     step = _step(path.name, slide, image, mpp)
     published = _published(path.name, image)
     if published is not None:
-        return Mask(published, step), NOTHING, tuple(f"{path.name}: {note}" for note in image.notes), frozenset()
+        return Truth(Mask(published, step), notes=tuple(f"{path.name}: {note}" for note in image.notes))
     labels, notes = _labels(path.name, image, is_named=bool(classes.tumor or classes.ignored))
     tumor, ignored, names = chosen(path.name, labels, classes, {})
-    return Mask(tumor, step), Mask(ignored, step) if ignored.any() else NOTHING, notes, names
+    return Truth(Mask(tumor, step), Mask(ignored, step) if ignored.any() else NOTHING, notes, names)
 
 
 def read_region(path: Path, slide: SlideFacts, mpp: float | None = None) -> tuple[Mask, tuple[str, ...]]:
@@ -76,7 +70,7 @@ def read_region(path: Path, slide: SlideFacts, mpp: float | None = None) -> tupl
 
 
 def _step(name: str, slide: SlideFacts, image: Stored, mpp: float | None) -> tuple[float, float]:
-    rows, columns = image.pixels.shape[:2]
+    rows, columns = image.values.shape
     if mpp is None:
         return whole_slide_step(name, slide, (columns, rows))
     return mpp * image.reduced / slide.mpp[0], mpp * image.reduced / slide.mpp[1]
@@ -133,13 +127,11 @@ def chosen(
 
 def _published(name: str, image: Stored) -> Booleans | None:
     """Return the tumour of a published map, as the authors cut the raw ones; None for other images."""
-    colors = image.pixels if image.colors is None else image.colors[None]
-    if colors.ndim < 3 or not is_published_map(colors):  # noqa: PLR2004  channels
+    if image.colors is None or not is_published_map(image.colors[None, :, :3]):
         return None
-    if not (colors[..., 0].any() or ".svs" in name):
+    if not (image.colors[:, 0].any() or ".svs" in name):
         return None  # blue on black, as anybody may paint
-    pixels = image.pixels if image.colors is None else image.colors[image.pixels]
-    values = probabilities(pixels)
+    values = probabilities(image.colors[:, :3][image.values])
     if is_zeroed(name, values):
         raise zeroed(name)
     tumor: Booleans = np.nan_to_num(values) > THRESHOLD
@@ -178,56 +170,38 @@ def _labels(name: str, image: Stored, *, is_named: bool) -> tuple[NDArray[Any], 
     Labels that the user names (`is_named`) stay as they are.
     """
     notes = list(image.notes)
-    image = _without_alpha(name, image, notes)
-    pixels = image.pixels
-    if image.colors is not None:
-        pixels = _by_colors(name, image, image.colors, notes, is_named=is_named)
-    elif pixels.ndim > 2:  # noqa: PLR2004  channels
-        raise AnnotationError(f"{name}: has more colours than a mask", _PAINT)
-    labels = _settled(name, pixels, notes, is_named=is_named)
+    values = image.values if image.colors is None else _by_colors(name, image, image.colors, notes, is_named=is_named)
+    labels = _settled(name, values, notes, is_named=is_named)
     return labels, tuple(f"{name}: {note}" for note in notes)
-
-
-def _without_alpha(name: str, image: Stored, notes: list[str]) -> Stored:
-    """Take what is transparent for background; where all that is opaque has one colour, that is what is marked."""
-    opaque, pixels, colors, has_palette = image.opaque, image.pixels, image.colors, image.has_palette
-    if opaque is None:
-        return image
-    shown = [pixels[band][opaque[band]] for band in bands(opaque) if opaque[band].any()]
-    if not shown:
-        raise AnnotationError(f"{name}: is transparent everywhere", _PAINT)
-    if all((part == shown[0][0]).all() for part in shown):
-        notes.append("what is opaque in it is marked")
-        return Stored(opaque.astype(np.uint8))
-    notes.append("what is transparent in it is background")
-    if colors is None:
-        return Stored(np.where(opaque, pixels, 0))
-    is_free = not any((part == 0).any() for part in shown)  # so that the number 0 can stand for the background
-    colors = np.vstack([colors, np.zeros((1, 3), np.uint8)])
-    number = 0 if is_free else len(colors) - 1
-    colors[number] = 0
-    return Stored(np.where(opaque, pixels, number), colors, has_palette=has_palette and is_free)
 
 
 def _by_colors(
     name: str, image: Stored, colors: NDArray[np.uint8], notes: list[str], *, is_named: bool
 ) -> NDArray[Any]:
-    """Return grey values or labels of an image of few colours."""
-    index, (used, _) = image.pixels, counted(image.pixels)
-    has_hue = np.ptp(colors.astype(np.int16), axis=1) > _COLORED
+    """Return grey values or labels of an image of few colours; what is transparent in it is black."""
+    index, used, is_shown = image.values, counted(image.values)[0], colors[:, 3] > 0
+    shown = used[is_shown[used]]
+    if not len(shown):
+        raise AnnotationError(f"{name}: is transparent everywhere", PAINT)
+    if len(shown) < len(used):
+        if (colors[shown, :3] == colors[shown[0], :3]).all():
+            notes.append("what is opaque in it is marked")
+            return np.asarray(is_shown[index])
+        notes.append("what is transparent in it is background")
+    shades = np.where(is_shown[:, None], colors[:, :3], 0).astype(np.uint8)
+    has_hue = np.ptp(shades.astype(np.int16), axis=1) > COLORED
     if not has_hue[used].any():
         notes += ["was read by the colours of its palette, not by their order"] if image.has_palette else []
-        return np.asarray(colors[:, 1][index])
-    texts = {number: "#" + bytes(colors[number]).hex() for number in used}
-    if len(used) == 2 and has_hue[used].sum() == 1:  # noqa: PLR2004  a colour and its background
-        (hue,) = used[has_hue[used]]
-        notes.append(f"what has the colour {texts[hue]} is marked")
-        return np.asarray(index == hue, np.uint8)
-    if image.has_palette and (is_named or not has_hue[0]):
+        return np.asarray(shades[:, 1][index])
+    texts = {f"#{bytes(shades[number]).hex()}": bool(has_hue[number]) for number in used}
+    if sorted(texts.values()) == [False, True]:  # a colour and its background
+        notes.append(f"what has the colour {max(texts, key=lambda text: texts[text])} is marked")
+        return np.asarray(has_hue[index])
+    if image.has_palette and (is_named or not has_hue[0]) and (len(shown) == len(used) or 0 not in shown):
         notes.append("its labels are the numbers of its palette's colours")
-        return index
-    listed = ", ".join([*texts.values()][:_SHOWN]) + (", ..." if len(texts) > _SHOWN else "")
-    raise AnnotationError(f"{name}: its colours do not say what is marked: {listed}", _PAINT)
+        return np.asarray(np.where(is_shown, np.arange(len(colors), dtype=np.uint8), 0)[index])
+    listed = ", ".join(shortened(sorted(texts), _SHOWN))
+    raise AnnotationError(f"{name}: its colours do not say what is marked: {listed}", PAINT)
 
 
 def _settled(name: str, values: NDArray[Any], notes: list[str], *, is_named: bool) -> NDArray[Any]:
@@ -235,12 +209,12 @@ def _settled(name: str, values: NDArray[Any], notes: list[str], *, is_named: boo
     found, counts = counted(values)
     is_whole = np.issubdtype(values.dtype, np.integer)
     if found[0] < 0:
-        raise AnnotationError(f"{name}: has values below 0", _PAINT)
+        raise AnnotationError(f"{name}: has values below 0", PAINT)
     if len(found) <= 2 and found[0] == 0 and not is_named:  # noqa: PLR2004  nothing and one label
         return values > 0
     if not _is_soft(found, counts, is_whole=is_whole):
         if (found % 1).any() or len(found) == MOST_VALUES:
-            raise AnnotationError(f"{name}: has many different values", _PAINT)
+            raise AnnotationError(f"{name}: has many different values", PAINT)
         return values if is_whole else values.astype(np.int32)
     if is_named:
         raise AnnotationError(f"{name}: has soft edges, so its values are not classes", "store it without loss")

@@ -30,35 +30,21 @@ class AnnotationError(WsisegError):
 
 @dataclass(frozen=True)
 class Outline:
-    """One outline.
+    """One outline; before `drawn` made it valid, its polygon is an outer ring and holes as the file has them."""
 
-    Attributes:
-        polygon: A valid shapely Polygon or MultiPolygon with an area, in pixels. Before `drawn` made it: its outer ring
-            and its holes as the file has them, each a sequence of points of x, y and perhaps more.
-        class_name: Its class, empty where it has none.
-        is_negative: True if the file itself says that it is a hole.
-        name: What it was called besides; taken for its class where it has none and the name is that of a class.
-    """
-
-    polygon: Any
-    class_name: str = ""
-    is_negative: bool = False
-    name: str = ""
+    polygon: Any  # a valid shapely Polygon or MultiPolygon with an area, in pixels
+    class_name: str = ""  # its class, empty where it has none
+    is_negative: bool = False  # True if the file itself says that it is a hole
+    name: str = ""  # what it was called besides; taken for its class where it has none and the name is that of a class
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The outlines of a file, in its order.
+    """The outlines of a file, in its order."""
 
-    Attributes:
-        outlines: All that bound an area.
-        notes: What a person should know: what was repaired or passed over.
-        mpp: The um/px that the file says it was drawn at, if it does.
-    """
-
-    outlines: tuple[Outline, ...]
-    notes: tuple[str, ...] = ()
-    mpp: float | None = None
+    outlines: tuple[Outline, ...]  # all that bound an area
+    notes: tuple[str, ...] = ()  # what a person should know: what was repaired or passed over
+    mpp: float | None = None  # the um/px that the file says it was drawn at, if it does
 
 
 def drawn(file: str, parts: Iterable[Outline | str], mpp: float | None = None) -> Drawn:

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 import shapely
 from shapely import affinity
 
 from wsiseg.annotations.classes import Classes, is_cut, marked
-from wsiseg.annotations.coverage import NOTHING, Area, Floats, Polygons, union, within, without
+from wsiseg.annotations.coverage import Area, Polygons, Truth
 from wsiseg.annotations.geojson import read_json
 from wsiseg.annotations.labels import read_labels
 from wsiseg.annotations.masks import read_mask, read_region
@@ -30,61 +30,24 @@ Origin = Literal["auto", "slide", "bounds"]
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What is known of one slide; what is neither tumour nor ignored is neither by this truth.
-
-    Attributes:
-        tumor: The tumour, without what is ignored, in level-0 pixels of OpenSlide's frame.
-        ignored: What is left out of all measures; it shares nothing with `tumor`.
-        notes: What a person should know of it.
-        classes: The classes of its outlines, or the names of its labels, whatever they mean.
-    """
-
-    tumor: Area
-    ignored: Area = NOTHING
-    notes: tuple[str, ...] = ()
-    classes: frozenset[str] = frozenset()
-
-    def covered(self, x_edges: Floats, y_edges: Floats) -> tuple[Floats, Floats]:
-        """Measure how much of every cell is tumour and how much is ignored: float64[rows, columns], level-0 pixels."""
-        return self.tumor.covered(x_edges, y_edges), self.ignored.covered(x_edges, y_edges)
-
-    def inside(self, region: Area, size_px: tuple[int, int]) -> Self:
-        """Ignore everything outside a region of a slide of this width and height."""
-        outside = without(Polygons(shapely.box(0, 0, *size_px)), region)
-        return replace(self, tumor=within(self.tumor, region), ignored=union(self.ignored, outside))
-
-
-@dataclass(frozen=True)
 class Region:
-    """A part of one slide that a person marked: where to look, where not to look, or its tissue.
+    """A part of one slide that a person marked: where to look, where not to look, or its tissue."""
 
-    Attributes:
-        area: The part, in level-0 pixels of OpenSlide's frame.
-        pieces: What was drawn, one by one, before anything was cut from it.
-        notes: What a person should know of it.
-    """
-
-    area: Area
-    pieces: tuple[Area, ...]
-    notes: tuple[str, ...] = ()
+    area: Area  # the part, in level-0 pixels of OpenSlide's frame
+    pieces: tuple[Area, ...]  # what was drawn, one by one, before anything was cut from it
+    notes: tuple[str, ...] = ()  # what a person should know of it
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How annotations are to be read.
+    """How annotations are to be read."""
 
-    Attributes:
-        classes: What the classes of outlines and the labels of masks mean.
-        origin: Where the coordinates of outlines begin: at the corner of level 0 (`slide`), at that of the scan within
-            it (`bounds`), or as the program that writes such files does it (`auto`): QuPath, and so GeoJSON, counts
-            from the bounds, all others from level 0.
-        mask_mpp: Micrometers per pixel of masks; where it is not given, a mask covers its slide.
-    """
-
-    classes: Classes = field(default_factory=Classes)
+    classes: Classes = field(default_factory=Classes)  # what the classes of outlines and the labels of masks mean
+    # Where the coordinates of outlines begin: at the corner of level 0 (`slide`), at that of the scan within it
+    # (`bounds`), or as the program does it that writes such files (`auto`): QuPath, and so GeoJSON, counts from the
+    # bounds, all others from level 0.
     origin: Origin = "auto"
-    mask_mpp: float | None = None
+    mask_mpp: float | None = None  # micrometers per pixel of masks; where it is not given, a mask covers its slide
 
 
 def truth_files(place: Path) -> dict[str, list[Path]]:
@@ -106,32 +69,18 @@ def truth_files(place: Path) -> dict[str, list[Path]]:
     return found
 
 
-def open_truth(path: Path, slide: SlideFacts, reading: Reading, roi: Path | None = None) -> Truth:
-    """Read the truth of a slide.
-
-    Args:
-        path: Outlines, a mask or NGFF labels.
-        slide: The slide, whose size and bounds say where things lie.
-        reading: How to read it.
-        roi: Outlines or a mask of the only parts to be measured; everything else is ignored.
+def open_truth(path: Path, slide: SlideFacts, reading: Reading) -> Truth:
+    """Read the truth of a slide from outlines, a mask or NGFF labels; the slide says where things lie.
 
     Raises:
-        AnnotationError: A file cannot be read, or nothing says what in it is tumour.
+        AnnotationError: The file cannot be read, or nothing says what in it is tumour.
     """
     suffix = suffix_of(path)
     if suffix in _ZARR:
-        truth = Truth(*read_labels(path, slide, reading.classes))
-    elif suffix in MASKS:
-        truth = Truth(*read_mask(path, slide, reading.classes, reading.mask_mpp))
-    else:
-        found = _drawn(path, slide, reading.origin)
-        tumor, ignored, notes = marked(path.name, found.outlines, reading.classes)
-        named = frozenset(one.class_name or one.name for one in found.outlines) - {""}
-        truth = Truth(tumor, ignored, found.notes + notes, named)
-    if roi is None:
-        return truth
-    region = open_region(roi, slide, reading)
-    return replace(truth.inside(region.area, slide.size_px), notes=truth.notes + region.notes)
+        return read_labels(path, slide, reading.classes)
+    if suffix in MASKS:
+        return read_mask(path, slide, reading.classes, reading.mask_mpp)
+    return marked(path.name, _drawn(path, slide, reading.origin), reading.classes)
 
 
 def open_region(path: Path, slide: SlideFacts, reading: Reading | None = None, *, cuts: bool = True) -> Region:

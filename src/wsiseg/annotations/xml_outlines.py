@@ -60,7 +60,6 @@ def _asap(root: "Element") -> Iterator[Outline | str]:
 
 
 def _layers(root: "Element") -> Iterator[Outline | str]:
-    """Yield the regions of ImageScope or HALO."""
     for layer in root.iter("Annotation"):
         attribute = layer.find("Attributes/Attribute")  # where people write the class when the name is empty
         names = [layer.get("Name", "")]

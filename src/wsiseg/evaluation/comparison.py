@@ -9,9 +9,10 @@ from typing import Self
 import numpy as np
 
 from wsiseg.annotations.classes import Classes
+from wsiseg.annotations.coverage import Truth
 from wsiseg.annotations.masks import ZeroedMapError
 from wsiseg.annotations.outlines import AnnotationError
-from wsiseg.annotations.truth import Reading, Truth, open_region, open_truth, truth_files
+from wsiseg.annotations.truth import Reading, open_region, open_truth, truth_files
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.pictures import JudgedPicture, picture_of
 from wsiseg.heatmap.heatmap import Heatmap
