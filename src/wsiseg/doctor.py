@@ -148,7 +148,6 @@ def _slide(slide: Slide, *, has_pixel_size: bool) -> Iterator[tuple[str, Any]]:
         yield "pixel size from", facts.mpp_source
     yield "said of it", facts.mpp_raw
     yield "bounds", facts.bounds_px
-    yield "codec", slide.codec
     yield "colour profile", "in the file, not applied" if facts.icc_present else "none"
     yield "fingerprint", facts.fingerprint
     yield "warnings", list(slide.warnings) if has_pixel_size else []

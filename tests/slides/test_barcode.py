@@ -9,17 +9,17 @@ NAME = "TCGA-BH-A0B7-11A-03-TSC.f0571ac2-0655-42b9-895e-e7b4ddc6d16e.svs"
 
 
 def test_a_file_name_tells_case_sample_and_section() -> None:
-    assert barcode.case(NAME) == "TCGA-BH-A0B7"
-    assert barcode.sample(NAME) == "TCGA-BH-A0B7-11A"
-    assert barcode.slide(NAME) == "TCGA-BH-A0B7-11A-03-TSC"
-    assert barcode.sample_code(NAME) == "11"
+    assert barcode.part(NAME, "case") == "TCGA-BH-A0B7"
+    assert barcode.part(NAME, "sample") == "TCGA-BH-A0B7-11A"
+    assert barcode.part(NAME, "slide") == "TCGA-BH-A0B7-11A-03-TSC"
+    assert barcode.part(NAME, "code") == "11"
     assert barcode.label(NAME) == 0
 
 
 @pytest.mark.parametrize("section", ["TS1", "BSA", "MS1", "BS01", "DX1"])
 def test_every_kind_of_section_is_known(section: str) -> None:
     name = f"TCGA-22-0940-01A-01-{section}"
-    assert barcode.slide(f"{name}.svs") == name
+    assert barcode.part(f"{name}.svs", "slide") == name
 
 
 @given(st.integers(0, 99))
@@ -46,4 +46,4 @@ def test_only_01_to_09_are_tumor_and_only_10_to_14_are_normal(code: int) -> None
 )
 def test_what_is_no_slide_barcode_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="barcode"):
-        barcode.case(name)
+        barcode.part(name, "case")

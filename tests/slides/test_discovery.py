@@ -1,4 +1,3 @@
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from wsiseg.run.errors import UsageError
+from wsiseg.run.record import Run, SlideRecord
 from wsiseg.slides.cohort import Cohort
 from wsiseg.slides.discovery import find
 
@@ -73,8 +73,9 @@ def test_what_belongs_to_a_slide_or_was_written_by_us_is_left_out(tmp_path: Path
         tmp_path / "out" / "mine.png",
     )
     (tmp_path / "v" / "e.vms").write_text("[Virtual Microscope Specimen]\nImageFile=e.jpg\nMapFile= f.jpg\n")
-    run = {"schema": "wsiseg.run/1", "slides": [{"outputs": {"picture": "somewhere/out/a.png"}}, {"outputs": {}}]}
-    (tmp_path / "out" / "run.json").write_text(json.dumps(run))
+    slide = SlideRecord(slide="a", path="a.mrxs", status="ok", outputs={"picture": "somewhere/out/a.png"})
+    run = Run(command="predict", started="", slides=(slide, SlideRecord(slide="b", path="b.svs", status="failed")))
+    (tmp_path / "out" / "run.json").write_text(run.model_dump_json(by_alias=True))
     (tmp_path / "run.json").write_text('{"schema": "another"}')
     names = [str(found.path.relative_to(tmp_path)) for found in find(str(tmp_path))]
     assert names == ["a.mrxs", "out/mine.png", "run.json", "v/e.vms"]

@@ -18,7 +18,7 @@ from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.errors import StalledError
 from wsiseg.run.record import Progress
 from wsiseg.slides.slide import Slide
-from wsiseg.slides.time_limit import TimeLimit
+from wsiseg.slides.slide_file import TimeLimit
 
 MakeSlide = Callable[..., Path]
 
@@ -132,4 +132,3 @@ def test_what_a_call_raises_is_its_own_even_if_it_took_too_long_itself() -> None
     with pytest.raises(TimeoutError, match="the network"):
         limit.call(timed_out)
     assert limit.call(lambda: 3) == 3
-    limit.close()

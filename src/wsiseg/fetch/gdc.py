@@ -102,7 +102,7 @@ class TcgaSlide:
     @property
     def case(self) -> str:
         """The patient."""
-        return barcode.case(self.entry.name)
+        return barcode.part(self.entry.name, "case")
 
     @property
     def label(self) -> int:
@@ -208,10 +208,10 @@ def _slide(hit: dict[str, Any]) -> TcgaSlide:
 def _joined(entry: Entry, cases: tuple[_Case, ...]) -> TcgaSlide:
     """Join a file with its case, sample and section by their barcodes: a case can have several, or none of the file."""
     name = entry.name
-    case = next((case for case in cases if case.submitter_id == barcode.case(name)), _Case())
-    sample = next((sample for sample in case.samples if sample.submitter_id == barcode.sample(name)), _Sample())
+    case = next((case for case in cases if case.submitter_id == barcode.part(name, "case")), _Case())
+    sample = next((sample for sample in case.samples if sample.submitter_id == barcode.part(name, "sample")), _Sample())
     sections = [section for portion in sample.portions for section in portion.slides]
-    section = next((section for section in sections if section.submitter_id == barcode.slide(name)), _Section())
+    section = next((section for section in sections if section.submitter_id == barcode.part(name, "slide")), _Section())
     noted = section.model_dump(exclude={"submitter_id"}, exclude_none=True)
     extra = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in noted.items()}
     if case.project:

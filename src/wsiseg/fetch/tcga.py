@@ -244,7 +244,7 @@ def _chosen(slides: Sequence[TcgaSlide], splits: Sequence[str]) -> dict[str, Any
     return {
         **{name: every[name] for name in ("slides", "cases", "bytes")},
         "labels": {label: every[label] for label in ("tumor", "normal")},
-        "sample_types": dict(sorted(Counter(barcode.sample_code(slide.entry.name) for slide in slides).items())),
+        "sample_types": dict(sorted(Counter(barcode.part(slide.entry.name, "code") for slide in slides).items())),
         "sites": _grouped(slides, [slide.site or "unknown" for slide in slides]),
         "splits": _grouped(slides, splits),
         "disagreements": tuple(filter(None, (slide.disagreement for slide in slides))),

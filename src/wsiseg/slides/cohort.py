@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -52,10 +52,8 @@ class Cohort:
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow([*table.COLUMNS, *extra])
         for slide in self.slides:
-            label = "" if slide.label is None else slide.label
-            mpp = "" if slide.mpp is None else slide.mpp
             where = _relative(slide.path, path.parent).as_posix()
-            known = (slide.slide, where, slide.case, label, slide.split or "", slide.site, mpp)
+            known = (slide.slide, where, slide.case, slide.label, slide.split, slide.site, slide.mpp)
             writer.writerow([*known, *(slide.extra.get(name, "") for name in extra)])
         write_text(path, buffer.getvalue())
 
@@ -109,13 +107,10 @@ def _relative(path: Path, folder: Path) -> Path:
         return path.absolute()
 
 
-def _slides_at(text: str) -> Iterator[tuple[CohortSlide, bool]]:
-    """Yield the slides that a path names, each with True if a table lists it."""
-    path = Path(text)
-    if path.suffix.lower() in table.SUFFIXES:
-        yield from ((slide, True) for slide in Cohort.read(path).slides)
-        return
-    yield from ((slide, False) for slide in discovery.find(text))
+def _slides_at(text: str) -> list[tuple[CohortSlide, bool]]:
+    """Return the slides that a path names, each with True if a table lists it."""
+    is_table = Path(text).suffix.lower() in table.SUFFIXES
+    return [(slide, is_table) for slide in (Cohort.read(Path(text)).slides if is_table else discovery.find(text))]
 
 
 def _unique(found: Sequence[tuple[CohortSlide, bool]]) -> list[CohortSlide]:
@@ -138,6 +133,5 @@ def _unique(found: Sequence[tuple[CohortSlide, bool]]) -> list[CohortSlide]:
 
 
 def _refuse(sentence: str, problems: Sequence[str]) -> None:
-    """Raise a UsageError with one line for each problem, if there are any."""
     if problems:
         raise UsageError("\n  ".join([sentence, *shortened(problems, _MOST_PROBLEMS_SHOWN)]))

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from wsiseg.run.errors import NotASlideError
 from wsiseg.slides import table
@@ -30,33 +31,19 @@ SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 
 @dataclass(frozen=True)
 class CohortSlide:
-    """One row of a cohort.
+    """One row of a cohort."""
 
-    Attributes:
-        slide: Unique id; outputs are named after it.
-        path: Where the slide lies.
-        case: Slides of one case (patient) never cross splits; the slide's own id where nothing is known.
-        label: 1 if the slide holds tumour, 0 if not, None if nobody knows.
-        split: train, val, test or None.
-        site: The organ, or empty.
-        mpp: Micrometers per level-0 pixel in place of what the file says, or None.
-        extra: Further columns, kept as they are.
-        doubts: What its name says that could not be used; not kept in the CSV.
-        skipped: Why it is not to be read on its own, or empty; not kept in the CSV.
-        is_named: The user named the file itself, so that it must be a slide; not kept in the CSV.
-    """
-
-    slide: str
-    path: Path
-    case: str = ""
-    label: int | None = None
-    split: str | None = None
-    site: str = ""
-    mpp: float | None = None
-    extra: dict[str, str] = field(default_factory=dict)
-    doubts: tuple[str, ...] = ()
-    skipped: str = ""
-    is_named: bool = field(default=False, compare=False)
+    slide: str  # unique id; outputs are named after it
+    path: Path  # where the slide lies
+    case: str = ""  # slides of one case (patient) never cross splits; the slide's own id where nothing is known
+    label: int | None = None  # 1 if the slide holds tumour, 0 if not, None if nobody knows
+    split: str | None = None  # train, val, test or None
+    site: str = ""  # the organ, or empty
+    mpp: float | None = None  # micrometers per level-0 pixel in place of what the file says, or None
+    extra: dict[str, str] = field(default_factory=dict)  # further columns, kept as they are
+    doubts: tuple[str, ...] = ()  # what its name says that could not be used; not kept in the CSV
+    skipped: str = ""  # why it is not to be read on its own, or empty; not kept in the CSV
+    is_named: bool = field(default=False, compare=False)  # the user named the file itself; not kept in the CSV
 
     @property
     def must_be_slide(self) -> bool:
@@ -95,10 +82,8 @@ def slide_of(values: Mapping[str, str], folder: Path) -> CohortSlide:
         slide=slide,
         path=_located(folder, path),
         case=unicodedata.normalize("NFC", values.get("case", "")),
-        label=_label(values.get("label", "")),
-        split=_split(values.get("split", "")),
         site=values.get("site", ""),
-        mpp=_mpp(values.get("mpp", "")),
+        **_known(values),
         extra={key: value for key, value in values.items() if key not in table.COLUMNS},
         is_named=True,
     )
@@ -116,28 +101,17 @@ def _located(folder: Path, text: str) -> Path:
     return next((folder / form for form in forms if (folder / form).exists()), folder / slashed)
 
 
-def _mpp(text: str) -> float | None:
-    if not text:
-        return None
-    value = positive(text)
-    if not value:
-        raise ValueError(f"mpp {text!r} is not a positive number")
-    return value
-
-
-def _label(text: str) -> int | None:
-    """Return the label that a table says in figures or words, as 1, 1.0, yes or tumour; None where it is empty."""
-    word = re.sub(r"^([01])[.,]0+$", r"\1", plain(text))
+def _known(values: Mapping[str, str]) -> dict[str, Any]:
+    """Return label, split and mpp, in figures or in the words that people and folders have; None where one is empty."""
+    label, split, mpp = (values.get(name, "") for name in ("label", "split", "mpp"))
+    word = re.sub(r"^([01])[.,]0+$", r"\1", plain(label))
     if word and word not in _WORDS:
-        raise ValueError(f"label {text!r} is not 1, 0 or empty, nor a word for one of them as yes, tumor, no or normal")
-    return _WORDS.get(word)
-
-
-def _split(text: str) -> str | None:
-    """Return the split that a table says, in the words that folders have for it; None where it is empty."""
-    if text and plain(text) not in SPLITS:
-        raise ValueError(f"split {text!r} is not train, val, test or empty")
-    return SPLITS.get(plain(text))
+        raise ValueError(f"label {label!r} is not 1, 0 or empty, nor a word for one of them as yes, tumor or normal")
+    if split and plain(split) not in SPLITS:
+        raise ValueError(f"split {split!r} is not train, val, test or empty")
+    if mpp and not positive(mpp):
+        raise ValueError(f"mpp {mpp!r} is not a positive number")
+    return {"label": _WORDS.get(word), "split": SPLITS.get(plain(split)), "mpp": positive(mpp) or None}
 
 
 def plain(text: str) -> str:
@@ -206,36 +180,33 @@ def contradictions(slides: Sequence[CohortSlide], places: Sequence[str]) -> Iter
         slides: The slides.
         places: Where each of them was found, for the sentence.
     """
-    for group in _alike(slides, places, lambda slide: table.same_name(slide.slide)):
-        names = sorted({slide.slide for slide, _ in group})
-        same = (
-            f"slide {names[0]!r} occurs {len(group)} times"
-            if len(names) == 1
-            else f"slides {_and(names)} would be one file on some disks"
-        )
-        if len(group) > 1:
-            yield f"{same} ({_and([place for _, place in group])}): give each an id of its own"
-    for group in _alike(slides, places, lambda slide: table.same_name(slide.case)):
-        names = sorted({slide.case for slide, _ in group})
+    for rows, where in _alike(slides, places, lambda slide: table.same_name(slide.slide)):
+        names = sorted({row.slide for row in rows})
+        same = f"slide {names[0]!r} occurs {len(rows)} times"
+        same = same if len(names) == 1 else f"slides {_and(names)} would be one file on some disks"
+        yield f"{same} ({where}): give each an id of its own"
+    for rows, _ in _alike(slides, places, lambda slide: table.same_name(slide.case)):
+        names, splits = sorted({row.case for row in rows}), sorted({row.split for row in rows if row.split})
         if len(names) > 1:
             yield f"cases {_and(names)} differ in upper and lower case only: write them alike, or apart"
-        splits = sorted({slide.split for slide, _ in group if slide.split})
         if len(splits) > 1:
-            yield f"case {names[0]!r} stands in {' and '.join(splits)}"
-    for group in _alike(slides, places, lambda slide: str(_file(slide))):
-        names = sorted({slide.case for slide, _ in group})
+            yield f"case {names[0]!r} stands in {_and(splits)}"
+    for rows, where in _alike(slides, places, lambda slide: str(_file(slide))):
+        names = sorted({row.case for row in rows})
         if len({table.same_name(name) for name in names}) > 1:
-            where = _and([place for _, place in group])
-            yield f"cases {_and(names)} are of one file, {group[0][0].path.name} ({where}): give them one case"
+            yield f"cases {_and(names)} are of one file, {rows[0].path.name} ({where}): give them one case"
 
 
 def _alike(
     slides: Sequence[CohortSlide], places: Sequence[str], key: Callable[[CohortSlide], str]
-) -> list[list[tuple[CohortSlide, str]]]:
-    groups: dict[str, list[tuple[CohortSlide, str]]] = {}
-    for slide, place in zip(slides, places, strict=True):
-        groups.setdefault(key(slide), []).append((slide, place))
-    return list(groups.values())
+) -> Iterator[tuple[list[CohortSlide], str]]:
+    """Yield the slides that share a key with others, and where they were found."""
+    groups: dict[str, list[int]] = {}
+    for number, slide in enumerate(slides):
+        groups.setdefault(key(slide), []).append(number)
+    for group in groups.values():
+        if len(group) > 1:
+            yield [slides[number] for number in group], _and([places[number] for number in group])
 
 
 def _and(names: Sequence[str]) -> str:

@@ -7,9 +7,8 @@ are OpenSlide's. Source: DICOM PS3.5 (encoding), PS3.3 C.8.12.4 (image type of w
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from wsiseg.run.errors import NotASlideError, SlideError
 
@@ -20,53 +19,23 @@ _KINDS = {
     "1.2.840.10008.5.1.4.1.1.91.1": "set of annotations",
     "1.2.840.10008.1.3.10": "directory of DICOM files",
 }
-_IMPLICIT = "1.2.840.10008.1.2"
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-_CODECS = {
-    "1.2.840.10008.1.2": "none",
-    "1.2.840.10008.1.2.1": "none",
-    "1.2.840.10008.1.2.4.50": "JPEG",
-    "1.2.840.10008.1.2.4.80": "JPEG-LS",
-    "1.2.840.10008.1.2.4.90": "JPEG 2000, lossless",
-    "1.2.840.10008.1.2.4.91": "JPEG 2000",
-}
 _NOT_SLIDES = ("LABEL", "OVERVIEW", "THUMBNAIL")
-
-_CLASS, _TRANSFER_SYNTAX = (0x0002, 0x0002), (0x0002, 0x0010)
-_IMAGE_TYPE, _INSTANCE, _SERIES = (0x0008, 0x0008), (0x0008, 0x0018), (0x0020, 0x000E)
-_META_GROUP = 0x0002
-_WANTED = frozenset([_CLASS, _TRANSFER_SYNTAX, _IMAGE_TYPE, _INSTANCE, _SERIES])
+_IMPLICIT, _DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"
+# Tags as one number of 32 bits, the group in the upper half.
+_CLASS, _TRANSFER_SYNTAX, _IMAGE_TYPE, _SERIES = 0x0002_0002, 0x0002_0010, 0x0008_0008, 0x0020_000E
+_ITEM_GROUP, _ITEM_END, _SEQUENCE_END = 0xFFFE, 0xFFFE_E00D, 0xFFFE_E0DD
 _LONG_FORMS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _UNDEFINED = 0xFFFFFFFF
-_ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
 _MOST_TEXT_BYTES = 1024
 _MOST_ELEMENTS = 100_000
 
-_Tag = tuple[int, int]
 
+class DicomFile(NamedTuple):
+    """One DICOM file."""
 
-@dataclass(frozen=True)
-class DicomFile:
-    """One DICOM file.
-
-    Attributes:
-        path: Where it lies.
-        series: SeriesInstanceUID, empty where it is not known.
-        instance: SOPInstanceUID, the same in two copies of one image.
-        kind: What it is where it is not a slide, as `thumbnail`; empty for an image of a slide.
-        transfer_syntax: UID of how its pixels are encoded.
-    """
-
-    path: Path
-    series: str
-    instance: str
-    kind: str
-    transfer_syntax: str = ""
-
-    @property
-    def codec(self) -> str:
-        """How its pixels are compressed."""
-        return _CODECS.get(self.transfer_syntax, self.transfer_syntax)
+    path: Path  # where it lies
+    series: str  # SeriesInstanceUID, empty where it is not known
+    kind: str  # what it is where it is not a slide, as `thumbnail`; empty for an image of a slide
 
     def refusal(self) -> NotASlideError:
         """Return the error that says why the file is not a slide."""
@@ -82,12 +51,10 @@ def dicom_file(path: Path) -> DicomFile | None:
             values = _values(file)
     except (OSError, struct.error, ValueError):
         values = {}
-    return DicomFile(
-        path, values.get(_SERIES, ""), values.get(_INSTANCE, ""), _kind(values), values.get(_TRANSFER_SYNTAX, "")
-    )
+    return DicomFile(path, values.get(_SERIES, ""), _kind(values))
 
 
-def _kind(values: dict[_Tag, str]) -> str:
+def _kind(values: dict[int, str]) -> str:
     """Name what is not a slide; a file too broken to say what it is passes for one: it shall fail, not be skipped."""
     found = values.get(_CLASS, "")
     if found in {_WHOLE_SLIDE, ""}:
@@ -121,24 +88,25 @@ def series_file(folder: Path) -> Path:
     return series[0][0].path
 
 
-def _values(file: BinaryIO) -> dict[_Tag, str]:
+def _values(file: BinaryIO) -> dict[int, str]:
     """Read the texts that tell files apart, from behind the preamble to the series, on the outermost level."""
-    values: dict[_Tag, str] = {}
+    values: dict[int, str] = {}
     depth = 0
     for _ in range(_MOST_ELEMENTS):
         head = file.read(4)
         if not (head or depth):
             return values
-        tag: _Tag = struct.unpack("<HH", head)
-        syntax = "" if tag[0] == _META_GROUP else values.get(_TRANSFER_SYNTAX)
+        group, element = struct.unpack("<HH", head)
+        tag = group << 16 | element
+        syntax = "" if group == _CLASS >> 16 else values.get(_TRANSFER_SYNTAX)
         if syntax == _DEFLATED:
             return values
-        length = _length(file, is_implicit=syntax == _IMPLICIT or tag[0] == _ITEM_END[0])
+        length = _length(file, is_implicit=syntax == _IMPLICIT or group == _ITEM_GROUP)
         if tag in {_ITEM_END, _SEQUENCE_END}:
             depth -= 1
         elif length == _UNDEFINED:  # a sequence, or an item of one
             depth += 1
-        elif tag in _WANTED and not depth and length <= _MOST_TEXT_BYTES:
+        elif tag in {_CLASS, _TRANSFER_SYNTAX, _IMAGE_TYPE, _SERIES} and not depth and length <= _MOST_TEXT_BYTES:
             values[tag] = file.read(length).decode("ascii", "replace").strip(" \0")
         else:
             file.seek(length, 1)
@@ -149,7 +117,8 @@ def _values(file: BinaryIO) -> dict[_Tag, str]:
 
 def _length(file: BinaryIO, *, is_implicit: bool) -> int:
     """Read the length of an element's value, and what kind it is where that is stated before."""
-    if is_implicit:
-        return int.from_bytes(file.read(4), "little")
-    form, length = struct.unpack("<2sH", file.read(4))
-    return int.from_bytes(file.read(4), "little") if form in _LONG_FORMS else int(length)
+    if not is_implicit:
+        form, length = struct.unpack("<2sH", file.read(4))
+        if form not in _LONG_FORMS:
+            return int(length)
+    return int.from_bytes(file.read(4), "little")

@@ -1,13 +1,13 @@
 """Finding slides in files, folders and globs, and what their names say of them: case, label and split."""
 
 import glob
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from wsiseg.run.errors import UsageError
+from wsiseg.run.record import Run
 from wsiseg.slides import barcode
 from wsiseg.slides.cohort_slide import LABELS, SPLITS, CohortSlide, plain
 from wsiseg.slides.dicom import DicomFile, by_series, dicom_file
@@ -52,7 +52,6 @@ def parts_of_series(paths: Iterable[Path]) -> dict[Path, str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """List the files of a folder that may be slides."""
     files = [path for path in _walk(folder, set()) if path.is_file() or path.suffix.lower() in SLIDE_SUFFIXES]
     left_out = _beside_slides(files) | _written_by_wsiseg(files)
     return sorted(path for path in files if path not in left_out)
@@ -88,18 +87,16 @@ def _beside_slides(files: Iterable[Path]) -> set[Path]:
 def _written_by_wsiseg(files: Iterable[Path]) -> set[Path]:
     """Return the files that earlier runs wrote, so that results beside slides are not taken for slides."""
     records = [path for path in files if path.name.startswith("run.") and path.suffix == ".json"]
-    return {path.with_name(name) for path in records for name in _outputs(path)}
+    small = [path for path in records if path.stat().st_size < _MOST_RUN_BYTES]
+    return {path.with_name(name) for path in small for name in _outputs(path)}
 
 
 def _outputs(path: Path) -> list[str]:
-    """Return the names of a run's outputs; none if the file is not the record of a run."""
     try:
-        run = json.loads(path.read_bytes()) if path.stat().st_size < _MOST_RUN_BYTES else {}
-        is_record = str(run["schema"]).startswith("wsiseg.run/")
-        outputs = [Path(output).name for slide in run["slides"] for output in slide["outputs"].values()]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        outputs = [Path(output).name for slide in Run.read(path).slides for output in slide.outputs.values()]
+    except (OSError, ValueError):  # it is not the record of a run
         return []
-    return [path.name, "cohort.csv", "report.html", *outputs] if is_record else []
+    return [path.name, "cohort.csv", "report.html", *outputs]
 
 
 def _of(path: Path, root: Path) -> CohortSlide:
@@ -115,7 +112,7 @@ def _of(path: Path, root: Path) -> CohortSlide:
 def _with_barcode(found: CohortSlide) -> CohortSlide:
     """Add what a TCGA barcode tells; a sample that is neither tumour nor normal gets no label."""
     try:
-        found = replace(found, case=barcode.case(found.slide))
+        found = replace(found, case=barcode.part(found.slide, "case"))
     except UsageError:
         return found
     try:

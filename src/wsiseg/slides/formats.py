@@ -4,8 +4,8 @@ Files of many slide formats begin like a plain TIFF or JPEG and hold a preview t
 of such a format is never read as a plain image.
 """
 
+import re
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -26,18 +26,6 @@ SLIDE_SUFFIXES = _PLAIN | _TIFF_BASED | _OTHERS
 _VIPS = "convert it: vips tiffsave FILE slide.tiff --tile --pyramid --compression jpeg"
 _BIOFORMATS = "convert it: bfconvert -tilex 512 -tiley 512 FILE slide.ome.tif, or export it from QuPath as OME-TIFF"
 _GREY = "it lists the files of a fluorescence slide, one a channel, and wsiseg needs H&E"
-
-
-class Format(NamedTuple):
-    """A format that cannot be read.
-
-    Attributes:
-        name: Maker and name.
-        advice: What to do with a file of it.
-    """
-
-    name: str
-    advice: str
 
 
 def _export(program: str) -> str:
@@ -71,46 +59,55 @@ _NAMED = {
     GET_AGAIN: "svslide Sakura SVSLIDE",
 }
 _UNREADABLE = {
-    suffix: Format(one.partition(" ")[2], advice)
+    suffix: (one.partition(" ")[2], advice)
     for advice, listed in _NAMED.items()
     for one in listed.split(", ")
     for suffix in one.partition(" ")[0].split("/")
 }
-_PLAIN_MAGIC = {
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    **dict.fromkeys([b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"], "TIFF"),
+"""By suffix, in small letters: maker and name of a format that cannot be read, and what to do with a file of it."""
+_READERS: dict[str, type[ImageFile]] = {"JPEG": JpegImageFile, "PNG": PngImageFile, "TIFF": TiffImageFile}
+_MAGIC = {
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "JPEG": rb"\xff\xd8\xff",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "jp2": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "bmp": rb"BM",
+    "webp": rb".{8}WEBP",
+    "gif": rb"GIF8",
+    "heic": rb".{4}ftyp(heic|heix|mif1)",
+    "avif": rb".{4}ftypavif",
+    "jxl": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "jxr": rb"II\xbc\x01",
+    "psd": rb"8BPS",
+    "pdf": rb"%PDF-",
+    "h5": rb"\x89HDF\r\n",
+    "zip": rb"PK\x03\x04",
+    "gz": rb"\x1f\x8b",
+    "ole": rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+    "czi": rb"ZISRAWFILE",
+    "svslide": rb"SQLite format 3\0",
+    "ets": rb"SIS\0",
+    "nd2": rb"\xda\xce\xbe\x0a",
+    "kfb": rb"KFB",
+    "ndpis": rb"\[NanoZoomer Digital Pathology Image Set\]",
+    "isyntax": rb"(?i:.*dpufsimport)",
+    "html": rb"(?i:.*(<!doctype html|<html))",
+    "afi": rb"(?i:.*<imagelist)",
 }
-_MAGIC: dict[str, tuple[int, tuple[bytes, ...]]] = {
-    "jp2": (0, (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")),
-    "bmp": (0, (b"BM",)),
-    "webp": (8, (b"WEBP",)),
-    "gif": (0, (b"GIF8",)),
-    "heic": (4, (b"ftypheic", b"ftypheix", b"ftypmif1")),
-    "avif": (4, (b"ftypavif",)),
-    "jxl": (0, (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
-    "jxr": (0, (b"II\xbc\x01",)),
-    "psd": (0, (b"8BPS",)),
-    "pdf": (0, (b"%PDF-",)),
-    "h5": (0, (b"\x89HDF\r\n",)),
-    "zip": (0, (b"PK\3\4",)),
-    "gz": (0, (b"\x1f\x8b",)),
-    "ole": (0, (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",)),
-    "czi": (0, (b"ZISRAWFILE",)),
-    "svslide": (0, (b"SQLite format 3\0",)),
-    "ets": (0, (b"SIS\0",)),
-    "nd2": (0, (b"\xda\xce\xbe\x0a",)),
-    "kfb": (0, (b"KFB",)),
-    "ndpis": (0, (b"[NanoZoomer Digital Pathology Image Set]",)),
-}
-_TEXT_MAGIC = ((b"dpufsimport", "isyntax"), (b"<!doctype html", "html"), (b"<html", "html"), (b"<imagelist", "afi"))
+"""What files begin with: plain images, and formats by their suffix."""
 _HEAD_BYTES = 1024
+
+
+def _kind(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return next((kind for kind, begin in _MAGIC.items() if re.match(begin, head, re.DOTALL)), "")
 
 
 def plain_kind(path: Path) -> str:
     """Return PNG, JPEG or TIFF, whatever the file is called; empty where its first bytes are of none."""
-    head = _head(path)
-    return next((kind for magic, kind in _PLAIN_MAGIC.items() if head.startswith(magic)), "")
+    kind = _kind(path)
+    return kind if kind in _READERS else ""
 
 
 def plain_image(path: Path) -> ImageFile:
@@ -122,23 +119,17 @@ def plain_image(path: Path) -> ImageFile:
         ValueError: Its first bytes are of none.
         Exception: It is broken; Pillow raises almost anything.
     """
-    readers: dict[str, type[ImageFile]] = {"JPEG": JpegImageFile, "PNG": PngImageFile, "TIFF": TiffImageFile}
     kind = plain_kind(path)
     if not kind:
         raise ValueError("neither PNG, JPEG nor TIFF")
-    return readers[kind](path)
+    return _READERS[kind](path)
 
 
-def unreadable(path: Path) -> Format | None:
+def _unreadable(path: Path) -> tuple[str, str] | None:
     """Return the format of a file that cannot be read: the one it is named after, else the one it begins like."""
-    suffix = path.suffix.lower().removeprefix(".")
-    if f".{suffix}" not in SLIDE_SUFFIXES and (named := _UNREADABLE.get(suffix)) is not None:
-        return named
-    head = _head(path)
-    begins = (kind for kind, (at, magic) in _MAGIC.items() if head.startswith(magic, at))
-    holds = (kind for text, kind in _TEXT_MAGIC if text in head.lower())
-    found = next(begins, None) or next(holds, None)
-    return None if found is None else _UNREADABLE[found]
+    suffix = path.suffix.lower()
+    named = None if suffix in SLIDE_SUFFIXES else _UNREADABLE.get(suffix.removeprefix("."))
+    return named or _UNREADABLE.get(_kind(path))
 
 
 def may_be_plain(path: Path) -> bool:
@@ -154,14 +145,14 @@ def may_be_generic(path: Path) -> bool:
 
 def refusal(path: Path) -> SlideError:
     """Return the error that says why a file that OpenSlide does not know cannot be read."""
-    suffix, kind, other = path.suffix.lower(), plain_kind(path), unreadable(path)
+    suffix, kind, other = path.suffix.lower(), plain_kind(path), _unreadable(path)
     if suffix == ".mrxs" and not (path.with_suffix("") / "Slidedat.ini").is_file():
         text = f"{path.name}: a MIRAX slide without its data: {path.stem}/Slidedat.ini is missing beside it"
         return SlideError(text, f"copy the folder {path.stem} too; the file alone holds a preview")
     if other is not None:
         is_promised = suffix in SLIDE_SUFFIXES
-        text = f"{path.name}: {other.name} files cannot be read" + (", whatever the name says" if is_promised else "")
-        return (SlideError if is_promised else NotASlideError)(text, other.advice)
+        text = f"{path.name}: {other[0]} files cannot be read" + (", whatever the name says" if is_promised else "")
+        return (SlideError if is_promised else NotASlideError)(text, other[1])
     if suffix not in SLIDE_SUFFIXES:
         return NotASlideError(f"{path.name}: not a slide")
     if kind and not may_be_plain(path):
@@ -169,8 +160,3 @@ def refusal(path: Path) -> SlideError:
         return SlideError(text, "get the file again; if it is the image that you mean, give it the image's suffix")
     text = f"{path.name}: not a slide, whatever its name says: nothing in it that can be read"
     return SlideError(text, f"get the file again, or {CONVERT}")
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_HEAD_BYTES)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +110,7 @@ class JpegTiles:
             while len(self._kept) > max(self._most, len(found)):
                 self._kept.popitem(last=False)
         try:
-            for number, tile in self._decoded(list(mine)):
+            for number, tile in self._decoded(list(mine)) if mine else ():
                 mine[number].set_result(tile)
         except BaseException as error:
             with self._lock:
@@ -122,13 +122,17 @@ class JpegTiles:
         return {number: future.result() for number, future in found.items()}
 
     def _decoded(self, numbers: list[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        decode, shape = decoder(), (self._page.tile_px[1], self._page.tile_px[0], 3)
-        if not numbers:
-            return
+        page, decode, shape = self._page, decoder(), (self._page.tile_px[1], self._page.tile_px[0], 3)
         with self._path.open("rb", buffering=0) as file:
             for run in self._runs(numbers):
-                for number, data in zip(run, self._read(file, run), strict=True):
-                    tile = decode(self._page.head + data[2:])
+                start = int(page.begins[run[0]])
+                file.seek(start)
+                data = file.read(int(page.begins[run[-1]] + page.lengths[run[-1]]) - start)
+                for number in run:
+                    begin, length = int(page.begins[number]) - start, int(page.lengths[number])
+                    if not length or begin + length > len(data):
+                        raise ValueError(f"tile {number} is missing")
+                    tile = decode(page.head + data[begin + 2 : begin + length])
                     if tile.shape != shape:
                         raise ValueError(f"tile {number} has {tile.shape[1]}x{tile.shape[0]} pixels")
                     yield number, tile
@@ -136,25 +140,15 @@ class JpegTiles:
     def _runs(self, numbers: list[int]) -> Iterator[list[int]]:
         """Divide numbers of tiles, ascending, into those that lie one behind the other in the file."""
         begins, ends = self._page.begins, self._page.begins + self._page.lengths
-        run: list[int] = []
-        for number in numbers:
-            if run and not (
-                0 <= begins[number] - ends[run[-1]] <= _LONGEST_GAP and ends[number] - begins[run[0]] <= _LONGEST_READ
-            ):
+        run = numbers[:1]
+        for number in numbers[1:]:
+            is_near = 0 <= begins[number] - ends[run[-1]] <= _LONGEST_GAP
+            if is_near and ends[number] - begins[run[0]] <= _LONGEST_READ:
+                run.append(number)
+            else:
                 yield run
-                run = []
-            run.append(number)
+                run = [number]
         yield run
-
-    def _read(self, file: BinaryIO, run: list[int]) -> Iterator[bytes]:
-        start, last = int(self._page.begins[run[0]]), run[-1]
-        file.seek(start)
-        data = file.read(int(self._page.begins[last] + self._page.lengths[last]) - start)
-        for number in run:
-            begin, length = int(self._page.begins[number]) - start, int(self._page.lengths[number])
-            if not length or begin + length > len(data):
-                raise ValueError(f"tile {number} is missing")
-            yield data[begin : begin + length]
 
 
 def _spans(begin: int, length: int, tile: int, most: int) -> Iterator[tuple[int, slice, slice]]:

@@ -20,38 +20,29 @@ _LONGEST_MM, _LARGEST_MM2 = 300.0, 40_000.0  # the largest glass slides measure 
 _UNEQUAL = 0.05  # x and y may differ by this share
 _OBJECTIVE_DIFFERS = 0.3  # objective and pixel size may differ by this share
 _UM_AT_1X = 10.0  # a 10x objective gives about 1 um per pixel
-_UM_PER_UNIT = {
-    **dict.fromkeys(["um", "micron", "microns", "micrometer"], 1.0),
-    **dict.fromkeys(["pm", "picometer"], 1e-6),
-    **dict.fromkeys(["\u00c5", "\u212b", "angstrom"], 1e-4),
-    **dict.fromkeys(["nm", "nanometer"], 1e-3),
-    **dict.fromkeys(["mm", "millimeter"], 1e3),
-    **dict.fromkeys(["cm", "centimeter"], 1e4),
-    **dict.fromkeys(["dm"], 1e5),
-    **dict.fromkeys(["m", "meter"], 1e6),
-    **dict.fromkeys(["in", "inch"], 25400.0),
-    "thou": 25.4,
-}
+_UNITS = (
+    "um micron microns micrometer 1, pm picometer 1e-6,"
+    " \u00c5 \u212b angstrom 1e-4, nm nanometer 1e-3, mm millimeter 1e3, cm centimeter 1e4,"
+    " dm 1e5, m meter 1e6, in inch 25400, thou 25.4"
+)
+_UM_PER_UNIT = {name: float(one.split()[-1]) for one in _UNITS.split(",") for name in one.split()[:-1]}
 _MOST_DPI = 2400
+_KEYS = (
+    "ome.PhysicalSizeX ome.PhysicalSizeY imagej.unit openslide.mpp-x openslide.mpp-y aperio.MPP aperio.AppMag"
+    " hamamatsu.SourceLens tiff.XResolution tiff.YResolution tiff.ResolutionUnit openslide.objective-power"
+)
 _LONGEST_XML = 10_000_000
 _ADVICE = "give --slide-mpp or the mpp column of the cohort"
 
 
 @dataclass(frozen=True)
 class PixelSize:
-    """Micrometers per level-0 pixel and where they come from.
+    """Micrometers per level-0 pixel and where they come from."""
 
-    Attributes:
-        mpp: Along x and y.
-        source: The user or the key of the statement that counted.
-        raw: Every statement that the file makes, as written.
-        warnings: What a person should know before trusting it.
-    """
-
-    mpp: tuple[float, float]
-    source: str
-    raw: dict[str, str]
-    warnings: tuple[str, ...] = ()
+    mpp: tuple[float, float]  # along x and y
+    source: str  # the user or the key of the statement that counted
+    raw: dict[str, str]  # every statement that the file makes, as written
+    warnings: tuple[str, ...] = ()  # what a person should know before trusting it
 
 
 def pixel_size(
@@ -73,7 +64,7 @@ def pixel_size(
             the slide would be wider than any glass.
     """
     properties = {**properties, **_described(properties.get("tiff.ImageDescription", ""), size_px)}
-    raw = {key: properties[key] for key in _KEYS if key in properties}
+    raw = {key: properties[key] for key in _KEYS.split() if key in properties}
     source, mpp = ("user", (user, user)) if user is not None else _stated(name, properties)
     width, height = (size * um / 1000 for size, um in zip(size_px, mpp, strict=True))
     if max(width, height) > _LONGEST_MM or width * height > _LARGEST_MM2:
@@ -105,22 +96,6 @@ def _stated(name: str, properties: Mapping[str, str]) -> tuple[str, tuple[float,
         else:
             return source, mpp
     raise PixelSizeError(refused, _ADVICE)
-
-
-_KEYS = [
-    "ome.PhysicalSizeX",
-    "ome.PhysicalSizeY",
-    "imagej.unit",
-    "openslide.mpp-x",
-    "openslide.mpp-y",
-    "aperio.MPP",
-    "aperio.AppMag",
-    "hamamatsu.SourceLens",
-    "tiff.XResolution",
-    "tiff.YResolution",
-    "tiff.ResolutionUnit",
-    "openslide.objective-power",
-]
 
 
 def _statements(properties: Mapping[str, str]) -> Iterator[tuple[str, tuple[float, float]]]:
@@ -173,9 +148,8 @@ def _physical(attributes: Mapping[str, str]) -> dict[str, str]:
 
 
 def _plain_unit(text: str) -> str:
-    """Return the name of a unit with a plain u for both letters that mean micro."""
-    text = text.strip().replace("\\u00B5", "u")
-    return text.replace("\u00b5", "u").replace("\u03bc", "u")
+    """Return the name of a unit with a plain u for the letters that mean micro, and for the way ImageJ writes one."""
+    return re.sub(r"\\u00B5|[\u00b5\u03bc]", "u", text.strip())
 
 
 def positive(text: str | None) -> float:

@@ -13,18 +13,17 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from wsiseg.run.errors import PixelSizeError
 from wsiseg.slides import pyramid
-from wsiseg.slides.blocks import MOST_UNREADABLE, Block, Picture, filled, resized
 from wsiseg.slides.pixel_size import PixelSize, pixel_size
-from wsiseg.slides.slide_file import LONGEST_READ_S, SlideFile, codec
+from wsiseg.slides.pyramid import MOST_UNREADABLE, Picture
+from wsiseg.slides.slide_file import LONGEST_READ_S, SlideFile
 
 _Pair = tuple[float, float]
 _BLOCK_PX = 2048  # side of what is read of a level at once
 _SMALLEST_BLOCK_PX = 128  # an unreadable block is divided down to this
-_LARGE_RATIO = 8  # from here on pixels are averaged in blocks as they are read
+_LARGE_RATIO = 8  # from here on a region may be of many more pixels than its picture
 
 ASSUMED = "assumed"
 """The `mpp_source` of a map whose slide is not at hand: its pixels count, its micrometers mean nothing."""
@@ -32,35 +31,23 @@ ASSUMED = "assumed"
 
 @dataclass(frozen=True)
 class SlideFacts:
-    """What a result says about the slide that it came from.
+    """What a result says about the slide that it came from."""
 
-    Attributes:
-        file: File name, without its folder.
-        fingerprint: Tells this slide from others and from an incomplete copy of it.
-        size_px: Width and height at level 0.
-        mpp: Micrometers per level-0 pixel along x and y.
-        mpp_source: Where the pixel size was found, as `user`, `openslide.mpp-x` or `openslide.objective-power`.
-        mpp_raw: Every statement on the pixel size that the file makes.
-        bounds_px: x, y, width, height of the scan within level 0 where the file says so.
-        vendor: OpenSlide's name of the format.
-        icc_present: True if the slide carries a colour profile. It is never applied.
-    """
-
-    file: str
-    fingerprint: str
-    size_px: tuple[int, int]
-    mpp: tuple[float, float]
-    mpp_source: str
-    mpp_raw: dict[str, str]
-    bounds_px: tuple[int, int, int, int] | None
-    vendor: str
-    icc_present: bool
+    file: str  # file name, without its folder
+    fingerprint: str  # tells this slide from others and from an incomplete copy of it
+    size_px: tuple[int, int]  # width and height at level 0
+    mpp: tuple[float, float]  # micrometers per level-0 pixel along x and y
+    mpp_source: str  # where the pixel size was found, as `user`, `openslide.mpp-x` or `openslide.objective-power`
+    mpp_raw: dict[str, str]  # every statement on the pixel size that the file makes
+    bounds_px: tuple[int, int, int, int] | None  # x, y, width, height of the scan within level 0 where the file says so
+    vendor: str  # OpenSlide's name of the format
+    icc_present: bool  # True if the slide carries a colour profile, which is never applied
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Self:
         """Rebuild the facts from JSON, where tuples are lists."""
-        known = {name: stored[name] for name in cls.__dataclass_fields__}
-        values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in known.items()}
+        values: dict[str, Any] = {name: stored[name] for name in cls.__dataclass_fields__}
+        values |= {name: tuple(one) for name, one in values.items() if isinstance(one, list)}
         return cls(**values)
 
     def difference(self, known: Self) -> str:
@@ -113,11 +100,7 @@ class Slide:
         self.size_px = width, height = self.level_sizes_px[0]
         levels = zip(self.level_sizes_px, self._file.level_downsamples, strict=True)
         self.levels = tuple(pyramid.Level(size, (width / size[0], height / size[1]), down) for size, down in levels)
-        try:
-            self.pixel_size: PixelSize = self._pixel_size(mpp)
-        except BaseException:
-            self.close()
-            raise
+        self.pixel_size = self._pixel_size(mpp)
         self.mpp, self.warnings = self.pixel_size.mpp, self.pixel_size.warnings
 
     def _pixel_size(self, user: float | None) -> PixelSize:
@@ -125,9 +108,8 @@ class Slide:
             return pixel_size(self.path.name, self.properties, self.size_px, user=user)
         except PixelSizeError:
             # A file that was cut off often lacks its metadata too; then that is what the user must hear.
-            for number, level in enumerate(self.levels):
-                last = [round((size - 1) * level.reader_downsample) for size in level.size_px]
-                self._file.read((last[0], last[1]), number, (1, 1))
+            for number, (width, height) in enumerate(self.level_sizes_px):
+                self.read_level(number, (width - 1, height - 1), (1, 1))
             raise
 
     def __enter__(self) -> Self:
@@ -146,11 +128,6 @@ class Slide:
         found = [self.properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
         x, y, width, height = (int(text or 0) for text in found)
         return None if None in found else (x, y, width, height)
-
-    @property
-    def codec(self) -> str:
-        """How its pixels are compressed, as `JPEG`; `unknown` where its file does not say."""
-        return codec(self.path)
 
     @property
     def facts(self) -> SlideFacts:
@@ -211,12 +188,7 @@ class Slide:
         self.fill_scaled(corners, out, (mpp / self.mpp[0], mpp / self.mpp[1]))
 
     def fill_scaled(
-        self,
-        corners: Sequence[_Pair],
-        out: NDArray[np.uint8],
-        scale: _Pair,
-        *,
-        sees_beyond: bool = True,
+        self, corners: Sequence[_Pair], out: NDArray[np.uint8], scale: _Pair, *, sees_beyond: bool = True
     ) -> None:
         """Read regions whose pixels are `scale` level-0 pixels wide and high; see `pyramid.window`."""
         number = pyramid.level_for(self.levels, scale)
@@ -226,30 +198,16 @@ class Slide:
             self._file.fill([(level.corner(*at), image) for at, image in zip(corners, out, strict=True)], number)
             return
         windows = [pyramid.window(level, at, size, ratio, sees_beyond=sees_beyond) for at in corners]
-        factor = 1 if min(ratio) < _LARGE_RATIO else int(min(ratio) / 2)
-        if factor == 1:
-            regions = [np.empty((*window.size_px[::-1], 3), np.uint8) for window in windows]
-            self._file.fill([(window.corner, region) for window, region in zip(windows, regions, strict=True)], number)
-        else:
-            regions = [self._reduced(number, window, factor) for window in windows]
+        if min(ratio) >= _LARGE_RATIO and max(windows[0].size_px) > 3 * _BLOCK_PX and max(size) > 1:
+            for at, image in zip(corners, out, strict=True):  # of that many pixels only a block is held at a time
+                for block in pyramid.Block(0, 0, *size).divided(max(1, int(_BLOCK_PX / max(ratio)))):
+                    corner = at[0] + block.left * scale[0], at[1] + block.top * scale[1]
+                    self.fill_scaled([corner], image[None, *block.place], scale, sees_beyond=sees_beyond)
+            return
+        regions = [np.empty((*window.size_px[::-1], 3), np.uint8) for window in windows]
+        self._file.fill([(window.corner, region) for window, region in zip(windows, regions, strict=True)], number)
         for image, region, window in zip(out, regions, windows, strict=True):
-            image[:] = resized(region, size, ratio, window.box, factor)
-
-    def _reduced(self, number: int, window: pyramid.Window, factor: int) -> NDArray[np.uint8]:
-        """Average squares of `factor` x `factor` pixels, a block at a time."""
-        down = self.levels[number].reader_downsample
-
-        def read(block: Block) -> NDArray[np.uint8]:
-            begin = (block.left * factor, block.top * factor)
-            end = ((block.left + block.width) * factor, (block.top + block.height) * factor)
-            size = [min(stop, most) - start for start, stop, most in zip(begin, end, window.size_px, strict=True)]
-            corner = [at + round(start * down) for at, start in zip(window.corner, begin, strict=True)]
-            region = self._file.read((corner[0], corner[1]), number, (size[0], size[1]))
-            return np.asarray(Image.fromarray(region).reduce(factor))
-
-        width, height = (-(-size // factor) for size in window.size_px)
-        side = max(1, _BLOCK_PX // factor)
-        return filled((width, height), read, (side, side)).image
+            image[:] = pyramid.resized(region, size, ratio, window.box)
 
     def read_level(self, number: int, pixel: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
         """Read pixels as a level holds them, uint8[height, width, 3] in RGB.
@@ -289,10 +247,10 @@ class Slide:
         ratio = max(pyramid.ratio_to(level, scale))
         sides = max(1, int(_BLOCK_PX / ratio)), max(1, int(_SMALLEST_BLOCK_PX / ratio))
 
-        def read(block: Block) -> NDArray[np.uint8]:
+        def read(block: pyramid.Block) -> NDArray[np.uint8]:
             # A sound block must not touch an unreadable neighbour, so it is read without a margin.
             out = np.empty((block.height, block.width, 3), np.uint8)
             self.fill_scaled([(block.left * scale[0], block.top * scale[1])], out[None], scale, sees_beyond=False)
             return out
 
-        return filled(size, read, sides, threads=threads, most_unreadable=most_unreadable)
+        return pyramid.filled(size, read, sides, threads, most_unreadable)

@@ -1,26 +1,24 @@
 """Opening slides and reading regions of them: the only module that knows OpenSlide."""
 
-import io
 import os
 import struct
-import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsiseg.run.errors import SlideError
+from wsiseg.run.errors import SlideError, StalledError
 from wsiseg.slides import formats, tiff
 from wsiseg.slides.dicom import dicom_file, series_file
 from wsiseg.slides.formats import CONVERT, GET_AGAIN
 from wsiseg.slides.jpeg_tiles import Cutout, JpegTiles
-from wsiseg.slides.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     from openslide import AbstractSlide
@@ -35,8 +33,10 @@ _GENERIC = "generic-tiff"
 _PLAIN_GRIDS = frozenset([_GENERIC, "aperio"])  # tiles neither overlap nor are shifted
 _NO_TIFF_TILES = frozenset(["dicom", "hamamatsu", "mirax", "zeiss"])  # what OpenSlide reads of these lies elsewhere
 _OPAQUE = 255
+_WAIT = "check the disk or network that it lies on, or allow more with read-timeout in the file of --config"
 _UNKNOWN_CODING = ("nsupported", "Attribute ")
 _PROCESS = threading.Lock()
+T = TypeVar("T")
 
 
 def _slide_path(path: Path) -> Path:
@@ -51,10 +51,49 @@ def _slide_path(path: Path) -> Path:
     return path
 
 
-def codec(path: Path) -> str:
-    """Name how a file's pixels are compressed; `unknown` where it is neither TIFF, DICOM, PNG nor JPEG."""
-    found = dicom_file(path)
-    return tiff.compression(path) if found is None else found.codec
+class TimeLimit:
+    """Makes calls that may take so long and no longer, as reading hangs when a disk or a network share stops answering.
+
+    Nothing can end a thread that waits for such a disk. So each call is made in a thread of its own, which is left
+    behind when it takes too long; it does not keep the process from ending. Several threads may make calls at a time.
+
+    Attributes:
+        is_stalled: True once a call took too long or was left behind; further ones are then refused at once.
+
+    Args:
+        name: What is read, as a person knows it.
+        seconds: The longest that a call may take.
+    """
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self._name, self._seconds = name, seconds
+        self.is_stalled = False
+
+    def call(self, step: Callable[[], T]) -> T:
+        """Call a function and return its result.
+
+        Raises:
+            StalledError: It takes too long, or an earlier call did.
+        """
+        coming: Future[T] = Future()
+        if not self.is_stalled:
+            threading.Thread(target=_make, args=(coming, step), name="caller", daemon=True).start()
+        try:
+            return coming.result(0 if self.is_stalled else self._seconds)
+        except TimeoutError as error:
+            if coming.done():  # it is the function's own
+                raise
+            raise StalledError(f"{self._name}: reading hangs for {self._seconds:g} s", _WAIT) from error
+        finally:
+            if not coming.done():  # after Ctrl-C too: the call goes on, and what it reads must not be closed under it
+                self.is_stalled = True
+
+
+def _make(coming: Future[Any], step: Callable[[], Any]) -> None:
+    try:
+        coming.set_result(step())
+    except BaseException as error:  # noqa: BLE001  whoever waits for the result raises it
+        coming.set_exception(error)
 
 
 class SlideFile:
@@ -66,7 +105,6 @@ class SlideFile:
     Args:
         path: The file, or the folder of one DICOM series.
         longest_s: Seconds that opening, and every reading, may take.
-        is_mask: It need not be in colour.
 
     Raises:
         NotASlideError: It is not a slide, and its name does not say that it is one.
@@ -74,23 +112,17 @@ class SlideFile:
         StalledError: Its disk or network does not answer.
     """
 
-    def __init__(self, path: Path, longest_s: float = LONGEST_READ_S, *, is_mask: bool = False) -> None:
-        self._is_mask = is_mask
+    def __init__(self, path: Path, longest_s: float = LONGEST_READ_S) -> None:
         self._mending, self._looking = threading.Lock(), threading.Lock()
         self._tiles: dict[int, JpegTiles | None] = {}
         self._limit = TimeLimit(path.name, longest_s)
-        try:
-            self.path = self._limit.call(lambda: _slide_path(path))
-            self._handle = self._limit.call(lambda: _open(self.path, is_mask=is_mask))
-            self.properties = self._limit.call(self._properties)
-        except BaseException:
-            self._limit.close()  # a folder of files that cannot be opened leaves no threads
-            raise
+        self.path = self._limit.call(lambda: _slide_path(path))
+        self._handle = self._limit.call(lambda: _open(self.path))
+        self.properties = self._limit.call(self._properties)
         self.level_sizes_px: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
         self.level_downsamples: tuple[float, ...] = tuple(self._handle.level_downsamples)
 
     def _properties(self) -> dict[str, str]:
-        """Return what OpenSlide, or for plain images the file itself, says of the slide."""
         if not self._handle.properties and formats.plain_kind(self.path) == "TIFF":
             with _PROCESS:
                 return tiff.properties(self.path)
@@ -105,7 +137,6 @@ class SlideFile:
         """Free the file, unless a thread that hangs is still in it."""
         if not self._limit.is_stalled:
             self._handle.close()
-        self._limit.close()
 
     def read(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Read a region of so many pixels (width, height) as uint8[height, width, 3]; else as `fill`."""
@@ -157,25 +188,16 @@ class SlideFile:
         return None
 
     def _region(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
-        handle = self._handle
         with suppress(SlideError):
-            return _read(handle, self.path.name, corner, level, size)
+            return _read(self._handle, self.path.name, corner, level, size)
         with self._mending:
-            fresh = _open(self.path, is_mask=self._is_mask)
-            try:
-                region = _read(fresh, self.path.name, corner, level, size)
-            except SlideError:
-                fresh.close()
-                raise
-            if self._handle is handle:
-                # Other threads may still be within the old one: it is left to them and never closed here.
-                self._handle = fresh
-            else:
-                fresh.close()
+            fresh = _open(self.path)
+            region = _read(fresh, self.path.name, corner, level, size)
+            self._handle = fresh  # the dead one, as a fresh one that fails, is freed when no thread is in it any more
             return region
 
 
-def _open(path: Path, *, is_mask: bool) -> "AbstractSlide":
+def _open(path: Path) -> "AbstractSlide":
     """Open a file with OpenSlide, or as a plain image where OpenSlide knows nothing of it."""
     import openslide  # noqa: PLC0415  heavy: only where a slide is read
 
@@ -187,15 +209,12 @@ def _open(path: Path, *, is_mask: bool) -> "AbstractSlide":
         reason = str(error).replace(f"Reading {path}: ", "")
         raise SlideError(f"{path.name}: cannot be opened: {reason}", _advice(reason)) from error
     vendor = slide.properties.get("openslide.vendor", "")
-    try:  # what OpenSlide opens, but would read wrongly, or not without ending the process
-        if vendor == _GENERIC and not formats.may_be_generic(path):
-            raise formats.refusal(path)
-        if vendor not in _NO_TIFF_TILES:
-            with _PROCESS:
-                tiff.refuse_unfit(path, is_generic=vendor == _GENERIC, is_mask=is_mask)
-    except SlideError:
-        slide.close()
-        raise
+    # What OpenSlide opens, but would read wrongly, or not without ending the process.
+    if vendor == _GENERIC and not formats.may_be_generic(path):
+        raise formats.refusal(path)
+    if vendor not in _NO_TIFF_TILES:
+        with _PROCESS:
+            tiff.refuse_unfit(path, is_generic=vendor == _GENERIC)
     slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
     return slide
 
@@ -223,13 +242,13 @@ def _advice(reason: str) -> str:
 
 
 def _open_image(path: Path) -> "AbstractSlide":
-    """Open a plain image, held in memory."""
     import openslide  # noqa: PLC0415  heavy: only where a slide is read
 
-    with _decoders_kept_quiet() as said, _plain_image(path) as image:
+    with _alone_and_quiet(), _plain_image(path) as image:
         if image.width * image.height > _MOST_PLAIN_PIXELS:
-            what = f"{image.width}x{image.height} pixels are too many for a plain image"
-            raise SlideError(f"{path.name}: {what}", CONVERT)
+            raise SlideError(
+                f"{path.name}: {image.width}x{image.height} pixels are too many for a plain image", CONVERT
+            )
         if image.mode not in _EIGHT_BITS:
             what = f"a plain image in mode {image.mode}, not in colour of 8 bits a sample"
             raise SlideError(f"{path.name}: {what}", CONVERT)
@@ -237,14 +256,11 @@ def _open_image(path: Path) -> "AbstractSlide":
             image.load()
             return openslide.ImageSlide(image.convert("RGBA" if image.has_transparency_data else "RGB"))
         except Exception as error:  # Pillow raises almost anything at a broken file
-            said.seek(0)
-            reason = " ".join([str(error), *said.read().split()])
-            text = f"{path.name}: unknown to OpenSlide, and as a plain image it cannot be decoded: {reason}"
+            text = f"{path.name}: unknown to OpenSlide, and as a plain image it cannot be decoded: {error}"
             raise SlideError(text, CONVERT) from error
 
 
 def _plain_image(path: Path) -> Image.Image:
-    """Open a PNG, JPEG or TIFF without decoding it."""
     try:
         if formats.plain_kind(path) == "TIFF":
             tiff.refuse_unfit(path, is_generic=True)
@@ -258,31 +274,17 @@ def _plain_image(path: Path) -> Image.Image:
 
 
 @contextmanager
-def _decoders_kept_quiet() -> Iterator[IO[str]]:
-    """Catch what libtiff and libjpeg write to standard error, as it may be the reason of an error; drop warnings.
-
-    Both belong to the whole process, so one thread at a time does this.
-    """
-    with _PROCESS, warnings.catch_warnings(), _nameless_file() as file:
-        warnings.simplefilter("ignore")
+def _alone_and_quiet() -> Iterator[None]:
+    """Let one thread at a time decode, without a word of libtiff and libjpeg on standard error, nor a warning."""
+    with _PROCESS, warnings.catch_warnings(action="ignore"), Path(os.devnull).open("wb") as nothing:
         try:
-            kept, aside = os.dup(2), file.fileno()
-        except OSError:  # nobody reads standard error, or no file can be made to take it
-            yield file
+            kept = os.dup(2)
+        except OSError:  # nobody reads standard error
+            yield
             return
-        os.dup2(aside, 2)
+        os.dup2(nothing.fileno(), 2)
         try:
-            yield file
+            yield
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-
-
-def _nameless_file() -> IO[str]:
-    """Open a file in memory where the system has such: in a container no folder for others may be writable."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("decoder"), "w+", encoding="utf-8", errors="replace")
-    try:
-        return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-    except OSError:
-        return io.StringIO()

@@ -36,10 +36,10 @@ def by_case(
     assigned = {case: name for case, name in (known or {}).items() if case in of_case}
     due = [0.0, 0.0, 0.0]
     for group in sorted(groups):
-        due = [rest + share * len(groups[group]) for rest, share in zip(due, SHARES, strict=True)]
         new = sorted((case for case in groups[group] if case not in assigned), key=lambda case: _draw(seed, case))
         old = [assigned[case] for case in groups[group] if case in assigned]
-        due = [rest - old.count(name) for rest, name in zip(due, SPLITS, strict=True)]
+        shares = zip(due, SHARES, SPLITS, strict=True)
+        due = [rest + share * len(groups[group]) - old.count(name) for rest, share, name in shares]
         counts = _whole(due, len(new))
         due = [rest - count for rest, count in zip(due, counts, strict=True)]
         names = [name for name, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
@@ -54,8 +54,7 @@ def _draw(seed: int, case: str) -> bytes:
 def _whole(due: Sequence[float], total: int) -> list[int]:
     """Share out `total` cases in proportion to what is due to each set, in whole numbers by the largest remainders."""
     positive = [max(0.0, value) for value in due]
-    scale = total / (sum(positive) or 1)
-    exact = [value * scale for value in positive]
+    exact = [value * (total / (sum(positive) or 1)) for value in positive]
     counts = [int(value) for value in exact]
     by_remainder = sorted(range(len(exact)), key=lambda which: counts[which] - exact[which])
     for which in by_remainder[: total - sum(counts)]:

@@ -6,17 +6,17 @@ one. So the directories are looked at first.
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from wsiseg.run.errors import SlideError
-from wsiseg.slides.formats import CONVERT, GET_AGAIN, plain_kind
+from wsiseg.slides.formats import CONVERT, GET_AGAIN
 
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 259, 262, 277
 _COLOR_MAP, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTE_COUNTS = 320, 322, 323, 324, 325
@@ -28,6 +28,7 @@ _STATED: dict[int, tuple[int, ...]] = {
     **dict.fromkeys([_PHOTOMETRIC, _COLOR_MAP], ()),
 }
 _Page = dict[int, tuple[int, ...]]
+T = TypeVar("T")
 _UNIT, _INCH, _UNITS = 296, 2, {2: "inch", 3: "centimeter"}
 _PROPERTIES = {270: "tiff.ImageDescription", 282: "tiff.XResolution", 283: "tiff.YResolution"}
 _GREY = frozenset([0, 1])  # white or black is zero
@@ -39,62 +40,42 @@ _MOST_DIRECTORIES = 1000
 _BIG = 43
 _JPEG = 7
 _START, _ADOBE = b"\xff\xd8", b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
-_CODECS = {
-    1: "none",
-    5: "LZW",
-    7: "JPEG",
-    8: "deflate",
-    32773: "PackBits",
-    32946: "deflate",
-    33003: "JPEG 2000 (YCbCr)",
-    33005: "JPEG 2000 (RGB)",
-    34712: "JPEG 2000",
-    50000: "zstd",
-    50001: "WebP",
-}
 
 
-def directories(path: Path) -> Iterator[ImageFileDirectory_v2]:
-    """Yield the directories of a TIFF file, the first 1000 of them.
+def _described(path: Path, describe: Callable[[ImageFileDirectory_v2], T]) -> list[T]:
+    """Describe the directories of a TIFF file, the first 1000 of them, up to a broken one; none of other files.
 
     The warnings of the process are changed meanwhile, so only one thread at a time may use this.
-
-    Raises:
-        Exception: The file is broken or is not a TIFF; Pillow raises almost anything.
     """
-    with path.open("rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    found: dict[int, T] = {}
+    # Pillow raises almost anything at a broken file, and which it is, OpenSlide says better.
+    with suppress(Exception), path.open("rb") as file, warnings.catch_warnings(action="ignore"):
         header = file.read(8)
         if _BIG in header[2:4]:
             header += file.read(8)
         place = ImageFileDirectory_v2(header).next
-        seen: set[int] = set()
-        while place and place not in seen and len(seen) < _MOST_DIRECTORIES:
-            seen.add(place)
+        while place and place not in found and len(found) < _MOST_DIRECTORIES:
             file.seek(place)
             directory = ImageFileDirectory_v2(header)
             directory.load(file)
-            yield directory
+            found[place] = describe(directory)
             place = directory.next
+    return list(found.values())
 
 
-def refuse_unfit(path: Path, *, is_generic: bool, is_mask: bool = False) -> None:
+def refuse_unfit(path: Path, *, is_generic: bool) -> None:
     """Refuse a TIFF that would be read wrongly; files that are not TIFFs, or are broken, pass.
 
-    Only one thread at a time may use this, as `directories`.
+    Only one thread at a time may use this.
 
     Args:
         path: Any file.
         is_generic: True if the first image is what a reader shows, as where no maker's description says more.
-        is_mask: True if it need not be in colour.
 
     Raises:
         SlideError: Tiles are larger than can be, pixels are not colours of 8 bits, or the first image is a preview.
     """
-    pages: list[_Page] = []
-    with suppress(Exception):  # a broken directory is OpenSlide's to refuse
-        pages.extend(_page(directory) for directory in directories(path))
-    length = path.stat().st_size
+    pages, length = _described(path, _page), path.stat().st_size
     for number, page in enumerate(pages):
         pixels, longest = _most(page, _TILE_WIDTH) * _most(page, _TILE_LENGTH), _most(page, _TILE_BYTE_COUNTS)
         if pixels > _MOST_PIXELS:
@@ -112,8 +93,7 @@ def refuse_unfit(path: Path, *, is_generic: bool, is_mask: bool = False) -> None
     if is_generic and width < most_x and height < most_y:
         sizes = f"{width}x{height} pixels, a later one {most_x}x{most_y}"
         raise SlideError(f"{path.name}: its first image is only a preview of {sizes}", CONVERT)
-    if not is_mask:
-        _refuse_other_than_colour(path.name, largest, sum(_size(page) == _size(largest) for page in pages))
+    _refuse_other_than_colour(path.name, largest, sum(_size(page) == _size(largest) for page in pages))
 
 
 def _refuse_other_than_colour(name: str, page: _Page, count: int) -> None:
@@ -147,21 +127,13 @@ def _size(page: _Page) -> tuple[int, int]:
 
 
 class JpegPage(NamedTuple):
-    """An image whose tiles are JPEG images.
+    """An image whose tiles are JPEG images."""
 
-    Attributes:
-        size_px: Width and height.
-        tile_px: Width and height of every tile, those at the edges included.
-        begins: int64[n], where each tile begins in the file, row by row.
-        lengths: int64[n], bytes of each; 0 where one is missing.
-        head: What makes a JPEG file of a tile in place of its first two bytes: tables, and how colours are coded.
-    """
-
-    size_px: tuple[int, int]
-    tile_px: tuple[int, int]
-    begins: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    head: bytes
+    size_px: tuple[int, int]  # width and height
+    tile_px: tuple[int, int]  # width and height of every tile, those at the edges included
+    begins: NDArray[np.int64]  # int64[n], where each tile begins in the file, row by row
+    lengths: NDArray[np.int64]  # int64[n], bytes of each; 0 where one is missing
+    head: bytes  # what makes a JPEG file of a tile in place of its first two bytes: tables, and how colours are coded
 
     @classmethod
     def of(cls, directory: ImageFileDirectory_v2) -> Self | None:
@@ -184,34 +156,18 @@ class JpegPage(NamedTuple):
 
 
 def jpeg_pages(path: Path) -> list[JpegPage]:
-    """Describe the images of a TIFF whose tiles are JPEG images; none of a file that is broken or no TIFF.
-
-    Only one thread at a time may use this, as `directories`.
-    """
-    pages: list[JpegPage] = []
-    with suppress(Exception):  # Pillow raises almost anything at a broken file
-        pages.extend(page for directory in directories(path) if (page := JpegPage.of(directory)) is not None)
-    return pages
+    """Describe the images of a TIFF whose tiles are JPEG images; only one thread at a time may use this."""
+    return [page for page in _described(path, JpegPage.of) if page is not None]
 
 
 def properties(path: Path) -> dict[str, str]:
-    """Return the description and the resolution tags of the first image, named as OpenSlide names them."""
-    try:
-        directory = next(directories(path))
-        unit = _UNITS.get(int(directory.get(_UNIT, _INCH)), "none")
-        found = {name: directory[tag] for tag, name in _PROPERTIES.items() if tag in directory}
-        return {**{name: str(value) for name, value in found.items()}, "tiff.ResolutionUnit": unit}
-    except Exception:  # noqa: BLE001  Pillow raises almost anything at a broken file
-        return {}
+    """Return the description and the resolution tags of the first image, named as OpenSlide names them.
+
+    Only one thread at a time may use this.
+    """
+    return next(iter(_described(path, _properties)), {})
 
 
-def compression(path: Path) -> str:
-    """Name the compression of the first image of a TIFF, a PNG or a JPEG; `unknown` for other files."""
-    kind = plain_kind(path)
-    if kind != "TIFF":
-        return kind or "unknown"
-    try:
-        code = int(next(directories(path))[_COMPRESSION])
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError, StopIteration):
-        return "unknown"
-    return _CODECS.get(code, f"TIFF compression {code}")
+def _properties(directory: ImageFileDirectory_v2) -> dict[str, str]:
+    found = {name: str(directory[tag]) for tag, name in _PROPERTIES.items() if tag in directory}
+    return {**found, "tiff.ResolutionUnit": _UNITS.get(int(directory.get(_UNIT, _INCH)), "none")}

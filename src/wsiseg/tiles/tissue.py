@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.mathematics.grid import Grid, share_of_cells, sizes_of_parts
-from wsiseg.slides.blocks import MOST_UNREADABLE, Picture
+from wsiseg.slides.pyramid import MOST_UNREADABLE, Picture
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.stain import is_stained
 

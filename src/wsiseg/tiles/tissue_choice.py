@@ -14,7 +14,7 @@ from wsiseg.annotations.coverage import Area, Mask
 from wsiseg.annotations.outlines import AnnotationError
 from wsiseg.annotations.truth import REGION_SUFFIXES, open_region
 from wsiseg.run.errors import SlideError, UsageError, shortened
-from wsiseg.slides.blocks import MOST_UNREADABLE
+from wsiseg.slides.pyramid import MOST_UNREADABLE
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.tissue import MASK_MPP, TissueMask, find_tissue, mask_over
 
