@@ -42,11 +42,10 @@ class Distance(nn.Module):
         """Return the distances [n] and [n, rows, columns] for a stage [n, channels, step * rows, step * columns]."""
         positions = squared(stage)
         around = around_cells(functional.avg_pool2d(positions, self.step), self.cells)
-        return self._least(positions.mean((2, 3))), self._least(around.permute(0, 2, 3, 1))
-
-    def _least(self, averages: Tensor) -> Tensor:
-        found = described(averages)
-        return torch.stack([squared_distances(found, *site) for site in self.sites]).amin(0).clamp(max=FARTHEST)
+        # At once, so that the file holds what is known only once.
+        found = described(torch.cat([positions.mean((2, 3))[:, :, None], around.flatten(2)], 2).permute(0, 2, 1))
+        least = torch.stack([squared_distances(found, *site) for site in self.sites]).amin(0).clamp(max=FARTHEST)
+        return least[:, 0], least[:, 1:].reshape(around[:, 0].shape)
 
 
 def around_cells(cells: Tensor, side: int) -> Tensor:
