@@ -105,6 +105,12 @@ def test_the_file_tells_how_far_tiles_are_from_those_of_training(
         assert model.card.calibration.temperature == pytest.approx(1.25)
 
 
+def test_the_limit_of_known_tissue_may_be_given(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
+    file = export(ExportConfig(run=trained[0], out=tmp_path / "model.onnx", known_limit=1.5)).path
+    with ModelFile.open(file) as model:
+        assert model.limit == 1.5
+
+
 def test_the_distance_of_a_cell_is_that_of_the_tile_around_it(
     trained: tuple[Path, TileClassifier], exported: Exported, tiles: Images
 ) -> None:

@@ -82,6 +82,8 @@ class ExportConfig(Config):
     """Input pixels per cell of the dense map; the network's own, nearly always 32, where it is not given."""
     threshold: Annotated[float | None, IN_FILE] = Field(default=None, gt=0, lt=1)
     """Probability from which a cell is tumour; that of the training where it is not given."""
+    known_limit: Annotated[float | None, IN_FILE] = Field(default=None, gt=0)
+    """Distance from the tissue of training beyond which tissue is unknown; measured on tiles where it is not given."""
     map: MapOfModel | None = None
     """The kind of map that predict makes with this model unless it is told otherwise; dense where the model can."""
     calibration: Path | None = None

@@ -17,7 +17,7 @@ from wsiseg.exporting.from_run import from_run
 from wsiseg.exporting.from_wsinfer import from_wsinfer
 from wsiseg.exporting.model_page import parity_line, written_page
 from wsiseg.exporting.onnx_graph import to_onnx
-from wsiseg.exporting.origin import Origin, with_limit
+from wsiseg.exporting.origin import Origin, limited, with_limit
 from wsiseg.exporting.parity import OnnxGraph, compared
 from wsiseg.exporting.precision import to_float16, to_int8
 from wsiseg.exporting.sample_tiles import Samples, from_cohort, from_folder, textures
@@ -91,7 +91,7 @@ def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
         parity = (*parity, row)
         if samples.held_out.is_real:
             origin = with_limit(origin, *(one.answers(samples.held_out.tiles).distances for one in (whole, graph)))
-    card = _card(config, origin, graph, parity, mark)
+    card = _card(config, limited(origin, config.known_limit), graph, parity, mark)
     _check_self_test(config, graph, card)
     page = config.out.with_suffix(".md")
     with written_whole(config.out) as partial:

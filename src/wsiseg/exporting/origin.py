@@ -117,7 +117,14 @@ def with_limit(origin: Origin, before: Floats | None, after: Floats | None) -> O
     known = origin.facts.get("known_tissue")
     if known is None or before is None or after is None:
         return origin
-    limit = round(known["limit"] * limit_of(after) / limit_of(before), 4)
+    return limited(origin, round(known["limit"] * limit_of(after) / limit_of(before), 4))
+
+
+def limited(origin: Origin, limit: float | None) -> Origin:
+    """Set the limit of known tissue, if one is given and the model can tell."""
+    known = origin.facts.get("known_tissue")
+    if known is None or limit is None:
+        return origin
     return replace(origin, facts={**origin.facts, "known_tissue": {**known, "limit": limit}})
 
 
