@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -13,7 +14,7 @@ from wsiseg.annotations.outlines import AnnotationError
 from wsiseg.run.errors import SlideError, UsageError, WsisegError
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.tissue import TissueMask
-from wsiseg.tiles.tissue_choice import TissueChoice, filled, touches
+from wsiseg.tiles.tissue_choice import TissueChoice, filled, missing
 
 MakeSlide = Callable[..., Path]
 
@@ -143,5 +144,13 @@ def test_a_mask_fills_what_its_outlines_fill(seed: int, step: tuple[float, float
     mask = Mask(np.random.default_rng(seed).random((9, 7)) < 0.5, step, offset)
     found = filled(mask, (100, 80), (31, 43))
     np.testing.assert_array_equal(found, filled(Polygons(mask.geometry), (100, 80), (31, 43)))
-    assert touches(mask, (100, 80), found) == found.any()
-    assert not touches(mask, (100, 80), ~found)
+
+
+def test_pieces_that_touch_no_tissue_are_counted() -> None:
+    tissue = np.zeros((8, 10), np.bool_)
+    tissue[2:4, 3:5] = True  # x 30 to 50, y 20 to 40
+    inside, across, far = (
+        Polygons(shapely.box(*corners)) for corners in ((31, 21, 32, 22), (45, 35, 90, 70), (60, 50, 90, 70))
+    )
+    assert missing([inside, across, far, far], (100, 80), tissue) == 2
+    assert missing([Mask(tissue, (10.0, 10.0)), Mask(~tissue[::-1], (1.0, 1.0))], (100, 80), tissue) == 1

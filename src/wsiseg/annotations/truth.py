@@ -22,8 +22,6 @@ _JSON = (".geojson", ".geojson.gz", ".json", ".json.gz")
 MASKS = (".png", ".tif", ".tiff")
 TRUTH_SUFFIXES = (*_ZARR, *_JSON, ".xml", *MASKS)
 """What the files of a truth folder end in, after the name of the slide."""
-REGION_SUFFIXES = (*_JSON, ".xml", *MASKS)
-"""The same of a folder of regions."""
 _SAME_SIZE = 0.05  # the um/px that ImageScope wrote may differ by this share
 
 Origin = Literal["auto", "slide", "bounds"]

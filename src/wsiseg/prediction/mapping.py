@@ -32,7 +32,6 @@ SAVE_EVERY_S = 30.0
 _READING = 3  # changes when pixels or answers do, so that no map is half of one kind and half of another
 _PICTURE_PX = 1200  # longer side of the picture of a small slide
 _MOST_PICTURE_PX = 64_000_000  # of the level that it is read from
-_COARSER = 1.5
 
 
 @dataclass(frozen=True)
@@ -102,13 +101,10 @@ def forecast(job: Job, models: Sequence[ModelFile], slides: int) -> str:
 def warnings_of(job: Job, heatmap: Heatmap, models: Sequence[ModelFile]) -> tuple[str, ...]:
     """Say what a person should know before trusting a map: of its slide, its pixels, its organ, and what it shows."""
     cards, slide = [model.card for model in models], job.slide
-    asked = min(card.mpp for card in cards)
-    coarser = slide.upsampling(asked)
-    coarse = f"its pixels of {max(slide.mpp):g} um are {coarser:.1f} times coarser than the model's {asked:g} um"
     return (
         *slide.warnings,
         *job.warnings,
-        *([coarse] if coarser > _COARSER else []),
+        *slide.coarseness(min(card.mpp for card in cards)),
         *_other_organ(job.row.site.strip(), cards),
         *heatmap.warnings,
     )

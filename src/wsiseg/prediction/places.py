@@ -12,7 +12,7 @@ from wsiseg.annotations.truth import open_region
 from wsiseg.run.errors import SlideError
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.tissue import MASK_MPP, TissueMask
-from wsiseg.tiles.tissue_choice import TissueChoice, content_of, filled, named_after, touches
+from wsiseg.tiles.tissue_choice import TissueChoice, content_of, filled, missing, named_after
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Drawings:
         path = self.files[name]
         region = open_region(path, slide.facts, cuts=self.cuts)
         count = len(region.pieces)
-        missed = sum(not touches(one, slide.size_px, tissue) for one in region.pieces)
+        missed = missing(region.pieces, slide.size_px, tissue)
         notes = region.notes
         if missed or not count:
             text = f"{missed} of {count} parts touch no tissue" if count else "nothing is drawn in it"

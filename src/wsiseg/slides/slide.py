@@ -24,6 +24,7 @@ _Pair = tuple[float, float]
 _BLOCK_PX = 2048  # side of what is read of a level at once
 _SMALLEST_BLOCK_PX = 128  # an unreadable block is divided down to this
 _LARGE_RATIO = 8  # from here on a region may be of many more pixels than its picture
+_MUCH_COARSER = 1.5  # than what is asked for
 
 ASSUMED = "assumed"
 """The `mpp_source` of a map whose slide is not at hand: its pixels count, its micrometers mean nothing."""
@@ -156,9 +157,11 @@ class Slide:
                 known = hashlib.file_digest(file, "sha256").hexdigest()
         return f"{known}-{self.path.stat().st_size}"
 
-    def upsampling(self, mpp: float) -> float:
-        """Return how many times coarser level 0 is than `mpp`; 1 or less where the slide is fine enough."""
-        return max(self.mpp) / mpp
+    def coarseness(self, mpp: float) -> tuple[str, ...]:
+        """Say where level 0 is much coarser than `mpp`: then detail is missing that a model has seen in training."""
+        times = max(self.mpp) / mpp
+        sentence = f"its pixels of {max(self.mpp):g} um are {times:.1f} times coarser than {mpp:g} um"
+        return (sentence,) if times > _MUCH_COARSER else ()
 
     def read(self, x: float, y: float, size: tuple[int, int], mpp: float) -> NDArray[np.uint8]:
         """Read a region at a resolution, from the coarsest level that is no coarser.

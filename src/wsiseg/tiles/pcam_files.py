@@ -11,18 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.outputs import written_whole
 
 Split = Literal["train", "valid", "test"]
-SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 BASE = "https://zenodo.org/records/2546921/files/"
 PATCHES: dict[Split, int] = {"train": 262144, "valid": 32768, "test": 32768}
 """How many patches a split has."""
 SIDE_PX, MPP = 96, 0.972
 """Side of a patch, and micrometers per pixel."""
+_MOST_BYTES = max(PATCHES.values()) * SIDE_PX**2 * 3 + 2**26  # of a file that is unpacked
 
 
 @dataclass(frozen=True)
@@ -91,16 +91,10 @@ def _unpacked(path: Path) -> Path:
         raise UsageError(f"{path}: no such file", "wsiseg fetch pcam gets it")
     with written_whole(path) as partial, gzip.open(packed) as source, partial.open("wb") as target:
         try:
-            _copy(source, target)
-        except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
+            while target.tell() <= _MOST_BYTES and (block := source.read(2**20)):
+                target.write(block)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise WsisegError(f"{packed.name}: cannot be unpacked: {error}", "get the file again") from error
+        if target.tell() > _MOST_BYTES:
+            raise WsisegError(f"{packed.name}: unpacks to more than PatchCamelyon holds", "get the file again")
     return path
-
-
-def _copy(source: gzip.GzipFile, target: IO[bytes]) -> None:
-    """Copy no more than the largest file of PatchCamelyon holds."""
-    most = max(PATCHES.values()) * SIDE_PX**2 * 3 + 2**26
-    while block := source.read(2**20):
-        target.write(block)
-        if target.tell() > most:
-            raise ValueError("it unpacks to more than PatchCamelyon holds")

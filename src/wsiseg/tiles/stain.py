@@ -6,12 +6,8 @@ pens in blue, green and red; not magenta, which is eosin's own colour. On real t
 100 pixels of 8 um fall outside these bounds.
 """
 
-from typing import TypeVar
-
 import numpy as np
 from numpy.typing import NDArray
-
-Channel = TypeVar("Channel", np.uint8, np.float32)
 
 _LEAST_DENSITY, _MOST_DENSITY = 0.05, 0.12  # bounds of the density threshold, natural units
 _LEAST_CHROMA = 0.2  # spread of the channels' densities over the largest; grey has none
@@ -22,7 +18,7 @@ _BLACK = 60  # a pixel none of whose channels reaches this is black
 _LIT = 30  # where light passes, every channel reaches this
 _DIM_GLASS, _GRAY, _FILL = 180, 20, 254  # glass is bright and grey; above 254 it may be filled in, not scanned
 _BINS = 128  # of the histogram of densities
-_ROWS_AT_ONCE, _VALUES_AT_ONCE = 512, 2**20
+_ROWS_AT_ONCE = 512
 _LEAST_GLASS = 0.005  # share of a slide that is enough to know its glass by
 
 
@@ -35,55 +31,40 @@ def is_stained(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     Returns:
         bool[rows, columns]; nothing is set in a fluorescence image.
     """
-    brightest, dimmest = _largest(np.moveaxis(image, 2, 0)), _smallest(np.moveaxis(image, 2, 0))
-    stained = np.zeros(brightest.shape, np.bool_)
-    is_black = brightest < _BLACK
-    if not _is_lit(dimmest, is_black):
+    planes = np.ascontiguousarray(np.moveaxis(image, 2, 0))
+    brightest, dimmest = planes.max(0), planes.min(0)
+    stained, is_black = np.zeros(brightest.shape, np.bool_), brightest < _BLACK
+    # A fluorescent slide shines in one or two channels only where it is not black.
+    if (dimmest[~is_black] >= _LIT).sum() * 2 <= (~is_black).sum():
         return stained
-    of_value = _density_of_value(_glass(image, brightest, dimmest))
+    of_value = _density_of_value(_glass(planes, brightest, dimmest))
     # Densities are numbers of 4 bytes for every channel: they are held for some rows at a time.
     bands = [np.s_[row : row + _ROWS_AT_ONCE] for row in range(0, len(image), _ROWS_AT_ONCE)]
-    counts = sum(_histogram(_largest(_density(image[band], of_value))[~is_black[band]]) for band in bands)
-    threshold = float(np.clip(_otsu(np.asarray(counts)), _LEAST_DENSITY, _MOST_DENSITY))
+    counts = np.zeros(_BINS, np.int64)
     for band in bands:
-        density = _density(image[band], of_value)
-        strongest = _largest(density)
-        stained[band] = (strongest >= threshold) & _is_dye(density, strongest) & ~is_black[band]
+        strongest = _density(planes[:, band], of_value).max(0)
+        counts += np.histogram(strongest[~is_black[band]], _BINS, (0.0, 1.0))[0]
+    threshold = float(np.clip(_otsu(counts), _LEAST_DENSITY, _MOST_DENSITY))
+    for band in bands:
+        density = _density(planes[:, band], of_value)
+        stained[band] = (density.max(0) >= threshold) & _is_dye(density) & ~is_black[band]
     return stained
 
 
-def _largest(channels: NDArray[Channel]) -> NDArray[Channel]:
-    largest: NDArray[Channel] = np.maximum(np.maximum(channels[0], channels[1]), channels[2])
-    return largest
-
-
-def _smallest(channels: NDArray[Channel]) -> NDArray[Channel]:
-    smallest: NDArray[Channel] = np.minimum(np.minimum(channels[0], channels[1]), channels[2])
-    return smallest
-
-
-def _is_lit(dimmest: NDArray[np.uint8], is_black: NDArray[np.bool_]) -> bool:
-    """Tell a lit slide from a fluorescent one, where what is not black shines in one or two channels only."""
-    return bool((dimmest[~is_black] >= _LIT).sum() * 2 > (~is_black).sum())
-
-
-def _glass(image: NDArray[np.uint8], brightest: NDArray[np.uint8], dimmest: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _glass(planes: NDArray[np.uint8], brightest: NDArray[np.uint8], dimmest: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the colour of the glass; the brightest hundredth of the slide where there is none."""
     is_glass = (dimmest >= _DIM_GLASS) & (brightest - dimmest <= _GRAY)
     for candidates in (is_glass & (dimmest < _FILL), is_glass):
         if candidates.mean() >= _LEAST_GLASS:
-            return np.array([_quantile(image[..., channel][candidates], 0.5) for channel in range(3)])
-    return np.array([max(_quantile(image[..., channel], 0.99), _DIM_GLASS) for channel in range(3)])
+            return np.array([_quantile(plane, 0.5, candidates) for plane in planes])
+    return np.array([max(_quantile(plane, 0.99), _DIM_GLASS) for plane in planes])
 
 
-def _quantile(values: NDArray[np.uint8], share: float) -> float:
-    """Return a quantile by counting, which for bytes is far quicker than sorting."""
-    # To count them, NumPy makes numbers of 8 bytes: of some rows at a time.
-    bands = range(0, len(values), _ROWS_AT_ONCE if values.ndim > 1 else _VALUES_AT_ONCE)
-    counts = np.zeros(256, np.int64)
-    for begin in bands:
-        counts += np.bincount(values[begin : begin + bands.step].ravel(), minlength=256)
-    counts = counts.cumsum()
+def _quantile(plane: NDArray[np.uint8], share: float, among: NDArray[np.bool_] | None = None) -> float:
+    """Return a quantile of some pixels by counting, which for bytes is far quicker than sorting."""
+    from PIL import Image  # noqa: PLC0415  heavy: only where pixels are touched
+
+    counts = np.cumsum(Image.fromarray(plane).histogram(None if among is None else Image.fromarray(among)))
     return float(np.searchsorted(counts, share * counts[-1]))
 
 
@@ -94,23 +75,19 @@ def _density_of_value(glass: NDArray[np.float64]) -> NDArray[np.float32]:
     return densities
 
 
-def _density(image: NDArray[np.uint8], of_value: NDArray[np.float32]) -> NDArray[np.float32]:
+def _density(planes: NDArray[np.uint8], of_value: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the optical density of every channel, float32[3, rows, columns]."""
-    return np.stack([of_value[channel][image[..., channel]] for channel in range(3)])
+    return np.stack([own[plane] for own, plane in zip(of_value, planes, strict=True)])
 
 
-def _is_dye(density: NDArray[np.float32], strongest: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _is_dye(density: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Tell haematoxylin and eosin from grey and from inks."""
-    red, green, blue = density
-    is_colored = _smallest(density) <= (1 - _LEAST_CHROMA) * strongest
+    (red, green, blue), strongest = density, density.max(0)
+    is_colored = density.min(0) <= (1 - _LEAST_CHROMA) * strongest
     is_red_ink = (blue >= _INK_BLUE * green) & (red <= _INK_RED * green)
     is_navy_ink = (strongest > _NAVY_DENSITY) & (red > _NAVY_RED * green)
     dye: NDArray[np.bool_] = is_colored & (green >= _LEAST_GREEN * strongest) & ~is_red_ink & ~is_navy_ink
     return dye
-
-
-def _histogram(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    return np.histogram(values, _BINS, (0.0, 1.0))[0]
 
 
 def _otsu(counts: NDArray[np.int64]) -> float:

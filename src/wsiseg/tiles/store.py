@@ -5,7 +5,8 @@ float32[n] (shares of the tile that are tissue and that lie on the slide), where
 `packed` describes, and under the key `wsiseg` what slide they are of and how they were made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -78,18 +79,26 @@ def store_path(folder: Path, slide: str) -> Path:
     return folder / f"{slide}{_SUFFIX}"
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open the zarr group of a store; what is wrong with it while the block reads it is said in a sentence."""
+    import zarr  # noqa: PLC0415  heavy: only where a store is read
+
+    try:
+        # Without the format zarr looks for files of the older one too, in the background.
+        yield zarr.open_group(str(path), mode="r", zarr_format=3)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise WsisegError(f"{path}: not a tile store: {error}", "make it again with wsiseg tile") from error
+
+
 def open_packed(path: Path, side: int) -> PackedTiles:
     """Open the pixels of a tile store alone, which is a fourth of the work of opening all of it.
 
     Raises:
         WsisegError: There are none at `path`.
     """
-    import zarr  # noqa: PLC0415  heavy: only where a store is read
-
-    try:
-        return PackedTiles(path, zarr.open_group(str(path), mode="r", zarr_format=3), side)
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise WsisegError(f"{path}: not a tile store: {error}", "make it again with wsiseg tile") from error
+    with _opened(path) as group:
+        return PackedTiles(path, group, side)
 
 
 def fill_tiles(out: NDArray[np.uint8], store: str, slide: str | None, indices: Indices) -> None:
@@ -117,16 +126,10 @@ class TileStore:
     """
 
     def __init__(self, path: Path, slide: Path | None = None) -> None:
-        import zarr  # noqa: PLC0415  heavy: only where a store is read
-
         self.path, self._slide = path, slide
-        try:
-            # Without the format zarr looks for files of the older one too, in the background.
-            group = zarr.open_group(str(path), mode="r", zarr_format=3)
+        with _opened(path) as group:
             self.tiles = Tiles.load(group)
             self._packed = PackedTiles(path, group, self.tiles.tile_px) if "offsets" in group else None
-        except (OSError, KeyError, ValueError, TypeError) as error:
-            raise WsisegError(f"{path}: not a tile store: {error}", "make it again with wsiseg tile") from error
 
     def __len__(self) -> int:
         return len(self.tiles)

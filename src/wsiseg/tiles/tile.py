@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ from wsiseg.tiles.tissue_choice import TissueChoice
 COHORT = "cohort.csv"
 _TILES_AT_ONCE = 64  # read before they are written
 _LEAST_TISSUE = 1e-6  # a tile without any tissue is never kept
-_MUCH_UPSAMPLING = 1.5  # beyond it detail is missing that a model has seen in training
 
 
 def tile(config: TileConfig, progress: Progress | None = None) -> Run:
@@ -130,11 +130,14 @@ def _tile_or_say_why(task: _Task) -> SlideRecord:
 def _tile_slide(task: _Task) -> SlideRecord:
     config = task.config
     with task.row.open(config.slide_mpp) as slide:
-        known = None if config.overwrite else _known(task.store)
+        known = None
+        if not config.overwrite:
+            with suppress(WsisegError):
+                known = TileStore(task.store).tiles
         if known is not None:
             changed = _what_changed(known, slide, task)
             if changed is None:
-                return _record(task, known, "up_to_date" if len(known) else "no_tissue")
+                return _record(task, known, "up_to_date")
             task.progress.note(f"{task.row.slide}: done again, {changed}")
         tissue, thumbnail = task.tissue.find(
             task.row.slide, slide, threads=task.threads, most_unreadable=config.max_bad_tiles
@@ -146,7 +149,7 @@ def _tile_slide(task: _Task) -> SlideRecord:
             task.picture.unlink(missing_ok=True)  # after an interruption it must not stand beside another store
         title = f"{slide.path.name}: {tissue.area_mm2:.2f} mm2 of tissue, {len(tiles)} tiles"
         report.tissue_picture(task.picture, thumbnail, tissue.mask, title)
-        return _record(task, tiles, "ok" if len(tiles) else "no_tissue")
+        return _record(task, tiles, "ok")
 
 
 def _placed(slide: Slide, tissue: TissueMask, task: _Task) -> Tiles:
@@ -166,25 +169,9 @@ def _placed(slide: Slide, tissue: TissueMask, task: _Task) -> Tiles:
         stride_px=grid.stride_px,
         mpp=grid.tile_mpp,
         tissue_mm2=tissue.area_mm2,
-        warnings=(*slide.warnings, *tissue.warnings, *_upsampling(slide, grid.tile_mpp)),
+        warnings=(*slide.warnings, *tissue.warnings, *slide.coarseness(grid.tile_mpp)),
         settings=task.settings,
     )
-
-
-def _upsampling(slide: Slide, mpp: float) -> tuple[str, ...]:
-    """Say where a slide is much coarser than what is asked of it."""
-    times = slide.upsampling(mpp)
-    if times <= _MUCH_UPSAMPLING:
-        return ()
-    return (f"its pixels of {max(slide.mpp):g} um are {times:.1f} times coarser than {mpp:g} um",)
-
-
-def _known(store: Path) -> Tiles | None:
-    """Return the tiles of an earlier run."""
-    try:
-        return TileStore(store).tiles if store.is_dir() else None
-    except WsisegError:
-        return None
 
 
 def _what_changed(known: Tiles, slide: Slide, task: _Task) -> str | None:
@@ -201,7 +188,7 @@ def _record(task: _Task, tiles: Tiles, status: Status) -> SlideRecord:
     return SlideRecord(
         slide=task.row.slide,
         path=str(task.row.path),
-        status=status,
+        status=status if len(tiles) else "no_tissue",
         outputs={"tiles": str(task.store), "picture": str(task.picture)},
         mpp=tiles.slide.mpp,
         mpp_source=tiles.slide.mpp_source,

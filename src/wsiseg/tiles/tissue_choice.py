@@ -5,14 +5,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.annotations.coverage import Area, Mask
+from wsiseg.annotations.coverage import Area, Mask, outlines
 from wsiseg.annotations.outlines import AnnotationError
-from wsiseg.annotations.truth import REGION_SUFFIXES, open_region
+from wsiseg.annotations.truth import open_region, suffix_of
 from wsiseg.run.errors import SlideError, UsageError, shortened
 from wsiseg.slides.pyramid import MOST_UNREADABLE
 from wsiseg.slides.slide import Slide
@@ -42,7 +42,7 @@ def named_after(option: str, setting: str, slides: Sequence[str]) -> dict[str, P
     if path.is_file() and len(slides) == 1:
         return {slides[0]: path}
     found = sorted(path.iterdir()) if path.is_dir() else [path]
-    files = {name: one for one in found if (name := _slide_name(one))}
+    files = {one.name[: -len(suffix)]: one for one in found if (suffix := suffix_of(one)) and one.is_file()}
     unused = sorted(one.name for name, one in files.items() if name not in set(slides))
     if unused or not files:
         names = ", ".join(shortened(unused, _SHOWN))
@@ -64,17 +64,14 @@ def content_of(path: Path) -> str:
         raise AnnotationError(f"{path.name}: cannot be read: {error.strerror or error}", "put it back") from error
 
 
-def _slide_name(path: Path) -> str:
-    """Return the id of the slide that a file is named after; empty for files of other kinds."""
-    suffix = next((end for end in REGION_SUFFIXES if path.name.lower().endswith(end)), "")
-    return path.name[: -len(suffix)] if suffix and path.is_file() else ""
-
-
 def filled(area: Area, size_px: tuple[int, int], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Set the pixels whose centre lies in an area of a slide of so many pixels; the result covers the whole slide."""
     scale = np.asarray([shape[1] / size_px[0], shape[0] / size_px[1]])
     if not isinstance(area, Mask):
-        return _filled(_rings(area.geometry, scale), shape)
+        import shapely  # noqa: PLC0415  heavy: only where outlines are drawn
+
+        rings = shapely.get_rings(shapely.get_parts(area.geometry))
+        return _filled([shapely.get_coordinates(ring) * scale for ring in rings], shape)
     places, hits = [], []
     for axis, count in ((1, area.pixels.shape[0]), (0, area.pixels.shape[1])):
         centres = (np.arange(shape[1 - axis]) + 0.5) / scale[axis]
@@ -85,23 +82,13 @@ def filled(area: Area, size_px: tuple[int, int], shape: tuple[int, ...]) -> NDAr
     return within
 
 
-def touches(piece: Area, size_px: tuple[int, int], mask: NDArray[np.bool_]) -> bool:
-    """Tell whether a piece holds the centre of any set pixel of a mask (bool[rows, columns]) over the slide."""
-    if isinstance(piece, Mask):
-        return bool((filled(piece, size_px, mask.shape) & mask).any())
-    rings = _rings(piece.geometry, np.asarray([mask.shape[1] / size_px[0], mask.shape[0] / size_px[1]]))
-    points = np.concatenate(rings)
-    left, top = (max(0, int(value)) for value in points.min(0))
-    right, below = (max(0, int(value) + 1) for value in points.max(0))
-    part = mask[top:below, left:right]
-    return bool(part.any()) and bool((part & _filled([ring - (left, top) for ring in rings], part.shape)).any())
-
-
-def _rings(area: Any, scale: NDArray[np.float64]) -> list[NDArray[np.float64]]:  # noqa: ANN401  a shapely geometry
-    """Return the rings of an area as float64[n, 2], scaled."""
+def missing(pieces: Sequence[Area], size_px: tuple[int, int], mask: NDArray[np.bool_]) -> int:
+    """Count the pieces that touch no set pixel of a mask (bool[rows, columns]) over a slide of so many pixels."""
     import shapely  # noqa: PLC0415  heavy: only where outlines are drawn
 
-    return [shapely.get_coordinates(ring) * scale for ring in shapely.get_rings(shapely.get_parts(area))]
+    tissue = shapely.MultiPolygon(outlines(mask, (size_px[0] / mask.shape[1], size_px[1] / mask.shape[0])))
+    shapely.prepare(tissue)
+    return sum(not tissue.intersects(piece.geometry) for piece in pieces)
 
 
 def _filled(rings: Sequence[NDArray[np.float64]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
