@@ -466,7 +466,7 @@ def test_the_report_of_predict_is_not_overwritten(tmp_path: Path) -> None:
 def test_a_slide_without_tissue_is_measured_with_background_only(tmp_path: Path) -> None:
     write_map(tmp_path / "maps" / "a.ome.zarr", np.full((5, 6), np.nan))
     write_outlines(tmp_path / "truth" / "a.geojson", box(0, 0, 20, 20))
-    report = run(tmp_path, out=tmp_path / "out")
+    report = run(tmp_path, out=tmp_path / "out", froc=True)
     assert report.without_background["recall"]["value"] is None
     assert (report.with_background["recall"]["value"], report.with_background["auc"]["value"]) == (0.0, 0.5)
     assert report.slide_auc is not None
@@ -511,3 +511,22 @@ def test_a_heatmap_is_truth_for_another(tmp_path: Path) -> None:
     report = run(tmp_path, truth=tmp_path / "maps", threshold=0.5)
     assert report.without_background["auc"]["value"] == 1.0
     assert report.with_background["f1"]["value"] == pytest.approx(1.0)
+
+
+def test_single_lesions_found_and_missed_are_counted(tmp_path: Path) -> None:
+    values = np.full((60, 80), 0.01)
+    values[10, 10], values[40:44, 60:64], values[50, 10], values[30, 30] = 0.9, 0.8, 0.7, 0.6
+    write_map(tmp_path / "maps" / "a.ome.zarr", values, cell_px=100)
+    found, missed, tiny = box(500, 500, 1500, 1500), box(6000, 200, 7000, 1200), box(980, 4980, 1080, 5080)
+    split = [box(5900, 3900, 6200, 4500), box(6240, 3900, 6600, 4500)]  # 20 um apart: one lesion
+    write_outlines(tmp_path / "truth" / "a.geojson", found, missed, tiny, *split)
+    froc = run(tmp_path, froc=True).froc
+    assert froc is not None
+    assert froc["lesions"] == 3
+    assert froc["sensitivity_at"]["1"] == pytest.approx(2 / 3)
+    assert run(tmp_path).froc is None
+    ignored = box(2500, 2500, 3500, 3500, "Ignore*"), box(6000, 200, 7000, 1200, "Ignore*")
+    write_outlines(tmp_path / "truth" / "a.geojson", found, missed, tiny, *split, *ignored)
+    froc = run(tmp_path, froc=True).froc
+    assert froc is not None
+    assert (froc["lesions"], froc["score"]) == (2, 1.0)  # neither the miss nor the only false alarm counts

@@ -123,6 +123,29 @@ def test_runs_are_compared_by_what_they_left_unknown_too(tmp_path: Path) -> None
     assert "unknown (difference from the first)" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_a_lesion_in_unknown_tissue_is_neither_found_nor_missed_nor_forgotten(tmp_path: Path) -> None:
+    values = np.full((60, 60), 0.1)
+    values[12, 12] = values[12, 42] = values[50, 50] = 0.9
+    unknown = np.zeros((60, 60), np.bool_)
+    lesions = [box(700, 700, 1700, 1700), box(3700, 700, 4700, 1700), box(700, 3700, 1700, 4700)]
+    write_outlines(tmp_path / "truth" / "a.geojson", *lesions)
+    scores = []
+    for cells in ((), np.s_[30:], np.s_[:, 30:]):
+        if cells:
+            unknown[cells] = True
+        write_map(tmp_path / "maps" / "a.ome.zarr", values, 100.0, unknown=unknown)
+        found = run(tmp_path, froc=True).froc
+        assert found is not None
+        scores.append((found["lesions"], found["unjudged"], found["sensitivity_at"]["1"], found["score"]))
+    assert scores[0][:3] == (3, 0, pytest.approx(2 / 3))
+    assert scores[1] == (2, 1, 1.0, 1.0)  # the missed lesion and the false alarm lay there
+    assert scores[2] == (1, 2, 1.0, 1.0)
+    write_map(tmp_path / "maps" / "a.ome.zarr", values, 100.0, unknown=np.ones((60, 60), np.bool_))
+    found = run(tmp_path, froc=True, out=tmp_path / "out").froc
+    assert found == {"score": None, "sensitivity_at": {}, "lesions": 0, "unjudged": 3, "slides": 1}
+    assert "3 lesions unjudged" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_what_another_map_does_not_know_is_left_out_where_that_map_is_the_truth(tmp_path: Path) -> None:
     values, unknown = np.linspace(0, 1, 100).reshape(10, 10), np.zeros((10, 10), np.bool_)
     unknown[:, :5] = True

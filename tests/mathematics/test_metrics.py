@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 
-from wsiseg.evaluation.intervals import Resamples, interval, single_curve
+from wsiseg.evaluation.intervals import Resamples, interval, single_draws
 from wsiseg.mathematics.metrics import (
     Pixels,
     auc,
@@ -227,7 +227,7 @@ def test_single_patches_are_drawn_as_by_the_usual_bootstrap() -> None:
     rng = np.random.default_rng(5)
     labels = rng.random(400) < 0.4
     scores = (rng.random(400) * 0.6 + labels * 0.4).astype(np.float32)
-    found = auc(single_curve(Pixels.of(scores, labels * 1.0, ~labels * 1.0), 500, 0))
+    found = auc(single_draws(Pixels.of(scores, labels * 1.0, ~labels * 1.0), np.zeros(2), 500, 0)[0])
     usual = []
     for _ in range(500):
         drawn = rng.integers(0, 400, 400)

@@ -16,9 +16,6 @@ class EvaluateConfig(Config):
     gone: ClassVar = {
         "baseline": Gone("give the least value itself, as --fail-under auc=0.79"),
         "max-drop": Gone("give the least or largest value itself, with --fail-under or --fail-over"),
-        "froc": Gone(
-            "the script of the CAMELYON challenge counts lesions, from the cells of wsiseg predict --csv", is_flag=True
-        ),
     }
 
     predictions: Annotated[tuple[Path, ...], Shown("argument", "PREDICTIONS...")] = ()
@@ -46,6 +43,8 @@ class EvaluateConfig(Config):
     """Where coordinates begin on slides with bounds; `auto`: GeoJSON's at the bounds (QuPath), others at level 0."""
     truth_mpp: Annotated[float | None, IN_FILE] = Field(default=None, gt=0)
     """Micrometers per pixel of masks; where it is not given, a mask covers its slide."""
+    froc: Annotated[bool, IN_FILE] = False
+    """Measure the detection of single lesions as in CAMELYON too."""
     fail_under: tuple[str, ...] = ()
     """Least values of measures where higher is better, as `auc=0.8` or `site.breast.auc=0.7`."""
     fail_over: tuple[str, ...] = ()

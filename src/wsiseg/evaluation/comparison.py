@@ -14,6 +14,7 @@ from wsiseg.annotations.masks import ZeroedMapError
 from wsiseg.annotations.outlines import AnnotationError
 from wsiseg.annotations.truth import Reading, open_region, open_truth, truth_files
 from wsiseg.config.evaluate import EvaluateConfig
+from wsiseg.evaluation.froc import Lesions, find_lesions
 from wsiseg.evaluation.pictures import JudgedPicture, picture_of
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.opening import open_prediction
@@ -42,6 +43,7 @@ class Compared:
     picture: JudgedPicture | None  # for people, where one was asked for
     notes: tuple[str, ...]  # what a person should know
     classes: frozenset[str] = frozenset()  # the classes that its truth has
+    lesions: Lesions | None = None  # single lesions and detections, where they were asked for
 
     @property
     def truth_px(self) -> float:
@@ -196,6 +198,7 @@ def _compared(
         background=background,
         unknown=unknown,
         picture=picture_of(heatmap, tumor / cells, ignored / cells) if config.out else None,
+        lesions=find_lesions(heatmap, truth.tumor, ignored / cells) if config.froc else None,
         notes=notes + heatmap.warnings,
         classes=truth.classes,
     )

@@ -8,8 +8,9 @@ from typing import Any, Self
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation import measures
 from wsiseg.evaluation.comparison import Compared, ComparedRun, compare_run
+from wsiseg.evaluation.froc import lesion_measures
 from wsiseg.evaluation.gate import conditions, junit, measures_of_patches, measures_of_slides, with_values
-from wsiseg.evaluation.measures import MODES, Judged, Judging, number, numbers
+from wsiseg.evaluation.measures import MODES, Judging, Measures, number, numbers
 from wsiseg.evaluation.metrics_file import Comparison, Report, Threshold
 from wsiseg.evaluation.page import write_evaluation
 from wsiseg.evaluation.pcam import evaluate_pcam
@@ -42,7 +43,7 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
         report, slides = evaluate_pcam(config, progress)
     else:
         scope = Scope.of(config)
-        asked = conditions(config, measures_of_slides(scope.groups()))
+        asked = conditions(config, measures_of_slides(scope.groups(), with_lesions=config.froc))
         report, slides = _evaluated(config, scope, progress)
     content = report.model_dump(mode="json")
     report = report.model_copy(update={"gates": tuple(with_values(gate, content) for gate in asked)})
@@ -137,16 +138,15 @@ def _headline(scope: Scope, run: ComparedRun) -> list[Compared]:
 
 def _report(config: EvaluateConfig, scope: Scope, run: ComparedRun, chosen: Sequence[Compared]) -> Report:
     judging, threshold = _judging(config, scope, run)
-    judged = {one.row.slide: Judged.of(one, judging.threshold) for one in run.compared}
-    main = [judged[one.row.slide] for one in chosen]
-    wanted = [row for row in run.expected if scope.holds(row)]
+    own = {one.row.slide: measures.own_measures(one, judging.threshold) for one in run.compared}
+    wanted, compared = [row for row in run.expected if scope.holds(row)], {one.row.slide: one for one in run.compared}
     groups = {
-        "per_site": _groups(main, wanted, judging, lambda row: row.site),
-        "per_location": _groups(main, wanted, judging, scope.location),
-        "per_split": _groups(judged.values(), run.expected, judging, lambda row: row.split),
+        "per_site": _groups(chosen, own, judging, wanted, lambda row: row.site),
+        "per_location": _groups(chosen, own, judging, wanted, scope.location),
+        "per_split": _groups(run.compared, own, judging, run.expected, lambda row: row.split),
     }
     has_cases = any(one.row.case != one.row.slide for one in chosen)
-    headline = measures.group_measures(main, judging, len(wanted))
+    headline = measures.group_measures(chosen, own, judging, len(wanted))
     return Report(
         run=str(run.place),
         split=scope.split,
@@ -156,11 +156,12 @@ def _report(config: EvaluateConfig, scope: Scope, run: ComparedRun, chosen: Sequ
         slide_auc=measures.slide_auc(chosen, judging),
         tumor_area=measures.tumor_area(chosen, judging),
         reliability=measures.reliability_table([one.tissue for one in chosen]),
+        froc=lesion_measures([one.lesions for one in chosen if one.lesions is not None]),
         threshold=threshold,
         settings={
             "resamples": config.resamples, "resampled": "case" if has_cases else "slide", "seed": config.seed,
         },
-        slides=tuple(_with_measures(record, judged.get(record.slide), judging) for record in run.records),
+        slides=tuple(_with_measures(record, compared.get(record.slide), own, judging) for record in run.records),
         not_in_cohort=run.outside,
         without_prediction=run.unpredicted,
         notes=tuple(_notes(run, groups["per_site"], wanted)),
@@ -208,32 +209,34 @@ def _judging(config: EvaluateConfig, scope: Scope, run: ComparedRun) -> tuple[Ju
 
 
 def _groups(
-    slides: Iterable[Judged],
-    expected: Iterable[CohortSlide],
+    slides: Sequence[Compared],
+    own: Mapping[str, Measures],
     judging: Judging,
+    expected: Iterable[CohortSlide],
     key: Callable[[CohortSlide], str | None],
 ) -> dict[str, Any]:
     """Measure slides by a key; those without one are left out."""
-    counts, named = Counter(map(key, expected)), [(key(one.compared.row), one) for one in slides]
+    counts, named = Counter(map(key, expected)), [(key(one.row), one) for one in slides]
     return {
-        name: measures.group_measures([one for own, one in named if own == name], judging, counts[name])
+        name: measures.group_measures([one for of, one in named if of == name], own, judging, counts[name])
         for name in sorted({name for name, _ in named if name})
     }
 
 
-def _with_measures(record: SlideRecord, judged: Judged | None, judging: Judging) -> SlideRecord:
+def _with_measures(
+    record: SlideRecord, one: Compared | None, own: Mapping[str, Measures], judging: Judging
+) -> SlideRecord:
     """Add the measures of a slide to what became of it."""
-    if judged is None:
+    if one is None:
         return record
-    one = judged.compared
     mm2 = one.mpp[0] * one.mpp[1] / 1e6 if one.mpp else None
     fields = {
         "mpp": one.mpp,
         "tumor_mm2": mm2 and one.called_px(judging.threshold) * mm2,
         "truth_mm2": mm2 and one.truth_px * mm2,
         "unknown_mm2": mm2 and sum(one.unknown) * mm2,
-        "unknown_share": number(judged.measures[MODES[0]]["unknown_share"]),
-        **{mode: numbers(judged.measures[mode]) for mode in MODES},
+        "unknown_share": number(own[record.slide][MODES[0]]["unknown_share"]),
+        **{mode: numbers(values) for mode, values in own[record.slide].items()},
     }
     return record.model_copy(update=fields)
 
@@ -248,11 +251,11 @@ def _comparison(
         raise UsageError(f"{run.place}: has no slide in common with the first run", "compare runs on the same slides")
     same = [mine[one.row.slide] for one in both]
     judgings = _judging(config, scope, first)[0], _judging(config, scope, run)[0]
-    judged = [Judged.of(one, judgings[1].threshold) for one in same]
+    own = {one.row.slide: measures.own_measures(one, judgings[1].threshold) for one in same}
     return Comparison(
         run=str(run.place),
         slides=len(both),
         failed=tuple(record for record in run.records if record.status == "failed"),
         difference=measures.group_differences(both, same, judgings),
-        **measures.group_measures(judged, judgings[1], len(chosen)),
+        **measures.group_measures(same, own, judgings[1], len(chosen)),
     )

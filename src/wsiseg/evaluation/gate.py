@@ -13,6 +13,7 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from wsiseg.config.evaluate import EvaluateConfig
+from wsiseg.evaluation.froc import FALSE_ALARMS
 from wsiseg.evaluation.measures import MODES
 from wsiseg.evaluation.metrics_file import Gate, Report, figure
 from wsiseg.run.errors import UsageError, shortened
@@ -46,10 +47,11 @@ _WHOLE = {
     "tumor_area.mean_absolute_error_mm2": _LOWER,
 }
 
+_LESIONS = {"froc.score": _HIGHER, **{f"froc.sensitivity_at.{alarms:g}": _HIGHER for alarms in FALSE_ALARMS}}
 Named = tuple[tuple[str, ...], int]
 
 
-def measures_of_slides(groups: Mapping[str, Iterable[str]]) -> dict[str, Named]:
+def measures_of_slides(groups: Mapping[str, Iterable[str]], *, with_lesions: bool) -> dict[str, Named]:
     """List the measures of slides that a condition can name, as `auc`, `site.breast.with_background.f1`, `slide_auc`.
 
     `groups` has the names of sites, splits and locations, by `site`, `split` and `location`.
@@ -59,7 +61,9 @@ def measures_of_slides(groups: Mapping[str, Iterable[str]]) -> dict[str, Named]:
     """
     places = [("", ()), *((f"{kind}.{name}.", (f"per_{kind}", name)) for kind in groups for name in groups[kind])]
     found = {name: named for prefix, path in places for name, named in _block(prefix, path, _BLOCK | _OF_SLIDES)}
-    return found | {name: (tuple(name.split(".")), better) for name, better in _WHOLE.items()}
+    whole = _WHOLE | (_LESIONS if with_lesions else {})
+    # The last key of a sensitivity holds a dot itself, as in 0.25.
+    return found | {name: (tuple(name.split(".", 2)), better) for name, better in whole.items()}
 
 
 def measures_of_patches() -> dict[str, Named]:

@@ -57,17 +57,22 @@ class Resamples:
         return Curve(scale, self.total(hits), self.total(alarms))
 
 
-def single_curve(pixels: Pixels, count: int, seed: int, exact: Sequence[float] = ()) -> Curve:
+def single_draws(
+    pixels: Pixels, unknown: Floats, count: int, seed: int, exact: Sequence[float] = ()
+) -> tuple[Curve, Floats]:
     """Resample single items rather than cases: for patches of which nobody knows the slide.
 
-    Drawing n of n items (`pixels` of weight 1) with replacement is drawing how many fall on each step of the pooled
-    curve. Equal seeds give equal resamples.
+    Drawing n of n items (`pixels` of weight 1, and the tumour and other `unknown` ones, float64[2]) with replacement is
+    drawing how many fall on each step of the pooled curve. Equal seeds give equal resamples.
+
+    Returns:
+        The curve, and how many unknown items were drawn: float64[resamples, 2].
     """
     scale = _scale([pixels], exact)
-    steps = np.concatenate([np.diff(counts, prepend=0.0) for counts in pixels.at_or_above(scale)])
-    drawn = np.random.default_rng(seed).multinomial(round(pixels.total), steps / steps.sum(), count)
-    hits, alarms = np.split(drawn.astype(np.float64), 2, axis=1)
-    return Curve(scale, hits.cumsum(1), alarms.cumsum(1))
+    steps = np.concatenate([*(np.diff(counts, prepend=0.0) for counts in pixels.at_or_above(scale)), unknown])
+    drawn = np.random.default_rng(seed).multinomial(round(steps.sum()), steps / steps.sum(), count).astype(np.float64)
+    hits, alarms = np.split(drawn[:, :-2], 2, axis=1)
+    return Curve(scale, hits.cumsum(1), alarms.cumsum(1)), drawn[:, -2:]
 
 
 def interval(values: Floats) -> list[float] | None:

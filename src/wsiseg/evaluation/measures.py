@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from wsiseg.evaluation.comparison import Compared
-from wsiseg.evaluation.intervals import Resamples, interval
+from wsiseg.evaluation.intervals import Resamples, interval, single_draws
 from wsiseg.mathematics import metrics
 from wsiseg.mathematics.metrics import Curve, Floats, Pixels
 
 MODES = ("without_background", "with_background")
 """Over the cells that the heatmap calls tissue, and over every pixel of the slide."""
+
+
+Measures = dict[str, dict[str, float]]
+"""By mode and name; NaN where undefined."""
 
 
 @dataclass(frozen=True)
@@ -23,22 +27,16 @@ class Judging:
     named: Mapping[str, float]  # further thresholds to report, by where they come from
     resamples: int  # of the cases
     seed: int  # of the resamples
+    singly: bool = False  # single pixels are drawn, not cases: patches of which nobody knows the slide
 
     def draw(self, slides: Sequence[Compared]) -> Resamples:
         """Draw the resamples of the cases of some slides."""
         return Resamples.of([one.row.case for one in slides], self.resamples, self.seed)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A measure."""
-
-    value: float  # over all; NaN where it is undefined
-    resampled: Floats  # float64[resamples]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the value with its interval; None where undefined."""
-        return {"value": number(self.value), "ci95": interval(self.resampled)}
+def stated(value: float, resampled: Floats) -> dict[str, Any]:
+    """Return a measure for JSON with its interval, from its value over resamples; None where undefined."""
+    return {"value": number(value), "ci95": interval(resampled)}
 
 
 def number(value: Any) -> float | None:  # noqa: ANN401  any number of numpy or Python
@@ -51,44 +49,72 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: number(value) for name, value in values.items()}
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A slide with its own measures."""
-
-    compared: Compared
-    measures: dict[str, dict[str, float]]  # by mode and name; NaN where undefined
-
-    @classmethod
-    def of(cls, one: Compared, threshold: float) -> Self:
-        """Measure a slide."""
-        curves, unknown = pooled_curves([one], [threshold]), np.array(one.unknown)
-        found = {
-            mode: metrics.measures(counts, threshold) | metrics.unknown_shares(counts, unknown)
-            for mode, counts in curves.items()
-        }
-        return cls(one, {mode: {name: float(value) for name, value in one.items()} for mode, one in found.items()})
+def own_measures(one: Compared, threshold: float) -> Measures:
+    """Measure a single slide."""
+    found = {
+        mode: _measured(curve, np.array(one.unknown), threshold)
+        for mode, curve in pooled_curves([one], [threshold]).items()
+    }
+    return {mode: {name: float(value) for name, value in values.items()} for mode, values in found.items()}
 
 
-def group_measures(slides: Sequence[Judged], judging: Judging, expected: int) -> dict[str, dict[str, Any]]:
+def _measured(counts: Curve, unknown: Floats, threshold: float) -> dict[str, Floats]:
+    return metrics.measures(counts, threshold) | metrics.unknown_shares(counts, unknown)
+
+
+def group_measures(
+    slides: Sequence[Compared], own: Mapping[str, Measures], judging: Judging, expected: int
+) -> dict[str, dict[str, Any]]:
     """Measure a group of slides, of which there should be so many, in both modes.
 
+    Args:
+        slides: The group.
+        own: The measures of each slide by itself, by its id.
+        judging: How they are judged.
+        expected: How many slides there should be.
+
     Returns:
-        By mode: every measure with its interval, `mean_per_slide`, the figures `at` other thresholds, and how many
-        pixels, slides and cases there are.
+        By mode what `pooled_measures` returns, and `mean_per_slide`.
     """
-    compared = [one.compared for one in slides]
-    curves = pooled_curves(compared, [judging.threshold, *judging.named.values()])
-    estimates = _estimates(compared, curves, judging)
+    resamples, pooled = judging.draw(slides), pooled_measures(slides, judging)
     return {
         mode: {
-            **{name: estimate.as_json() for name, estimate in estimates[mode].items()},
-            "mean_per_slide": _mean_per_slide(slides, mode, judging),
+            **block,
+            "mean_per_slide": _mean_per_slide([own[one.row.slide][mode] for one in slides], resamples),
+            "expected_slides": expected,
+        }
+        for mode, block in pooled.items()
+    }
+
+
+def _mean_per_slide(measures: Sequence[Mapping[str, float]], resamples: Resamples) -> dict[str, Any]:
+    """Average the slides' own measures; a slide where one is undefined does not count for it."""
+    means = {}
+    for name in measures[0]:
+        values = np.array([one[name] for one in measures])
+        count = int(np.count_nonzero(~np.isnan(values)))
+        mean = float(np.nanmean(values)) if count else np.nan
+        means[name] = {**stated(mean, resamples.mean(values)), "slides": count}
+    return means
+
+
+def pooled_measures(slides: Sequence[Compared], judging: Judging) -> dict[str, dict[str, Any]]:
+    """Measure all pixels of a group.
+
+    Returns:
+        By mode: every measure with its interval, the figures `at` other thresholds, and how many pixels, slides and
+        cases there are.
+    """
+    curves = pooled_curves(slides, [judging.threshold, *judging.named.values()])
+    estimates = _estimates(slides, curves, judging)
+    return {
+        mode: {
+            **{name: stated(*estimate) for name, estimate in estimates[mode].items()},
             "at": _at_thresholds(curves[mode], judging.named),
             "tumor_px": float(curves[mode].positive),
             "other_px": float(curves[mode].negative),
             "slides": len(slides),
-            "expected_slides": expected,
-            "cases": len({one.row.case for one in compared}),
+            "cases": len({one.row.case for one in slides}),
         }
         for mode in MODES
     }
@@ -107,8 +133,8 @@ def group_differences(
     )
     return {
         mode: {
-            name: Estimate(mine.value - one[mode][name].value, mine.resampled - one[mode][name].resampled).as_json()
-            for name, mine in other[mode].items()
+            name: stated(value - one[mode][name][0], again - one[mode][name][1])
+            for name, (value, again) in other[mode].items()
         }
         for mode in MODES
     }
@@ -123,21 +149,41 @@ def pooled_curves(slides: Sequence[Compared], exact: Sequence[float] = ()) -> di
 
 def _estimates(
     slides: Sequence[Compared], curves: Mapping[str, Curve], judging: Judging
-) -> dict[str, dict[str, Estimate]]:
-    """Estimate the pooled measures of a group, by mode and name."""
-    resamples, unknown = judging.draw(slides), np.array([one.unknown for one in slides])
-    background, unknown_drawn = resamples.total(np.array([one.background for one in slides])), resamples.total(unknown)
-    tissue = resamples.curve([one.tissue for one in slides], [judging.threshold])
-    drawn = dict(zip(MODES, (tissue, tissue.with_zeros(background[:, 0], background[:, 1])), strict=True))
+) -> dict[str, dict[str, tuple[float, Floats]]]:
+    """Measure a group and its resamples, by mode and name."""
+    resamples, unknown, exact = judging.draw(slides), np.array([one.unknown for one in slides]), [judging.threshold]
+    if judging.singly:
+        tissue, unknown_drawn = single_draws(slides[0].tissue, unknown[0], judging.resamples, judging.seed, exact)
+        drawn = (tissue, tissue)
+    else:
+        tissue, unknown_drawn = resamples.curve([one.tissue for one in slides], exact), resamples.total(unknown)
+        background = resamples.total(np.array([one.background for one in slides]))
+        drawn = (tissue, tissue.with_zeros(background[:, 0], background[:, 1]))
     estimates = {}
-    for mode in MODES:
-        values, again = (
-            metrics.measures(counts, judging.threshold) | metrics.unknown_shares(counts, not_judged)
-            for counts, not_judged in ((curves[mode], unknown.sum(0)), (drawn[mode], unknown_drawn))
-        )
-        estimates[mode] = {name: Estimate(float(value), again[name]) for name, value in values.items()}
+    for mode, counts in zip(MODES, drawn, strict=True):
+        values = _measured(curves[mode], unknown.sum(0), judging.threshold)
+        again = _measured(counts, unknown_drawn, judging.threshold)
+        estimates[mode] = {name: (float(value), again[name]) for name, value in values.items()}
         estimates[mode]["brier"] = _brier(slides, resamples, mode)
     return estimates
+
+
+def _brier(slides: Sequence[Compared], resamples: Resamples, mode: str) -> tuple[float, Floats]:
+    """Average the squared difference of score and truth; where nobody looked the score is 0."""
+    counts_all = mode == MODES[1]
+    error = np.array([metrics.squared_error(one.tissue) + counts_all * one.background[0] for one in slides])
+    pixels = np.array([one.tissue.total + counts_all * sum(one.background) for one in slides])
+    with np.errstate(invalid="ignore"):  # undefined where there are no pixels
+        return float(error.sum() / pixels.sum()), resamples.total(error) / resamples.total(pixels)
+
+
+def _at_thresholds(counts: Curve, named: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
+    best = metrics.best_threshold(counts)
+    thresholds = dict(named) | ({} if best is None else {"best": best})
+    return {
+        source: {"threshold": threshold, **numbers(metrics.measures_at(counts, threshold))}
+        for source, threshold in thresholds.items()
+    }
 
 
 def slide_auc(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
@@ -154,7 +200,7 @@ def slide_auc(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
     ]
     value = float(metrics.auc(metrics.curve(items)))
     again = metrics.auc(judging.draw(judged).curve(items)) if items else np.empty(0)
-    return {**Estimate(value, again).as_json(), "slides": len(items), "unjudged": len(slides) - len(items)}
+    return {**stated(value, again), "slides": len(items), "unjudged": len(slides) - len(items)}
 
 
 def tumor_area(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
@@ -170,7 +216,7 @@ def tumor_area(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
         "called_mm2": float(called.sum()),
         "slides": len(known),
         **{
-            name: Estimate(float(error.mean()) if known else np.nan, resamples.mean(error)).as_json()
+            name: stated(float(error.mean()) if known else np.nan, resamples.mean(error))
             for name, error in errors.items()
         },
     }
@@ -179,35 +225,3 @@ def tumor_area(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
 def reliability_table(slides: Sequence[Pixels]) -> dict[str, list[float | None]]:
     """Compare scores with the share of tumour among their pixels, in ranges of equal width."""
     return {name: [number(value) for value in values] for name, values in vars(metrics.reliability(slides)).items()}
-
-
-def _mean_per_slide(slides: Sequence[Judged], mode: str, judging: Judging) -> dict[str, Any]:
-    """Average the slides' own measures; a slide where one is undefined does not count for it."""
-    resamples, means = judging.draw([one.compared for one in slides]), {}
-    for name in slides[0].measures[mode]:
-        values = np.array([one.measures[mode][name] for one in slides])
-        count = int(np.count_nonzero(~np.isnan(values)))
-        mean = float(np.nanmean(values)) if count else np.nan
-        means[name] = {**Estimate(mean, resamples.mean(values)).as_json(), "slides": count}
-    return means
-
-
-def _brier(slides: Sequence[Compared], resamples: Resamples, mode: str) -> Estimate:
-    """Average the squared difference of score and truth; where nobody looked the score is 0."""
-    error = np.array([metrics.squared_error(one.tissue) for one in slides])
-    pixels = np.array([one.tissue.total for one in slides])
-    if mode == "with_background":
-        error += [one.background[0] for one in slides]
-        pixels += [sum(one.background) for one in slides]
-    total, all_pixels = resamples.total(error), resamples.total(pixels)
-    value = float(error.sum() / pixels.sum()) if pixels.sum() else np.nan
-    return Estimate(value, np.divide(total, all_pixels, out=np.full(len(total), np.nan), where=all_pixels > 0))
-
-
-def _at_thresholds(counts: Curve, named: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
-    best = metrics.best_threshold(counts)
-    thresholds = dict(named) | ({} if best is None else {"best": best})
-    return {
-        source: {"threshold": threshold, **numbers(metrics.measures_at(counts, threshold))}
-        for source, threshold in thresholds.items()
-    }

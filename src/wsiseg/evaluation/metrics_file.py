@@ -84,6 +84,7 @@ class Report(BaseModel):
     unknown_share: dict[str, Any] | None = None
     tumor_area: dict[str, Any] | None = None
     reliability: dict[str, Any] | None = None
+    froc: dict[str, Any] | None = None
     threshold: Threshold
     runs: tuple[Comparison, ...] = ()
     gates: tuple[Gate, ...] = ()

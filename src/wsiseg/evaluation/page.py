@@ -128,6 +128,9 @@ def _measures(report: Report) -> str:
     rows = [[escape(name), *texts] for name, texts in report.rows.items()]
     if report.slide_auc:
         rows.append(["AUC of whole slides", with_interval(report.slide_auc), ""])
+    if report.froc:
+        unjudged = f"{report.froc['unjudged']} lesions unjudged"
+        rows.append(["free-response ROC score", figure(report.froc["score"]), unjudged])
     return table(["measure", *report.columns, "over"], [[*row, report.counted] for row in rows])
 
 

@@ -5,6 +5,7 @@ doubles them by bilinear interpolation and pads them with zeros to the model's t
 """
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,11 +15,9 @@ from numpy.typing import NDArray
 
 from wsiseg.config.evaluate import EvaluateConfig, PcamScale
 from wsiseg.evaluation.comparison import Compared
-from wsiseg.evaluation.intervals import Resamples, single_curve
-from wsiseg.evaluation.measures import Estimate, number, reliability_table
+from wsiseg.evaluation.measures import MODES, Judging, pooled_measures, reliability_table
 from wsiseg.evaluation.metrics_file import Report, Threshold
-from wsiseg.mathematics import metrics
-from wsiseg.mathematics.metrics import Curve, Pixels
+from wsiseg.mathematics.metrics import Pixels
 from wsiseg.model_file.model_card import ModelCard
 from wsiseg.model_file.model_file import ModelFile, model_path
 from wsiseg.run.errors import UsageError, WsisegError
@@ -44,19 +43,18 @@ class Patches:
     unknown: NDArray[np.bool_] | None  # bool[n], the patches of unknown tissue; None where the model cannot tell
     slides: NDArray[np.str_] | None  # str[n], the slide of every patch; None where no file beside the others says so
 
-    @property
-    def judged(self) -> Self | None:
-        """The patches of known tissue; None where there are none or nobody can tell."""
-        if self.unknown is None or self.unknown.all():
-            return None
-        kept = ~self.unknown
-        slides = None if self.slides is None else self.slides[kept]
-        return type(self)(self.probabilities[kept], self.labels[kept], self.unknown[kept], slides)
-
-    def pixels(self, marked: NDArray[np.bool_], chosen: slice | NDArray[np.intp] = slice(None)) -> Pixels:
-        """Return some of the patches, each as one pixel; the marked ones are the positive ones."""
-        positive = marked[chosen].astype(np.float64)
-        return Pixels.of(self.probabilities[chosen], positive, 1 - positive)
+    def without(self, left_out: NDArray[np.bool_]) -> list[Compared]:
+        """Return the patches as the pixels of their slides, or of one where nobody knows these; some are not judged."""
+        names = np.full(len(self.labels), "pcam") if self.slides is None else self.slides
+        slides = []
+        for name in np.unique(names).tolist():
+            kept, out = (np.flatnonzero((names == name) & (left_out == is_out)) for is_out in (False, True))
+            labels = self.labels[kept].astype(np.float64)
+            pixels, tumor = Pixels.of(self.probabilities[kept], labels, 1 - labels), int(self.labels[out].sum())
+            unknown = float(tumor), float(len(out) - tumor)
+            row = CohortSlide(slide=name, path=Path(), case=name)
+            slides.append(Compared(row, 0.0, None, pixels, (0.0, 0.0), unknown, None, ()))
+        return slides
 
 
 def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, list[Compared]]:
@@ -84,6 +82,7 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, l
     threshold = own if asked is None else Threshold(value=asked, source="option")
     count, full = len(patches.labels), pcam_files.PATCHES[split]
     part = f"the {split} split has {count} patches, the published one {full}"
+    whole = patches.without(np.zeros(count, np.bool_))
     report = Report(
         run=str(folder),
         unit="patch",
@@ -95,10 +94,10 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, l
             "scale": view.scale, "image_px": view.side_px,
         },
         notes=(view.told(model.card), *((part,) if count != full else ())),
-        **_figures(config, patches, threshold.value),
+        reliability=reliability_table([one.tissue for one in whole]),
+        **_figures(config, patches, whole, threshold.value),
     )  # fmt: skip
-    row, pixels = CohortSlide(slide=f"pcam-{split}", path=folder, case=f"pcam-{split}"), patches.pixels(patches.labels)
-    return report, [Compared(row, threshold.value, None, pixels, (0.0, 0.0), (0.0, 0.0), None, ())]
+    return report, whole
 
 
 @dataclass(frozen=True)
@@ -154,53 +153,28 @@ def doubled(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.moveaxis(np.stack(larger).reshape(count, 3, 2 * height, 2 * width), 1, -1)
 
 
-def _figures(config: EvaluateConfig, patches: Patches, threshold: float) -> dict[str, Any]:
+def _figures(
+    config: EvaluateConfig, patches: Patches, whole: Sequence[Compared], threshold: float
+) -> dict[str, dict[str, Any] | None]:
     """Measure all patches, as the protocol has it, and those of known tissue; the fields of a report."""
-    block, judged, share = _measured(config, patches, threshold), patches.judged, _unknown_share(config, patches)
-    block |= {"unknown_share": share} if share else {}
-    return {
-        "without_background": block,
-        "with_background": block,
-        "judged": judged and _measured(config, judged, threshold),
-        "unknown_share": share,
-        "reliability": reliability_table([patches.pixels(patches.labels)]),
-    }
+    singly = patches.slides is None
+    judging = Judging(threshold, {}, config.resamples, config.seed, singly=singly)
+    everything, known, share = _block(whole, judging), None, None
+    if patches.unknown is not None:
+        known = _block(patches.without(patches.unknown), judging)
+        share = known["unknown_share"]
+    for name in ("unknown_share", "unknown_tumor_share", "unknown_other_share"):
+        del everything[name]
+    everything |= {} if share is None else {"unknown_share": share}
+    judged = known if known is not None and known["slides"] else None
+    return {"without_background": everything, "with_background": everything, "judged": judged, "unknown_share": share}
 
 
-def _measured(config: EvaluateConfig, patches: Patches, threshold: float) -> dict[str, Any]:
-    curve, resampled = _curves(config, patches, patches.labels, threshold)
-    pixels, count = patches.pixels(patches.labels), len(patches.labels)
-    again, measures = metrics.measures(resampled, threshold), metrics.measures(curve, threshold)
-    return {
-        **{name: Estimate(float(value), again[name]).as_json() for name, value in measures.items()},
-        "brier": {"value": number(metrics.squared_error(pixels) / pixels.total), "ci95": None},
-        "tumor_px": float(curve.positive),
-        "other_px": float(curve.negative),
-        "slides": count,
-        "expected_slides": count,
-        "cases": count if patches.slides is None else len(np.unique(patches.slides)),
-    }
-
-
-def _unknown_share(config: EvaluateConfig, patches: Patches) -> dict[str, Any] | None:
-    if patches.unknown is None:
-        return None
-    whole, again = (one.positive / (one.positive + one.negative) for one in _curves(config, patches, patches.unknown))
-    return Estimate(float(whole), again).as_json()
-
-
-def _curves(
-    config: EvaluateConfig, patches: Patches, marked: NDArray[np.bool_], threshold: float = 1.0
-) -> tuple[Curve, Curve]:
-    """Count marked patches among all, and again among resampled slides, or patches where nobody knows the slides."""
-    pixels, exact = patches.pixels(marked), [threshold]
-    if patches.slides is None:
-        resampled = single_curve(pixels, config.resamples, config.seed, exact)
-    else:
-        names = np.unique(patches.slides).tolist()
-        items = [patches.pixels(marked, np.flatnonzero(patches.slides == name)) for name in names]
-        resampled = Resamples.of(names, config.resamples, config.seed).curve(items, exact)
-    return metrics.curve([pixels], exact), resampled
+def _block(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
+    """Measure patches as the pixels of slides; what is counted is patches."""
+    block = pooled_measures(slides, judging)[MODES[0]]
+    count = round(block["tumor_px"] + block["other_px"])
+    return block | {"slides": count, "expected_slides": count, "cases": count if judging.singly else block["cases"]}
 
 
 def _answers(

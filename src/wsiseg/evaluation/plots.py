@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from wsiseg.evaluation.comparison import Compared
+from wsiseg.evaluation.froc import FALSE_ALARMS, froc
 from wsiseg.evaluation.measures import MODES, pooled_curves
 from wsiseg.evaluation.metrics_file import Report
 from wsiseg.mathematics.metrics import Curve
@@ -54,6 +55,11 @@ def evaluation_plots(report: Report, slides: Sequence[Compared]) -> dict[str, Dr
         list(_reliability(report.reliability or {})),
         reference=((0, 0), (1, 1)),
     )
+    lesions = froc([one.lesions for one in slides if one.lesions is not None])
+    if lesions is not None and report.froc:
+        line = Line(f"score {report.froc['score']:.3f}", *lesions)
+        axes = ("false alarms a slide", "lesions found")
+        found["froc"] = plot("Free-response ROC", axes, [line], widest=FALSE_ALARMS[-1])
     return found
 
 
