@@ -1,10 +1,9 @@
 """Predictions beside their truth: how many pixels of each score are tumour, slide by slide."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -44,15 +43,25 @@ class Compared:
     notes: tuple[str, ...]  # what a person should know
     classes: frozenset[str] = frozenset()  # the classes that its truth has
     lesions: Lesions | None = None  # single lesions and detections, where they were asked for
+    own: dict[str, dict[str, float]] = field(default_factory=dict)  # its measures by mode and name, when it is judged
 
     @property
     def truth_px(self) -> float:
         """Level-0 pixels of tumour on the whole slide."""
         return float(self.tissue.positive.sum(dtype=np.float64)) + self.background[0] + self.unknown[0]
 
+    @property
+    def pixel_mm2(self) -> float | None:
+        """Area of a level-0 pixel; None where nobody knows."""
+        return None if self.mpp is None else self.mpp[0] * self.mpp[1] / 1e6
+
     def called_px(self, threshold: float) -> float:
         """Return the level-0 pixels at or above a threshold."""
         return float(sum(count[0] for count in self.tissue.at_or_above(np.array([threshold], np.float32))))
+
+
+class MissingMapError(WsisegError):
+    """A slide that is to be evaluated has no map."""
 
 
 @dataclass(frozen=True)
@@ -62,25 +71,10 @@ class ComparedRun:
     place: Path
     compared: tuple[Compared, ...]  # the slides that could be compared
     records: tuple[SlideRecord, ...]  # what became of every slide
-    rows: tuple[CohortSlide, ...]  # what the cohort says of the slides with a prediction
-    absent: tuple[CohortSlide, ...]  # the other slides of the cohort; without a cohort those that have a truth
+    expected: tuple[CohortSlide, ...]  # all slides with a map, and those of the cohort, or with a truth, that have none
     outside: tuple[str, ...]  # the slides with a prediction that are not in the cohort
     unpredicted: tuple[str, ...]  # the files of truth that belong to none of the predictions
     unknown_classes: tuple[str, ...]  # the classes named in the settings that no truth has
-
-    @property
-    def expected(self) -> tuple[CohortSlide, ...]:
-        """All slides, with a prediction or not."""
-        return (*self.rows, *self.absent)
-
-    def with_missing(self, rows: Sequence[CohortSlide], *, is_allowed: bool) -> Self:
-        """Add records of slides without a prediction, which are skipped or failed."""
-        status, hint = "skipped" if is_allowed else "failed", "map it with wsiseg predict, or give --allow-missing"
-        errors = [
-            Failure(type="MissingMap", message=f"{row.slide}: has no map in {self.place}", hint=hint) for row in rows
-        ]
-        records = [_record(row, row.path, status=status, error=error) for row, error in zip(rows, errors, strict=True)]
-        return replace(self, records=(*self.records, *records))
 
 
 def compare_run(
@@ -88,64 +82,63 @@ def compare_run(
     place: Path,
     predictions: Mapping[str, Path],
     cohort: Sequence[CohortSlide],
+    is_due: Callable[[CohortSlide], bool],
     progress: Progress,
 ) -> ComparedRun:
-    """Compare all predictions of a folder with their truth; `predictions` and `cohort` are by slide.
+    """Compare all predictions of a folder with their truth; `predictions` are by slide.
+
+    A slide without a prediction of which `is_due` is true fails, unless the settings let it be missing.
 
     Raises:
         UsageError: There is no truth at all, a region belongs to none of the slides, or the classes of all truth are
             others than those that are to mean tumour.
     """
     assert config.truth is not None  # noqa: S101  the settings were checked
-    known = {row.slide: row for row in cohort}
-    truths = truth_files(config.truth)
+    known, truths = {row.slide: row for row in cohort}, truth_files(config.truth)
     rows = [known.get(slide) or CohortSlide(slide=slide, path=Path(), case=slide) for slide in predictions]
+    names = {row.slide: {row.slide, row.path.name, row.path.stem, f"{row.slide}.svs"} & truths.keys() for row in rows}
+    unused = sorted(truths.keys() - set().union(*names.values()))
+    others = [CohortSlide(name.removesuffix(".svs"), truths[name][0], name) for name in unused]
+    absent = [row for row in cohort if row.slide not in predictions] if cohort else others
     regions = _regions(config.roi, [*predictions, *known, *truths], len(predictions))
-    compared, records, used = [], [], set()
-    for row in rows:
-        names = {name for name in (row.slide, row.path.name, row.path.stem, f"{row.slide}.svs") if name in truths}
-        files = [file for name in sorted(names) for file in truths[name]]
-        began, path = time.monotonic(), predictions[row.slide]
-        found: dict[str, object] = {"status": "ok"}
+    compared, records = [], []
+    for row in (*rows, *filter(is_due, absent)):
+        began, found = time.monotonic(), dict[str, object](status="ok")
+        files = [file for name in sorted(names.get(row.slide, ())) for file in truths[name]]
         try:
-            one = _compared(config, row, path, files, regions)
+            one = _compared(config, row, predictions.get(row.slide), files, regions)
             compared.append(one)
             found["warnings"] = one.notes
         except WsisegError as error:
-            is_zeroed = isinstance(error, ZeroedMapError)
-            found = {"status": "skipped" if is_zeroed else "failed", "error": Failure.of(error)}
-        records.append(_record(row, path, seconds=round(time.monotonic() - began, 3), **found))
-        used.update(names)
+            may_be = isinstance(error, ZeroedMapError) or (config.allow_missing and isinstance(error, MissingMapError))
+            found = {"status": "skipped" if may_be else "failed", "error": Failure.of(error)}
+        known_of_it = {name: getattr(row, name) for name in ("slide", "case", "label", "split", "site")}
+        place_of_it = {"path": str(predictions.get(row.slide, row.path)), "seconds": round(time.monotonic() - began, 3)}
+        records.append(SlideRecord.model_validate(known_of_it | place_of_it | found))
         progress.done(records[-1])
-    unused = {name: files for name, files in sorted(truths.items()) if name not in used}
-    others = [CohortSlide(name.removesuffix(".svs"), files[0], name) for name, files in unused.items()]
     return ComparedRun(
         place,
         tuple(compared),
         tuple(records),
-        tuple(rows),
-        absent=tuple(row for row in cohort if row.slide not in predictions) if cohort else tuple(others),
+        (*rows, *absent),
         outside=tuple(row.slide for row in rows if cohort and row.slide not in known),
-        unpredicted=tuple(file.name for files in unused.values() for file in files),
+        unpredicted=tuple(file.name for name in unused for file in truths[name]),
         unknown_classes=_absent(config, frozenset().union(*(one.classes for one in compared))),
     )
 
 
 def _absent(config: EvaluateConfig, found: frozenset[str]) -> tuple[str, ...]:
-    """Return the named classes that no truth has; a slide would pass for free of tumour that is called otherwise.
-
-    Raises:
-        UsageError: All that are to mean tumour are among them, though there are classes.
-    """
-    absent = _classes(config).absent(found)
+    """Return the named classes that no truth has; a slide would pass for free of tumour that is called otherwise."""
+    absent = _reading(config).classes.absent(found)
     if found and config.tumor_class and set(config.tumor_class) <= set(absent):
         text = f"tumor-class {', '.join(config.tumor_class)}: no truth that could be read has such a class"
         raise UsageError(text, f"its classes are: {', '.join(sorted(found))}")
     return absent
 
 
-def _classes(config: EvaluateConfig) -> Classes:
-    return Classes(config.tumor_class, config.negative_class, config.ignore_class)
+def _reading(config: EvaluateConfig) -> Reading:
+    classes = Classes(config.tumor_class, config.negative_class, config.ignore_class)
+    return Reading(classes, config.truth_origin, config.truth_mpp)
 
 
 def _regions(roi: Path | None, slides: Sequence[str], predictions: int) -> Mapping[str, Path] | None:
@@ -155,29 +148,29 @@ def _regions(roi: Path | None, slides: Sequence[str], predictions: int) -> Mappi
     return named_after("--roi", str(roi), slides[:1] if roi.is_file() and predictions == 1 else slides)
 
 
-def _record(row: CohortSlide, path: Path, **found: object) -> SlideRecord:
-    known = {name: getattr(row, name) for name in ("slide", "case", "label", "split", "site")}
-    return SlideRecord.model_validate({**known, "path": str(path), **found})
-
-
 def _compared(
     config: EvaluateConfig,
     row: CohortSlide,
-    path: Path,
+    path: Path | None,
     files: Sequence[Path],
     regions: Mapping[str, Path] | None,
 ) -> Compared:
     """Lay the truth of a slide over its prediction, without what is ignored or outside its region."""
-    reading = Reading(_classes(config), config.truth_origin, config.truth_mpp)
-    truth_path = _only(row, files)
+    if path is None:
+        advice = "map it with wsiseg predict, or give --allow-missing"
+        raise MissingMapError(f"{row.slide}: has no map in {config.predictions[0]}", advice)
+    if not files:
+        raise WsisegError(f"{row.slide}: no truth for this slide", "an outline file without outlines means no tumour")
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise WsisegError(f"{row.slide}: has more than one truth: {names}", "keep one of them in the folder")
     if regions is not None and row.slide not in regions:
         raise WsisegError(f"{row.slide}: has no region in {config.roi}", f"add {row.slide}.geojson, or leave out --roi")
-    heatmap = open_prediction(path, row.path, row.mpp)
-    edges = heatmap.edges()
-    truth = open_truth(truth_path, heatmap.slide, reading)
+    heatmap, reading = open_prediction(path, row.path, row.mpp), _reading(config)
+    edges, truth = heatmap.edges(), open_truth(files[0], heatmap.slide, reading)
     tumor, ignored = truth.covered(*edges)
-    notes = truth.notes + _outside(truth_path, truth, float(tumor.sum()))
-    notes += _contradictions(row, truth_path, truth, heatmap)
+    notes = truth.notes + _outside(files[0], truth, float(tumor.sum()))
+    notes += _contradictions(row, files[0], truth, heatmap)
     if regions is not None:
         region = open_region(regions[row.slide], heatmap.slide, reading)
         truth, notes = truth.inside(region.area, heatmap.slide.size_px), notes + region.notes
@@ -204,21 +197,8 @@ def _compared(
     )
 
 
-def _only(row: CohortSlide, files: Sequence[Path]) -> Path:
-    if not files:
-        raise WsisegError(f"{row.slide}: no truth for this slide", "an outline file without outlines means no tumour")
-    if len(files) > 1:
-        names = ", ".join(file.name for file in files)
-        raise WsisegError(f"{row.slide}: has more than one truth: {names}", "keep one of them in the folder")
-    return files[0]
-
-
 def _outside(path: Path, truth: Truth, inside_px: float) -> tuple[str, ...]:
-    """Say how much of the truth lies beyond the slide.
-
-    Raises:
-        AnnotationError: All of it does.
-    """
+    """Say how much of the truth lies beyond the slide."""
     total = truth.tumor.total
     if total > 0 and inside_px <= 0:
         raise AnnotationError(

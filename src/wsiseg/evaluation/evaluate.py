@@ -7,10 +7,10 @@ from typing import Any, Self
 
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation import measures
-from wsiseg.evaluation.comparison import Compared, ComparedRun, compare_run
+from wsiseg.evaluation.comparison import Compared, ComparedRun, MissingMapError, compare_run
 from wsiseg.evaluation.froc import lesion_measures
 from wsiseg.evaluation.gate import conditions, junit, measures_of_patches, measures_of_slides, with_values
-from wsiseg.evaluation.measures import MODES, Judging, Measures, number, numbers
+from wsiseg.evaluation.measures import MODES, Judging, number, numbers
 from wsiseg.evaluation.metrics_file import Comparison, Report, Threshold
 from wsiseg.evaluation.page import write_evaluation
 from wsiseg.evaluation.pcam import evaluate_pcam
@@ -93,40 +93,30 @@ class Scope:
 
 
 def _evaluated(config: EvaluateConfig, scope: Scope, progress: Progress) -> tuple[Report, list[Compared]]:
-    """Compare all runs; return the report, and the first run's slides of the headline."""
+    """Compare all runs; return the report, and the first run's slides of the headline.
+
+    Slides of the headline that the first run has no map of fail. Without a cohort these are the slides with a truth,
+    where a gate is to speak of all of them.
+    """
     predictions = [prediction_files(place) for place in config.predictions]
-    progress.begin(sum(len(files) for files in predictions))
-    runs = [
-        compare_run(config, place, files, scope.cohort, progress)
-        for place, files in zip(config.predictions, predictions, strict=True)
-    ]
-    first = _with_missing(config, scope, runs[0], progress)
-    chosen = _headline(scope, first)
-    report = _report(config, scope, first, chosen)
-    further = tuple(_comparison(config, scope, run, first, chosen) for run in runs[1:])
+    progress.begin(sum(map(len, predictions)))
+    names_all = bool(scope.cohort or config.fail_under or config.fail_over)
+    runs: list[ComparedRun] = []
+    for place, files in zip(config.predictions, predictions, strict=True):
+        is_due = scope.holds if names_all and not runs else lambda _: False
+        runs.append(compare_run(config, place, files, scope.cohort, is_due, progress))
+    chosen = _headline(scope, runs[0])
+    judgings = [_judging(config, scope, run) for run in runs]
+    chosen = [measures.judged(one, judgings[0].threshold.value) for one in chosen]
+    report = _report(config, scope, runs[0], judgings[0], chosen)
+    further = tuple(
+        _comparison(run, chosen, (judgings[0], judging)) for run, judging in zip(runs[1:], judgings[1:], strict=True)
+    )
     return report.model_copy(update={"runs": further}), chosen
 
 
-def _with_missing(config: EvaluateConfig, scope: Scope, run: ComparedRun, progress: Progress) -> ComparedRun:
-    """Add the slides of the headline that have no map; they fail unless they may be missing.
-
-    Without a cohort these are the slides with a truth, where a gate is to speak of all of them.
-    """
-    is_gate = bool(config.fail_under or config.fail_over)
-    missing = [row for row in run.absent if scope.holds(row)] if scope.cohort or is_gate else []
-    found = run.with_missing(missing, is_allowed=config.allow_missing)
-    for record in found.records[len(run.records) :]:
-        if record.status == "failed":
-            progress.done(record)
-    return found
-
-
 def _headline(scope: Scope, run: ComparedRun) -> list[Compared]:
-    """Choose the slides that the headline is about.
-
-    Raises:
-        WsisegError: None of them could be compared.
-    """
+    """Choose the slides that the headline is about."""
     chosen = [one for one in run.compared if scope.holds(one.row)]
     if not chosen:
         names = {row.slide for row in run.expected if scope.holds(row)}
@@ -136,17 +126,18 @@ def _headline(scope: Scope, run: ComparedRun) -> list[Compared]:
     return chosen
 
 
-def _report(config: EvaluateConfig, scope: Scope, run: ComparedRun, chosen: Sequence[Compared]) -> Report:
-    judging, threshold = _judging(config, scope, run)
-    own = {one.row.slide: measures.own_measures(one, judging.threshold) for one in run.compared}
-    wanted, compared = [row for row in run.expected if scope.holds(row)], {one.row.slide: one for one in run.compared}
+def _report(
+    config: EvaluateConfig, scope: Scope, run: ComparedRun, judging: Judging, chosen: Sequence[Compared]
+) -> Report:
+    wanted = [row for row in run.expected if scope.holds(row)]
+    judged = {one.row.slide: measures.judged(one, judging.threshold.value) for one in run.compared}
     groups = {
-        "per_site": _groups(chosen, own, judging, wanted, lambda row: row.site),
-        "per_location": _groups(chosen, own, judging, wanted, scope.location),
-        "per_split": _groups(run.compared, own, judging, run.expected, lambda row: row.split),
+        "per_site": _groups(chosen, judging, wanted, lambda row: row.site),
+        "per_location": _groups(chosen, judging, wanted, scope.location),
+        "per_split": _groups(judged.values(), judging, run.expected, lambda row: row.split),
     }
     has_cases = any(one.row.case != one.row.slide for one in chosen)
-    headline = measures.group_measures(chosen, own, judging, len(wanted))
+    headline = measures.group_measures(chosen, judging, len(wanted))
     return Report(
         run=str(run.place),
         split=scope.split,
@@ -157,11 +148,11 @@ def _report(config: EvaluateConfig, scope: Scope, run: ComparedRun, chosen: Sequ
         tumor_area=measures.tumor_area(chosen, judging),
         reliability=measures.reliability_table([one.tissue for one in chosen]),
         froc=lesion_measures([one.lesions for one in chosen if one.lesions is not None]),
-        threshold=threshold,
+        threshold=judging.threshold,
         settings={
             "resamples": config.resamples, "resampled": "case" if has_cases else "slide", "seed": config.seed,
         },
-        slides=tuple(_with_measures(record, compared.get(record.slide), own, judging) for record in run.records),
+        slides=tuple(_with_measures(one, judged.get(one.slide), judging.threshold.value) for one in run.records),
         not_in_cohort=run.outside,
         without_prediction=run.unpredicted,
         notes=tuple(_notes(run, groups["per_site"], wanted)),
@@ -169,8 +160,8 @@ def _report(config: EvaluateConfig, scope: Scope, run: ComparedRun, chosen: Sequ
 
 
 def _notes(run: ComparedRun, sites: Mapping[str, Any], wanted: Sequence[CohortSlide]) -> Iterable[str]:
-    absent = {row.slide for row in run.absent}
-    missing = [record.slide for record in run.records if record.status == "skipped" and record.slide in absent]
+    skipped = [record for record in run.records if record.status == "skipped"]
+    missing = [record.slide for record in skipped if record.error and record.error.type == MissingMapError.__name__]
     without = sorted({row.site for row in wanted if row.site and row.site not in sites})
     for names, text in (
         (run.outside, "maps of slides that are not in the cohort"),
@@ -183,12 +174,8 @@ def _notes(run: ComparedRun, sites: Mapping[str, Any], wanted: Sequence[CohortSl
             yield f"{text}: {len(names)} ({', '.join(names[:_MOST_NAMES])}{', ...' * (len(names) > _MOST_NAMES)})"
 
 
-def _judging(config: EvaluateConfig, scope: Scope, run: ComparedRun) -> tuple[Judging, Threshold]:
-    """Choose the threshold: the one asked for, the best on the validation split, or the model's own.
-
-    Raises:
-        UsageError: It should be the model's, but the heatmaps name several.
-    """
+def _judging(config: EvaluateConfig, scope: Scope, run: ComparedRun) -> Judging:
+    """Choose the threshold: the one asked for, the best on the validation split, or the model's own."""
     validation = [one.tissue for one in run.compared if one.row.split == "val"]
     best, wanted = best_threshold(curve(validation)), sum(row.split == "val" for row in scope.cohort)
     own = sorted({one.threshold for one in run.compared})
@@ -205,12 +192,11 @@ def _judging(config: EvaluateConfig, scope: Scope, run: ComparedRun) -> tuple[Ju
         reason = f"{len(validation)} of {wanted} could be compared" + ", without tumour" * bool(validation)
         note = f"not from validation slides: {reason}" if wanted else "the cohort has no validation slides"
     threshold = Threshold.model_validate({"value": known[source], "source": source, "note": note})
-    return Judging(threshold.value, known, config.resamples, config.seed), threshold
+    return Judging(threshold, known, config.resamples, config.seed)
 
 
 def _groups(
-    slides: Sequence[Compared],
-    own: Mapping[str, Measures],
+    slides: Iterable[Compared],
     judging: Judging,
     expected: Iterable[CohortSlide],
     key: Callable[[CohortSlide], str | None],
@@ -218,44 +204,38 @@ def _groups(
     """Measure slides by a key; those without one are left out."""
     counts, named = Counter(map(key, expected)), [(key(one.row), one) for one in slides]
     return {
-        name: measures.group_measures([one for of, one in named if of == name], own, judging, counts[name])
+        name: measures.group_measures([one for of, one in named if of == name], judging, counts[name])
         for name in sorted({name for name, _ in named if name})
     }
 
 
-def _with_measures(
-    record: SlideRecord, one: Compared | None, own: Mapping[str, Measures], judging: Judging
-) -> SlideRecord:
+def _with_measures(record: SlideRecord, one: Compared | None, threshold: float) -> SlideRecord:
     """Add the measures of a slide to what became of it."""
     if one is None:
         return record
-    mm2 = one.mpp[0] * one.mpp[1] / 1e6 if one.mpp else None
+    mm2 = one.pixel_mm2
     fields = {
         "mpp": one.mpp,
-        "tumor_mm2": mm2 and one.called_px(judging.threshold) * mm2,
+        "tumor_mm2": mm2 and one.called_px(threshold) * mm2,
         "truth_mm2": mm2 and one.truth_px * mm2,
         "unknown_mm2": mm2 and sum(one.unknown) * mm2,
-        "unknown_share": number(own[record.slide][MODES[0]]["unknown_share"]),
-        **{mode: numbers(values) for mode, values in own[record.slide].items()},
+        "unknown_share": number(one.own[MODES[0]]["unknown_share"]),
+        **{mode: numbers(values) for mode, values in one.own.items()},
     }
     return record.model_copy(update=fields)
 
 
-def _comparison(
-    config: EvaluateConfig, scope: Scope, run: ComparedRun, first: ComparedRun, chosen: Sequence[Compared]
-) -> Comparison:
+def _comparison(run: ComparedRun, chosen: Sequence[Compared], judgings: tuple[Judging, Judging]) -> Comparison:
     """Compare a further run with the first, on the slides of the headline that both have."""
-    mine = {one.row.slide: one for one in run.compared}
+    mine = {one.row.slide: measures.judged(one, judgings[1].threshold.value) for one in run.compared}
     both = [one for one in chosen if one.row.slide in mine]
     if not both:
         raise UsageError(f"{run.place}: has no slide in common with the first run", "compare runs on the same slides")
     same = [mine[one.row.slide] for one in both]
-    judgings = _judging(config, scope, first)[0], _judging(config, scope, run)[0]
-    own = {one.row.slide: measures.own_measures(one, judgings[1].threshold) for one in same}
     return Comparison(
         run=str(run.place),
         slides=len(both),
         failed=tuple(record for record in run.records if record.status == "failed"),
         difference=measures.group_differences(both, same, judgings),
-        **measures.group_measures(same, own, judgings[1], len(chosen)),
+        **measures.group_measures(same, judgings[1], len(chosen)),
     )

@@ -1,13 +1,14 @@
 """Measures of groups of slides: values with 95 % intervals, pooled and as means per slide."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from wsiseg.evaluation.comparison import Compared
 from wsiseg.evaluation.intervals import Resamples, interval, single_draws
+from wsiseg.evaluation.metrics_file import Threshold
 from wsiseg.mathematics import metrics
 from wsiseg.mathematics.metrics import Curve, Floats, Pixels
 
@@ -15,15 +16,11 @@ MODES = ("without_background", "with_background")
 """Over the cells that the heatmap calls tissue, and over every pixel of the slide."""
 
 
-Measures = dict[str, dict[str, float]]
-"""By mode and name; NaN where undefined."""
-
-
 @dataclass(frozen=True)
 class Judging:
     """How slides are judged."""
 
-    threshold: float  # from which a score is called tumour
+    threshold: Threshold  # from which a score is called tumour
     named: Mapping[str, float]  # further thresholds to report, by where they come from
     resamples: int  # of the cases
     seed: int  # of the resamples
@@ -49,29 +46,22 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: number(value) for name, value in values.items()}
 
 
-def own_measures(one: Compared, threshold: float) -> Measures:
-    """Measure a single slide."""
+def judged(one: Compared, threshold: float) -> Compared:
+    """Return a slide with its own measures; they are NaN where undefined."""
     found = {
         mode: _measured(curve, np.array(one.unknown), threshold)
         for mode, curve in pooled_curves([one], [threshold]).items()
     }
-    return {mode: {name: float(value) for name, value in values.items()} for mode, values in found.items()}
+    own = {mode: {name: float(value) for name, value in values.items()} for mode, values in found.items()}
+    return replace(one, own=own)
 
 
 def _measured(counts: Curve, unknown: Floats, threshold: float) -> dict[str, Floats]:
     return metrics.measures(counts, threshold) | metrics.unknown_shares(counts, unknown)
 
 
-def group_measures(
-    slides: Sequence[Compared], own: Mapping[str, Measures], judging: Judging, expected: int
-) -> dict[str, dict[str, Any]]:
-    """Measure a group of slides, of which there should be so many, in both modes.
-
-    Args:
-        slides: The group.
-        own: The measures of each slide by itself, by its id.
-        judging: How they are judged.
-        expected: How many slides there should be.
+def group_measures(slides: Sequence[Compared], judging: Judging, expected: int) -> dict[str, dict[str, Any]]:
+    """Measure a group of judged slides, of which there should be so many.
 
     Returns:
         By mode what `pooled_measures` returns, and `mean_per_slide`.
@@ -80,7 +70,7 @@ def group_measures(
     return {
         mode: {
             **block,
-            "mean_per_slide": _mean_per_slide([own[one.row.slide][mode] for one in slides], resamples),
+            "mean_per_slide": _mean_per_slide([one.own[mode] for one in slides], resamples),
             "expected_slides": expected,
         }
         for mode, block in pooled.items()
@@ -105,7 +95,7 @@ def pooled_measures(slides: Sequence[Compared], judging: Judging) -> dict[str, d
         By mode: every measure with its interval, the figures `at` other thresholds, and how many pixels, slides and
         cases there are.
     """
-    curves = pooled_curves(slides, [judging.threshold, *judging.named.values()])
+    curves = pooled_curves(slides, [judging.threshold.value, *judging.named.values()])
     estimates = _estimates(slides, curves, judging)
     return {
         mode: {
@@ -128,7 +118,7 @@ def group_differences(
     Both are resampled alike, so the intervals are those of paired differences.
     """
     one, other = (
-        _estimates(slides, pooled_curves(slides, [judging.threshold]), judging)
+        _estimates(slides, pooled_curves(slides, [judging.threshold.value]), judging)
         for slides, judging in zip((first, second), judgings, strict=True)
     )
     return {
@@ -151,7 +141,11 @@ def _estimates(
     slides: Sequence[Compared], curves: Mapping[str, Curve], judging: Judging
 ) -> dict[str, dict[str, tuple[float, Floats]]]:
     """Measure a group and its resamples, by mode and name."""
-    resamples, unknown, exact = judging.draw(slides), np.array([one.unknown for one in slides]), [judging.threshold]
+    resamples, unknown, exact = (
+        judging.draw(slides),
+        np.array([one.unknown for one in slides]),
+        [judging.threshold.value],
+    )
     if judging.singly:
         tissue, unknown_drawn = single_draws(slides[0].tissue, unknown[0], judging.resamples, judging.seed, exact)
         drawn = (tissue, tissue)
@@ -161,8 +155,8 @@ def _estimates(
         drawn = (tissue, tissue.with_zeros(background[:, 0], background[:, 1]))
     estimates = {}
     for mode, counts in zip(MODES, drawn, strict=True):
-        values = _measured(curves[mode], unknown.sum(0), judging.threshold)
-        again = _measured(counts, unknown_drawn, judging.threshold)
+        values = _measured(curves[mode], unknown.sum(0), judging.threshold.value)
+        again = _measured(counts, unknown_drawn, judging.threshold.value)
         estimates[mode] = {name: (float(value), again[name]) for name, value in values.items()}
         estimates[mode]["brier"] = _brier(slides, resamples, mode)
     return estimates
@@ -206,9 +200,9 @@ def slide_auc(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
 def tumor_area(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
     """Compare the called with the true tumour area of what was judged of every slide, in mm2, where that is known."""
     known = [one for one in slides if one.mpp is not None]
-    mm2 = np.array([one.mpp[0] * one.mpp[1] / 1e6 for one in known if one.mpp is not None])
+    mm2 = np.array([one.pixel_mm2 or 0.0 for one in known])
     truth = np.array([one.truth_px - one.unknown[0] for one in known]) * mm2
-    called = np.array([one.called_px(judging.threshold) for one in known]) * mm2
+    called = np.array([one.called_px(judging.threshold.value) for one in known]) * mm2
     resamples = judging.draw(known) if known else Resamples(np.empty((0, 0)))
     errors = {"mean_error_mm2": called - truth, "mean_absolute_error_mm2": np.abs(called - truth)}
     return {

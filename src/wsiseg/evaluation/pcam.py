@@ -95,7 +95,7 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, l
         },
         notes=(view.told(model.card), *((part,) if count != full else ())),
         reliability=reliability_table([one.tissue for one in whole]),
-        **_figures(config, patches, whole, threshold.value),
+        **_figures(config, patches, whole, threshold),
     )  # fmt: skip
     return report, whole
 
@@ -154,7 +154,7 @@ def doubled(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _figures(
-    config: EvaluateConfig, patches: Patches, whole: Sequence[Compared], threshold: float
+    config: EvaluateConfig, patches: Patches, whole: Sequence[Compared], threshold: Threshold
 ) -> dict[str, dict[str, Any] | None]:
     """Measure all patches, as the protocol has it, and those of known tissue; the fields of a report."""
     singly = patches.slides is None

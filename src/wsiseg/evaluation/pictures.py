@@ -96,6 +96,12 @@ def error_pixels(picture: JudgedPicture, threshold: float) -> NDArray[np.uint8]:
     return _hatched(pixels, picture)
 
 
+def all_pixels(picture: JudgedPicture, threshold: float) -> dict[str, NDArray[np.uint8]]:
+    """Return truth, map and errors, by name."""
+    shown = {"map": map_pixels(picture, threshold), "error": error_pixels(picture, threshold)}
+    return {"truth": truth_pixels(picture)} | shown
+
+
 def data_address(pixels: NDArray[np.uint8]) -> str:
     """Return an image as a `data:` address for a page."""
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made

@@ -8,7 +8,7 @@ kind is the mean over its organs.
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from wsiseg.evaluation.comparison import Compared
 from wsiseg.evaluation.froc import FALSE_ALARMS, froc
 from wsiseg.evaluation.measures import MODES, pooled_curves
 from wsiseg.evaluation.metrics_file import Report
-from wsiseg.mathematics.metrics import Curve
 from wsiseg.pages.configurations import ALL, MEASURES, Configured, picture
 from wsiseg.pages.drawing import INK, Drawing, Text
 from wsiseg.pages.plots import Line, plot, thinned
@@ -35,26 +34,25 @@ _Groups = dict[str, tuple[str, ...]]
 
 def evaluation_plots(report: Report, slides: Sequence[Compared]) -> dict[str, Drawing]:
     """Draw the curves of an evaluation, by the name of their file."""
-    curves = {mode: counts for mode, counts in pooled_curves(slides).items() if counts.positive * counts.negative > 0}
+    roc, precision_recall = [], []
+    for mode, counts in pooled_curves(slides).items():
+        if counts.positive * counts.negative > 0:
+            block, called = getattr(report, mode), counts.hits + counts.false_alarms
+            recall, kept = counts.hits / counts.positive, called > 0
+            line = thinned(np.append(0.0, counts.false_alarms / counts.negative), np.append(0.0, recall))
+            roc.append(Line(f"{NAMES[mode]}, {block['auc']['value']:.3f}", *line))
+            line = thinned(recall[kept], counts.hits[kept] / called[kept])
+            name = f"{NAMES[mode]}, AP {block['average_precision']['value']:.3f}"
+            precision_recall.append(Line(name, *line))
+    known = report.reliability or {"mean_score": (), "tumor_share": ()}
+    points = [pair for pair in zip(known["mean_score"], known["tumor_share"], strict=True) if None not in pair]
+    reliability = [Line("cells of the tissue", *np.array(points).T)] if points else []
+    axes = ("mean probability of the cells", "share of tumour")
     found = {
-        "roc": plot(
-            "ROC curve",
-            ("false alarms / normal pixels", "recall"),
-            [_roc(report, mode, counts) for mode, counts in curves.items()],
-            reference=((0, 0), (1, 1)),
-        ),
-        "precision_recall": plot(
-            "Precision and recall",
-            ("recall", "precision"),
-            [_precision_recall(report, mode, counts) for mode, counts in curves.items()],
-        ),
+        "roc": plot("ROC curve", ("false alarms / normal pixels", "recall"), roc, diagonal=True),
+        "precision_recall": plot("Precision and recall", ("recall", "precision"), precision_recall),
+        "reliability": plot("Reliability", axes, reliability, diagonal=True),
     }
-    found["reliability"] = plot(
-        "Reliability",
-        ("mean probability of the cells", "share of tumour"),
-        list(_reliability(report.reliability or {})),
-        reference=((0, 0), (1, 1)),
-    )
     lesions = froc([one.lesions for one in slides if one.lesions is not None])
     if lesions is not None and report.froc:
         line = Line(f"score {report.froc['score']:.3f}", *lesions)
@@ -83,30 +81,6 @@ def slider_counts(slides: Sequence[Compared], threshold: float) -> dict[str, Any
     return {"thresholds": [round(float(one), 6) for one in thresholds], "begin": begin, **by_mode}
 
 
-def _roc(report: Report, mode: str, counts: Curve) -> Line:
-    x, y = np.append(0.0, counts.false_alarms / counts.negative), np.append(0.0, counts.hits / counts.positive)
-    return Line(f"{NAMES[mode]}, {_value(report, mode, 'auc')}", *thinned(x, y))
-
-
-def _precision_recall(report: Report, mode: str, counts: Curve) -> Line:
-    called = counts.hits + counts.false_alarms
-    kept = called > 0
-    x, y = counts.hits[kept] / counts.positive, counts.hits[kept] / called[kept]
-    return Line(f"{NAMES[mode]}, AP {_value(report, mode, 'average_precision')}", *thinned(x, y))
-
-
-def _value(report: Report, mode: str, name: str) -> str:
-    value = getattr(report, mode)[name]["value"]
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _reliability(found: Mapping[str, Sequence[float | None]]) -> Iterator[Line]:
-    pairs = zip(found.get("mean_score", ()), found.get("tumor_share", ()), strict=True)
-    points = np.array([pair for pair in pairs if None not in pair], np.float64).reshape(-1, 2)
-    if len(points):
-        yield Line("cells of the tissue", points[:, 0], points[:, 1])
-
-
 def write_paper_tables(folder: Path, out: Path) -> tuple[Path, ...]:
     """Write table 1 and figure 2 as CSV, SVG and PNG, and return their paths.
 
@@ -117,19 +91,18 @@ def write_paper_tables(folder: Path, out: Path) -> tuple[Path, ...]:
     """
     grid, kinds = _read_grid(folder)
     groups: _Groups = {site: (site,) for sites in kinds.values() for site in sites} | kinds | {ALL: (ALL,)}
-    columns = [(sites, measure) for sites in groups.values() for measure in ("auc", "auc_background")]
-    heads = [f"{name}{ending}" for name in groups for ending in ("", "_background")]
-    rows = [[*pair, *(_mean(one, *column) for column in columns)] for pair, one in grid.items()]
-    tables = {"table1": csv_text([["alpha", "beta", *heads], *rows])}
+    columns = {f"{name}{end}": (sites, f"auc{end}") for name, sites in groups.items() for end in ("", "_background")}
+    rows = [[*pair, *(_mean(one, *column) for column in columns.values())] for pair, one in grid.items()]
+    tables = {"table1": csv_text([["alpha", "beta", *columns], *rows])}
     drawings = {"table1": _drawn_table(tables["table1"])}
-    rows = []
+    rows = [["alpha", "beta", "location", *MEASURES]]
     for kind, sites in (kinds or {ALL: (ALL,)}).items():
         over = "test" if kind == ALL else f"{kind.replace('_', '-')} test"
         means = {pair: {name: _mean(one, sites, name) for name in MEASURES} for pair, one in grid.items()}
         rows += [[*pair, kind, *values.values()] for pair, values in means.items()]
         drawn = [replace(one, figures={over: {ALL: means[pair]}}) for pair, one in grid.items()]
         drawings[f"figure2_{kind}" if kind == _KINDS[1] else "figure2"] = picture(drawn, over)
-    tables["figure2"] = csv_text([["alpha", "beta", "location", *MEASURES], *rows])
+    tables["figure2"] = csv_text(rows)
     for name, text in tables.items():
         write_text(out / f"{name}.csv", text)
     for name, drawing in drawings.items():

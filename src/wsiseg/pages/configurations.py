@@ -1,5 +1,6 @@
 """The paper's benchmark: configurations of alpha and beta, what came out of each, and the picture of them."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,30 +14,24 @@ ALPHAS, BETAS = STEPS[1:], STEPS[:-1]
 MEASURES = ("auc", "auc_background", "precision", "recall", "f1", "slide_auc")
 _NAMES = {"auc": "pixel AUC", "auc_background": "pixel AUC with background", "f1": "F1", "slide_auc": "AUC of slides"}
 _CELL_W, _CELL_H, _LEFT, _TOP = 58, 34, 50, 66
+_SIDES = (BETAS, _CELL_W), (ALPHAS, _CELL_H)
 _COLUMNS = 3
 # From dark violet over green to yellow, told apart without red and green too.
 _STOPS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+_PLACES = np.linspace(0, 1, len(_STOPS))
 _DARK = 0.55
 ALL = "all"
 
 
 @dataclass(frozen=True)
 class Configured:
-    """What came out of one configuration.
+    """What came out of one configuration."""
 
-    Attributes:
-        alpha: None for the supervised one.
-        beta: None for the supervised one.
-        out: Its folder.
-        threshold: Probability from which a tile is tumour.
-        figures: Measures by split and site.
-    """
-
-    alpha: float | None
+    alpha: float | None  # None for the supervised one, as beta
     beta: float | None
-    out: Path
-    threshold: float
-    figures: Mapping[str, Mapping[str, Mapping[str, float | None]]]
+    out: Path  # its folder
+    threshold: float  # probability from which a tile is tumour
+    figures: Mapping[str, Mapping[str, Mapping[str, float | None]]]  # measures by split and site
 
     def measure(self, name: str, split: str, sites: Sequence[str] = (ALL,)) -> float | None:
         """Return a measure over all sites of a split, or its mean over some of them; None where it is undefined."""
@@ -77,35 +72,26 @@ def picture(configured: Sequence[Configured], split: str, sites: Sequence[str] =
 def _matrix(
     configured: Sequence[Configured], name: str, split: str, sites: Sequence[str], corner: tuple[float, float]
 ) -> Iterator[Rectangle | Text]:
-    left, top = corner
+    head, left, top = corner[0] + 10, corner[0] + _LEFT, corner[1] + _TOP
     over = split if tuple(sites) == (ALL,) else f"in-distribution {split}"
     values = {(one.alpha, one.beta): one.measure(name, split, sites) for one in configured}
     known = [value for value in values.values() if value is not None]
     low, high = min(known), max(known)
-    yield Text(left + 10, top + 18, f"{_NAMES.get(name, name)}, {over} split", 14)
-    yield Text(left + _LEFT + _CELL_W * len(BETAS) / 2, top + 38, "beta", 12, "middle")
-    yield Text(left + 10, top + _TOP + _CELL_H * len(ALPHAS) / 2, "alpha", 12, "middle", is_upright=True)
-    for column, beta in enumerate(BETAS):
-        yield Text(left + _LEFT + _CELL_W * (column + 0.5), top + _TOP - 12, f"{beta:g}", 11, "middle")
-    for row, alpha in enumerate(ALPHAS):
-        yield Text(left + _LEFT - 8, top + _TOP + _CELL_H * (row + 0.5), f"{alpha:g}", 11, "end")
-        for column, beta in enumerate(BETAS):
-            value = values.get((alpha, beta))
-            if value is not None:
-                x, y = left + _LEFT + _CELL_W * column, top + _TOP + _CELL_H * row
-                yield from _cell(x, y, value, (value - low) / (high - low) if high > low else 1.0)
+    yield Text(head, top - 48, f"{_NAMES.get(name, name)}, {over} split", 14)
+    yield Text(left + _CELL_W * len(BETAS) / 2, top - 28, "beta", 12, "middle")
+    yield Text(head, top + _CELL_H * len(ALPHAS) / 2, "alpha", 12, "middle", is_upright=True)
+    across, down = ([(one, size * (k + 0.5)) for k, one in enumerate(steps)] for steps, size in _SIDES)
+    yield from (Text(left + x, top - 12, f"{beta:g}", 11, "middle") for beta, x in across)
+    yield from (Text(left - 8, top + y, f"{alpha:g}", 11, "end") for alpha, y in down)
+    for (alpha, y), (beta, x) in itertools.product(down, across):
+        value = values.get((alpha, beta))
+        if value is not None:
+            share = (value - low) / (high - low) if high > low else 1.0
+            color = bytes(round(float(np.interp(share, _PLACES, channel))) for channel in zip(*_STOPS, strict=True))
+            corner = (left + x - _CELL_W / 2 + 1, top + y - _CELL_H / 2 + 1)
+            yield Rectangle(*corner, _CELL_W - 2, _CELL_H - 2, f"#{color.hex()}")
+            ink = INK if share > _DARK else "#ffffff"
+            yield Text(left + x, top + y, f"{value:.3f}", 12, "middle", color=ink)
     best = values.get((None, None))
     if best is not None:
-        below = top + _TOP + _CELL_H * len(ALPHAS) + 18
-        yield Text(left + _LEFT, below, f"true labels of tiles: {best:.3f}", 12)
-
-
-def _cell(x: float, y: float, value: float, share: float) -> Iterator[Rectangle | Text]:
-    yield Rectangle(x + 1, y + 1, _CELL_W - 2, _CELL_H - 2, _color(share))
-    color = INK if share > _DARK else "#ffffff"
-    yield Text(x + _CELL_W / 2, y + _CELL_H / 2, f"{value:.3f}", 12, "middle", color=color)
-
-
-def _color(share: float) -> str:
-    places = np.linspace(0, 1, len(_STOPS))
-    return "#" + bytes(round(float(np.interp(share, places, channel))) for channel in zip(*_STOPS, strict=True)).hex()
+        yield Text(left, top + _CELL_H * len(ALPHAS) + 18, f"true labels of tiles: {best:.3f}", 12)

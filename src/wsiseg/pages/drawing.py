@@ -52,6 +52,9 @@ class Text:
     color: str = INK
 
 
+Shape = Rectangle | Polyline | Text
+
+
 @dataclass
 class Drawing:
     """A drawing of a given width and height; shapes later in the list cover earlier ones."""
@@ -59,7 +62,7 @@ class Drawing:
     width: int
     height: int
     title: str
-    shapes: list[Rectangle | Polyline | Text] = field(default_factory=list)
+    shapes: list[Shape] = field(default_factory=list)
 
     def svg(self) -> str:
         """Return the drawing as an SVG element."""
@@ -94,7 +97,7 @@ class Drawing:
             self.png().save(partial, "PNG", optimize=True)
 
 
-def _svg(shape: Rectangle | Polyline | Text) -> str:
+def _svg(shape: Shape) -> str:
     if isinstance(shape, Rectangle):
         size = f'width="{shape.width:.2f}" height="{shape.height:.2f}"'
         return f'<rect x="{shape.x:.2f}" y="{shape.y:.2f}" {size} fill="{shape.fill}"/>'

@@ -11,14 +11,10 @@ from wsiseg.run.outputs import written_whole
 _LEAST_PX, _MOST_PX = 700, 2000  # the longer side of a picture
 _OUTLINE = (0, 158, 115)
 INK, _PAPER = (34, 34, 34), (255, 255, 255)
-_STOPS = (
-    (0.0, (49, 54, 149)),
-    (0.35, (116, 173, 209)),
-    (0.5, (255, 245, 190)),
-    (0.7, (244, 125, 60)),
-    (1.0, (165, 0, 38)),
-)
+_PLACES = (0.0, 0.35, 0.5, 0.7, 1.0)
+_STOPS = np.array([(49, 54, 149), (116, 173, 209), (255, 245, 190), (244, 125, 60), (165, 0, 38)], np.float64)
 _OPACITY = 0.55
+_GAP, _MARGIN, _LINE = 12, 12, 22  # between two pictures, around them, and from line to line
 DARK, LIGHT = (64, 64, 64), (214, 214, 214)
 """The lines of what is unknown, and what lies between them."""
 KEY_OF_UNKNOWN = f"repeating-linear-gradient(45deg, rgb{LIGHT} 0 3px, rgb{DARK} 3px 5px)"
@@ -32,26 +28,21 @@ def colored(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.
 
 def _palette(threshold: float) -> NDArray[np.uint8]:
     """Return uint8[256, 3], the colours of probabilities in steps of 1/255; those of tumour are warm."""
-    places, colors = [stop for stop, _ in _STOPS], np.asarray([color for _, color in _STOPS], float)
     steps = np.interp(np.linspace(0, 1, 256), (0, np.clip(threshold, 0.01, 0.99), 1), (0, 0.5, 1))
-    return np.stack([np.interp(steps, places, colors[:, channel]) for channel in range(3)], -1).round().astype(np.uint8)
+    return np.stack([np.interp(steps, _PLACES, channel) for channel in _STOPS.T], -1).round().astype(np.uint8)
 
 
 def _shades(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return the place of each probability in the palette; NaN is 0."""
-    values = np.nan_to_num(probabilities, nan=0.0)
+    values = np.nan_to_num(probabilities, nan=0.0)  # the only copy of what may be large
     values *= np.float32(255)
     return np.rint(values, out=values).astype(np.uint8)
 
 
 def tissue_picture(path: Path, thumbnail: NDArray[np.uint8], mask: NDArray[np.bool_], title: str) -> None:
-    """Write a PNG of a slide with its tissue outlined and everything else dimmed.
+    """Write a PNG of a slide (uint8[rows, columns, 3]) with its tissue outlined and everything else dimmed.
 
-    Args:
-        path: Where to write.
-        thumbnail: uint8[rows, columns, 3], the whole slide.
-        mask: bool[rows, columns] of any size, over the whole slide.
-        title: A line above the picture.
+    The mask, bool[rows, columns], is of any size and over the whole slide; the title is a line above the picture.
     """
     canvas = scaled(thumbnail)
     kept = np.asarray(Image.fromarray(mask).resize(canvas.size, Image.Resampling.NEAREST))
@@ -63,35 +54,22 @@ def tissue_picture(path: Path, thumbnail: NDArray[np.uint8], mask: NDArray[np.bo
 
 def heatmap_picture(  # noqa: PLR0913  one argument for each thing that is drawn
     path: Path,
-    thumbnail: NDArray[np.uint8],
-    probabilities: NDArray[np.float32],
-    unknown: NDArray[np.bool_],
-    extent: tuple[float, float],
+    thumbnail: NDArray[np.uint8],  # [rows, columns, 3], the whole slide
+    probabilities: NDArray[np.float32],  # [rows, columns], NaN where nobody looked
+    unknown: NDArray[np.bool_],  # [rows, columns], the cells that were not judged; they are hatched
+    extent: tuple[float, float],  # how many heatmap columns and rows span the slide; the last may reach beyond it
     *,
-    threshold: float,
-    title: str,
-    notes: list[str],
+    threshold: float,  # the tumour's outline is drawn here
+    title: str,  # a line above the picture
+    notes: list[str],  # lines below it
 ) -> None:
-    """Write a PNG of a slide beside the same slide with its tumour map over it.
-
-    Args:
-        path: Where to write.
-        thumbnail: uint8[rows, columns, 3], the whole slide.
-        probabilities: float32[rows, columns], NaN where nobody looked.
-        unknown: bool[rows, columns], the cells that were not judged; they are hatched.
-        extent: How many heatmap columns and rows span the slide, as the last ones may reach beyond it.
-        threshold: The tumour's outline is drawn here.
-        title: A line above the picture.
-        notes: Lines below it.
-    """
+    """Write a PNG of a slide beside the same slide with its tumour map over it."""
     plain = scaled(thumbnail)
-    judged = np.where(unknown, np.float32(np.nan), probabilities)
-    mapped = _mapped(plain, judged, unknown, extent, threshold)
-    gap = 12
-    pair = Image.new("RGB", (plain.width * 2 + gap, plain.height), _PAPER)
+    pair = Image.new("RGB", (plain.width * 2 + _GAP, plain.height), _PAPER)
     pair.paste(plain, (0, 0))
-    pair.paste(mapped, (plain.width + gap, 0))
-    del plain, mapped  # these pictures are large
+    judged = np.where(unknown, np.float32(np.nan), probabilities)
+    pair.paste(_mapped(plain, judged, unknown, extent, threshold), (plain.width + _GAP, 0))
+    del plain  # these pictures are large
     framed = _framed(pair, title, [*notes, ""])
     _legend(framed, threshold, has_unknown=bool(unknown.any()))
     _save(path, framed)
@@ -104,7 +82,6 @@ def _mapped(
     extent: tuple[float, float],
     threshold: float,
 ) -> Image.Image:
-    """Lay the tumour map over a picture of the slide; probabilities are NaN where nobody judged."""
     shades = _enlarged(_shades(probabilities), plain.size, extent)
     shades.putpalette(_palette(threshold).tobytes())
     over = Image.blend(plain, shades.convert("RGB"), _OPACITY)
@@ -163,17 +140,15 @@ def rim(mask: NDArray[np.bool_], width: int = 1) -> NDArray[np.bool_]:
 
 
 def _framed(picture: Image.Image, title: str, notes: list[str]) -> Image.Image:
-    """Set a picture on white with a title above and notes below."""
-    line, margin = 22, 12
     large, small = ImageFont.load_default(16), ImageFont.load_default(13)
     width = max([picture.width, int(large.getlength(title)), *(int(small.getlength(note)) for note in notes)])
-    height = picture.height + line * (len(notes) + 1) + 3 * margin
-    framed = Image.new("RGB", (width + 2 * margin, height), _PAPER)
+    height = picture.height + _LINE * (len(notes) + 1) + 3 * _MARGIN
+    framed = Image.new("RGB", (width + 2 * _MARGIN, height), _PAPER)
     draw = ImageDraw.Draw(framed)
-    draw.text((margin, margin), title, fill=INK, font=large)
-    framed.paste(picture, (margin, margin + line + 4))
+    draw.text((_MARGIN, _MARGIN), title, fill=INK, font=large)
+    framed.paste(picture, (_MARGIN, _MARGIN + _LINE + 4))
     for number, note in enumerate(notes):
-        draw.text((margin, margin + line + 8 + picture.height + number * line), note, fill=INK, font=small)
+        draw.text((_MARGIN, _MARGIN + 8 + picture.height + (number + 1) * _LINE), note, fill=INK, font=small)
     return framed
 
 

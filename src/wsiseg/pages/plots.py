@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.pages.drawing import GRID, INK, Drawing, Polyline, Rectangle, Text
+from wsiseg.pages.drawing import GRID, INK, Drawing, Polyline, Rectangle, Shape, Text
 
 Floats = NDArray[np.float64]
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -33,25 +33,17 @@ def plot(
     axes: tuple[str, str],
     lines: Sequence[Line],
     *,
-    reference: tuple[tuple[float, float], tuple[float, float]] | None = None,
+    diagonal: bool = False,
     widest: float = 1.0,
     highest: float = 1.0,
     falls: bool = False,
 ) -> Drawing:
-    """Draw lines over 0..`widest` and 0..`highest`.
+    """Draw lines over 0..`widest` and 0..`highest`, each in a colour of its own, with the names of both axes.
 
-    Args:
-        title: What is shown.
-        axes: What x and y are.
-        lines: Each has a colour of its own.
-        reference: Two points that a grey line joins.
-        widest: The right end of the x axis.
-        highest: The upper end of the y axis.
-        falls: The lines end below, so that their names stand above.
+    A grey line can show the diagonal. Where the lines fall to the right, their names stand above.
     """
-    drawing = Drawing(_WIDTH, _HEIGHT, title)
+    drawing = Drawing(_WIDTH, _HEIGHT, title, [Text(_LEFT, 16, title, 14)])
     shapes = drawing.shapes
-    shapes.append(Text(_LEFT, 16, title, 14))
     for tick in _TICKS:
         x, y = _place(tick, 0), _place(0, tick)
         shapes += [Polyline([x, _place(tick, 1)], GRID, 1), Polyline([y, _place(1, tick)], GRID, 1)]
@@ -59,8 +51,8 @@ def plot(
         shapes.append(Text(y[0] - 8, y[1], f"{tick * highest:.3g}", 11, "end"))
     shapes.append(Text(_LEFT + _SIDE / 2, _TOP + _SIDE + 36, axes[0], 12, "middle"))
     shapes.append(Text(14, _TOP + _SIDE / 2, axes[1], 12, "middle", is_upright=True))
-    if reference:
-        shapes.append(Polyline([_place(*point) for point in reference], "#999999", 1))
+    if diagonal:
+        shapes.append(Polyline([_place(0, 0), _place(1, 1)], "#999999", 1))
     for line, color in zip(lines, COLORS, strict=False):
         inside = line.x <= widest
         end = [] if inside.all() else [_place(1, float(np.interp(widest, line.x, line.y)) / highest)]
@@ -86,11 +78,11 @@ def _place(x: float, y: float) -> tuple[float, float]:
     return _LEFT + x * _SIDE, _TOP + (1 - y) * _SIDE
 
 
-def _legend(lines: Sequence[Line], *, is_above: bool) -> list[Rectangle | Polyline | Text]:
+def _legend(lines: Sequence[Line], *, is_above: bool) -> list[Shape]:
     """Name the lines at the right: below, where ROC curves leave room, or above."""
     widest = max((len(line.label) for line in lines), default=0) * 6.2 + 34
     left, top = _LEFT + _SIDE - widest - 6, _TOP + 6 if is_above else _TOP + _SIDE - 18 * len(lines) - 8
-    shapes: list[Rectangle | Polyline | Text] = [Rectangle(left, top, widest, 18 * len(lines) + 2, "#ffffffd9")]
+    shapes: list[Shape] = [Rectangle(left, top, widest, 18 * len(lines) + 2, "#ffffffd9")]
     for number, (line, color) in enumerate(zip(lines, COLORS, strict=False)):
         y = top + 10 + 18 * number
         shapes += [Polyline([(left + 6, y), (left + 22, y)], color, 3), Text(left + 28, y, line.label, 11, color=INK)]

@@ -214,11 +214,7 @@ def _write(partial: Path, slide: Slide, tiles: Tiles, task: _Task) -> Tiles:
 
 
 def _encoded_tiles(slide: Slide, tiles: Tiles, readable: NDArray[np.bool_], task: _Task) -> Iterator[bytes]:
-    """Read and compress the tiles in order, a few at a time, and mark those that cannot be read.
-
-    Raises:
-        SlideError: Too many of them cannot be read.
-    """
+    """Read and compress the tiles in order, a few at a time, and mark those that cannot be read."""
 
     def one(corner: NDArray[np.int32]) -> bytes | None:
         if task.stop.is_set():
