@@ -39,14 +39,14 @@ def evaluation_plots(report: Report, slides: Sequence[Compared]) -> dict[str, Dr
         if counts.positive * counts.negative > 0:
             block, called = getattr(report, mode), counts.hits + counts.false_alarms
             recall, kept = counts.hits / counts.positive, called > 0
-            line = thinned(np.append(0.0, counts.false_alarms / counts.negative), np.append(0.0, recall))
-            roc.append(Line(f"{NAMES[mode]}, {block['auc']['value']:.3f}", *line))
-            line = thinned(recall[kept], counts.hits[kept] / called[kept])
+            points = thinned(np.append(0.0, counts.false_alarms / counts.negative), np.append(0.0, recall))
+            roc.append(Line(f"{NAMES[mode]}, {block['auc']['value']:.3f}", *points))
+            points = thinned(recall[kept], counts.hits[kept] / called[kept])
             name = f"{NAMES[mode]}, AP {block['average_precision']['value']:.3f}"
-            precision_recall.append(Line(name, *line))
+            precision_recall.append(Line(name, *points))
     known = report.reliability or {"mean_score": (), "tumor_share": ()}
-    points = [pair for pair in zip(known["mean_score"], known["tumor_share"], strict=True) if None not in pair]
-    reliability = [Line("cells of the tissue", *np.array(points).T)] if points else []
+    pairs = [pair for pair in zip(known["mean_score"], known["tumor_share"], strict=True) if None not in pair]
+    reliability = [Line("cells of the tissue", *np.array(pairs).T)] if pairs else []
     axes = ("mean probability of the cells", "share of tumour")
     found = {
         "roc": plot("ROC curve", ("false alarms / normal pixels", "recall"), roc, diagonal=True),

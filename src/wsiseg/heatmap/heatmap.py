@@ -149,12 +149,9 @@ class Heatmap:
 
     def resample(self, cell_um: float) -> Self:
         """Return the heatmap on cells of another size; each takes the value and the state at its centre."""
-        grid = Grid(self.slide.size_px, self.slide.mpp, 1, 1, cell_um)
-        rows, columns = (
-            np.minimum(((np.arange(n) + 0.5) * cell_um / self.cell_um).astype(int), m - 1)
-            for n, m in zip(grid.shape, self.shape, strict=True)
-        )
-        chosen = np.ix_(rows, columns)
+        grid = replace(self.grid, tile_mpp=cell_um)
+        places = (((np.arange(count) + 0.5) * cell_um / self.cell_um).astype(int) for count in grid.shape)
+        chosen = np.ix_(*(np.minimum(place, count - 1) for place, count in zip(places, self.shape, strict=True)))
         return replace(
             self,
             probabilities=self.probabilities[chosen],
@@ -166,14 +163,9 @@ class Heatmap:
     def to_geojson(self, threshold: float | None = None, *, crop_to_bounds: bool = True) -> dict[str, Any]:
         """Return dissolved outlines of tumour, unknown and all tissue as a GeoJSON FeatureCollection for QuPath.
 
-        Args:
-            threshold: In place of the heatmap's own.
-            crop_to_bounds: Count from the corner of the scan's bounds, as QuPath does by default, where the slide has
-                bounds; else from the slide's level-0 corner.
-
-        Returns:
-            One feature per tumour focus, and a MultiPolygon each of what is unknown and of all tissue, coordinates in
-            level-0 pixels.
+        It has one feature per tumour focus at the `threshold`, or the heatmap's own, and a MultiPolygon each of what is
+        unknown and of all tissue. Coordinates are level-0 pixels, counted from the corner of the scan's bounds, as
+        QuPath does by default, where the slide has them and `crop_to_bounds` is set; else from the level-0 corner.
         """
         return cast("dict[str, Any]", json.loads("".join(self.geojson_text(threshold, crop_to_bounds=crop_to_bounds))))
 

@@ -17,35 +17,29 @@ TUMOR, UNKNOWN = 2, 3
 COLORS = {0: (0, 0, 0, 0), 1: (0, 114, 178, 96), TUMOR: (213, 94, 0, 160), UNKNOWN: (128, 128, 128, 192)}
 CLASSES = {0: "background", 1: "tissue", TUMOR: "tumor", UNKNOWN: "unknown"}
 CHANNELS = ("p(tumor)", "disagreement")
+_IMAGE_LABEL = {
+    "colors": [{"label-value": value, "rgba": list(color)} for value, color in COLORS.items()],
+    "properties": [{"label-value": value, "class": text} for value, text in CLASSES.items()],
+    "source": {"image": "../../"},
+}
+_WINDOW = {"min": 0.0, "start": 0.0}
 _CHUNK = 256
 _SMALLEST_LEVEL = 64  # the pyramid ends where a level is no larger
 
 
 def write_levels(  # noqa: PLR0913  one argument for each thing the format states
     path: Path,
-    values: NDArray[np.float32],
-    labels: NDArray[np.uint8],
+    values: NDArray[np.float32],  # [channels, rows, columns], without NaN; the channels are the first of `CHANNELS`
+    labels: NDArray[np.uint8],  # [rows, columns] of `CLASSES`
     *,
-    cell_um: float,
-    mpp: tuple[float, float],
-    name: str,
-    own: dict[str, Any],
+    cell_um: float,  # side of a cell in micrometers
+    mpp: tuple[float, float],  # micrometers per level-0 pixel of the slide along x and y
+    name: str,  # what a viewer calls the image
+    own: dict[str, Any],  # what stands under the key `wsiseg`
     ngff: NgffVersion,
-    is_scaled: bool = True,
+    is_scaled: bool = True,  # False where nobody knows the micrometers: then all is in level-0 pixels, without a unit
 ) -> None:
-    """Write pyramid, labels, metadata and OME-XML to a folder that does not exist yet.
-
-    Args:
-        path: The folder.
-        values: float32[channels, rows, columns], without NaN; the channels are the first of `CHANNELS`.
-        labels: uint8[rows, columns] of `CLASSES`.
-        cell_um: Side of a cell in micrometers.
-        mpp: Micrometers per level-0 pixel of the slide along x and y.
-        is_scaled: False where nobody knows the micrometers: then everything is in level-0 pixels, without a unit.
-        name: What a viewer calls the image.
-        own: What stands under the key `wsiseg`.
-        ngff: The version of the format.
-    """
+    """Write pyramid, labels, metadata and OME-XML to a folder that does not exist yet."""
     import zarr  # noqa: PLC0415  heavy: only where a heatmap is written
 
     images, masks = _pyramid(values, _mean2), _pyramid(labels[None], lambda level: level[:, ::2, ::2])
@@ -59,7 +53,7 @@ def write_levels(  # noqa: PLR0913  one argument for each thing the format state
         "multiscales": [_multiscale(placed, "tumor_probability", "mean", unit)],
         "omero": _omero(name, len(values)),
     }
-    label = {"multiscales": [_multiscale(placed, "segmentation", "nearest", unit)], "image-label": _image_label()}
+    label = {"multiscales": [_multiscale(placed, "segmentation", "nearest", unit)], "image-label": _IMAGE_LABEL}
     root.attrs.update({**_versioned(image, ngff), "wsiseg": own})
     listed.attrs.update(_versioned({"labels": ["segmentation"]}, ngff))
     segmentation.attrs.update(_versioned(label, ngff))
@@ -70,15 +64,10 @@ def write_levels(  # noqa: PLR0913  one argument for each thing the format state
 
 
 def open_levels(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, Any]]:
-    """Read the finest level of the values and labels, and what stands under the key `wsiseg`.
+    """Read the finest level of values and labels, and what stands under the key `wsiseg`.
 
-    Returns:
-        float32[channels, rows, columns], uint8[rows, columns], and the rest.
-
-    Raises:
-        OSError: Nothing can be read there.
-        KeyError: A part is missing.
-        ValueError: A part is not what the format says.
+    The arrays are float32[channels, rows, columns] and uint8[rows, columns]. An OSError says that nothing can be read,
+    a KeyError that a part is missing, a ValueError that one is not what the format says.
     """
     import zarr  # noqa: PLC0415  heavy: only where a heatmap is read
 
@@ -141,28 +130,12 @@ def _versioned(attributes: dict[str, Any], ngff: NgffVersion) -> dict[str, Any]:
 def _omero(name: str, count: int) -> dict[str, Any]:
     """Say how the channels are shown; that of the disagreement is off until somebody wants to see it."""
     shown = (True, "FF0000", 1.0), (False, "FFFFFF", 0.5)  # no standard deviation of probabilities is larger than half
+    linear = {"coefficient": 1, "family": "linear", "inverted": False}
     channels = [
-        {
-            "active": is_active,
-            "coefficient": 1,
-            "color": color,
-            "family": "linear",
-            "inverted": False,
-            "label": label,
-            "window": {"min": 0.0, "max": most, "start": 0.0, "end": most},
-        }
+        {**linear, "active": is_active, "color": color, "label": label, "window": {**_WINDOW, "max": most, "end": most}}
         for label, (is_active, color, most) in zip(CHANNELS[:count], shown, strict=False)
     ]
-    rendering = {"defaultT": 0, "defaultZ": 0, "model": "color"}
-    return {"id": 1, "name": name, "channels": channels, "rdefs": rendering}
-
-
-def _image_label() -> dict[str, Any]:
-    return {
-        "colors": [{"label-value": value, "rgba": list(color)} for value, color in COLORS.items()],
-        "properties": [{"label-value": value, "class": text} for value, text in CLASSES.items()],
-        "source": {"image": "../../"},
-    }
+    return {"id": 1, "name": name, "channels": channels, "rdefs": {"defaultT": 0, "defaultZ": 0, "model": "color"}}
 
 
 def _multiscale(placed: list[Any], name: str, method: str, unit: dict[str, str]) -> dict[str, Any]:

@@ -31,12 +31,7 @@ def prediction_files(place: Path) -> dict[str, Path]:
 
 
 def open_prediction(path: Path, slide: Path | None = None, mpp: float | None = None) -> Heatmap:
-    """Open a heatmap or a published map.
-
-    Args:
-        path: The prediction.
-        slide: The slide, if it is at hand, from which a published map takes its scale.
-        mpp: Micrometers per level-0 pixel of that slide, in place of what the file says.
+    """Open a heatmap or, with the arguments of `published_heatmap`, a published map.
 
     Raises:
         ZeroedMapError: It is the published map of a normal slide.

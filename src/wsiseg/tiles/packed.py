@@ -34,25 +34,24 @@ def encoded(tile: NDArray[np.uint8]) -> bytes:
 
 def save_packed(group: Any, files: Iterable[bytes]) -> None:  # noqa: ANN401  a zarr group
     """Append JPEG files to a zarr group, holding about one chunk at a time."""
-    offsets, waiting, pixels = [0], bytearray(), None
+    offsets, waiting = [0], bytearray()
     for file in files:
         waiting += file
         offsets.append(offsets[-1] + len(file))
         if len(waiting) >= _CHUNK_BYTES:
-            pixels = _appended(group, pixels, bytes(waiting[:_CHUNK_BYTES]))
+            _append(group, bytes(waiting[:_CHUNK_BYTES]))
             del waiting[:_CHUNK_BYTES]
-    if waiting or pixels is None:
-        _appended(group, pixels, bytes(waiting))
+    if waiting or "pixels" not in group:
+        _append(group, bytes(waiting))
     group.create_array("offsets", data=np.asarray(offsets, np.int64))
 
 
-def _appended(group: Any, pixels: Any, piece: bytes) -> Any:  # noqa: ANN401  a zarr group and its array
+def _append(group: Any, piece: bytes) -> None:  # noqa: ANN401  a zarr group
     """Append to the array, which the first piece makes: the last chunk of an array takes the room of a full one."""
-    if pixels is None:
+    if "pixels" not in group:
         chunk = max(1, len(piece))
-        pixels = group.create_array("pixels", shape=(0,), chunks=(chunk,), dtype=np.uint8, compressors=None)
-    pixels.append(np.frombuffer(piece, np.uint8))
-    return pixels
+        group.create_array("pixels", shape=(0,), chunks=(chunk,), dtype=np.uint8, compressors=None)
+    group["pixels"].append(np.frombuffer(piece, np.uint8))
 
 
 class PackedTiles:
@@ -79,14 +78,7 @@ class PackedTiles:
     def read(
         self, indices: Sequence[int] | NDArray[np.integer], out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
-        """Read tiles.
-
-        Args:
-            indices: Which; any order, repeats allowed.
-            out: Where to, if not into memory of its own.
-
-        Returns:
-            uint8[n, side, side, 3], RGB.
+        """Read tiles in any order, repeats allowed: uint8[n, side, side, 3], RGB, into `out` where that is given.
 
         Raises:
             WsisegError: A tile is damaged or missing.

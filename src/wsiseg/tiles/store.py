@@ -144,17 +144,12 @@ class TileStore:
         if self._slide is None:
             raise WsisegError(f"{self.path}: holds no pixels", "run wsiseg tile --pixels or keep the slide in place")
         facts = self.tiles.slide
-        user = facts.mpp[0] if facts.mpp_source == "user" else None
-        return Slide(self._slide, mpp=user)
+        return Slide(self._slide, mpp=facts.mpp[0] if facts.mpp_source == "user" else None)
 
     def read(self, indices: Indices) -> NDArray[np.uint8]:
-        """Read tiles, from the store where it has pixels, else from the slide.
+        """Read tiles from the store where it has pixels, else from the slide: uint8[n, tile, tile, 3], RGB.
 
-        Args:
-            indices: Which tiles; any order, repeats allowed.
-
-        Returns:
-            uint8[n, tile, tile, 3], RGB, in the order of `indices`.
+        They are in the order of `indices`, which may repeat.
 
         Raises:
             WsisegError: A tile cannot be read.

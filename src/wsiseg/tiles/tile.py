@@ -60,17 +60,11 @@ def _write_cohort(cohort: Cohort, run: Run, config: TileConfig) -> None:
     """Write the slides that have tiles, as the table that training and prediction read."""
     usable = {record.slide for record in run.slides if record.status in {"ok", "up_to_date"} and record.tiles}
     slides = [replace(one, mpp=one.mpp or config.slide_mpp) for one in cohort.slides if one.slide in usable]
+    path, splits = config.out / COHORT, dict[str, str]()
+    with suppress(UsageError):  # the splits that an earlier run chose stay when slides are added
+        splits = {slide.case: slide.split for slide in Cohort.read(path).slides if slide.split}
     if slides:
-        path = config.out / COHORT
-        Cohort(tuple(slides)).with_splits(_known_splits(path)).write(path)
-
-
-def _known_splits(path: Path) -> dict[str, str]:
-    """Return the splits of cases that an earlier run chose, so that they stay when slides are added."""
-    try:
-        return {slide.case: slide.split for slide in Cohort.read(path).slides if slide.split}
-    except UsageError:
-        return {}
+        Cohort(tuple(slides)).with_splits(splits).write(path)
 
 
 class _StoppedError(Exception):
@@ -82,19 +76,13 @@ class _Task:
     """A slide and what to do with it."""
 
     row: CohortSlide
+    store: Path  # where its tiles are written, and its picture
+    picture: Path
     tissue: TissueChoice  # how its tissue is found
     config: TileConfig
     progress: Progress
     threads: int  # how many read it at the same time
     stop: threading.Event  # set when the run is interrupted
-
-    @property
-    def store(self) -> Path:
-        return store_path(self.config.out, self.row.slide)
-
-    @property
-    def picture(self) -> Path:
-        return self.config.out / f"{self.row.slide}.png"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -106,8 +94,11 @@ class _Task:
 def _records(cohort: Cohort, tissue: TissueChoice, config: TileConfig, progress: Progress) -> Iterator[SlideRecord]:
     """Tile `jobs` slides at a time; where there are fewer slides than jobs, more threads read each of them."""
     slides = min(config.jobs, len(cohort.slides))
-    stop = threading.Event()
-    tasks = [_Task(row, tissue, config, progress, config.jobs // slides, stop) for row in cohort.slides]
+    stop, threads, out = threading.Event(), config.jobs // slides, config.out
+    tasks = [
+        _Task(row, store_path(out, row.slide), out / f"{row.slide}.png", tissue, config, progress, threads, stop)
+        for row in cohort.slides
+    ]
     with ThreadPoolExecutor(slides, "slide") as pool:
         futures: list[Future[SlideRecord]] = [pool.submit(_tile_or_say_why, task) for task in tasks]
         try:

@@ -23,15 +23,10 @@ _SHOWN = 5
 
 
 def named_after(option: str, setting: str, slides: Sequence[str]) -> dict[str, Path]:
-    """Match files with slides before anything is started, so that none is passed over in silence.
+    """Match files with slides by their ids before anything is started, so that none is passed over in silence.
 
-    Args:
-        option: What the user gave them with, as `--tissue`.
-        setting: A mask image, a file of outlines, or a folder of either named after the slides.
-        slides: The ids of all slides.
-
-    Returns:
-        The file of each slide that has one.
+    The `setting`, given with an `option` as `--tissue`, is a mask image, a file of outlines, or a folder of either
+    named after the slides.
 
     Raises:
         UsageError: There is no such file or folder, or a file in it belongs to none of the slides.
@@ -112,8 +107,7 @@ class TissueChoice:
     """How the tissue of each slide is found; made by `TissueChoice.of`."""
 
     setting: str  # `auto`, `none`, or where masks and outlines lie
-    # The mask or outlines of each slide, where the setting names any.
-    files: dict[str, Path] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)  # the mask or outlines of each slide, where there are any
 
     @classmethod
     def of(cls, setting: str, slides: Sequence[str]) -> Self:
