@@ -21,84 +21,67 @@ from wsiseg.run.errors import UsageError, shortened
 _MOST_ROWS = 200
 _MOST_SUMMARY_BYTES = 1_000_000  # under GitHub's 1 MiB
 _MOST_ANNOTATIONS = 10
-_HIGHER, _LOWER, _EITHER = 1, -1, 0  # is better
-_OVER_ALL = dict.fromkeys(("auc", "average_precision"), _HIGHER)
-_AT = {**dict.fromkeys(("precision", "recall", "specificity", "f1", "dice", "iou"), _HIGHER), "wrong_share": _LOWER}
-_UNKNOWN = dict.fromkeys(("unknown_share", "unknown_tumor_share", "unknown_other_share"), _LOWER)
-_BLOCK = {
-    **_OVER_ALL,
-    **_AT,
-    "brier": _LOWER,
-    **dict.fromkeys(("slides", "cases"), _HIGHER),
-    **dict.fromkeys(("tumor_px", "other_px"), _EITHER),
-}
-_OF_SLIDES = {
-    **_UNKNOWN,
-    **{f"mean_per_slide.{name}": better for name, better in (_OVER_ALL | _AT | _UNKNOWN).items()},
-    **{
-        f"at.{name}.{measure}": better
-        for name in ("option", "validation", "model", "best")
-        for measure, better in _AT.items()
-    },
-}
-_WHOLE = {
-    "slide_auc": _HIGHER,
-    **{f"tumor_area.{name}": _EITHER for name in ("truth_mm2", "called_mm2", "mean_error_mm2")},
-    "tumor_area.mean_absolute_error_mm2": _LOWER,
-}
-
-_LESIONS = {"froc.score": _HIGHER, **{f"froc.sensitivity_at.{alarms:g}": _HIGHER for alarms in FALSE_ALARMS}}
-Named = tuple[tuple[str, ...], int]
+_OVER_ALL = ("auc", "average_precision")
+_AT = ("precision", "recall", "specificity", "f1", "dice", "iou", "wrong_share")
+_UNKNOWN = ("unknown_share", "unknown_tumor_share", "unknown_other_share")
+_BLOCK = (*_OVER_ALL, *_AT, "brier", "slides", "cases", "tumor_px", "other_px")
+_OF_SLIDES = (
+    *_UNKNOWN,
+    *(f"mean_per_slide.{name}" for name in (*_OVER_ALL, *_AT, *_UNKNOWN)),
+    *(f"at.{name}.{measure}" for name in ("option", "validation", "model", "best") for measure in _AT),
+)
+_AREAS = ("truth_mm2", "called_mm2", "mean_error_mm2", "mean_absolute_error_mm2")
+_WHOLE = ("slide_auc", *(f"tumor_area.{name}" for name in _AREAS))
+_LESIONS = ("froc.score", *(f"froc.sensitivity_at.{alarms:g}" for alarms in FALSE_ALARMS))
+_LOWER_IS_BETTER = {"brier", "wrong_share", "mean_absolute_error_mm2", *_UNKNOWN}
+_NEITHER_IS_BETTER = {"tumor_px", "other_px", *_AREAS[:3]}
+Paths = dict[str, tuple[str, ...]]
+"""By the name of a measure the keys that lead to it in `metrics.json`."""
 
 
-def measures_of_slides(groups: Mapping[str, Iterable[str]], *, with_lesions: bool) -> dict[str, Named]:
+def measures_of_slides(groups: Mapping[str, Iterable[str]], *, with_lesions: bool) -> Paths:
     """List the measures of slides that a condition can name, as `auc`, `site.breast.with_background.f1`, `slide_auc`.
 
     `groups` has the names of sites, splits and locations, by `site`, `split` and `location`.
-
-    Returns:
-        By name the keys that lead to it in `metrics.json`, and 1 where higher is better, -1 where lower is, else 0.
     """
     places = [("", ()), *((f"{kind}.{name}.", (f"per_{kind}", name)) for kind in groups for name in groups[kind])]
-    found = {name: named for prefix, path in places for name, named in _block(prefix, path, _BLOCK | _OF_SLIDES)}
-    whole = _WHOLE | (_LESIONS if with_lesions else {})
+    found = {name: keys for place in places for name, keys in _block(*place, (*_BLOCK, *_OF_SLIDES))}
     # The last key of a sensitivity holds a dot itself, as in 0.25.
-    return found | {name: (tuple(name.split(".", 2)), better) for name, better in whole.items()}
+    return found | {name: tuple(name.split(".", 2)) for name in (*_WHOLE, *(_LESIONS if with_lesions else ()))}
 
 
-def measures_of_patches() -> dict[str, Named]:
-    """List the measures of PatchCamelyon that a condition can name, as `measures_of_slides` does."""
-    judged = {f"judged.{name}": (("judged", name), better) for name, better in _BLOCK.items()}
-    return dict(_block("", (), {**_BLOCK, "unknown_share": _LOWER})) | judged
+def measures_of_patches() -> Paths:
+    """List the measures of PatchCamelyon that a condition can name."""
+    return dict(_block("", (), (*_BLOCK, "unknown_share"))) | {f"judged.{name}": ("judged", name) for name in _BLOCK}
 
 
-def _block(prefix: str, path: tuple[str, ...], measures: Mapping[str, int]) -> Iterator[tuple[str, Named]]:
+def _block(prefix: str, path: tuple[str, ...], names: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
     for written, mode in (("", MODES[0]), *((f"{mode}.", mode) for mode in MODES)):
-        for name, better in measures.items():
-            yield f"{prefix}{written}{name}", ((*path, mode, *name.split(".")), better)
+        for name in names:
+            yield f"{prefix}{written}{name}", (*path, mode, *name.split("."))
 
 
-def conditions(config: EvaluateConfig, measures: Mapping[str, Named]) -> list[Gate]:
+def conditions(config: EvaluateConfig, measures: Paths) -> list[Gate]:
     """Read the conditions of the settings: gates without values yet.
 
     Raises:
         UsageError: One cannot be read, names no measure or limits one where it is better.
     """
     found = []
-    for option, bound, texts, wrong, side, other in (
-        ("--fail-under", "least", config.fail_under, _LOWER, "lower", "--fail-over"),
-        ("--fail-over", "most", config.fail_over, _HIGHER, "higher", "--fail-under"),
+    for option, bound, texts, wrong, other in (
+        ("--fail-under", "least", config.fail_under, "lower", "--fail-over"),
+        ("--fail-over", "most", config.fail_over, "higher", "--fail-under"),
     ):
         for text in texts:
             name, limit = _read(option, text, measures)
-            path, better = measures[name]
-            if better == wrong:
-                raise UsageError(f"{option} {text}: {side} values of {name} are better", f"give {other} {text}")
-            found.append(Gate.model_validate({"measure": name, "path": path, bound: limit}))
+            last = name.rpartition(".")[2]
+            if last not in _NEITHER_IS_BETTER and wrong == ("lower" if last in _LOWER_IS_BETTER else "higher"):
+                raise UsageError(f"{option} {text}: {wrong} values of {name} are better", f"give {other} {text}")
+            found.append(Gate.model_validate({"measure": name, "path": measures[name], bound: limit}))
     return found
 
 
-def _read(option: str, text: str, measures: Mapping[str, Named]) -> tuple[str, float]:
+def _read(option: str, text: str, measures: Paths) -> tuple[str, float]:
     name, _, number = text.partition("=")
     name = name.strip()
     try:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from wsiseg.run.record import SlideRecord
 from wsiseg.run.version import __version__
@@ -11,10 +11,8 @@ from wsiseg.run.version import __version__
 Source = Literal["option", "validation", "model"]
 
 
-class Threshold(BaseModel):
+class Threshold(BaseModel, frozen=True):
     """From which probability a cell was called tumour, and who said so."""
-
-    model_config = ConfigDict(frozen=True)
 
     value: float
     source: Source
@@ -26,10 +24,8 @@ class Threshold(BaseModel):
         return f"{self.source}: {self.note}" if self.note else self.source
 
 
-class Gate(BaseModel):
+class Gate(BaseModel, frozen=True):
     """A condition that was set, `least` or `most`, and what the measure is."""
-
-    model_config = ConfigDict(frozen=True)
 
     measure: str
     least: float | None = None
@@ -51,10 +47,8 @@ class Gate(BaseModel):
         return f"<= {self.most:.4f}" if self.least is None else f">= {self.least:.4f}"
 
 
-class Comparison(BaseModel):
+class Comparison(BaseModel, frozen=True):
     """A further run, and by how much it differs from the first on the slides that both have."""
-
-    model_config = ConfigDict(frozen=True)
 
     run: str
     slides: int
@@ -64,10 +58,8 @@ class Comparison(BaseModel):
     difference: dict[str, dict[str, Any]]
 
 
-class Report(BaseModel):
+class Report(BaseModel, frozen=True, populate_by_name=True):
     """What an evaluation found."""
-
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     schema_: str = Field(default="wsiseg.metrics/1", alias="schema")
     version: str = __version__

@@ -58,10 +58,9 @@ class Patches:
 
 
 def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, list[Compared]]:
-    """Ask a model for all patches of a split and measure its answers.
+    """Ask a model for all patches of a split and measure its answers; the patches come as the pixels of slides.
 
-    Returns:
-        The report, with the same figures without and with background as a patch has none; and the patches as one slide.
+    A patch has no background: the figures without and with it are the same.
 
     Raises:
         UsageError: There is no such split, file or extra, or the model's tiles are too small.
@@ -139,11 +138,7 @@ class View:
 
 
 def doubled(patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Double height and width by bilinear interpolation, as PyTorch does with `align_corners=False`.
-
-    Returns:
-        float32[n, 2 height, 2 width, 3].
-    """
+    """Double height and width by bilinear interpolation, as PyTorch does with `align_corners=False`; as float32."""
     from PIL import Image  # noqa: PLC0415  only here
 
     count, height, width, _ = patches.shape
@@ -194,8 +189,7 @@ def _answers(
 def _asked(images: Any, model: ModelFile, view: View, progress: Progress, kept: Path | None) -> NDArray[np.float32]:  # noqa: ANN401  a data set of h5py
     """Ask for all images of a data set, by slices, from where an interrupted run stopped.
 
-    Returns:
-        float32[n, 2], probabilities and distances; the latter are NaN where the model cannot tell.
+    The answers, float32[n, 2], are probabilities and distances; the latter are NaN where the model cannot tell.
     """
     file, count = Path(images.file.filename), len(images)
     key = f"{model.sha256} {view} {file.name} {file.stat().st_size} {count}"

@@ -32,30 +32,18 @@ _ALL_EQUAL = 0.995
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Tumour probabilities of one slide.
+    """Tumour probabilities of one slide on square cells, of which the first begins at its level-0 corner."""
 
-    Attributes:
-        probabilities: float32[rows, columns] in 0..1, NaN where nobody looked.
-        cell_um: Side of a square cell in micrometers. Cell (0, 0) begins at the slide's level-0 corner.
-        slide: The slide it belongs to.
-        threshold: A cell at or above it is tumour.
-        model: What made it: name, sha256, mpp and more.
-        run: The settings that it was made with.
-        version: The version of wsiseg that made it.
-        disagreement: float32[rows, columns], the standard deviation between several models' probabilities, NaN where
-            nobody looked; None for a map of one model.
-        unknown: bool[rows, columns], the cells whose tissue is unlike what a model was trained on; none where it is not
-            given.
-    """
-
-    probabilities: NDArray[np.float32]
-    cell_um: float
-    slide: SlideFacts
-    threshold: float = 0.5
-    model: dict[str, Any] = field(default_factory=dict)
-    run: dict[str, Any] = field(default_factory=dict)
-    version: str = ""
+    probabilities: NDArray[np.float32]  # float32[rows, columns] in 0..1, NaN where nobody looked
+    cell_um: float  # side of a cell in micrometers
+    slide: SlideFacts  # the slide it belongs to
+    threshold: float = 0.5  # a cell at or above it is tumour
+    model: dict[str, Any] = field(default_factory=dict)  # what made it: name, sha256, mpp and more
+    run: dict[str, Any] = field(default_factory=dict)  # the settings that it was made with
+    version: str = ""  # the version of wsiseg that made it
+    # float32[rows, columns], the standard deviation between several models' probabilities, NaN where nobody looked.
     disagreement: NDArray[np.float32] | None = None
+    # bool[rows, columns], the cells whose tissue is unlike what a model was trained on.
     unknown: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((), np.bool_))
 
     def __post_init__(self) -> None:

@@ -15,10 +15,7 @@ _HEATMAP, _PUBLISHED = ".ome.zarr", ".png"
 
 
 def prediction_files(place: Path) -> dict[str, Path]:
-    """List the predictions of a folder by slide.
-
-    Args:
-        place: A folder of heatmaps or, where it holds none, of published maps; or a single heatmap.
+    """List the predictions of a folder by slide: heatmaps or, where it holds none, published maps; or a single one.
 
     Raises:
         UsageError: There is nothing of the kind.
@@ -44,15 +41,10 @@ def open_prediction(path: Path, slide: Path | None = None, mpp: float | None = N
 
 
 def published_heatmap(path: Path, slide: Path | None = None, mpp: float | None = None) -> Heatmap:
-    """Read a published map; its scale comes from the slide, or is the 448 pixels that it is known to have.
+    """Read a published map, a PNG file that is named after the slide's file.
 
-    Args:
-        path: The PNG file, named after the slide's file.
-        slide: The slide, if it is at hand.
-        mpp: Micrometers per level-0 pixel of that slide, in place of what the file says.
-
-    Returns:
-        The map; its `model` says `zeroed_by_hand` where it is that of a normal slide.
+    Its scale comes from the `slide` where that is at hand, whose um per level-0 pixel can be given, or is the 448
+    pixels that it is known to have. Its `model` says `zeroed_by_hand` where it is that of a normal slide.
 
     Raises:
         WsisegError: It is not such a map, or that of another slide.

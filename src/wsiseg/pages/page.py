@@ -56,14 +56,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 
 def page(title: str, body: str, script: str = "", style: str = "") -> str:
-    """Return a whole page.
-
-    Args:
-        title: Plain text.
-        body: HTML.
-        script: JavaScript that runs when the page stands.
-        style: CSS besides that of all pages.
-    """
+    """Return a whole page of a plain title and HTML, with a script that runs when it stands, and CSS of its own."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'

@@ -23,13 +23,9 @@ _LEAST_GLASS = 0.005  # share of a slide that is enough to know its glass by
 
 
 def is_stained(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Tell stained tissue from everything else.
+    """Tell stained tissue from everything else in an RGB image, uint8[rows, columns, 3], as bool[rows, columns].
 
-    Args:
-        image: uint8[rows, columns, 3], RGB at some micrometers per pixel.
-
-    Returns:
-        bool[rows, columns]; nothing is set in a fluorescence image.
+    Nothing is set in a fluorescence image.
     """
     planes = np.ascontiguousarray(np.moveaxis(image, 2, 0))
     brightest, dimmest = planes.max(0), planes.min(0)

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,10 +65,6 @@ def _write_cohort(cohort: Cohort, run: Run, config: TileConfig) -> None:
         splits = {slide.case: slide.split for slide in Cohort.read(path).slides if slide.split}
     if slides:
         Cohort(tuple(slides)).with_splits(splits).write(path)
-
-
-class _StoppedError(Exception):
-    """The run was interrupted while a thread worked on a slide."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +205,7 @@ def _encoded_tiles(slide: Slide, tiles: Tiles, readable: NDArray[np.bool_], task
 
     def one(corner: NDArray[np.int32]) -> bytes | None:
         if task.stop.is_set():
-            raise _StoppedError
+            raise CancelledError  # the run was interrupted
         try:
             return encoded(slide.read(int(corner[0]), int(corner[1]), (tiles.tile_px, tiles.tile_px), tiles.mpp))
         except SlideError:

@@ -57,8 +57,7 @@ def find_tissue(
 ) -> tuple[TissueMask, NDArray[np.uint8]]:
     """Find the tissue of a slide by its colour, within the bounds of the scan; so many threads read.
 
-    Returns:
-        The mask, and the thumbnail (uint8[rows, columns, 3]) that it was found in.
+    With the mask comes the thumbnail (uint8[rows, columns, 3]) that it was found in.
 
     Raises:
         SlideError: More than the share `most_unreadable` of the slide cannot be read.

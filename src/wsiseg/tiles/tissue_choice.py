@@ -122,10 +122,7 @@ class TissueChoice:
     def find(
         self, name: str, slide: Slide, *, threads: int = 1, most_unreadable: float = MOST_UNREADABLE
     ) -> tuple[TissueMask, NDArray[np.uint8]]:
-        """Find the tissue of a slide of this id; arguments otherwise as those of `find_tissue`.
-
-        Returns:
-            The mask, and a thumbnail of the slide (uint8[rows, columns, 3]).
+        """Find the tissue of a slide of this id; arguments and result otherwise as those of `find_tissue`.
 
         Raises:
             SlideError: The slide cannot be read, or has no mask though masks were given.
