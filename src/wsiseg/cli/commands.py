@@ -169,20 +169,16 @@ def _text(value: Any) -> str:  # noqa: ANN401  any JSON value
 
 
 def _tell(streams: Streams, report: "Report") -> None:
-    """Print the report, and tell GitHub where it runs this."""
-    from wsiseg.evaluation.gate import annotations, gate_lines, outputs, summary  # noqa: PLC0415  loads numerical libraries
+    """Print the report, and add it to the summary of a job of GitHub."""
+    from wsiseg.evaluation.gate import gate_lines, summary  # noqa: PLC0415  loads numerical libraries
 
     for note in report.notes:
         streams.note(f"note: {note}")
     for line in gate_lines(report):
         typer.echo(line, err=True)
-    for variable, text in (("GITHUB_STEP_SUMMARY", summary(report)), ("GITHUB_OUTPUT", outputs(report))):
-        if os.environ.get(variable):
-            with Path(os.environ[variable]).open("a", encoding="utf-8") as file:
-                file.write(text)
-    if os.environ.get("GITHUB_ACTIONS") or os.environ.get("GITHUB_STEP_SUMMARY"):
-        for line in annotations(report):
-            typer.echo(line, err=True)
+    if place := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(place).open("a", encoding="utf-8") as file:
+            file.write(summary(report))
     streams.result(report.model_dump(mode="json", by_alias=True), _report_lines(report))
 
 

@@ -100,7 +100,10 @@ def compare_run(
     unused = sorted(truths.keys() - set().union(*names.values()))
     others = [CohortSlide(name.removesuffix(".svs"), truths[name][0], name) for name in unused]
     absent = [row for row in cohort if row.slide not in predictions] if cohort else others
-    regions = _regions(config.roi, [*predictions, *known, *truths], len(predictions))
+    # A single region need not be named after the only prediction.
+    is_for_one = config.roi is not None and config.roi.is_file() and len(predictions) == 1
+    slides = [*predictions] if is_for_one else [*predictions, *known, *truths]
+    regions = None if config.roi is None else named_after("--roi", str(config.roi), slides)
     compared, records = [], []
     for row in (*rows, *filter(is_due, absent)):
         began, found = time.monotonic(), dict[str, object](status="ok")
@@ -139,13 +142,6 @@ def _absent(config: EvaluateConfig, found: frozenset[str]) -> tuple[str, ...]:
 def _reading(config: EvaluateConfig) -> Reading:
     classes = Classes(config.tumor_class, config.negative_class, config.ignore_class)
     return Reading(classes, config.truth_origin, config.truth_mpp)
-
-
-def _regions(roi: Path | None, slides: Sequence[str], predictions: int) -> Mapping[str, Path] | None:
-    """Match the only parts that count with slides; a single file need not be named after the only prediction."""
-    if roi is None:
-        return None
-    return named_after("--roi", str(roi), slides[:1] if roi.is_file() and predictions == 1 else slides)
 
 
 def _compared(

@@ -105,36 +105,29 @@ def _evaluated(config: EvaluateConfig, scope: Scope, progress: Progress) -> tupl
     for place, files in zip(config.predictions, predictions, strict=True):
         is_due = scope.holds if names_all and not runs else lambda _: False
         runs.append(compare_run(config, place, files, scope.cohort, is_due, progress))
-    chosen = _headline(scope, runs[0])
-    judgings = [_judging(config, scope, run) for run in runs]
-    chosen = [measures.judged(one, judgings[0].threshold.value) for one in chosen]
-    report = _report(config, scope, runs[0], judgings[0], chosen)
-    further = tuple(
-        _comparison(run, chosen, (judgings[0], judging)) for run, judging in zip(runs[1:], judgings[1:], strict=True)
-    )
-    return report.model_copy(update={"runs": further}), chosen
-
-
-def _headline(scope: Scope, run: ComparedRun) -> list[Compared]:
-    """Choose the slides that the headline is about."""
-    chosen = [one for one in run.compared if scope.holds(one.row)]
-    if not chosen:
-        names = {row.slide for row in run.expected if scope.holds(row)}
-        reasons = [record.error.message for record in run.records if record.error and record.slide in names]
+    if not any(scope.holds(one.row) for one in runs[0].compared):
+        names = {row.slide for row in runs[0].expected if scope.holds(row)}
+        reasons = [record.error.message for record in runs[0].records if record.error and record.slide in names]
         of_split = f" of split {scope.split}" if scope.split else ""
         raise WsisegError(f"nothing{of_split} could be evaluated: {next(iter(reasons), 'no slides')}", "see --truth")
-    return chosen
+    judgings = [_judging(config, scope, run) for run in runs]
+    first, *others = map(measures.judged, runs, judgings)
+    chosen = [one for one in first.compared if scope.holds(one.row)]
+    report = _report(config, scope, first, judgings[0], chosen)
+    pairs = zip(others, judgings[1:], strict=True)
+    further = tuple(_comparison(run, chosen, (judgings[0], judging)) for run, judging in pairs)
+    return report.model_copy(update={"runs": further}), chosen
 
 
 def _report(
     config: EvaluateConfig, scope: Scope, run: ComparedRun, judging: Judging, chosen: Sequence[Compared]
 ) -> Report:
     wanted = [row for row in run.expected if scope.holds(row)]
-    judged = {one.row.slide: measures.judged(one, judging.threshold.value) for one in run.compared}
+    compared = {one.row.slide: one for one in run.compared}
     groups = {
         "per_site": _groups(chosen, judging, wanted, lambda row: row.site),
         "per_location": _groups(chosen, judging, wanted, scope.location),
-        "per_split": _groups(judged.values(), judging, run.expected, lambda row: row.split),
+        "per_split": _groups(run.compared, judging, run.expected, lambda row: row.split),
     }
     has_cases = any(one.row.case != one.row.slide for one in chosen)
     headline = measures.group_measures(chosen, judging, len(wanted))
@@ -152,7 +145,7 @@ def _report(
         settings={
             "resamples": config.resamples, "resampled": "case" if has_cases else "slide", "seed": config.seed,
         },
-        slides=tuple(_with_measures(one, judged.get(one.slide), judging.threshold.value) for one in run.records),
+        slides=tuple(_with_measures(one, compared.get(one.slide), judging.threshold.value) for one in run.records),
         not_in_cohort=run.outside,
         without_prediction=run.unpredicted,
         notes=tuple(_notes(run, groups["per_site"], wanted)),
@@ -196,7 +189,7 @@ def _judging(config: EvaluateConfig, scope: Scope, run: ComparedRun) -> Judging:
 
 
 def _groups(
-    slides: Iterable[Compared],
+    slides: Sequence[Compared],
     judging: Judging,
     expected: Iterable[CohortSlide],
     key: Callable[[CohortSlide], str | None],
@@ -227,7 +220,7 @@ def _with_measures(record: SlideRecord, one: Compared | None, threshold: float) 
 
 def _comparison(run: ComparedRun, chosen: Sequence[Compared], judgings: tuple[Judging, Judging]) -> Comparison:
     """Compare a further run with the first, on the slides of the headline that both have."""
-    mine = {one.row.slide: measures.judged(one, judgings[1].threshold.value) for one in run.compared}
+    mine = {one.row.slide: one for one in run.compared}
     both = [one for one in chosen if one.row.slide in mine]
     if not both:
         raise UsageError(f"{run.place}: has no slide in common with the first run", "compare runs on the same slides")

@@ -2,13 +2,13 @@
 
 A condition is read before anything else: its measure must exist, and the limit must be on the side where it is worse.
 
-JUnit XML as Jenkins and GitLab read it; job summaries and annotations as in GitHub's documentation of workflow
-commands: a summary holds at most 1 MiB, and of the annotations of a step ten are shown.
+JUnit XML as Jenkins and GitLab read it; job summaries as in GitHub's documentation of workflow commands: one holds at
+most 1 MiB.
 """
 
 import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
@@ -17,10 +17,10 @@ from wsiseg.evaluation.froc import FALSE_ALARMS
 from wsiseg.evaluation.measures import MODES
 from wsiseg.evaluation.metrics_file import Gate, Report, figure
 from wsiseg.run.errors import UsageError, shortened
+from wsiseg.run.record import SlideRecord
 
 _MOST_ROWS = 200
 _MOST_SUMMARY_BYTES = 1_000_000  # under GitHub's 1 MiB
-_MOST_ANNOTATIONS = 10
 _OVER_ALL = ("auc", "average_precision")
 _AT = ("precision", "recall", "specificity", "f1", "dice", "iou", "wrong_share")
 _UNKNOWN = ("unknown_share", "unknown_tumor_share", "unknown_other_share")
@@ -132,33 +132,32 @@ def summary(report: Report) -> str:
     """Return the report as Markdown for `$GITHUB_STEP_SUMMARY`, within its limits."""
     where = f"`{_cell(report.run)}`, split: {report.split or 'all'}, {report.counted}"
     threshold = f"tumour from {report.threshold.value:.4f} ({_cell(report.threshold.origin)})"
-    lines = ["## wsiseg evaluate", "", f"{where}, {threshold}", ""]
-    if report.gates:
-        lines += ["| gate | value | limit | slides | met |", "|---|---|---|---|---|"]
-        lines += [*(_gate_row(gate, report.counted) for gate in report.gates), ""]
-    lines += [f"| measure | {' | '.join(report.columns)} | slides |", "|---" * (len(report.columns) + 2) + "|"]
-    lines += [f"| {name} | {' | '.join(texts)} | {report.counted} |" for name, texts in report.rows.items()]
-    lines += ["", "| slide | status | AUC | F1 | |", "|---|---|---|---|---|"]
-    rows = [_slide_row(slide.model_dump()) for slide in report.slides]
-    lines += shortened(rows, _MOST_ROWS, " slides, see slides.csv")
+    gates = [
+        [_cell(gate.measure), figure(gate.value), gate.limit, report.counted, "yes" if gate.is_met else "**no**"]
+        for gate in report.gates
+    ]
+    measures = [[name, *texts, report.counted] for name, texts in report.rows.items()]
+    own = [(slide, getattr(slide, MODES[0], None) or {}) for slide in report.slides]
+    slides = [
+        [_cell(one.slide), one.status, figure(found.get("auc")), figure(found.get("f1")), _cell(_message(one))]
+        for one, found in own
+    ]
+    lines = [
+        *("## wsiseg evaluate", "", f"{where}, {threshold}"),
+        *(_table(["gate", "value", "limit", "slides", "met"], gates) if gates else []),
+        *_table(["measure", *report.columns, "slides"], measures),
+        *shortened(_table(["slide", "status", "AUC", "F1", ""], slides), _MOST_ROWS + 3, " slides, see slides.csv"),
+    ]
     return ("\n".join(lines) + "\n").encode()[:_MOST_SUMMARY_BYTES].decode(errors="ignore")
 
 
-def annotations(report: Report) -> list[str]:
-    """Return GitHub's workflow commands for what is wrong: gates first, ten at most."""
-    sentences = [(gate, f"{_sentence(gate)}, over {report.counted}") for gate in report.unmet]
-    lines = [f"::error title={_property('gate ' + gate.measure)}::{_message(text)}" for gate, text in sentences]
-    for slide in report.failed:
-        text = slide.error.message if slide.error else "failed"
-        lines.append(f"::error file={_property(slide.path)}::{_message(text)}")
-    return lines[:_MOST_ANNOTATIONS]
+def _message(slide: SlideRecord) -> str:
+    return slide.error.message if slide.error else ""
 
 
-def outputs(report: Report) -> str:
-    """Return `key=value` lines for `$GITHUB_OUTPUT`."""
-    status = {0: "ok", 1: "failed", 3: "gate"}[report.exit_code]
-    values = {name: (report.without_background.get(name) or {}).get("value") for name in ("auc", "f1")}
-    return "".join(f"{key}={value}\n" for key, value in ({"status": status} | values).items())
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table after an empty one."""
+    return ["", *(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))]
 
 
 def _sentence(gate: Gate) -> str:
@@ -179,7 +178,7 @@ def _gate_case(gate: Gate, about: str) -> str:
     return f'<testcase classname="gate" name={_quoted(gate.measure + limit)}>{told}</testcase>'
 
 
-def _slide_case(slide: Any) -> str:  # noqa: ANN401  a record of a slide
+def _slide_case(slide: SlideRecord) -> str:
     head = f'<testcase classname="slides" name={_quoted(slide.slide)} time="{slide.seconds:.3f}"'
     if slide.error is None:
         return f"{head}/>"
@@ -187,27 +186,7 @@ def _slide_case(slide: Any) -> str:  # noqa: ANN401  a record of a slide
     return f"{head}><{tag} message={_quoted(slide.error.message)}/></testcase>"
 
 
-def _gate_row(gate: Gate, counted: str) -> str:
-    verdict = "yes" if gate.is_met else "**no**"
-    return f"| {_cell(gate.measure)} | {figure(gate.value)} | {gate.limit} | {counted} | {verdict} |"
-
-
-def _slide_row(slide: Mapping[str, Any]) -> str:
-    measures = slide.get("without_background") or {}
-    said = (slide.get("error") or {}).get("message", "")
-    figures = f"{figure(measures.get('auc'))} | {figure(measures.get('f1'))}"
-    return f"| {_cell(slide['slide'])} | {slide['status']} | {figures} | {_cell(said)} |"
-
-
 def _cell(text: str) -> str:
     """Make text safe inside a Markdown table."""
     cleaned = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("`", "'")
     return escape(cleaned)[:500]
-
-
-def _message(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _message(text).replace(":", "%3A").replace(",", "%2C")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from wsiseg.evaluation.comparison import Compared
+from wsiseg.evaluation.comparison import Compared, ComparedRun
 from wsiseg.evaluation.intervals import Resamples, interval, single_draws
 from wsiseg.evaluation.metrics_file import Threshold
 from wsiseg.mathematics import metrics
@@ -46,8 +46,12 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: number(value) for name, value in values.items()}
 
 
-def judged(one: Compared, threshold: float) -> Compared:
-    """Return a slide with its own measures; they are NaN where undefined."""
+def judged(run: ComparedRun, judging: Judging) -> ComparedRun:
+    """Return a run whose slides have their own measures, NaN where undefined."""
+    return replace(run, compared=tuple(_judged(one, judging.threshold.value) for one in run.compared))
+
+
+def _judged(one: Compared, threshold: float) -> Compared:
     found = {
         mode: _measured(curve, np.array(one.unknown), threshold)
         for mode, curve in pooled_curves([one], [threshold]).items()

@@ -115,6 +115,8 @@ def _tile_or_say_why(task: _Task) -> SlideRecord:
 
 
 def _tile_slide(task: _Task) -> SlideRecord:
+    import zarr  # noqa: PLC0415  heavy: only where a store is written
+
     config = task.config
     with task.row.open(config.slide_mpp) as slide:
         known = None
@@ -132,7 +134,12 @@ def _tile_slide(task: _Task) -> SlideRecord:
         tiles = _placed(slide, tissue, task)
         task.progress.slide(task.row.slide, len(tiles))
         with written_whole(task.store) as partial:
-            tiles = _write(partial, slide, tiles, task)
+            group = zarr.create_group(str(partial))
+            if config.pixels:
+                readable = np.ones(len(tiles), np.bool_)
+                save_packed(group, _encoded_tiles(slide, tiles, readable, task))
+                tiles = tiles.only(readable)
+            tiles.save(group)
             task.picture.unlink(missing_ok=True)  # after an interruption it must not stand beside another store
         title = f"{slide.path.name}: {tissue.area_mm2:.2f} mm2 of tissue, {len(tiles)} tiles"
         report.tissue_picture(task.picture, thumbnail, tissue.mask, title)
@@ -185,19 +192,6 @@ def _record(task: _Task, tiles: Tiles, status: Status) -> SlideRecord:
         bad_tiles=tiles.bad_tiles,
         warnings=(*task.row.doubts, *tiles.warnings),
     )
-
-
-def _write(partial: Path, slide: Slide, tiles: Tiles, task: _Task) -> Tiles:
-    """Write a store; with pixels, the tiles that cannot be read are left out."""
-    import zarr  # noqa: PLC0415  heavy: only where a store is written
-
-    group = zarr.create_group(str(partial))
-    if task.config.pixels:
-        readable = np.ones(len(tiles), np.bool_)
-        save_packed(group, _encoded_tiles(slide, tiles, readable, task))
-        tiles = tiles.only(readable)
-    tiles.save(group)
-    return tiles
 
 
 def _encoded_tiles(slide: Slide, tiles: Tiles, readable: NDArray[np.bool_], task: _Task) -> Iterator[bytes]:
