@@ -14,7 +14,7 @@ from making.maps import write_run
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
-from wsiseg.evaluation.pictures import COLORS, JudgedPicture, error_pixels, map_pixels, truth_pixels
+from wsiseg.evaluation.pictures import COLORS, JudgedPicture, drawn
 from wsiseg.pages.drawing import Drawing, Polyline, Rectangle, Text
 from wsiseg.pages.pictures import DARK, LIGHT
 from wsiseg.pages.plots import Line, plot, thinned
@@ -138,19 +138,20 @@ def test_error_pictures_tell_hits_misses_and_false_alarms_apart() -> None:
     nan = float("nan")
     shown = picture([[0.9, 0.9, 0.1, 0.1, nan, nan]], [[1, 0, 1, 0, 1, 0]])
     expected = ["hit", "false alarm", "miss", "rest", "miss"]
-    found = error_pixels(shown, 0.5)[0]
+    pictures = drawn(shown, 0.5)
+    found = pictures["error"][0]
     assert [tuple(one) for one in found[:5]] == [COLORS[name] for name in expected]
     assert tuple(found[5]) == (255, 255, 255)
-    assert tuple(map_pixels(shown, 0.5)[0, 4]) == (255, 255, 255)
-    assert tuple(truth_pixels(shown)[0, 0]) == COLORS["hit"]
-    assert tuple(truth_pixels(shown)[0, 5]) == (255, 255, 255)
-    at_threshold = error_pixels(picture([[0.3, 0.3]], [[0.5, 0.49]]), 0.3)[0]
+    assert tuple(pictures["map"][0, 4]) == (255, 255, 255)
+    assert tuple(pictures["truth"][0, 0]) == COLORS["hit"]
+    assert tuple(pictures["truth"][0, 5]) == (255, 255, 255)
+    at_threshold = drawn(picture([[0.3, 0.3]], [[0.5, 0.49]]), 0.3)["error"][0]
     assert [tuple(one) for one in at_threshold] == [COLORS["hit"], COLORS["false alarm"]]
 
 
 def test_what_is_left_out_is_hatched_in_every_picture() -> None:
     shown = picture(np.full((6, 6), 0.9), np.ones((6, 6)), np.tile([0, 0.4, 0.5, 1, 1, 1], (6, 1)))
-    for pixels in (truth_pixels(shown), map_pixels(shown, 0.5), error_pixels(shown, 0.5)):
+    for pixels in drawn(shown, 0.5).values():
         hatch = {tuple(pixel) for row in pixels[:, 2:] for pixel in row}
         assert hatch == {COLORS["left out"], (255, 255, 255)}
         assert not {tuple(pixel) for row in pixels[:, :2] for pixel in row} & hatch
@@ -158,9 +159,10 @@ def test_what_is_left_out_is_hatched_in_every_picture() -> None:
 
 def test_what_is_unknown_is_neither_hit_nor_miss_and_its_truth_is_shown() -> None:
     shown = picture(np.full((6, 6), 0.9), np.tile([0, 0, 0, 1, 1, 1], (6, 1)), unknown=np.ones((6, 6)))
-    for pixels in (map_pixels(shown, 0.5), error_pixels(shown, 0.5)):
+    pictures = drawn(shown, 0.5)
+    for pixels in (pictures["map"], pictures["error"]):
         assert {tuple(pixel) for row in pixels for pixel in row} == {DARK, LIGHT}
-    assert {tuple(pixel) for pixel in truth_pixels(shown)[0]} == {COLORS["rest"], COLORS["hit"]}
+    assert {tuple(pixel) for pixel in pictures["truth"][0]} == {COLORS["rest"], COLORS["hit"]}
 
 
 def test_a_drawing_is_the_same_as_svg_and_as_png(tmp_path: Path) -> None:

@@ -20,8 +20,7 @@ def serve(server: Server) -> list[PcamFile]:
         server.pages[f"/{real.name}"] = lambda handler, content=content: handler.answer(  # type: ignore[misc]  # a default binds it
             200, content, {"Content-Type": "application/octet-stream"}
         )
-        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        files.append(PcamFile(real.name, len(content), md5, hashlib.sha256(content).hexdigest()))
+        files.append(PcamFile(real.name, len(content), hashlib.sha256(content).hexdigest()))
     return files
 
 

@@ -18,6 +18,7 @@ from shapely.geometry import shape
 from making.maps import slide_facts
 from wsiseg.annotations.geojson import read_json
 from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.heatmap.qupath import collection_text
 from wsiseg.prediction.map_files import MapFiles
 from wsiseg.run.outputs import write_packed
 
@@ -91,7 +92,7 @@ def test_any_map_gives_valid_polygons_with_holes_and_without_slivers(
     values: np.ndarray, cell: float, mpp: float
 ) -> None:
     found = heatmap(values, max(cell, 3 * mpp), mpp)
-    collection = json.loads("".join(found.geojson_text()))
+    collection = json.loads("".join(collection_text(found)))
     Draft202012Validator(QUPATH).validate(collection)
     tumor = [f for f in collection["features"] if f["properties"]["classification"]["name"] == "Tumor"]
     x, y = (edges.round() for edges in (np.arange(n + 1) * found.cell_level0[0] for n in (7, 6)))
@@ -126,9 +127,9 @@ def test_a_hole_stays_a_hole() -> None:
 
 def test_the_text_is_the_collection() -> None:
     found = heatmap(np.random.default_rng(0).random((40, 50)))
-    assert json.loads("".join(found.geojson_text())) == found.to_geojson()
+    assert json.loads("".join(collection_text(found))) == found.to_geojson()
     nothing = heatmap(np.full((3, 3), np.nan))
-    assert json.loads("".join(nothing.geojson_text())) == {"type": "FeatureCollection", "features": []}
+    assert json.loads("".join(collection_text(nothing))) == {"type": "FeatureCollection", "features": []}
 
 
 def test_a_long_text_is_packed_and_the_plain_file_removed(tmp_path: Path) -> None:

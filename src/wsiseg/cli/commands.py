@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -169,16 +168,12 @@ def _text(value: Any) -> str:  # noqa: ANN401  any JSON value
 
 
 def _tell(streams: Streams, report: "Report") -> None:
-    """Print the report, and add it to the summary of a job of GitHub."""
-    from wsiseg.evaluation.gate import gate_lines, summary  # noqa: PLC0415  loads numerical libraries
+    from wsiseg.evaluation.gate import gate_lines  # noqa: PLC0415  loads numerical libraries
 
     for note in report.notes:
         streams.note(f"note: {note}")
     for line in gate_lines(report):
         typer.echo(line, err=True)
-    if place := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(place).open("a", encoding="utf-8") as file:
-            file.write(summary(report))
     streams.result(report.model_dump(mode="json", by_alias=True), _report_lines(report))
 
 

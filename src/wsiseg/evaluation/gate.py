@@ -1,14 +1,13 @@
-"""Gates for continuous integration: conditions on measures, and reports that CI services show.
+"""Gates for continuous integration: conditions on measures, and a report that CI services show.
 
 A condition is read before anything else: its measure must exist, and the limit must be on the side where it is worse.
 
-JUnit XML as Jenkins and GitLab read it; job summaries as in GitHub's documentation of workflow commands: one holds at
-most 1 MiB.
+JUnit XML as Jenkins and GitLab read it.
 """
 
 import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
@@ -16,11 +15,9 @@ from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.froc import FALSE_ALARMS
 from wsiseg.evaluation.measures import MODES
 from wsiseg.evaluation.metrics_file import Gate, Report, figure
-from wsiseg.run.errors import UsageError, shortened
+from wsiseg.run.errors import UsageError
 from wsiseg.run.record import SlideRecord
 
-_MOST_ROWS = 200
-_MOST_SUMMARY_BYTES = 1_000_000  # under GitHub's 1 MiB
 _OVER_ALL = ("auc", "average_precision")
 _AT = ("precision", "recall", "specificity", "f1", "dice", "iou", "wrong_share")
 _UNKNOWN = ("unknown_share", "unknown_tumor_share", "unknown_other_share")
@@ -128,38 +125,6 @@ def junit(report: Report) -> str:
     return f'{head}\n<testsuites><testsuite name="wsiseg.evaluate" {counts}>\n{body}\n</testsuite></testsuites>\n'
 
 
-def summary(report: Report) -> str:
-    """Return the report as Markdown for `$GITHUB_STEP_SUMMARY`, within its limits."""
-    where = f"`{_cell(report.run)}`, split: {report.split or 'all'}, {report.counted}"
-    threshold = f"tumour from {report.threshold.value:.4f} ({_cell(report.threshold.origin)})"
-    gates = [
-        [_cell(gate.measure), figure(gate.value), gate.limit, report.counted, "yes" if gate.is_met else "**no**"]
-        for gate in report.gates
-    ]
-    measures = [[name, *texts, report.counted] for name, texts in report.rows.items()]
-    own = [(slide, getattr(slide, MODES[0], None) or {}) for slide in report.slides]
-    slides = [
-        [_cell(one.slide), one.status, figure(found.get("auc")), figure(found.get("f1")), _cell(_message(one))]
-        for one, found in own
-    ]
-    lines = [
-        *("## wsiseg evaluate", "", f"{where}, {threshold}"),
-        *(_table(["gate", "value", "limit", "slides", "met"], gates) if gates else []),
-        *_table(["measure", *report.columns, "slides"], measures),
-        *shortened(_table(["slide", "status", "AUC", "F1", ""], slides), _MOST_ROWS + 3, " slides, see slides.csv"),
-    ]
-    return ("\n".join(lines) + "\n").encode()[:_MOST_SUMMARY_BYTES].decode(errors="ignore")
-
-
-def _message(slide: SlideRecord) -> str:
-    return slide.error.message if slide.error else ""
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table after an empty one."""
-    return ["", *(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))]
-
-
 def _sentence(gate: Gate) -> str:
     return f"{gate.measure} is {'undefined' if gate.value is None else f'{gate.value:.4f}'}, not {gate.limit}"
 
@@ -184,9 +149,3 @@ def _slide_case(slide: SlideRecord) -> str:
         return f"{head}/>"
     tag = "error" if slide.status == "failed" else "skipped"
     return f"{head}><{tag} message={_quoted(slide.error.message)}/></testcase>"
-
-
-def _cell(text: str) -> str:
-    """Make text safe inside a Markdown table."""
-    cleaned = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("`", "'")
-    return escape(cleaned)[:500]

@@ -9,7 +9,7 @@ from typing import Any
 from wsiseg.evaluation.comparison import Compared
 from wsiseg.evaluation.measures import MODES
 from wsiseg.evaluation.metrics_file import Report, counted, figure, with_interval
-from wsiseg.evaluation.pictures import KEYS, all_pixels, data_address
+from wsiseg.evaluation.pictures import KEYS, data_address, drawn
 from wsiseg.evaluation.plots import NAMES, evaluation_plots, slider_counts
 from wsiseg.pages.page import cell, embedded, page, sortable_table, table
 from wsiseg.run.outputs import csv_text, write_json, write_text
@@ -226,6 +226,6 @@ def _pictures(records: Sequence[SlideRecord], slides: Sequence[Compared], thresh
             figures = "".join(
                 f'<figure><img class="cells" src="{data_address(pixels)}" alt="{name} of {escape(record.slide)}">'
                 f"<figcaption>{name}</figcaption></figure>"
-                for name, pixels in all_pixels(picture, threshold).items()
+                for name, pixels in drawn(picture, threshold).items()
             )
             yield f'<h3 id="slide-{number}">{escape(record.slide)}</h3><div class="row">{figures}</div>'

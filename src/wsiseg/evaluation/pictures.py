@@ -40,11 +40,6 @@ class JudgedPicture:
     tumor_share: NDArray[np.float32]  # of each cell, by the truth
     ignored_share: NDArray[np.float32]  # of each cell, left out of all measures
 
-    @property
-    def looked(self) -> NDArray[np.bool_]:
-        """bool[rows, columns]: where somebody looked."""
-        return ~np.isnan(self.unknown_share)
-
 
 def picture_of(heatmap: Heatmap, tumor_share: NDArray[np.float64], ignored_share: NDArray[np.float64]) -> JudgedPicture:
     """Average cells until the longer side is small enough, or repeat them until hatching can be seen in them."""
@@ -69,37 +64,23 @@ def _hatched(pixels: NDArray[np.uint8], picture: JudgedPicture, *, with_unknown:
     return pixels
 
 
-def truth_pixels(picture: JudgedPicture) -> NDArray[np.uint8]:
-    """Return the truth as uint8[rows, columns, 3]: tissue grey, tumour blue by its share."""
-    base = np.where(picture.looked[..., None], COLORS["rest"], _PAPER)
+def drawn(picture: JudgedPicture, threshold: float) -> dict[str, NDArray[np.uint8]]:
+    """Draw truth, map and errors, uint8[rows, columns, 3] each, white where nobody looked.
+
+    The truth is blue by the share of tumour, the map red from the threshold on, and the errors are those of cells.
+    """
+    looked, judged = ~np.isnan(picture.unknown_share), ~np.isnan(picture.probabilities)
+    base = np.where(looked[..., None], COLORS["rest"], _PAPER).astype(np.uint8)
     share = picture.tumor_share[..., None]
-    pixels = (base * (1 - share) + np.array(_TUMOR) * share).round().astype(np.uint8)
-    return _hatched(pixels, picture, with_unknown=False)
-
-
-def map_pixels(picture: JudgedPicture, threshold: float) -> NDArray[np.uint8]:
-    """Return the probabilities as uint8[rows, columns, 3], red from the threshold on, white where nobody looked."""
-    judged = ~np.isnan(picture.probabilities)
-    pixels = np.full((*judged.shape, 3), 255, np.uint8)
-    pixels[judged] = colored(picture.probabilities[judged], threshold)
-    return _hatched(pixels, picture)
-
-
-def error_pixels(picture: JudgedPicture, threshold: float) -> NDArray[np.uint8]:
-    """Return hits, misses and false alarms as uint8[rows, columns, 3]."""
+    truth = (base * (1 - share) + np.array(_TUMOR) * share).round().astype(np.uint8)
+    colors = np.full_like(base, 255)
+    colors[judged] = colored(picture.probabilities[judged], threshold)
     tumor = picture.tumor_share >= _HALF
     called = np.nan_to_num(picture.probabilities, nan=-1.0) >= np.float32(threshold)
-    pixels = np.full((*tumor.shape, 3), 255, np.uint8)
-    pixels[picture.looked] = COLORS["rest"]
-    pixels[tumor & called], pixels[tumor & ~called] = COLORS["hit"], COLORS["miss"]
-    pixels[~tumor & called] = COLORS["false alarm"]
-    return _hatched(pixels, picture)
-
-
-def all_pixels(picture: JudgedPicture, threshold: float) -> dict[str, NDArray[np.uint8]]:
-    """Return truth, map and errors, by name."""
-    shown = {"map": map_pixels(picture, threshold), "error": error_pixels(picture, threshold)}
-    return {"truth": truth_pixels(picture)} | shown
+    base[tumor & called], base[tumor & ~called] = COLORS["hit"], COLORS["miss"]
+    base[~tumor & called] = COLORS["false alarm"]
+    found = {"truth": _hatched(truth, picture, with_unknown=False), "map": _hatched(colors, picture)}
+    return found | {"error": _hatched(base, picture)}
 
 
 def data_address(pixels: NDArray[np.uint8]) -> str:

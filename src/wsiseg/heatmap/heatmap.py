@@ -8,11 +8,10 @@ trained on: its probability is kept as computed, but means nothing, and no thres
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,12 +154,9 @@ class Heatmap:
         unknown and of all tissue. Coordinates are level-0 pixels, counted from the corner of the scan's bounds, as
         QuPath does by default, where the slide has them and `crop_to_bounds` is set; else from the level-0 corner.
         """
-        return cast("dict[str, Any]", json.loads("".join(self.geojson_text(threshold, crop_to_bounds=crop_to_bounds))))
-
-    def geojson_text(self, threshold: float | None = None, *, crop_to_bounds: bool = True) -> Iterator[str]:
-        """Return what `to_geojson` does as text, piece by piece."""
         chosen = self if threshold is None else replace(self, threshold=threshold)
-        return collection_text(chosen, crop_to_bounds=crop_to_bounds)
+        found: dict[str, Any] = json.loads("".join(collection_text(chosen, crop_to_bounds=crop_to_bounds)))
+        return found
 
     def save(self, path: Path | str, ngff: NgffVersion = "0.4") -> None:
         """Write the heatmap as OME-NGFF, whole or not at all.

@@ -21,7 +21,7 @@ _TUMOR = {"name": "Tumor", "color": [200, 0, 0]}
 _UNKNOWN, _TISSUE = {"name": "Unknown", "color": [128, 128, 128]}, {"name": "Tissue", "color": [0, 114, 178]}
 
 
-def collection_text(heatmap: "Heatmap", *, crop_to_bounds: bool) -> Iterator[str]:
+def collection_text(heatmap: "Heatmap", *, crop_to_bounds: bool = True) -> Iterator[str]:
     """Return a FeatureCollection as JSON, piece by piece: the foci of the tumour, what is unknown, and all tissue."""
     yield '{"type":"FeatureCollection","features":['
     for number, (polygons, properties) in enumerate(_features(heatmap, crop_to_bounds=crop_to_bounds)):

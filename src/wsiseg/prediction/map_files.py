@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.ngff import CLASSES, NgffVersion
+from wsiseg.heatmap.qupath import collection_text
 from wsiseg.pages import pictures as report
 from wsiseg.prediction.inference import Sums
 from wsiseg.prediction.page import predict_page
@@ -102,7 +103,7 @@ class MapFiles:
         `thumbnail` is the whole slide, uint8[rows, columns, 3]; `notes` go below the picture, after the map's warnings.
         """
         write_text(self._begun, "")
-        write_packed(self.folder / f"{self.slide}.geojson", heatmap.geojson_text())
+        write_packed(self.folder / f"{self.slide}.geojson", collection_text(heatmap))
         cells = self.folder / f"{self.slide}.csv"
         if self.with_csv:
             _write_csv(cells, heatmap)
