@@ -128,7 +128,7 @@ def test_patches_run_through_the_protocol(folder: Path, model: Path, tmp_path: P
     assert (report.judged, report.unknown_share, list(report.columns)) == (None, None, ["all patches"])
     assert report.notes == (
         "patches of 0.972 um/px shown doubled, as in the paper, in images of 224 px, to a model of 0.5 um/px",
-        "the test split has 600 patches, the published one 32768",
+        "the test split has 600 patches, the published one 32,768",
     )
     assert (report.settings["scale"], report.settings["image_px"]) == ("doubled", 224)
     assert {"metrics.json", "report.html", "roc.png", "pcam-test.npz"} <= {

@@ -16,6 +16,11 @@ def test_an_error_is_a_sentence_and_what_to_do() -> None:
     assert str(errors.SlideError()) == "SlideError"
 
 
+def test_one_thing_is_not_spoken_of_as_many() -> None:
+    found = [errors.counted(count, what) for count, what in ((0, "slide"), (1, "slide"), (1200, "patch"))]
+    assert found == ["0 slides", "1 slide", "1,200 patches"]
+
+
 def drawn() -> dict[str, tuple[str, int]]:
     """Read the drawing: the parent and the exit code of every class; a code that is not drawn is the parent's."""
     found: dict[str, tuple[str, int]] = {}

@@ -17,7 +17,7 @@ from wsiseg.config.fetch import (
     FetchTcgaConfig,
     FetchTumorMapsConfig,
 )
-from wsiseg.run.errors import UsageError
+from wsiseg.run.errors import UsageError, counted
 from wsiseg.run.pace import spoken, spoken_size
 from wsiseg.slides.split import SPLITS
 
@@ -168,7 +168,7 @@ def _tcga_row(name: str, counts: Mapping[str, int]) -> str:
 
 
 def _tcga_summary(result: "TcgaResult") -> str:
-    parts = [f"{result.slides} slides of {result.cases} cases"]
+    parts = [f"{counted(result.slides, 'slide')} of {counted(result.cases, 'case')}"]
     if not result.dry_run:
         parts += [f"{result.fetched} fetched", f"{result.up_to_date} were there", f"{len(result.failed)} failed"]
     parts += [f"{len(result.left_out)} left out without a label"] if result.left_out else []
@@ -178,8 +178,8 @@ def _tcga_summary(result: "TcgaResult") -> str:
 def _maps_lines(result: "TumorMapsResult") -> Iterator[str]:
     yield from (f"failed: {problem.message}" for problem in result.failed)
     yield from (f"warning: {warning}" for warning in result.warnings)
-    parts = [f"{result.maps} maps, {result.converted} of them written now"]
+    parts = [f"{counted(result.maps, 'map')}, {result.converted} of them written now"]
     parts += [f"{result.scaled} with the scale of their slide"]
     parts += [f"{result.zeroed} of normal slides, set to zero by hand"] if result.zeroed else []
-    parts += [f"{len(result.unpublished)} slides have none"] if result.unpublished else []
+    parts += [f"none of {counted(len(result.unpublished), 'slide')}"] if result.unpublished else []
     yield f"{', '.join(parts)}; their licence is {result.license}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
-from wsiseg.run.errors import NotASlideError, shortened
+from wsiseg.run.errors import NotASlideError, counted, shortened
 from wsiseg.run.pace import Pace, spoken_size
 from wsiseg.run.record import Progress, Run, SlideRecord
 
@@ -96,7 +96,7 @@ class Streams(Progress):
         if self._draws:
             self._bar = _bar(of_files=self._of_files)
             self._bar.start()
-            self._bar.add_task(f"{slides} files" if self._of_files else "slides", total=None, pace="")
+            self._bar.add_task(counted(slides, "file") if self._of_files else "slides", total=None, pace="")
 
     def slide(self, slide: str, tiles: int) -> None:
         """Begin a slide of so many tiles, or a file of so many bytes."""
@@ -110,7 +110,8 @@ class Streams(Progress):
             self._begun[slide].advance(tiles)
             self._pace.advance(tiles if self._of_files else tiles / max(1, self._begun[slide].total))
         if self._bar is None and self._pace.is_due():
-            what = f"files, {spoken_size(self._tiles)}" if self._of_files else f"slides, {self._tiles} tiles"
+            tiles_or_bytes = spoken_size(self._tiles) if self._of_files else counted(self._tiles, "tile")
+            what = f"{'files' if self._of_files else 'slides'}, {tiles_or_bytes}"
             self.note(f"{self._done}/{self._total} {what}, {self._speed()}")
         self._draw()
 

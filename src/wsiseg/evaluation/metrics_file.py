@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from wsiseg.run.errors import counted
 from wsiseg.run.record import SlideRecord
 from wsiseg.run.version import __version__
 
@@ -109,7 +110,7 @@ class Report(BaseModel, frozen=True, populate_by_name=True):
     def counted(self) -> str:
         """How many of the slides that should be there the headline is over, as `1 of 3 slides`."""
         block = self.without_background
-        return f"{block['slides']} patches" if self.unit == "patch" else counted(block)
+        return counted(block["slides"], "patch") if self.unit == "patch" else of_expected(block)
 
     @property
     def unmet(self) -> tuple[Gate, ...]:
@@ -133,9 +134,9 @@ def with_interval(measure: Mapping[str, Any]) -> str:
     return figure(measure["value"]) + (f" ({low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else "")
 
 
-def counted(block: Mapping[str, Any]) -> str:
+def of_expected(block: Mapping[str, Any]) -> str:
     """Write how many of the slides that should be there a block is over, as `1 of 3 slides`."""
-    return f"{block['slides']} of {block['expected_slides']} slides"
+    return f"{block['slides']} of {counted(block['expected_slides'], 'slide')}"
 
 
 def measured(block: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from wsiseg.evaluation.comparison import Compared
 from wsiseg.evaluation.measures import MODES
-from wsiseg.evaluation.metrics_file import Report, counted, figure, with_interval
+from wsiseg.evaluation.metrics_file import Report, figure, of_expected, with_interval
 from wsiseg.evaluation.pictures import KEYS, data_address, drawn
 from wsiseg.evaluation.plots import NAMES, evaluation_plots, slider_counts
 from wsiseg.pages.page import cell, embedded, page, sortable_table, table
@@ -149,7 +149,7 @@ def _slider(slides: Sequence[Compared], threshold: float) -> str:
 def _group(title: str, groups: Mapping[str, Any]) -> str:
     shown = [*((mode, name) for mode in MODES for name in ("auc", "f1")), *((MODES[0], name) for name in _UNKNOWN)]
     rows = [
-        [escape(name), *(with_interval(group[mode][one]) for mode, one in shown), counted(group[MODES[0]])]
+        [escape(name), *(with_interval(group[mode][one]) for mode, one in shown), of_expected(group[MODES[0]])]
         for name, group in groups.items()
     ]
     heads = [f"{measure}, {NAMES[mode]}" for mode in MODES for measure in ("AUC", "F1")]
@@ -165,7 +165,7 @@ def _runs(report: Report) -> str:
                 f"{figure(getattr(run, mode)[name]['value'])} ({_signed(run.difference[mode][name])})"
                 for mode, name in shown.values()
             ),
-            counted(run.without_background),
+            of_expected(run.without_background),
         ]
         for run in report.runs
     ]

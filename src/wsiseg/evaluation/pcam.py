@@ -20,7 +20,7 @@ from wsiseg.evaluation.metrics_file import Report, Threshold
 from wsiseg.mathematics.metrics import Pixels
 from wsiseg.model_file.model_card import ModelCard
 from wsiseg.model_file.model_file import ModelFile, model_path
-from wsiseg.run.errors import UsageError, WsisegError
+from wsiseg.run.errors import UsageError, WsisegError, counted
 from wsiseg.run.outputs import load_arrays, save_arrays
 from wsiseg.run.record import Progress
 from wsiseg.slides.cohort import CohortSlide
@@ -80,7 +80,7 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, l
     own, asked = Threshold(value=model.card.threshold, source="model"), config.threshold
     threshold = own if asked is None else Threshold(value=asked, source="option")
     count, full = len(patches.labels), pcam_files.PATCHES[split]
-    part = f"the {split} split has {count} patches, the published one {full}"
+    part = f"the {split} split has {counted(count, 'patch')}, the published one {full:,}"
     whole = patches.without(np.zeros(count, np.bool_))
     report = Report(
         run=str(folder),

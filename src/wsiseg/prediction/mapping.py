@@ -18,7 +18,7 @@ from wsiseg.prediction.inference import Asking, Sums, speed
 from wsiseg.prediction.map_files import MapFiles, key_of
 from wsiseg.prediction.places import Places
 from wsiseg.prediction.windows import Plan, plan_tiles, plan_windows
-from wsiseg.run.errors import SlideError
+from wsiseg.run.errors import SlideError, counted
 from wsiseg.run.pace import spoken
 from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import CohortSlide
@@ -93,9 +93,9 @@ def forecast(job: Job, models: Sequence[ModelFile], slides: int) -> str:
     seconds = sum(
         plan.tiles() / speed(plan, model) for plan, model in zip(job.plans, models, strict=True) if plan.windows
     )
-    said = f"{job.row.slide} has {job.tiles} tiles; at {job.tiles / seconds:.3g} tiles/s, as measured on made ones, "
+    rate = f"{job.tiles / seconds:.3g} tiles/s, as measured on made ones"
     what = "it takes" if slides == 1 else f"{slides} slides like it take"
-    return f"{said}{what} about {spoken(slides * seconds)}"
+    return f"{job.row.slide} has {counted(job.tiles, 'tile')}; at {rate}, {what} about {spoken(slides * seconds)}"
 
 
 def warnings_of(job: Job, heatmap: Heatmap, models: Sequence[ModelFile]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from wsiseg.pages.page import cell, page, sortable_table
 from wsiseg.prediction.viewer import SCRIPT, STYLE, Results, viewed, viewer_bar
+from wsiseg.run.errors import counted
 from wsiseg.run.record import Run, SlideRecord, totals
 
 _MOST_SECTIONS = 1000
@@ -38,12 +39,10 @@ def predict_page(run: Run, title: str, results: Callable[[str], Results | None])
         run.slides, key=lambda record: (record.status not in ("failed", "suspect"), _natural(record.slide))
     )
     mapped = [record for record in records if record.status not in ("failed", "skipped")]
-    shown = mapped[:_MOST_SECTIONS]
+    shown, left = mapped[:_MOST_SECTIONS], len(mapped[_MOST_SECTIONS:])
     numbers = {record.slide: number for number, record in enumerate(shown)}
     sections = list(_sections(run, shown, results))
-    more = (
-        f"<p>{len(mapped) - len(shown)} further slides are in the table only.</p>" if len(mapped) > len(shown) else ""
-    )
+    more = f"<p>{counted(left, 'further slide')} {'is' if left == 1 else 'are'} in the table only.</p>" if left else ""
     parts = [
         f"<h1>Tumour maps: {_name(title)}</h1>",
         *_about(run),
@@ -99,11 +98,12 @@ def _sums(records: Sequence[SlideRecord]) -> str:
     names = ("tissue_mm2", "tumor_mm2", "unknown_mm2")
     tissue, tumor, unknown = (sum(getattr(one, name) or 0 for one in records) for name in names)
     share, unjudged = (f" ({area / tissue:.1%})" if tissue else "" for area in (tumor, unknown))
+    cells, unreadable = (sum(getattr(one, name) for one in records) for name in ("tiles", "bad_tiles"))
     parts = [
-        f"{len(records)} slides: {counts}",
+        f"{counted(len(records), 'slide')}: {counts}",
         f"{tissue:.2f} mm2 of tissue, {tumor:.2f} mm2{share} of it tumour"
         + f", {unknown:.2f} mm2{unjudged} unknown and not judged" * bool(unknown),
-        f"{sum(one.tiles for one in records):,} cells, {sum(one.bad_tiles for one in records)} of them unreadable",
+        f"{counted(cells, 'cell')}, {unreadable} of them unreadable",
     ]
     return "; ".join(parts)
 

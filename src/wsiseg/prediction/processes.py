@@ -19,7 +19,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from wsiseg.model_file.onnx_session import runtime
-from wsiseg.run.errors import UsageError, WsisegError
+from wsiseg.run.errors import UsageError, WsisegError, counted
 from wsiseg.run.machine import CORES, cores
 from wsiseg.run.record import Progress, SlideRecord
 from wsiseg.slides.cohort import CohortSlide
@@ -135,7 +135,7 @@ class _Shared:
         ended = f"the process on {worker.device} ended with exit code {worker.process.exitcode}"
         if not worker.has_begun:
             raise WsisegError(f"{ended} before it began", "try --jobs 1")
-        self.progress.note(f"{ended}: its {len(worker.rows)} slides are handed out again")
+        self.progress.note(f"{ended}: {counted(len(worker.rows), 'slide')} handed out again")
         for row in reversed(worker.rows.values()):
             self._deaths[row.slide] += 1
             if self._deaths[row.slide] < _MOST_DEATHS:

@@ -29,6 +29,12 @@ def shortened(names: Sequence[str], most: int, what: str = "") -> list[str]:
     return [*names[:most], *([f"and {len(names) - most} more{what}"] if len(names) > most else [])]
 
 
+def counted(count: int, what: str) -> str:
+    """Return a number of things in words, as `1 slide` and `1,200 patches`."""
+    ending = "es" if what.endswith("ch") else "s"
+    return f"{count:,} {what}{'' if count == 1 else ending}"
+
+
 class WsisegError(Exception):
     """Base of all errors that are the user's to mend; `str()` is one sentence for a person."""
 

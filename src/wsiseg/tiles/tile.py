@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from wsiseg.config.tile import TileConfig
 from wsiseg.mathematics.grid import Grid
 from wsiseg.pages import pictures as report
-from wsiseg.run.errors import SlideError, UsageError, WsisegError
+from wsiseg.run.errors import SlideError, UsageError, WsisegError, counted
 from wsiseg.run.outputs import written_whole
 from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, Status, now
 from wsiseg.run.version import __version__
@@ -141,7 +141,7 @@ def _tile_slide(task: _Task) -> SlideRecord:
                 tiles = tiles.only(readable)
             tiles.save(group)
             task.picture.unlink(missing_ok=True)  # after an interruption it must not stand beside another store
-        title = f"{slide.path.name}: {tissue.area_mm2:.2f} mm2 of tissue, {len(tiles)} tiles"
+        title = f"{slide.path.name}: {tissue.area_mm2:.2f} mm2 of tissue, {counted(len(tiles), 'tile')}"
         report.tissue_picture(task.picture, thumbnail, tissue.mask, title)
         return _record(task, tiles, "ok")
 
