@@ -197,9 +197,8 @@ def _outside(path: Path, truth: Truth, inside_px: float) -> tuple[str, ...]:
     """Say how much of the truth lies beyond the slide."""
     total = truth.tumor.total
     if total > 0 and inside_px <= 0:
-        raise AnnotationError(
-            f"{path.name}: all of its tumour lies outside the slide", "set truth-origin in the file of --config"
-        )
+        advice = "set truth-origin in the file of --config"
+        raise AnnotationError(f"{path.name}: all of its tumour lies outside the slide", advice)
     if inside_px < (1 - _OUTSIDE) * total:
         return (f"{path.name}: {1 - inside_px / total:.0%} of its tumour lies outside the slide",)
     return ()

@@ -33,7 +33,8 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
 
     Raises:
         UsageError: A folder, the cohort, its split or a measure that a gate names does not exist.
-        WsisegError: No slide at all could be compared.
+        WsisegError: No slide at all could be compared, or a file of PatchCamelyon cannot be read.
+        ModelFileError: The model for PatchCamelyon cannot compute.
     """
     progress = progress or Progress()
     if config.out is not None and config.out.resolve() in {place.resolve() for place in config.predictions}:
@@ -63,11 +64,7 @@ class Scope:
 
     @classmethod
     def of(cls, config: EvaluateConfig) -> Self:
-        """Read the cohort and choose the split asked for, the test split, or all.
-
-        Raises:
-            UsageError: The cohort cannot be read or has no such split.
-        """
+        """Read the cohort and choose the split asked for, the test split, or all."""
         cohort = Cohort.read(config.cohort).slides if config.cohort else ()
         splits = sorted({row.split for row in cohort if row.split})
         if config.split and config.split not in splits:

@@ -70,7 +70,7 @@ def conditions(config: EvaluateConfig, measures: Paths) -> list[Gate]:
         ("--fail-over", "most", config.fail_over, "higher", "--fail-under"),
     ):
         for text in texts:
-            name, limit = _read(option, text, measures)
+            name, limit = _read(f"{option} {text}", text, measures)
             last = name.rpartition(".")[2]
             if last not in _NEITHER_IS_BETTER and wrong == ("lower" if last in _LOWER_IS_BETTER else "higher"):
                 raise UsageError(f"{option} {text}: {wrong} values of {name} are better", f"give {other} {text}")
@@ -78,19 +78,18 @@ def conditions(config: EvaluateConfig, measures: Paths) -> list[Gate]:
     return found
 
 
-def _read(option: str, text: str, measures: Paths) -> tuple[str, float]:
-    name, _, number = text.partition("=")
-    name = name.strip()
+def _read(given: str, text: str, measures: Paths) -> tuple[str, float]:
+    name, number = (part.strip() for part in text.partition("=")[::2])
     try:
         limit = float(number)
     except ValueError:
         limit = math.nan
     if not name or not math.isfinite(limit):
-        raise UsageError(f"{option} {text}: not of the form MEASURE=NUMBER", "as in auc=0.8 or site.breast.f1=0.6")
+        raise UsageError(f"{given}: not of the form MEASURE=NUMBER", "as in auc=0.8 or site.breast.f1=0.6")
     if name not in measures:
         alike = difflib.get_close_matches(name, measures, n=1)
         advice = f"did you mean {alike[0]}?" if alike else f"there are {', '.join((*_BLOCK, *_WHOLE))} and more"
-        raise UsageError(f"{option} {text}: there is no measure {name} in what is evaluated", advice)
+        raise UsageError(f"{given}: there is no measure {name} in what is evaluated", advice)
     return name, limit
 
 

@@ -44,10 +44,9 @@ class Resamples:
 
     def mean(self, values: Floats) -> Floats:
         """Average a value of every item where it is defined: float64[items] -> float64[resamples]."""
-        defined = ~np.isnan(values)
-        count = self.weights[:, defined].sum(1)
-        total = self.weights[:, defined] @ values[defined]
-        mean: Floats = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+        known = ~np.isnan(values)
+        with np.errstate(invalid="ignore"):  # undefined where none of the items is
+            mean: Floats = self.weights[:, known] @ values[known] / self.weights[:, known].sum(1)
         return mean
 
     def curve(self, items: Sequence[Pixels], exact: Sequence[float] = ()) -> Curve:

@@ -145,11 +145,8 @@ def _estimates(
     slides: Sequence[Compared], curves: Mapping[str, Curve], judging: Judging
 ) -> dict[str, dict[str, tuple[float, Floats]]]:
     """Measure a group and its resamples, by mode and name."""
-    resamples, unknown, exact = (
-        judging.draw(slides),
-        np.array([one.unknown for one in slides]),
-        [judging.threshold.value],
-    )
+    resamples, exact = judging.draw(slides), [judging.threshold.value]
+    unknown = np.array([one.unknown for one in slides])
     if judging.singly:
         tissue, unknown_drawn = single_draws(slides[0].tissue, unknown[0], judging.resamples, judging.seed, exact)
         drawn = (tissue, tissue)
@@ -208,16 +205,10 @@ def tumor_area(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
     truth = np.array([one.truth_px - one.unknown[0] for one in known]) * mm2
     called = np.array([one.called_px(judging.threshold.value) for one in known]) * mm2
     resamples = judging.draw(known) if known else Resamples(np.empty((0, 0)))
+    sums = {"truth_mm2": float(truth.sum()), "called_mm2": float(called.sum()), "slides": len(known)}
     errors = {"mean_error_mm2": called - truth, "mean_absolute_error_mm2": np.abs(called - truth)}
-    return {
-        "truth_mm2": float(truth.sum()),
-        "called_mm2": float(called.sum()),
-        "slides": len(known),
-        **{
-            name: stated(float(error.mean()) if known else np.nan, resamples.mean(error))
-            for name, error in errors.items()
-        },
-    }
+    means = {name: error.mean() if known else np.nan for name, error in errors.items()}
+    return sums | {name: stated(float(mean), resamples.mean(errors[name])) for name, mean in means.items()}
 
 
 def reliability_table(slides: Sequence[Pixels]) -> dict[str, list[float | None]]:

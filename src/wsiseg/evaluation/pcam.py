@@ -18,7 +18,6 @@ from wsiseg.evaluation.comparison import Compared
 from wsiseg.evaluation.measures import MODES, Judging, pooled_measures, reliability_table
 from wsiseg.evaluation.metrics_file import Report, Threshold
 from wsiseg.mathematics.metrics import Pixels
-from wsiseg.model_file.model_card import ModelCard
 from wsiseg.model_file.model_file import ModelFile, model_path
 from wsiseg.run.errors import UsageError, WsisegError, counted
 from wsiseg.run.outputs import load_arrays, save_arrays
@@ -60,12 +59,7 @@ class Patches:
 def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, list[Compared]]:
     """Ask a model for all patches of a split and measure its answers; the patches come as the pixels of slides.
 
-    A patch has no background: the figures without and with it are the same.
-
-    Raises:
-        UsageError: There is no such split, file or extra, or the model's tiles are too small.
-        WsisegError: A file cannot be read.
-        ModelFileError: The model cannot compute.
+    A patch has no background: the figures without and with it are the same. What is raised is that of `evaluate`.
     """
     assert config.pcam is not None  # noqa: S101  the settings were checked
     assert config.model is not None  # noqa: S101  the settings were checked
@@ -81,6 +75,9 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, l
     threshold = own if asked is None else Threshold(value=asked, source="option")
     count, full = len(patches.labels), pcam_files.PATCHES[split]
     part = f"the {split} split has {counted(count, 'patch')}, the published one {full:,}"
+    how = {"native": "as they are", "doubled": "doubled, as in the paper"}[view.scale]
+    size = f"in images of {view.side_px} px, to a model of {model.card.mpp:g} um/px"
+    shown = f"patches of {MPP} um/px shown {how}, {size}"
     whole = patches.without(np.zeros(count, np.bool_))
     report = Report(
         run=str(folder),
@@ -92,7 +89,7 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, l
             "seed": config.seed, "model": model.card.name, "sha256": model.sha256,
             "scale": view.scale, "image_px": view.side_px,
         },
-        notes=(view.told(model.card), *((part,) if count != full else ())),
+        notes=(shown, *((part,) if count != full else ())),
         reliability=reliability_table([one.tissue for one in whole]),
         **_figures(config, patches, whole, threshold),
     )  # fmt: skip
@@ -111,9 +108,6 @@ class View:
         """Choose the scale that is nearer to the model's um/px, unless one is asked for, and the side.
 
         A dense model sees native patches without padding, which would be most of what it sees.
-
-        Raises:
-            UsageError: The patches are larger than the model's tiles, and it takes no other images.
         """
         card = model.card
         scale = scale or ("native" if card.mpp > MPP / 2**0.5 else "doubled")
@@ -123,11 +117,6 @@ class View:
             text = f"{model.path}: its tiles of {card.tile_px} pixels are smaller than a patch of {patch_px}"
             raise UsageError(text, advice.get(scale, "use a model of larger tiles"))
         return cls(scale, patch_px if is_dense and scale == "native" else max(patch_px, card.tile_px))
-
-    def told(self, card: ModelCard) -> str:
-        """Say it."""
-        shown = {"native": "as they are", "doubled": "doubled, as in the paper"}[self.scale]
-        return f"patches of {MPP} um/px shown {shown}, in images of {self.side_px} px, to a model of {card.mpp:g} um/px"
 
     def images(self, patches: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Double patches, if that is asked for, and pad them with zeros: uint8[n, side_px, side_px, 3]."""

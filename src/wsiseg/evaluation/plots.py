@@ -62,11 +62,7 @@ def evaluation_plots(report: Report, slides: Sequence[Compared]) -> dict[str, Dr
 
 
 def slider_counts(slides: Sequence[Compared], threshold: float) -> dict[str, Any]:
-    """Count hits and false alarms at evenly spaced thresholds and at the one of the report, for the slider.
-
-    Returns:
-        `thresholds`, where among them to `begin`, and by mode `hits`, `false_alarms`, `positive` and `negative`.
-    """
+    """Count by mode hits and false alarms at evenly spaced thresholds and at the one of the report, where to begin."""
     thresholds = np.unique(np.append(np.arange(_STEPS + 1, dtype=np.float32) / _STEPS, np.float32(threshold)))
     counts = [one.tissue.at_or_above(thresholds) for one in slides]
     hits, alarms = (np.sum([count[side] for count in counts], axis=0) for side in (0, 1))

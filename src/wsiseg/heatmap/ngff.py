@@ -109,11 +109,8 @@ def _mean2(level: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _placed(cell: float, pixel: tuple[float, float]) -> list[dict[str, Any]]:
     """Place a level: its pixel centres lie half a pixel in, counted from the centre of the slide's first pixel."""
-    shift_y, shift_x = (cell - pixel[1]) / 2, (cell - pixel[0]) / 2
-    return [
-        {"type": "scale", "scale": [1.0, cell, cell]},
-        {"type": "translation", "translation": [0.0, shift_y, shift_x]},
-    ]
+    shift = [0.0, (cell - pixel[1]) / 2, (cell - pixel[0]) / 2]
+    return [{"type": "scale", "scale": [1.0, cell, cell]}, {"type": "translation", "translation": shift}]
 
 
 def _versioned(attributes: dict[str, Any], ngff: NgffVersion) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wsiseg.run.outputs import write_text, written_whole
 
-Point = tuple[float, float]
 Anchor = Literal["start", "middle", "end"]
 INK, PAPER, GRID = "#222222", "#ffffff", "#dddddd"
 _ZOOM = 2  # PNG pixels per unit
@@ -34,7 +33,7 @@ class Rectangle:
 class Polyline:
     """A line through points."""
 
-    points: Sequence[Point]
+    points: Sequence[tuple[float, float]]
     color: str
     width: float = 1.5
 

@@ -57,10 +57,7 @@ def _append(group: Any, piece: bytes) -> None:  # noqa: ANN401  a zarr group
 class PackedTiles:
     """Packed JPEG files, open for reading; thread-safe, and nothing needs closing.
 
-    Args:
-        path: The folder of the zarr group that `save_packed` filled.
-        group: That group, open.
-        side: Side of a tile in pixels.
+    They are those of the zarr group that `save_packed` filled, open and at a `path`; tiles have a `side` in pixels.
 
     Raises:
         KeyError: It holds no packed files.

@@ -54,10 +54,7 @@ FILES = tuple(
 
 @contextmanager
 def opened(folder: Path, split: Split, part: Literal["x", "y"]) -> Iterator[Any]:
-    """Open the images (x) or labels (y) of a split, as published or unpacked; links out of the file are refused.
-
-    Yields:
-        The data set of h5py.
+    """Yield h5py's data set of the images (x) or labels (y) of a split, published or unpacked; links out are refused.
 
     Raises:
         UsageError: h5py is not installed, or there is no such file.

@@ -33,7 +33,9 @@ def is_stained(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     # A fluorescent slide shines in one or two channels only where it is not black.
     if (dimmest[~is_black] >= _LIT).sum() * 2 <= (~is_black).sum():
         return stained
-    of_value = _density_of_value(_glass(planes, brightest, dimmest))
+    # The optical density, relative to the glass, of every value of every channel: float32[3, 256].
+    of_value = np.log(_glass(planes, brightest, dimmest))[:, None] - np.log(np.maximum(np.arange(256), 1.0))
+    of_value = np.maximum(of_value, 0).astype(np.float32)
     # Densities are numbers of 4 bytes for every channel: they are held for some rows at a time.
     bands = [np.s_[row : row + _ROWS_AT_ONCE] for row in range(0, len(image), _ROWS_AT_ONCE)]
     counts = np.zeros(_BINS, np.int64)
@@ -62,13 +64,6 @@ def _quantile(plane: NDArray[np.uint8], share: float, among: NDArray[np.bool_] |
 
     counts = np.cumsum(Image.fromarray(plane).histogram(None if among is None else Image.fromarray(among)))
     return float(np.searchsorted(counts, share * counts[-1]))
-
-
-def _density_of_value(glass: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return the optical density, relative to the glass, of every value of every channel: float32[3, 256]."""
-    levels = np.log(np.maximum(np.arange(256), 1.0))
-    densities: NDArray[np.float32] = np.maximum(np.log(glass)[:, None] - levels, 0).astype(np.float32)
-    return densities
 
 
 def _density(planes: NDArray[np.uint8], of_value: NDArray[np.float32]) -> NDArray[np.float32]:

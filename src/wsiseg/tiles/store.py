@@ -6,7 +6,7 @@ float32[n] (shares of the tile that are tissue and that lie on the slide), where
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -114,12 +114,10 @@ def fill_tiles(out: NDArray[np.uint8], store: str, slide: str | None, indices: I
         opened.read_around(indices, out.shape[1], out)
 
 
-class TileStore:
-    """A tile store, open for reading; thread-safe.
+class TileStore(AbstractContextManager["TileStore"]):
+    """A tile store `<slide>.tiles.zarr`, open for reading; thread-safe.
 
-    Args:
-        path: The folder `<slide>.tiles.zarr`.
-        slide: Path of the slide, to read the pixels from where the store has none.
+    Where it has no pixels, they are read from the slide, if that is given.
 
     Raises:
         WsisegError: There is no tile store at `path`.
@@ -172,13 +170,6 @@ class TileStore:
             tile[:] = slide.read(x - step_x, y - step_y, (side, side), self.tiles.mpp)
         return out
 
-    def close(self) -> None:
-        """Free the slide, if it was opened."""
+    def __exit__(self, *_: object) -> None:
         if "_open_slide" in self.__dict__:
             self._open_slide.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
