@@ -11,6 +11,7 @@ WsisegError                 exit code 1
 ├── StalledError            1   a slide's disk or network does not answer
 ├── AnnotationError         1   a file of outlines or a mask cannot be used (annotations)
 │   └── ZeroedMapError          a published map that was set to zero by hand (annotations)
+├── MissingMapError         1   a slide that is to be evaluated has no map (evaluation)
 └── SlideError              1   a slide cannot be read
     ├── PixelSizeError          no pixel size, or one that cannot be true
     └── NotASlideError          not a slide: skipped where it was found in a folder, failed where it was named
