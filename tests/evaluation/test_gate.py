@@ -111,8 +111,8 @@ def test_where_higher_is_better_there_is_no_highest_value(folder: Path, name: st
 
 
 def test_of_two_limits_of_one_measure_both_hold(folder: Path) -> None:
-    report = report_of(folder, fail_under=("auc=0.999", "auc=0.1"))
-    assert [one.is_met for one in report.gates] == [False, True]
+    report = report_of(folder, fail_under=("auc=0.999", "auc=0.1", "tumor_px=1"), fail_over=("tumor_px=1e12",))
+    assert [one.is_met for one in report.gates] == [False, True, True, True]
 
 
 def test_a_site_without_any_map_does_not_meet_its_gate(folder: Path, tmp_path: Path) -> None:

@@ -347,3 +347,9 @@ def test_many_threads_read_what_one_reads(data: Path) -> None:
         with ThreadPoolExecutor(8) as pool:
             together = list(pool.map(lambda corner: slide.read(corner[0], corner[1], (224, 224), 0.7), corners))
     assert all((a == b).all() for a, b in zip(alone, together, strict=True))
+
+
+def test_pixels_much_coarser_than_asked_are_spoken_of(make_slide: MakeSlide) -> None:
+    with Slide(make_slide("a.tiff", mpp=1.0)) as slide:
+        assert slide.coarseness(0.5) == ("its pixels of 1 um are 2.0 times coarser than 0.5 um",)
+        assert slide.coarseness(0.7) == ()

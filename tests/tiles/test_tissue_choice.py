@@ -152,5 +152,5 @@ def test_pieces_that_touch_no_tissue_are_counted() -> None:
     inside, across, far = (
         Polygons(shapely.box(*corners)) for corners in ((31, 21, 32, 22), (45, 35, 90, 70), (60, 50, 90, 70))
     )
-    assert missing([inside, across, far, far], (100, 80), tissue) == 2
+    assert missing([inside, across, far, far, far], (100, 80), tissue) == 3
     assert missing([Mask(tissue, (10.0, 10.0)), Mask(~tissue[::-1], (1.0, 1.0))], (100, 80), tissue) == 1
