@@ -90,8 +90,7 @@ def compare_run(
     A slide without a prediction of which `is_due` is true fails, unless the settings let it be missing.
 
     Raises:
-        UsageError: There is no truth at all, a region belongs to none of the slides, or the classes of all truth are
-            others than those that are to mean tumour.
+        UsageError: There is no truth, a region belongs to no slide, or no truth has a class that is to mean tumour.
     """
     assert config.truth is not None  # noqa: S101  the settings were checked
     known, truths = {row.slide: row for row in cohort}, truth_files(config.truth)

@@ -159,9 +159,8 @@ class Slide:
 
     def coarseness(self, mpp: float) -> tuple[str, ...]:
         """Say where level 0 is much coarser than `mpp`: then detail is missing that a model has seen in training."""
-        times = max(self.mpp) / mpp
-        sentence = f"its pixels of {max(self.mpp):g} um are {times:.1f} times coarser than {mpp:g} um"
-        return (sentence,) if times > _MUCH_COARSER else ()
+        sentence = f"its pixels of {max(self.mpp):g} um are {max(self.mpp) / mpp:.1f} times coarser than {mpp:g} um"
+        return (sentence,) if max(self.mpp) > _MUCH_COARSER * mpp else ()
 
     def read(self, x: float, y: float, size: tuple[int, int], mpp: float) -> NDArray[np.uint8]:
         """Read a region at a resolution, from the coarsest level that is no coarser.
