@@ -84,10 +84,12 @@ def test_what_stands_in_a_sequence_is_not_the_files_own(tmp_path: Path) -> None:
     def element(group: int, number: int, text: bytes) -> bytes:
         return struct.pack("<HH2sH", group, number, b"UI", len(text)) + text
 
-    inner = element(0x0020, 0x000E, b"1.2.3 ") + element(0x0040, 0x0001, b"1.2 ")
+    inner = (
+        element(0x0008, 0x0008, b"THUMBNAIL ") + element(0x0020, 0x000E, b"1.2.3 ") + element(0x0040, 0x0001, b"1.2 ")
+    )
     sequence = b"\x08\x00\x15\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + inner
     ends = b"\xfe\xff\x0d\xe0\0\0\0\0" + b"\xfe\xff\xdd\xe0\0\0\0\0"
     (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + sequence + ends + element(0x0020, 0x000E, b"1.2.4 "))
     found = dicom_file(tmp_path / "a.dcm")
     assert found is not None
-    assert found.series == "1.2.4"
+    assert (found.series, found.kind) == ("1.2.4", "")

@@ -137,6 +137,15 @@ def test_neighbouring_tiles_join_without_a_seam(make_slide: MakeSlide) -> None:
     assert np.abs(np.concatenate(halves, 1).astype(int) - whole).max() <= 1
 
 
+def test_a_coarse_region_is_the_same_in_blocks(
+    make_slide: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Slide(make_slide("a.tiff")) as slide:
+        whole = slide.read(30.5, 50, (60, 40), 8.0)
+        monkeypatch.setattr("wsiseg.slides.slide._BLOCK_PX", 64)
+        np.testing.assert_allclose(slide.read(30.5, 50, (60, 40), 8.0).astype(int), whole.astype(int), atol=1)
+
+
 def test_a_coarse_region_of_a_large_slide_needs_little_memory(make_slide: MakeSlide) -> None:
     """One level only: 100 times coarser than asked is averaged in blocks, not read at once."""
     picture = smooth_picture(6000, 5000)
