@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import typer
 
 from wsiseg.run.errors import NotASlideError, counted, shortened
-from wsiseg.run.pace import Pace, spoken_size
-from wsiseg.run.record import Progress, Run, SlideRecord
+from wsiseg.run.record import Pace, Progress, Run, SlideRecord, spoken_size
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

@@ -19,7 +19,7 @@ from wsiseg.prediction.map_files import MapFiles, key_of
 from wsiseg.prediction.places import Places
 from wsiseg.prediction.windows import Plan, plan_tiles, plan_windows
 from wsiseg.run.errors import SlideError, counted
-from wsiseg.run.pace import spoken
+from wsiseg.run.record import spoken
 from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import CohortSlide
 from wsiseg.slides.pyramid import level_for

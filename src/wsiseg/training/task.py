@@ -13,8 +13,7 @@ from torch.nn import functional
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import Checkpoint, TileClassifier, build
 from wsiseg.network.weights import Note
-from wsiseg.run.pace import Pace
-from wsiseg.run.record import Progress
+from wsiseg.run.record import Pace, Progress
 from wsiseg.run.version import __version__
 from wsiseg.training.bags import Source
 from wsiseg.training.cautions import cost
