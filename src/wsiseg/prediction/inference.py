@@ -6,7 +6,6 @@ probability of the tile around it; in the end each becomes the mean of the tiles
 overlapping tiles would.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,15 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.mathematics.grid import mean_of_tiles
-from wsiseg.model_file.model_file import MAP_MULTIPLE_PX, Answer
+from wsiseg.model_file.model_file import Answer
 from wsiseg.prediction.windows import OVERLAP_PX, Cells, Plan
 from wsiseg.run.errors import WsisegError
 from wsiseg.slides.slide import Slide
 
 T = TypeVar("T", bound=np.generic)
 _LEAST_WEIGHT = 0.05
-_LONGEST_TRIAL_S = 0.1
-_MOST_TRIED = 16  # tiles
 _QUARTERS = (0, 2, 1, 3)  # so that two views are an image and its half turn, and four are all turns
 
 
@@ -136,30 +133,6 @@ def turned_back(images: NDArray[T], view: int) -> NDArray[T]:
         return images
     images = images[:, :, ::-1] if view >= len(_QUARTERS) else images
     return np.rot90(images, -_QUARTERS[view % 4], (1, 2))
-
-
-def speed(plan: Plan, model: Asked) -> float:
-    """Measure how many made tiles a model computes in a second, in some 0.15 s unless one tile takes longer.
-
-    Accelerators tune themselves to every new shape of images, which may take a second, so they are tried on the very
-    shape that they will be given.
-    """
-    side = plan.grid.tile_px
-    if plan.is_dense:
-        side = -(-side // MAP_MULTIPLE_PX) * MAP_MULTIPLE_PX
-    shape = (plan.batch, *plan.shape_px(0)) if plan.runs_on else (_MOST_TRIED, side, side)
-    tiles = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-
-    def seconds(count: int) -> float:
-        began = time.perf_counter()
-        ask(model, tiles[:count], plan)
-        return max(time.perf_counter() - began, 1e-9)
-
-    if plan.runs_on:
-        seconds(len(tiles))
-        return plan.batch * plan.tiles(slice(1)) / seconds(len(tiles))
-    count = max(1, min(_MOST_TRIED, int(_LONGEST_TRIAL_S / seconds(1))))
-    return count / seconds(count)
 
 
 def _weight(plan: Plan, cells: Cells) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from wsiseg.model_file.model_card import ModelCard
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.pages.pictures import scaled
 from wsiseg.prediction.feed import Feed
-from wsiseg.prediction.inference import Asking, Sums, speed
+from wsiseg.prediction.inference import Asking, Sums
 from wsiseg.prediction.map_files import MapFiles, key_of
 from wsiseg.prediction.places import Places
 from wsiseg.prediction.windows import Plan, plan_tiles, plan_windows
@@ -88,14 +88,11 @@ def particulars(job: Job, models: Sequence[ModelFile]) -> str:
     return ", ".join(parts)
 
 
-def forecast(job: Job, models: Sequence[ModelFile], slides: int) -> str:
-    """Say how long the first slide that models are asked about, and `slides` like it in all, will take."""
-    seconds = sum(
-        plan.tiles() / speed(plan, model) for plan, model in zip(job.plans, models, strict=True) if plan.windows
-    )
-    rate = f"{job.tiles / seconds:.3g} tiles/s, as measured on made ones"
+def forecast(job: Job, speed: float, slides: int) -> str:
+    """Say how long a slide, and `slides` like it in all, take at so many tiles a second."""
     what = "it takes" if slides == 1 else f"{slides} slides like it take"
-    return f"{job.row.slide} has {counted(job.tiles, 'tile')}; at {rate}, {what} about {spoken(slides * seconds)}"
+    said = f"{job.row.slide} has {counted(job.tiles, 'tile')}; at {speed:.3g} tiles/s, as measured so far, "
+    return f"{said}{what} about {spoken(slides * job.tiles / speed)}"
 
 
 def warnings_of(job: Job, heatmap: Heatmap, models: Sequence[ModelFile]) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _OPEN_AHEAD = 2
 _LANES = 2  # batches that an accelerator is given at once: it copies one while it computes the other
-_LOOK_AGAIN_S = 1.0
+_LOOK_AGAIN_S, _FORETOLD_AFTER_S = 1.0, 2.0
 _THRESHOLD = "the threshold changed"
 _NAMES = {"min_tissue": "min-tissue", "models": "the model file", "provider": "what computes"}
 _NAMES |= {"limits": "from where on tissue is unknown"}
@@ -71,6 +71,8 @@ class _Work:
     picture: "Future[NDArray[np.uint8]] | None" = None
     known: Heatmap | None = None  # a map of the very probabilities that are asked for
     askings: list[Asking] = field(default_factory=list)
+    foretells: tuple[float, int] | None = None  # of the first slide, when it was begun, and how many slides there are
+    done: int = 0  # tiles
     asked_from: float = 0.0
     waited_s: float = 0.0
 
@@ -131,7 +133,13 @@ class _Work:
         if not self.asked_from and self.job is not None:
             self.setting.progress.slide(self.row.slide, self.job.tiles)
             self.asked_from = time.monotonic() - seconds
-        self.waited_s += seconds
+        self.waited_s, self.done = self.waited_s + seconds, self.done + tiles
+        if self.foretells and self.job is not None:
+            took, slides = time.monotonic() - self.foretells[0], self.foretells[1]
+            is_last = self.done >= self.job.tiles
+            if took > _FORETOLD_AFTER_S or (is_last and slides > 1):
+                self.setting.progress.note(forecast(self.job, self.done / took, slides))
+                self.foretells = None
         self.setting.progress.advance(self.row.slide, tiles, seconds)
 
     def finish(self) -> SlideRecord:
@@ -204,9 +212,8 @@ def _arriving(waiting: deque[CohortSlide], setting: Setting, opener: ThreadPoolE
             continue
         work, opened = opening.popleft()
         opened.result()
-        if not is_foretold and work.job is not None and work.askings and work.job.tiles:
-            progress.note(forecast(work.job, setting.models, 1 + len(opening) + len(waiting)))
-            is_foretold = True
+        if not is_foretold and work.askings and work.job is not None and work.job.tiles:
+            work.foretells, is_foretold = (time.monotonic(), 1 + len(opening) + len(waiting)), True
         yield work
 
 
