@@ -42,9 +42,9 @@ def to_int8(graph: OnnxGraph, samples: Samples, note: Callable[[str], None], *, 
     Layers are taken in groups of neighbours. While the graph strays too far on held-out tiles, the group that helps
     most on calibration tiles is given its float32 back, unless any loss is allowed.
     """
-    nodes = quantisable(graph.model)
-    ranges = measured_ranges(graph.model, nodes, samples.calibration.tiles)
-    groups = [list(part) for part in np.array_split([node.name for node in nodes], min(_GROUPS, len(nodes)))]
+    layers = quantisable(graph.model)
+    ranges = measured_ranges(graph.model, layers, samples.calibration.tiles)
+    groups = [list(part) for part in np.array_split(layers, max(1, min(_GROUPS, len(layers))))]
     search = samples.calibration.first(_SEARCH_TILES)
     wanted, expected = graph.answers(search.tiles), graph.answers(samples.held_out.tiles)
 
@@ -57,7 +57,7 @@ def to_int8(graph: OnnxGraph, samples: Samples, note: Callable[[str], None], *, 
         found = tried(kept)
         row = compared(("int8", "fp32"), found.answers(samples.held_out.tiles), expected, samples.held_out)
         if row.passed or any_loss or len(kept) >= len(groups) - 1:
-            return Reduced(found, row, sum(len(groups[number]) for number in kept) / max(len(nodes), 1))
+            return Reduced(found, row, sum(len(groups[number]) for number in kept) / max(len(layers), 1))
         note(f"int8 strays by {row.mean_difference:.3g} on average: more layers stay in float32")
         kept.append(
             min(

@@ -1,7 +1,7 @@
 """8-bit integers in an ONNX graph: what may compute with them, the ranges that they need, and the rewriting."""
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import numpy as np
 import onnx
@@ -19,30 +19,31 @@ DISTANCE = "/distance/"
 """What the names of nodes begin with that measure how far tissue lies from known tissue."""
 
 _LAYERS = ("Conv", "Gemm")
-_WITH_INTEGERS = (*_LAYERS, "Relu", "Clip", "Add", "MaxPool")
+_CLAMPS = ("Relu", "Clip")  # which unsigned numbers of a range do by themselves
 _BATCH = 4  # all activations of a batch are held at once
 
 
-def quantisable(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """List what integers may compute, in order: all between what normalises the image and the head.
+def quantisable(model: onnx.ModelProto) -> list[str]:
+    """Name the layers that integers may compute, in order: all between what normalises the image and the head.
 
     The head gives the logits, whose errors nothing evens out; what normalises reads whole numbers as they are; and
     distances are small differences of large squares.
     """
     pixels = {node.output[0] for node in model.graph.node if node.op_type == "Cast"}
-    nodes = [
-        node
-        for node in model.graph.node
-        if node.op_type in _WITH_INTEGERS and node.input[0] not in pixels and not node.name.startswith(DISTANCE)
-    ]
-    layers = [place for place, node in enumerate(nodes) if node.op_type in _LAYERS][:-1]
-    return nodes[: layers[-1] + 1] if layers else []
+    layers = [node for node in model.graph.node if node.op_type in _LAYERS and node.input[0] not in pixels]
+    return [node.name for node in layers if not node.name.startswith(DISTANCE)][:-1]
 
 
-def measured_ranges(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], tiles: NDArray[np.uint8]) -> Ranges:
-    """Measure what some nodes of a graph read and give over tiles (uint8[n, tile, tile, 3])."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    names = sorted({name for node in nodes for name in (*node.input, *node.output)} - constants)
+def _with_clamps(model: onnx.ModelProto, names: Collection[str]) -> list[onnx.NodeProto]:
+    """List layers, and the clamps right behind them."""
+    layers = [node for node in model.graph.node if node.name in names]
+    given = {node.output[0] for node in layers}
+    return [*layers, *(node for node in model.graph.node if node.op_type in _CLAMPS and node.input[0] in given)]
+
+
+def measured_ranges(model: onnx.ModelProto, layers: Collection[str], tiles: NDArray[np.uint8]) -> Ranges:
+    """Measure what layers of a graph read and give over tiles (uint8[n, tile, tile, 3])."""
+    names = sorted({name for node in _with_clamps(model, layers) for name in (node.input[0], node.output[0])})
     watched = copy.deepcopy(model)
     del watched.graph.output[:]
     watched.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
@@ -55,8 +56,8 @@ def measured_ranges(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], til
     return dict(zip(names, zip(low.astype(np.float32), high.astype(np.float32), strict=True), strict=True))
 
 
-def quantised(model: onnx.ModelProto, names: Collection[str], ranges: Ranges) -> onnx.ModelProto:
-    """Copy a float32 graph so that the nodes of some names compute with integers.
+def quantised(model: onnx.ModelProto, layers: Collection[str], ranges: Ranges) -> onnx.ModelProto:
+    """Copy a float32 graph so that some layers compute with integers; sums of their results are rounded once.
 
     Activations become unsigned and weights signed, with one scale per output channel: the form for which CPUs with VNNI
     instructions have fast products.
@@ -71,9 +72,9 @@ def quantised(model: onnx.ModelProto, names: Collection[str], ranges: Ranges) ->
         tensors_range=runtime("onnxruntime.quantization.calibrate").TensorsData(
             library.CalibrationMethod.MinMax, ranges
         ),
-        nodes_to_quantize=names,
+        nodes_to_quantize=[node.name for node in _with_clamps(model, layers)],
         nodes_to_exclude=(),
-        op_types_to_quantize=_WITH_INTEGERS,
+        op_types_to_quantize=(*_LAYERS, *_CLAMPS),
         extra_options={},
     )
     rewriting.quantize_model()
