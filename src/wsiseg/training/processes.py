@@ -54,11 +54,7 @@ class Processes:
 
     def any(self, flag: bool) -> bool:  # noqa: FBT001  the one thing it is about
         """Tell whether the flag is set in any process."""
-        if self.count == 1:
-            return flag
-        flags = [False] * self.count
-        torch.distributed.all_gather_object(flags, flag)
-        return any(flags)
+        return any(self.gathered([flag]))
 
     def joined(self, network: nn.Module) -> nn.Module:
         """Make the gradients of a network the mean over all processes."""

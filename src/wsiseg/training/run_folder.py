@@ -1,8 +1,6 @@
 """The files of a training run: settings, the state to go on from, the best checkpoint, measures by epoch."""
 
-import csv
 import hashlib
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,7 +11,7 @@ import torch
 from wsiseg.config.train import FREE, FREE_WITH_FREEZE, GONE_DEFAULTS, TrainConfig
 from wsiseg.network.weights import StateDict, read_torch
 from wsiseg.run.errors import UsageError, WsisegError
-from wsiseg.run.outputs import write_text, written_whole
+from wsiseg.run.outputs import csv_text, write_text, written_whole
 from wsiseg.training.slides import LabelledSlide, TileTruth
 
 _SCHEMA = "wsiseg.training/1"
@@ -152,9 +150,5 @@ def fingerprints(
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """Return rows of equal keys as CSV; None is empty."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
-    return buffer.getvalue()
+    """Return rows as CSV, the names of the first on top; None is empty."""
+    return csv_text([rows[0], *([row.get(name) for name in rows[0]] for row in rows)])

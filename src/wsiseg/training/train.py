@@ -1,5 +1,6 @@
 """Train a tile classifier from bags of tiles and one label per slide: one configuration, or the paper's fifteen."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -54,17 +55,8 @@ class Trained:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON."""
-        return {
-            "schema": "wsiseg.train/1",
-            "out": str(self.out),
-            "status": self.status,
-            "best": _plain(self.best),
-            "configurations": [_plain(one) for one in self.configurations],
-        }
-
-
-def _plain(configured: Configured) -> dict[str, Any]:
-    return {**asdict(configured), "out": str(configured.out)}
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return {"schema": "wsiseg.train/1", **plain}
 
 
 @dataclass(frozen=True)
