@@ -31,7 +31,7 @@ _NO_CLASS = frozenset(["", "nan", "none", "null", "unclassified"])
 _SAYS_NOTHING = re.compile(
     r"(path)?(annotation|area|brush|cell|detection|ellipse|feature|freehand|geometry|item|line|multi ?point|nucleus"
     r"|object|path|point|polygon|polyline|rectangle|region|roi|root|shape|square|tile|tma core|unknown|unnamed"
-    r"|untitled|wand)( ?object)?[\s#_-]*\d*",
+    r"|untitled|wand)( ?object)?[\s#_-]*\d*"
 )
 """Values that are not a class, in small letters."""
 

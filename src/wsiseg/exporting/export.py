@@ -215,7 +215,7 @@ def _card(config: ExportConfig, origin: Origin, graph: OnnxGraph, parity: tuple[
             },
             "made_from": mark,
             "self_test": chosen_test(graph, side, _TOLERANCE[config.precision]),
-        },
+        }
     )
 
 

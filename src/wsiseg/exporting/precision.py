@@ -63,7 +63,7 @@ def to_int8(graph: OnnxGraph, samples: Samples, note: Callable[[str], None], *, 
             min(
                 set(range(len(groups))) - set(kept),
                 key=lambda number: _distance(tried([*kept, number]).answers(search.tiles), wanted),
-            ),
+            )
         )
 
 

@@ -110,7 +110,7 @@ def _from_stores(folder: Path, slides: Sequence[CohortSlide], tile_px: int, mpp:
             if found.tile_px != tile_px or not math.isclose(found.mpp, mpp):
                 raise UsageError(
                     f"{path}: holds tiles of {found.tile_px} px at {found.mpp:g} um/px, "
-                    f"but the model takes {tile_px} px at {mpp:g} um/px",
+                    f"but the model takes {tile_px} px at {mpp:g} um/px"
                 )
             indices = random.permutation(len(found))[: -(-count // len(chosen))]
             tiles.append(store.read(np.sort(indices)))

@@ -75,10 +75,7 @@ class Wanted:
 
 
 def download(
-    client: Client,
-    wanted: Wanted,
-    told: Callable[[int], None] = lambda _: None,
-    stop: threading.Event | None = None,
+    client: Client, wanted: Wanted, told: Callable[[int], None] = lambda _: None, stop: threading.Event | None = None
 ) -> None:
     """Fetch a file, whole and right or not at all; what an earlier attempt left is used.
 

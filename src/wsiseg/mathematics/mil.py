@@ -70,12 +70,7 @@ def proxy_labels(logits: Tensor, label: int, alpha: float, beta: float) -> Tenso
 
 
 def risk(
-    logits: Tensor,
-    label: int,
-    labels: Tensor,
-    *,
-    weights: tuple[float, float] = (1.0, 1.0),
-    of: int | None = None,
+    logits: Tensor, label: int, labels: Tensor, *, weights: tuple[float, float] = (1.0, 1.0), of: int | None = None
 ) -> Tensor:
     """Return the risk of one bag; summed over slides it is what training minimises, and validation measures.
 

@@ -126,11 +126,7 @@ def _status(record: SlideRecord) -> str:
     return f'<span class="bad">{text}</span>' if record.status in ("failed", "suspect") else text
 
 
-def _sections(
-    run: Run,
-    records: Sequence[SlideRecord],
-    results: Callable[[str], Results | None],
-) -> Iterator[str]:
+def _sections(run: Run, records: Sequence[SlideRecord], results: Callable[[str], Results | None]) -> Iterator[str]:
     for number, record in enumerate(records):
         found = results(record.slide)
         pictures = "<p>Its results are not there any more.</p>"

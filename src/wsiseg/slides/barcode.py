@@ -12,7 +12,7 @@ from wsiseg.run.errors import UsageError
 
 _SLIDE = re.compile(
     r"(?P<slide>(?P<sample>(?P<case>TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})-(?P<code>[0-9]{2})[A-Z])-[0-9]{2}"
-    r"-(?:TS|BS|MS|DX)[A-Z0-9]+)(?![A-Za-z0-9-])",
+    r"-(?:TS|BS|MS|DX)[A-Z0-9]+)(?![A-Za-z0-9-])"
 )
 _TUMOR, _NORMAL = range(1, 10), range(10, 15)
 _REFUSED = {

@@ -134,11 +134,7 @@ def order_of(slides: Sequence[LabelledSlide], seed: tuple[int, ...]) -> list[Lab
 
 
 def visits_of(
-    order: Sequence[LabelledSlide],
-    seed: tuple[int, ...],
-    accumulate: int = 1,
-    rank: int = 0,
-    processes: int = 1,
+    order: Sequence[LabelledSlide], seed: tuple[int, ...], accumulate: int = 1, rank: int = 0, processes: int = 1
 ) -> list[Visit]:
     """Share the slides of an epoch out to processes, in steps that are the same for any number of them.
 

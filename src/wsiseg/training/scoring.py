@@ -11,16 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wsiseg.mathematics.metrics import (
-    Floats,
-    Pixels,
-    auc,
-    best_threshold,
-    curve,
-    measures_at,
-    reliability,
-    slide_score,
-)
+from wsiseg.mathematics.metrics import Floats, Pixels, auc, best_threshold, curve, measures_at, reliability, slide_score
 from wsiseg.training.bags import Source, ahead, at_once
 from wsiseg.training.processes import Processes
 from wsiseg.training.slides import Indices, LabelledSlide, TileTruth, evenly, in_parts
