@@ -4,33 +4,28 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
+from importlib import resources
 from typing import Any
 from urllib.parse import quote
 
 from wsiseg.pages.page import cell, page, sortable_table
-from wsiseg.prediction.viewer import SCRIPT, STYLE, Results, viewed, viewer_bar
+from wsiseg.prediction.viewer import Results, colors, viewed
 from wsiseg.run.errors import counted
 from wsiseg.run.record import Run, SlideRecord, totals
 
 _MOST_SECTIONS = 1000
 _MOST_PICTURE_BYTES = 22_000_000  # of all pictures as text, so that a page of hundreds of slides stays below 25 MB
 _COLUMNS = {
-    "tissue mm2": ("tissue_mm2", "{:.2f}"),
-    "tumour mm2": ("tumor_mm2", "{:.2f}"),
-    "share": ("tumor_share", "{:.1%}"),
-    "unknown": ("unknown_share", "{:.1%}"),
-    "mean p": ("mean_probability", "{:.3f}"),
-    "max p": ("max_probability", "{:.3f}"),
-    "cells": ("tiles", "{:,}"),
-    "bad": ("bad_tiles", "{:,}"),
-    "seconds": ("seconds", "{:.1f}"),
+    "tissue mm2": ("tissue_mm2", ".2f"),
+    "tumour mm2": ("tumor_mm2", ".2f"),
+    "share": ("tumor_share", ".1%"),
+    "unknown": ("unknown_share", ".1%"),
+    "mean p": ("mean_probability", ".3f"),
+    "max p": ("max_probability", ".3f"),
+    "cells": ("tiles", ","),
+    "bad": ("bad_tiles", ","),
+    "seconds": ("seconds", ".1f"),
 }  # by their heads: fields of a record, and how they are written
-_STYLE = """
-table.sortable { font-size: .9rem; }
-table.sortable th, table.sortable td { padding: .25rem .45rem; }
-table.sortable th:last-child { text-align: left; }
-table.sortable td:last-child { min-width: 18rem; }
-"""
 
 
 def predict_page(run: Run, title: str, results: Callable[[str], Results | None]) -> str:
@@ -41,18 +36,18 @@ def predict_page(run: Run, title: str, results: Callable[[str], Results | None])
     mapped = [record for record in records if record.status not in ("failed", "skipped")]
     shown, left = mapped[:_MOST_SECTIONS], len(mapped[_MOST_SECTIONS:])
     numbers = {record.slide: number for number, record in enumerate(shown)}
-    sections = list(_sections(run, shown, results))
-    more = f"<p>{counted(left, 'further slide')} {'is' if left == 1 else 'are'} in the table only.</p>" if left else ""
-    parts = [
-        f"<h1>Tumour maps: {_name(title)}</h1>",
-        *_about(run),
-        "<h2>Slides</h2>",
-        sortable_table(
-            ["slide", "status", *_COLUMNS, "notes"], [_row(record, numbers.get(record.slide)) for record in records]
-        ),
-        *(("<h2>Maps</h2>", viewer_bar(), *sections, more) if sections else ()),
-    ]
-    return page(f"Tumour maps: {title}", "\n".join(parts), SCRIPT if sections else "", STYLE + _STYLE)
+    rows = [_row(record, numbers.get(record.slide)) for record in records]
+    bar, script, style = (
+        resources.files("wsiseg.prediction").joinpath(f"page.{kind}").read_text("utf-8")
+        for kind in ("html", "js", "css")
+    )
+    parts = [f"<h1>Tumour maps: {_name(title)}</h1>", *_about(run), "<h2>Slides</h2>"]
+    parts.append(sortable_table(["slide", "status", *_COLUMNS, "notes"], rows))
+    if shown:
+        parts += ["<h2>Maps</h2>", bar, *_sections(run, shown, results)]
+    if left:
+        parts.append(f"<p>{counted(left, 'further slide')} {'is' if left == 1 else 'are'} in the table only.</p>")
+    return page(f"Tumour maps: {title}", "\n".join(parts), script if shown else "", colors() + style)
 
 
 def _natural(name: str) -> str:
@@ -74,17 +69,16 @@ def _about(run: Run) -> Iterator[str]:
             f"licence: {escape(str(model.get('licence', 'unknown')))}",
             f"sha256 {escape(str(model.get('sha256', ''))[:12])}",
         ]
-        yield f"<p>{' · '.join(fact for fact in facts if fact)}</p>"
-    provider = (run.device or {}).get("provider", "unknown")
-    yield f"<p>{escape(_sums(run.slides))}</p>"
-    yield (
-        f'<p class="small">wsiseg {escape(run.version)} on {escape(str(provider))}, '
-        f"{escape(run.started)} to {escape(run.finished or 'unfinished')}</p>"
-    )
-    settings = "".join(
-        f"<li>{escape(name)}: {escape('by default' if value is None else str(value))}</li>"
-        for name, value in run.settings.items()
-    )
+        yield f"<p>{' · '.join(filter(None, facts))}</p>"
+    counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in totals(run.slides).items())
+    tiles, bad = (sum(getattr(record, kind) for record in run.slides) for kind in ("tiles", "bad_tiles"))
+    cells = f"{counted(tiles, 'cell')}, {bad} of them unreadable"
+    yield f"<p>{counted(len(run.slides), 'slide')}: {counts}; {_areas(run.slides)}; {cells}</p>"
+    made = f"wsiseg {run.version} on {(run.device or {}).get('provider', 'unknown')}"
+    when = f"{run.started} to {run.finished or 'unfinished'}"
+    yield f'<p class="small">{escape(made)}, {escape(when)}</p>'
+    told = (f"{name}: {'by default' if value is None else value}" for name, value in run.settings.items())
+    settings = "".join(f"<li>{escape(one)}</li>" for one in told)
     yield f'<details class="small"><summary>Settings</summary><ul>{settings}</ul></details>'
 
 
@@ -93,30 +87,23 @@ def _models(model: dict[str, Any]) -> list[dict[str, Any]]:
     return models
 
 
-def _sums(records: Sequence[SlideRecord]) -> str:
-    counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in totals(records).items())
+def _areas(records: Sequence[SlideRecord]) -> str:
+    """Say how much tissue there is, and how much of it is tumour and unknown."""
     names = ("tissue_mm2", "tumor_mm2", "unknown_mm2")
     tissue, tumor, unknown = (sum(getattr(one, name) or 0 for one in records) for name in names)
     share, unjudged = (f" ({area / tissue:.1%})" if tissue else "" for area in (tumor, unknown))
-    cells, unreadable = (sum(getattr(one, name) for one in records) for name in ("tiles", "bad_tiles"))
-    parts = [
-        f"{counted(len(records), 'slide')}: {counts}",
-        f"{tissue:.2f} mm2 of tissue, {tumor:.2f} mm2{share} of it tumour"
-        + f", {unknown:.2f} mm2{unjudged} unknown and not judged" * bool(unknown),
-        f"{counted(cells, 'cell')}, {unreadable} of them unreadable",
-    ]
-    return "; ".join(parts)
+    text = f"{tissue:.2f} mm2 of tissue, {tumor:.2f} mm2{share} of it tumour"
+    return text + f", {unknown:.2f} mm2{unjudged} unknown and not judged" * bool(unknown)
 
 
 def _row(record: SlideRecord, number: int | None) -> str:
     name = _name(record.slide)
     link = name if number is None else f'<a href="#slide-{number}">{name}</a>'
-    fields = record.model_dump()
-    values = [(fields.get(field), form) for field, form in _COLUMNS.values()]
-    cells = [cell(form.format(one), one) if isinstance(one, int | float) else cell("") for one, form in values]
+    values = [(getattr(record, field, None), form) for field, form in _COLUMNS.values()]
+    cells = [cell(format(one, form) if isinstance(one, int | float) else "", one) for one, form in values]
     said = "; ".join(record.warnings)
     if record.error is not None:
-        said = f"{record.error.message}; {record.error.hint}" if record.error.hint else record.error.message
+        said = "; ".join(filter(None, (record.error.message, record.error.hint)))
     ends = [cell(link, record.slide, is_text=True), cell(_status(record), record.status)]
     return "".join([*ends, *cells, cell(escape(said), is_text=True)])
 
@@ -140,20 +127,15 @@ def _sections(run: Run, records: Sequence[SlideRecord], results: Callable[[str],
 
 def _facts(run: Run, record: SlideRecord, found: Results | None) -> str:
     """Say in words what was found on a slide, and what a person should know of it."""
-    facts = [_status(record)]
-    if record.tissue_mm2 is not None:
-        facts.append(f"{record.tissue_mm2:.2f} mm2 of tissue")
-    if record.tumor_share is not None:
-        facts.append(f"{record.tumor_mm2 or 0:.2f} mm2 ({record.tumor_share:.1%}) of it tumour")
-    if record.unknown_share:
-        facts.append(f"{record.unknown_mm2 or 0:.2f} mm2 ({record.unknown_share:.1%}) unknown and not judged")
+    facts = [_status(record), _areas([record])]
     if found is not None:
-        facts.append(f"cells of {found.heatmap.cell_um:g} um")
-        facts.append(f"slide of {found.heatmap.slide.mpp[0]:g} um/px ({escape(found.heatmap.slide.mpp_source)})")
+        heatmap, told = found.heatmap, {one.get("sha256") for one in _models(run.model or {})}
+        facts.append(f"cells of {heatmap.cell_um:g} um")
+        facts.append(f"slide of {heatmap.slide.mpp[0]:g} um/px ({escape(heatmap.slide.mpp_source)})")
         facts += [
-            f"made with {escape(str(model.get('name')))} {escape(str(model.get('version', '')))}"
-            for model in _models(found.heatmap.model)
-            if model.get("sha256") not in {one.get("sha256") for one in _models(run.model or {})}
+            escape(f"made with {model.get('name')} {model.get('version', '')}")
+            for model in _models(heatmap.model)
+            if model.get("sha256") not in told
         ]
     for kind, label in (("png", "larger picture"), ("geojson", "outlines")):
         if kind in record.outputs:
