@@ -24,21 +24,14 @@ _TUMOR = ("tumor", "tumour")
 
 @dataclass(frozen=True)
 class Origin:
-    """A network that becomes a model file.
+    """A network that becomes a model file."""
 
-    Attributes:
-        graph: The network with the input and outputs of a model file.
-        facts: Fields of the model card that follow from where it came from.
-        trained: uint8 images [n, tile, tile, 3] -> probabilities [n], as the network was trained to answer.
-        is_as_trained: False if `graph` computes something else on purpose, as another output stride does.
-        cohort: The cohort CSV that it was trained on, where it is still there.
-    """
-
-    graph: DenseGraph | TileGraph
-    facts: dict[str, Any]
+    graph: DenseGraph | TileGraph  # the network with the input and outputs of a model file
+    facts: dict[str, Any]  # fields of the model card that follow from where it came from
+    # uint8 images [n, tile, tile, 3] -> probabilities [n], as the network was trained to answer
     trained: Callable[[Tensor], Tensor]
-    is_as_trained: bool = True
-    cohort: Path | None = None
+    is_as_trained: bool = True  # false if `graph` computes something else on purpose, as another output stride does
+    cohort: Path | None = None  # the cohort CSV that it was trained on, where it is still there
 
     @property
     def tile_px(self) -> int:

@@ -22,17 +22,11 @@ ABOVE_ZERO = np.nextafter(np.zeros(1, np.float32), np.float32(1))
 
 @dataclass(frozen=True)
 class Pixels:
-    """The pixels of one slide by their score. Made by `of`.
+    """The pixels of one slide by their score. Made by `of`."""
 
-    Attributes:
-        scores: float32[n] in 0..1, descending.
-        positive: float[n], the number (or area) of tumour pixels with that score.
-        negative: float[n], the number (or area) of the others.
-    """
-
-    scores: NDArray[np.float32]
-    positive: Weights
-    negative: Weights
+    scores: NDArray[np.float32]  # float32[n] in 0..1, descending
+    positive: Weights  # float[n], the number (or area) of tumour pixels with that score
+    negative: Weights  # float[n], the number (or area) of the others
 
     @classmethod
     def of(cls, scores: NDArray[np.float32], positive: Weights, negative: Weights) -> Self:
@@ -55,17 +49,11 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Curve:
-    """What is called tumour at every threshold, from the strictest down.
+    """What is called tumour at every threshold, from the strictest down."""
 
-    Attributes:
-        thresholds: float32[n], distinct, descending; the last calls everything.
-        hits: float64[..., n], the tumour pixels at or above each.
-        false_alarms: float64[..., n], the other pixels at or above each.
-    """
-
-    thresholds: NDArray[np.float32]
-    hits: Floats
-    false_alarms: Floats
+    thresholds: NDArray[np.float32]  # float32[n], distinct, descending; the last calls everything
+    hits: Floats  # float64[..., n], the tumour pixels at or above each
+    false_alarms: Floats  # float64[..., n], the other pixels at or above each
 
     @property
     def positive(self) -> Floats:
@@ -195,17 +183,11 @@ def squared_error(pixels: Pixels) -> float:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How often pixels of a range of scores are tumour.
+    """How often pixels of a range of scores are tumour."""
 
-    Attributes:
-        mean_score: float64[bins], NaN where a range is empty.
-        tumor_share: float64[bins], NaN where a range is empty.
-        pixels: float64[bins].
-    """
-
-    mean_score: Floats
-    tumor_share: Floats
-    pixels: Floats
+    mean_score: Floats  # float64[bins], NaN where a range is empty
+    tumor_share: Floats  # float64[bins], NaN where a range is empty
+    pixels: Floats  # float64[bins]
 
 
 def reliability(slides: Sequence[Pixels], bins: int = 10) -> Reliability:

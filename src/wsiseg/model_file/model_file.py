@@ -30,15 +30,11 @@ _CANNOT_TELL = "{}: cannot tell tissue unlike that of its training; where it was
 
 
 class Answer(NamedTuple):
-    """What a model says of tiles, [n], or of the cells of images, [n, rows, columns].
+    """What a model says of tiles, [n], or of the cells of images, [n, rows, columns]."""
 
-    Attributes:
-        probabilities: float32, of the positive class, in 0..1.
-        distances: float32, squared Mahalanobis distances from the tissue of training, about 1 where 98 % of such tissue
-            is nearer; what is farther than `ModelFile.limit` is unknown. None where the model cannot tell.
-    """
-
-    probabilities: NDArray[np.float32]
+    probabilities: NDArray[np.float32]  # float32, of the positive class, in 0..1
+    # float32, squared Mahalanobis distances from the tissue of training, about 1 where 98 % of such tissue is nearer;
+    # what is farther than `ModelFile.limit` is unknown. None where the model cannot tell.
     distances: NDArray[np.float32] | None = None
 
     def part(self, which: slice) -> "Answer":

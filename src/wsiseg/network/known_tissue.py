@@ -51,28 +51,17 @@ class KnownTissue:
     is their mean variance, so that it can be inverted however few the tiles are (Tipping and Bishop, Probabilistic
     principal component analysis, J. R. Statist. Soc. B 61, 1999). Variances are in units in which 98 % of known tissue
     of the site is within the distance 1.
-
-    Attributes:
-        layer: Of the network, whose output over a tile is described; see `stage.described`.
-        sites: Their names; sites with few tiles share the name "".
-        mean: float32[sites, channels].
-        scale: float32[sites, channels]; centred features times this are standardised.
-        axes: float32[sites, axes, channels], of unit length, at right angles.
-        variances: float32[sites, axes], along the axes.
-        rest: float32[sites], the variance along every other axis.
-        tiles: How many tiles it was measured on.
-        slides: How many slides these came from.
     """
 
-    layer: str
-    sites: tuple[str, ...]
-    mean: Features
-    scale: Features
-    axes: Features
-    variances: Features
-    rest: Features
-    tiles: int
-    slides: int
+    layer: str  # of the network, whose output over a tile is described; see `stage.described`
+    sites: tuple[str, ...]  # their names; sites with few tiles share the name ""
+    mean: Features  # float32[sites, channels]
+    scale: Features  # float32[sites, channels]; centred features times this are standardised
+    axes: Features  # float32[sites, axes, channels], of unit length, at right angles
+    variances: Features  # float32[sites, axes], along the axes
+    rest: Features  # float32[sites], the variance along every other axis
+    tiles: int  # how many tiles it was measured on
+    slides: int  # how many slides these came from
 
     @classmethod
     def of(cls, layer: str, training: Sequence[OfSlide], others: Sequence[OfSlide] = ()) -> Self | None:

@@ -78,39 +78,24 @@ class TileClassifier(nn.Module):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained tile classifier and everything that a model file says about it.
+    """A trained tile classifier and everything that a model file says about it."""
 
-    Attributes:
-        state_dict: Of the `TileClassifier`.
-        arch: What `build` was called with.
-        tile_px: Side of a tile in pixels of `mpp`.
-        mpp: Micrometers per tile pixel.
-        alpha: Least share of tumour that was assumed in tumour slides; None where the tiles' true labels were used.
-        beta: Least share of normal tissue that was assumed in tumour slides; None likewise.
-        threshold: Probability from which a tile is tumour.
-        trained_on: Cohort, slides and tiles per split, and how the training was set up.
-        figures: What came out, by split and measure.
-        sites: Organs that it has seen.
-        version: The version of wsiseg that trained it.
-        temperature: Logits are divided by it before they become probabilities; `threshold` is one of these.
-        offset: Then it is added to them.
-        known_tissue: What it was trained on; None where that was not measured.
-    """
-
-    state_dict: StateDict
-    arch: str
-    tile_px: int
-    mpp: float
+    state_dict: StateDict  # of the `TileClassifier`
+    arch: str  # what `build` was called with
+    tile_px: int  # side of a tile in pixels of `mpp`
+    mpp: float  # micrometers per tile pixel
+    # least share of tumour that was assumed in tumour slides; None where the tiles' true labels were used
     alpha: float | None
-    beta: float | None
-    threshold: float = 0.5
+    beta: float | None  # least share of normal tissue that was assumed in tumour slides; None likewise
+    threshold: float = 0.5  # probability from which a tile is tumour
+    # cohort, slides and tiles per split, and how the training was set up
     trained_on: dict[str, Any] = field(default_factory=dict)
-    figures: dict[str, Any] = field(default_factory=dict)
-    sites: tuple[str, ...] = ()
-    version: str = ""
-    temperature: float = 1.0
-    offset: float = 0.0
-    known_tissue: KnownTissue | None = None
+    figures: dict[str, Any] = field(default_factory=dict)  # what came out, by split and measure
+    sites: tuple[str, ...] = ()  # organs that it has seen
+    version: str = ""  # the version of wsiseg that trained it
+    temperature: float = 1.0  # logits are divided by it before they become probabilities; `threshold` is one of these
+    offset: float = 0.0  # then it is added to them
+    known_tissue: KnownTissue | None = None  # what it was trained on; None where that was not measured
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all.

@@ -132,8 +132,8 @@ def overlay(heatmap: Heatmap, longest_px: int) -> Overlay:
 def _png(values: NDArray[np.float32], unknown: NDArray[np.bool_], threshold: float, copies: int) -> bytes:
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
 
-    values, unknown = (one.repeat(copies, 0).repeat(copies, 1) for one in (values, unknown))
-    filled = np.where(unknown, -1.0, np.nan_to_num(values, nan=-1.0))
+    unknown = unknown.repeat(copies, 0).repeat(copies, 1)
+    filled = np.where(unknown, -1.0, np.nan_to_num(values, nan=-1.0).repeat(copies, 0).repeat(copies, 1))
     indices = np.where(filled < 0, 0, 1 + (filled * (_STEPS - 1)).round()).astype(np.uint8)
     indices[unknown] = _STEPS + 2 - is_line(unknown.shape, *_HATCH_PX)[unknown]
     indices[rim(filled >= threshold, 2 if copies > _WIDE else 1)] = _STEPS + 3

@@ -27,19 +27,12 @@ _MANY_BYTES = 2**25
 
 @dataclass(frozen=True)
 class Changes:
-    """What becomes of each of n tiles.
+    """What becomes of each of n tiles."""
 
-    Attributes:
-        turns: int64[n], 0..7: quarter turns, and from 4 on a flip after them.
-        factors: float64[n, 3], of the amounts of the stains; None leaves them.
-        offsets: float64[n, 3], added to them, in optical density.
-        colors: float64[n, 4], factors of brightness, contrast and saturation, and the turn of the hue in radians.
-    """
-
-    turns: NDArray[np.int64]
-    factors: Floats | None
-    offsets: Floats
-    colors: Floats
+    turns: NDArray[np.int64]  # int64[n], 0..7: quarter turns, and from 4 on a flip after them
+    factors: Floats | None  # float64[n, 3], of the amounts of the stains; None leaves them
+    offsets: Floats  # float64[n, 3], added to them, in optical density
+    colors: Floats  # float64[n, 4], factors of brightness, contrast and saturation, and the turn of the hue in radians
 
     @classmethod
     def drawn(

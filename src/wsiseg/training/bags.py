@@ -91,19 +91,12 @@ def at_once(device: torch.device, tile_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class Visit:
-    """A slide's turn in an epoch.
+    """A slide's turn in an epoch."""
 
-    Attributes:
-        slide: Which slide.
-        seed: All that is random in its bag follows from it.
-        weight: What its risk counts in its step; 0 for one that only keeps processes in step.
-        ends_step: The weights move after it.
-    """
-
-    slide: LabelledSlide
-    seed: tuple[int, ...]
-    weight: float = 1.0
-    ends_step: bool = True
+    slide: LabelledSlide  # which slide
+    seed: tuple[int, ...]  # all that is random in its bag follows from it
+    weight: float = 1.0  # what its risk counts in its step; 0 for one that only keeps processes in step
+    ends_step: bool = True  # the weights move after it
 
 
 @dataclass(frozen=True)

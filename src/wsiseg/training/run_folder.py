@@ -21,35 +21,20 @@ Row = dict[str, Any]
 
 @dataclass
 class State:
-    """How far a run has come; what `last.pt` holds.
+    """How far a run has come; what `last.pt` holds."""
 
-    Attributes:
-        settings: What the weights depend on; a run with others does not go on from here.
-        epoch: How many epochs are done.
-        place: How many visits of the next epoch are done.
-        risks: Risk and number of tiles of each of these visits.
-        seconds: How long they took.
-        waited: How much of that was spent waiting for tiles.
-        history: The measures of each epoch.
-        best: Those of the epoch that is kept.
-        finished: The kept epoch was measured, and the report is written.
-        network: The weights.
-        optimizer: The state of what moves them.
-        average: Their moving average, where there is one.
-    """
-
-    settings: dict[str, Any]
-    epoch: int = 0
-    place: int = 0
-    risks: list[tuple[float, int]] = field(default_factory=list)
-    seconds: float = 0.0
-    waited: float = 0.0
-    history: list[Row] = field(default_factory=list)
-    best: Row | None = None
-    finished: bool = False
-    network: StateDict = field(default_factory=dict)
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    average: StateDict | None = None
+    settings: dict[str, Any]  # what the weights depend on; a run with others does not go on from here
+    epoch: int = 0  # how many epochs are done
+    place: int = 0  # how many visits of the next epoch are done
+    risks: list[tuple[float, int]] = field(default_factory=list)  # risk and number of tiles of each of these visits
+    seconds: float = 0.0  # how long they took
+    waited: float = 0.0  # how much of that was spent waiting for tiles
+    history: list[Row] = field(default_factory=list)  # the measures of each epoch
+    best: Row | None = None  # those of the epoch that is kept
+    finished: bool = False  # the kept epoch was measured, and the report is written
+    network: StateDict = field(default_factory=dict)  # the weights
+    optimizer: dict[str, Any] = field(default_factory=dict)  # the state of what moves them
+    average: StateDict | None = None  # their moving average, where there is one
 
     @classmethod
     def read(cls, path: Path) -> Self:

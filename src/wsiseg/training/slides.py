@@ -24,30 +24,20 @@ _MOST = 0.5
 
 @dataclass(frozen=True)
 class LabelledSlide:
-    """A slide with tiles and a known label.
-
-    Attributes:
-        label: 1 if it holds tumour, else 0.
-        split: train, val or test.
-        tiles: How many of its tiles are used.
-        tile_px: Side of a tile in pixels of `mpp`, micrometers.
-        fingerprint: Changes whenever its pixels or the places of the tiles that are used do.
-        stored: How many tiles its store holds, where these are more.
-        has_pixels: The store holds the tiles themselves.
-    """
+    """A slide with tiles and a known label."""
 
     slide: str
-    label: int
-    split: str
+    label: int  # 1 if it holds tumour, else 0
+    split: str  # train, val or test
     site: str
     store: Path
     path: Path
-    tiles: int
-    tile_px: int
+    tiles: int  # how many of its tiles are used
+    tile_px: int  # side of a tile in pixels of `mpp`, micrometers
     mpp: float
-    fingerprint: str
-    stored: int = 0
-    has_pixels: bool = False
+    fingerprint: str  # changes whenever its pixels or the places of the tiles that are used do
+    stored: int = 0  # how many tiles its store holds, where these are more
+    has_pixels: bool = False  # the store holds the tiles themselves
 
     def open(self) -> TileStore:
         """Open its tile store, with the tiles that are not used too; `places` tells which are."""

@@ -52,21 +52,14 @@ class PartView(nn.Module):
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained, on what.
-
-    Attributes:
-        network: What gives logits of the source's tiles: the classifier, a view of it, or its head alone.
-        slides: All slides with a label.
-        truths: What is truly tumour, by slide; empty where nobody knows.
-        labels: The tiles' true labels by slide, where training is supervised.
-    """
+    """What is trained, on what."""
 
     classifier: TileClassifier
-    network: nn.Module
+    network: nn.Module  # what gives logits of the source's tiles: the classifier, a view of it, or its head alone
     source: Source
-    slides: tuple[LabelledSlide, ...]
-    truths: Mapping[str, TileTruth]
-    labels: Mapping[str, NDArray[np.int8]] | None
+    slides: tuple[LabelledSlide, ...]  # all slides with a label
+    truths: Mapping[str, TileTruth]  # what is truly tumour, by slide; empty where nobody knows
+    labels: Mapping[str, NDArray[np.int8]] | None  # the tiles' true labels by slide, where training is supervised
     device: torch.device
 
     def split(self, name: str) -> list[LabelledSlide]:

@@ -40,17 +40,12 @@ _AMPERE = 8  # CUDA capability from which GPUs have bfloat16 and TF32
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training run left behind in its folder.
-
-    Attributes:
-        status: `ok`, or `up_to_date` if all of it was done before.
-        best: What came out; of a grid, of the best configuration by the validation slides.
-        configurations: Those of a grid, best first by the validation slides, the one trained on true labels last.
-    """
+    """What a training run left behind in its folder."""
 
     out: Path
-    status: str
-    best: Configured
+    status: str  # `ok`, or `up_to_date` if all of it was done before
+    best: Configured  # what came out; of a grid, of the best configuration by the validation slides
+    # those of a grid, best first by the validation slides, the one trained on true labels last
     configurations: tuple[Configured, ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
