@@ -18,7 +18,7 @@ from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.errors import StalledError
 from wsiseg.run.record import Progress
 from wsiseg.slides.slide import Slide
-from wsiseg.slides.slide_file import TimeLimit
+from wsiseg.slides.time_limit import TimeLimit
 
 MakeSlide = Callable[..., Path]
 

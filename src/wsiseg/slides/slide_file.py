@@ -4,21 +4,21 @@ import os
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsiseg.run.errors import SlideError, StalledError
+from wsiseg.run.errors import SlideError
 from wsiseg.slides import formats, tiff
 from wsiseg.slides.dicom import dicom_file, series_file
 from wsiseg.slides.formats import CONVERT, GET_AGAIN
 from wsiseg.slides.jpeg_tiles import Cutout, JpegTiles
+from wsiseg.slides.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     from openslide import AbstractSlide
@@ -33,10 +33,8 @@ _GENERIC = "generic-tiff"
 _PLAIN_GRIDS = frozenset([_GENERIC, "aperio"])  # tiles neither overlap nor are shifted
 _NO_TIFF_TILES = frozenset(["dicom", "hamamatsu", "mirax", "zeiss"])  # what OpenSlide reads of these lies elsewhere
 _OPAQUE = 255
-_WAIT = "check the disk or network that it lies on, or allow more with read-timeout in the file of --config"
 _UNKNOWN_CODING = ("nsupported", "Attribute ")
 _PROCESS = threading.Lock()
-T = TypeVar("T")
 
 
 def _slide_path(path: Path) -> Path:
@@ -49,51 +47,6 @@ def _slide_path(path: Path) -> Path:
     if found is not None and found.kind:
         raise found.refusal()
     return path
-
-
-class TimeLimit:
-    """Makes calls that may take so long and no longer, as reading hangs when a disk or a network share stops answering.
-
-    Nothing can end a thread that waits for such a disk. So each call is made in a thread of its own, which is left
-    behind when it takes too long; it does not keep the process from ending. Several threads may make calls at a time.
-
-    Attributes:
-        is_stalled: True once a call took too long or was left behind; further ones are then refused at once.
-
-    Args:
-        name: What is read, as a person knows it.
-        seconds: The longest that a call may take.
-    """
-
-    def __init__(self, name: str, seconds: float) -> None:
-        self._name, self._seconds = name, seconds
-        self.is_stalled = False
-
-    def call(self, step: Callable[[], T]) -> T:
-        """Call a function and return its result.
-
-        Raises:
-            StalledError: It takes too long, or an earlier call did.
-        """
-        coming: Future[T] = Future()
-        if not self.is_stalled:
-            threading.Thread(target=_make, args=(coming, step), name="caller", daemon=True).start()
-        try:
-            return coming.result(0 if self.is_stalled else self._seconds)
-        except TimeoutError as error:
-            if coming.done():  # it is the function's own
-                raise
-            raise StalledError(f"{self._name}: reading hangs for {self._seconds:g} s", _WAIT) from error
-        finally:
-            if not coming.done():  # after Ctrl-C too: the call goes on, and what it reads must not be closed under it
-                self.is_stalled = True
-
-
-def _make(coming: Future[Any], step: Callable[[], Any]) -> None:
-    try:
-        coming.set_result(step())
-    except BaseException as error:  # noqa: BLE001  whoever waits for the result raises it
-        coming.set_exception(error)
 
 
 class SlideFile:
@@ -116,9 +69,13 @@ class SlideFile:
         self._mending, self._looking = threading.Lock(), threading.Lock()
         self._tiles: dict[int, JpegTiles | None] = {}
         self._limit = TimeLimit(path.name, longest_s)
-        self.path = self._limit.call(lambda: _slide_path(path))
-        self._handle = self._limit.call(lambda: _open(self.path))
-        self.properties = self._limit.call(self._properties)
+        try:
+            self.path = self._limit.call(lambda: _slide_path(path))
+            self._handle = self._limit.call(lambda: _open(self.path))
+            self.properties = self._limit.call(self._properties)
+        except BaseException:
+            self._limit.close()  # a folder of files that cannot be opened leaves no threads
+            raise
         self.level_sizes_px: tuple[tuple[int, int], ...] = tuple(self._handle.level_dimensions)
         self.level_downsamples: tuple[float, ...] = tuple(self._handle.level_downsamples)
 
@@ -137,6 +94,7 @@ class SlideFile:
         """Free the file, unless a thread that hangs is still in it."""
         if not self._limit.is_stalled:
             self._handle.close()
+        self._limit.close()
 
     def read(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
         """Read a region of so many pixels (width, height) as uint8[height, width, 3]; else as `fill`."""
