@@ -241,7 +241,7 @@ def test_the_card_says_what_the_run_knows(exported: Exported) -> None:
         "0.2 and 0.4",
         "val slide auc: 0.75",
         "colon only",
-        "fp32 | torch",
+        "fp32 against torch",
         "Cite",
     ):
         assert fact in page

@@ -111,8 +111,8 @@ def test_images_of_another_kind_are_refused(path: Path) -> None:
 
 
 def test_missing_file_is_wrong_usage(tmp_path: Path) -> None:
-    for name in ("missing.onnx", "."):
-        with pytest.raises(UsageError, match="no such model file"):
+    for name, sentence in (("missing.onnx", "no such model file"), (".", "holds no model file")):
+        with pytest.raises(UsageError, match=sentence):
             ModelFile.open(tmp_path / name)
 
 

@@ -12,6 +12,7 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.mathematics.grid import block_means
 from wsiseg.pages.page import picture_address
 from wsiseg.pages.pictures import DARK, INK, KEY_OF_UNKNOWN, LIGHT, colored, is_line, rim
+from wsiseg.run.errors import counted
 from wsiseg.slides.slide import SlideFacts
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def _histogram(heatmap: Heatmap) -> str:
     bars = "".join(f'<i style="height: {height:.1%}"></i>' for height in np.log1p(counts) / np.log1p(max(1, *counts)))
     return (
         f'<figure class="histogram" style="--threshold: {heatmap.threshold:.2%}; {_scale(heatmap.threshold)}">'
-        f"<div>{values.size:,} judged cells; the highest bar has {counts.max():,} (logarithmic)</div>"
+        f"<div>{counted(values.size, 'judged cell')}; the highest bar has {counts.max():,} (logarithmic)</div>"
         f'<div class="bars">{bars}<b></b></div><div class="scale"></div>'
         '<div class="ends"><span>0</span><span>probability of tumour</span><span>1</span></div>'
         f"<div>tumour from {heatmap.threshold:.2f}</div></figure>"
