@@ -119,9 +119,7 @@ def test_no_command_opens_a_socket(traced_home: Path, model: Path, tmp_path: Pat
     assert wsiseg("fetch", "example", "--out", tmp_path / "example") == []
     assert wsiseg("tile", tmp_path / "cohort.csv", "--out", table.parent, "--tile", 64, "--pixels") == []
     assert wsiseg("train", table, "--out", run, *network, "--epochs", 1, "--bag", 8) == []
-    # Importing ONNX Runtime's quantiser makes a datagram socket that is never given an address.
-    calls = wsiseg("export", run, "--out", exported, "--precision", "int8", "--allow-loss")
-    assert [call for call in calls if "sin" in call] == []
+    assert wsiseg("export", run, "--out", exported, "--precision", "int8", "--allow-loss") == []
     assert wsiseg("predict", slides, "--model", exported, "--out", out) == []
     assert (
         wsiseg("evaluate", out, "--truth", truth, "--cohort", tmp_path / "cohort.csv", "--out", tmp_path / "found")

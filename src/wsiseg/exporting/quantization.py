@@ -62,9 +62,11 @@ def quantised(model: onnx.ModelProto, layers: Collection[str], ranges: Ranges) -
     Activations become unsigned and weights signed, with one scale per output channel: the form for which CPUs with VNNI
     instructions have fast products.
     """
-    library = runtime("onnxruntime.quantization")
+    library, shaped = runtime("onnxruntime.quantization"), onnx.shape_inference.infer_shapes(model)
+    # Else it infers them by way of a file on the disk, whose name is made of this machine's network address.
+    runtime("onnxruntime.quantization.quant_utils").add_infer_metadata(shaped)
     rewriting = library.QDQQuantizer(
-        onnx.shape_inference.infer_shapes(model),
+        shaped,
         per_channel=True,
         reduce_range=False,
         weight_qType=library.QuantType.QInt8,
