@@ -5,9 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
-from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from wsiseg.config.predict import PredictConfig
@@ -66,7 +64,6 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
     rows = [row for row in cohort.slides if _is_in_shard(row.slide, config.shard)]
     names = [row.slide for row in cohort.slides if not row.skipped]
     places = Places.of(config.tissue, config.roi, config.exclude, names)
-    Thread(target=_import_writers).start()
     with _models(config) as models:
         for line in _introduction(models):
             progress.note(line)
@@ -81,12 +78,6 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
                 return file.finish()
             finally:
                 write_page(config.out, _run_name(config))
-
-
-def _import_writers() -> None:
-    """Import what results are written with while models are opened, as that takes as long as many a slide."""
-    for name in ("zarr", "scipy.ndimage"):
-        import_module(name)
 
 
 def _records(
