@@ -17,7 +17,7 @@ from wsiseg.tiles.store import TileStore, store_path
 def settled(arch: str, tiles: torch.Tensor) -> TileClassifier:
     """Return a seeded network whose statistics are those of some tiles, with logits that spread around zero."""
     torch.manual_seed(0)
-    classifier = build(arch, "none").train()
+    classifier = build(arch, "none", tile_px=tiles.shape[1]).train()
     for layer in classifier.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None

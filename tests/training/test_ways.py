@@ -28,7 +28,7 @@ def task_for(config: TrainConfig, truth: Path | None = None) -> Task:
     slides = labelled_slides(config.cohort)
     truths = tile_truths(truth, slides, lambda _: None) if truth else {}
     source = TileSource(CPU, config.stain_jitter, config.context, size=config.size_jitter)
-    return task_of(config, started(config, None, CPU, lambda _: None), slides, truths, source)
+    return task_of(config, started(config, TILE_PX, None, CPU, lambda _: None), slides, truths, source)
 
 
 def logits_of(classifier: TileClassifier, slide: LabelledSlide) -> NDArray[np.float64]:
@@ -127,7 +127,10 @@ def test_a_part_of_a_crop_is_pooled_from_the_crop_s_map() -> None:
 def test_only_the_last_blocks_move_and_statistics_stay(cohort: Path, tmp_path: Path) -> None:
     config = training(cohort, tmp_path, train_last=1, batch_norm="frozen", epochs=1, max_tiles=8)
     train(config)
-    before, after = started(config, None, CPU, lambda _: None), started(config, None, CPU, lambda _: None)
+    before, after = (
+        started(config, TILE_PX, None, CPU, lambda _: None),
+        started(config, TILE_PX, None, CPU, lambda _: None),
+    )
     after.load_state_dict(read_torch(tmp_path / "last.pt")["network"])
     moved = [
         any(not torch.equal(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True))

@@ -47,9 +47,10 @@ class TrainConfig(Config):
     truth: Path | None = None
     """Folder of outlines or masks named after the slides, for pixelwise measures and the threshold."""
     arch: str = "resnet50"
-    """A torchvision classifier, or `timm:NAME`."""
+    """A torchvision classifier, `timm:NAME`, or `timm:hf-hub:OWNER/MODEL`; a transformer takes tiles of one size."""
     init: str = "imagenet"
-    """`imagenet`, `none`, or a file: a state dict, or a checkpoint of wsiseg, whose head is used too."""
+    """`imagenet` (of a network of the hub, the weights that it comes with), `none`, or a file: a state dict, or a
+    checkpoint of wsiseg, whose head is used too."""
     freeze: bool = False
     """Compute the features once and train the head alone."""
     views: Annotated[int, IN_FILE] = Field(default=1, ge=1, le=64)

@@ -111,7 +111,8 @@ class View:
         """
         card = model.card
         scale = scale or ("native" if card.mpp > MPP / 2**0.5 else "doubled")
-        patch_px, is_dense = SIDE_PX * (1 + (scale == "doubled")), card.output_stride is not None
+        is_dense = card.output_stride is not None and card.window_px is None
+        patch_px = SIDE_PX * (1 + (scale == "doubled"))
         if card.tile_px < patch_px and not is_dense:
             advice = {"doubled": "set pcam-scale to native in the file of --config"}
             text = f"{model.path}: its tiles of {card.tile_px} pixels are smaller than a patch of {patch_px}"

@@ -77,8 +77,8 @@ def exportable(classifier: TileClassifier, output_stride: int) -> TileClassifier
 @torch.no_grad()
 def native_stride(classifier: TileClassifier) -> int | None:
     """Return the input pixels per cell of a network's map, or None if that is not one whole number for all sizes."""
-    strides = set()
-    for side in (_PROBE_PX, 2 * _PROBE_PX):
+    strides, window = set(), classifier.window_px
+    for side in (_PROBE_PX, 2 * _PROBE_PX) if window is None else (window,):
         rows: int = classifier.backbone(torch.zeros(1, 3, side, side)).shape[2]
         strides.add(side // rows if side % rows == 0 else None)
     return strides.pop() if len(strides) == 1 else None

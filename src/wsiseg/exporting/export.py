@@ -99,6 +99,8 @@ def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
         partial.write_bytes(signed(graph.model.SerializeToString()))
         with ModelFile.open(partial) as model:
             sha256, card = model.sha256, model.card
+    for warning in card.warnings:
+        progress.note(f"warning: {warning}")
     write_text(page, written_page(card, config.out.name, sha256))
     return Exported(config.out, page, "ok", sha256, card)
 
@@ -200,7 +202,7 @@ def _card(config: ExportConfig, origin: Origin, graph: OnnxGraph, parity: tuple[
     if said.figures is not None:
         evaluation = _figures(said.figures, facts.get("threshold", _THRESHOLD))
         facts["figures"] = {**facts.get("figures", {}), "evaluation": evaluation}
-    side = self_test_side(origin.tile_px, facts["output_stride"])
+    side = self_test_side(origin.tile_px, None if facts.get("window_px") else facts["output_stride"])
     return ModelCard.model_validate(
         {
             **facts,

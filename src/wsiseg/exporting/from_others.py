@@ -53,7 +53,7 @@ def from_state_dict(
         "positive_class": names[index],
         "limits": ("Nothing is known of its training; measure it on slides of your own.",),
     }
-    classifier = _as_classifier(network, arch, index, mean, std)
+    classifier = _as_classifier(network, arch, size[0], index, mean, std)
     if classifier is not None:
         return of_classifier(classifier, facts, output_stride)
     prepare = Prepare(size[0], size[0], mean, std)
@@ -80,11 +80,17 @@ def _count_classes(path: Path, tensors: StateDict) -> int:
 
 
 @torch.no_grad()
-def _as_classifier(network: nn.Module, arch: str, index: int, mean: Color, std: Color) -> TileClassifier | None:
+def _as_classifier(
+    network: nn.Module, arch: str, tile_px: int, index: int, mean: Color, std: Color
+) -> TileClassifier | None:
     """Return the same network with a linear head over its map, or None if its head is anything else."""
     head = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
-    classifier = build(arch, "none").eval()
-    if head.in_features != classifier.head.in_features or head.out_features > len(_BINARY):
+    classifier = build(arch, "none", tile_px=tile_px).eval()
+    if (
+        classifier.window_px is not None
+        or head.in_features != classifier.head.in_features
+        or head.out_features > len(_BINARY)
+    ):
         return None
     own = network.state_dict()
     classifier.backbone.load_state_dict({key: own[key] for key in classifier.backbone.state_dict()})

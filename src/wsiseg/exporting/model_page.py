@@ -44,6 +44,7 @@ def parity_line(row: Parity) -> str:
 
 def _file_rows(card: ModelCard, file: str, sha256: str) -> list[tuple[str, str]]:
     stride = card.output_stride
+    window = "" if card.window_px is None else f", in windows of {card.window_px} px"
     shares = "not trained so" if card.alpha is None else f"{card.alpha:g} and {card.beta:g}"
     return [
         ("file", f"`{file}`"),
@@ -51,7 +52,7 @@ def _file_rows(card: ModelCard, file: str, sha256: str) -> list[tuple[str, str]]
         ("network", f"{card.architecture}, {card.precision}"),
         ("input", f"RGB at {card.mpp:g} um per pixel, tiles of {card.tile_px} px ({card.tile_px * card.mpp:g} um)"),
         ("output", f"probability of `{card.positive_class}` among {', '.join(f'`{name}`' for name in card.classes)}"),
-        ("dense map", "none" if stride is None else f"one cell per {stride} px ({stride * card.mpp:g} um)"),
+        ("dense map", "none" if stride is None else f"one cell per {stride} px ({stride * card.mpp:g} um){window}"),
         ("map by default", card.map),
         ("threshold", f"{card.threshold:g}"),
         ("alpha and beta", shares),

@@ -2,7 +2,8 @@
 
 They take uint8 images [n, height, width, 3] and normalise them. A dense one returns the tile's probability, which is
 the sigmoid of the mean of the map's logits as it was trained, and a map in which each cell is the probability of the
-tile around it. Where the tissue of training is known, it also returns how far its input and those tiles lie from that.
+tile around it; or of its own pixels, where the network takes nothing but tiles. Where the tissue of training is known,
+it also returns how far its input and those tiles lie from that.
 """
 
 import warnings
@@ -16,6 +17,7 @@ from onnx import helper
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wsiseg.model_file.onnx_bytes import MOST_BYTES
 from wsiseg.model_file.onnx_session import runtime
 from wsiseg.network.known_tissue import FARTHEST, KnownTissue, squared_distances
 from wsiseg.network.network import TileClassifier
@@ -82,7 +84,7 @@ class DenseGraph(nn.Module):
         known: KnownTissue | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.cells, self.trained_step = tile_px // stride, trained_step
+        self.cells, self.trained_step, self.window_px = tile_px // stride, trained_step, classifier.window_px
         self.backbone, self.head = classifier.backbone, classifier.head
         self.distance = None if known is None else Distance(known, self.cells, stride // STRIDE_PX)
         self.stage = None if known is None else Stage(self.backbone, known.layer)
@@ -101,7 +103,8 @@ class DenseGraph(nn.Module):
         logits = functional.conv2d(features, self.head.weight[:, :, None, None], self.head.bias)
         step = self.trained_step
         whole = (logits[:, :, ::step, ::step] if step > 1 else logits).mean((1, 2, 3))
-        answers = torch.sigmoid(whole), torch.sigmoid(around_cells(logits, self.cells)).squeeze(1)
+        cells = around_cells(logits, self.cells) if self.window_px is None else logits
+        answers = torch.sigmoid(whole), torch.sigmoid(cells).squeeze(1)
         if self.distance is None or self.stage is None:
             return answers
         return *answers, *self.distance(self.stage.map)
@@ -137,12 +140,16 @@ def to_onnx(graph: DenseGraph | TileGraph, tile_px: int, outputs: Path) -> onnx.
     Files stand for a moment in the folder `outputs`, where the system has none for such.
 
     Raises:
-        UsageError: The network holds something that ONNX cannot express.
+        UsageError: The network is too large for a file, or holds something that ONNX cannot express.
     """
+    size = 4 * sum(weight.numel() for weight in (*graph.parameters(), *graph.buffers()))
+    if size > MOST_BYTES:
+        text = f"the network has {size / 1e9:.1f} GB of weights, and a model file holds 2 GB at most"
+        raise UsageError(text, "choose a smaller one, or train a head on stored features of it")
     names, sides = ["probability"], {}
     if isinstance(graph, DenseGraph):
         names += ["probability_map"] if graph.distance is None else ["probability_map", "distance", "distance_map"]
-        sides = {1: "height", 2: "width"}
+        sides = {1: "height", 2: "width"} if graph.window_px is None else {}
     cells = {0: "n", 1: "rows", 2: "columns"}
     axes = {"image": {0: "n", **sides}, **{name: cells if name.endswith("_map") else {0: "n"} for name in names}}
     example = torch.zeros((2, tile_px, tile_px, 3), dtype=torch.uint8)

@@ -18,8 +18,12 @@ from wsiseg.network.network import TileClassifier
 from wsiseg.run.errors import UsageError
 
 _MULTIPLE_PX = 32
-_STRIDES = (8, 16, 32)
+_STRIDES = (8, 14, 16, 32)
 _TUMOR = ("tumor", "tumour")
+_ALONE = (
+    "Its dense map is put together of windows of {} pixels, each seen without what lies around it. A tile's logit is "
+    "the mean over its patch tokens; class and register tokens count for nothing."
+)
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,10 @@ def of_classifier(
     def trained(images: Tensor) -> Tensor:
         return torch.sigmoid(classifier(images))
 
-    tile_px, native = facts["tile_px"], native_stride(classifier)
+    tile_px, native, window = facts["tile_px"], native_stride(classifier), classifier.window_px
     stride = output_stride or native
-    if tile_px % _MULTIPLE_PX or native is None or stride not in _STRIDES:
+    is_whole = tile_px % _MULTIPLE_PX == 0 if window is None else stride == native
+    if not is_whole or native is None or stride not in _STRIDES:
         if output_stride is not None:
             raise UsageError(
                 f"no map of output stride {output_stride}: it needs tiles of a multiple of 32 px, here {tile_px}, "
@@ -95,7 +100,9 @@ def of_classifier(
         graph = TileGraph(classifier, torch.nn.Identity())
         return Origin(graph, {**facts, "output_stride": None}, trained, cohort=cohort)
     dense = DenseGraph(exportable(classifier, stride), stride, tile_px, native // stride, known).eval()
-    facts = {**facts, "output_stride": stride, "map_cells": "tiles"}
+    facts = {**facts, "output_stride": stride, "map_cells": "tiles" if window is None else "pixels"}
+    if window is not None:
+        facts |= {"window_px": window, "limits": (*facts.get("limits", ()), _ALONE.format(window))}
     if known is not None:
         facts["known_tissue"] = {"limit": 1.0, "sites": known.sites, "tiles": known.tiles, "slides": known.slides}
     return Origin(dense, facts, trained, native == stride, cohort)

@@ -39,6 +39,11 @@ class OnnxGraph:
     def _session(self) -> "InferenceSession":
         return start(self.model.SerializeToString()).session
 
+    @property
+    def takes_any_size(self) -> bool:
+        """True if the sides of its images are free."""
+        return bool(self.model.graph.input[0].type.tensor_type.shape.dim[1].dim_param)
+
     def one(self, images: NDArray[np.uint8]) -> dict[str, Floats]:
         """Return all outputs by their names for uint8 [n, height, width, 3], all at once."""
         return dict(zip(self._outputs, run(self._session, self._outputs, {"image": images}), strict=True))

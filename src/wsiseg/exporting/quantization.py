@@ -18,7 +18,7 @@ Ranges = dict[str, tuple[np.float32, np.float32]]
 DISTANCE = "/distance/"
 """What the names of nodes begin with that measure how far tissue lies from known tissue."""
 
-_LAYERS = ("Conv", "Gemm")
+_LAYERS = ("Conv", "Gemm", "MatMul")
 _CLAMPS = ("Relu", "Clip")  # which unsigned numbers of a range do by themselves
 _BATCH = 4  # all activations of a batch are held at once
 
@@ -27,10 +27,12 @@ def quantisable(model: onnx.ModelProto) -> list[str]:
     """Name the layers that integers may compute, in order: all between what normalises the image and the head.
 
     The head gives the logits, whose errors nothing evens out; what normalises reads whole numbers as they are; and
-    distances are small differences of large squares.
+    distances are small differences of large squares. Products of two activations, as in attention, stay as they are.
     """
+    weights = {tensor.name for tensor in model.graph.initializer}
     pixels = {node.output[0] for node in model.graph.node if node.op_type == "Cast"}
     layers = [node for node in model.graph.node if node.op_type in _LAYERS and node.input[0] not in pixels]
+    layers = [node for node in layers if node.input[1] in weights]
     return [node.name for node in layers if not node.name.startswith(DISTANCE)][:-1]
 
 

@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 
 from wsiseg.exporting.parity import OnnxGraph
 from wsiseg.model_file.onnx_session import run, start
-from wsiseg.model_file.self_test import Outputs, SelfTest, largest_difference, recorded, seeded_pixels
+from wsiseg.model_file.self_test import Kind, Outputs, SelfTest, largest_difference, recorded, seeded_pixels
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _CANDIDATES, _CHOSEN, _MOST_LAYERS = 24, 4, 100
@@ -21,7 +21,7 @@ def self_test_side(tile_px: int, output_stride: int | None) -> int:
     """Choose the side in pixels of the images of the self-test, so that opening a file takes well below a second.
 
     Maps are small, but large enough that a cell in a corner has all weights of the pooling over a tile inside; models
-    without a map take nothing but tiles.
+    without a map of any size (`output_stride` None) take nothing but tiles.
     """
     if output_stride is None:
         return tile_px
@@ -40,7 +40,8 @@ def chosen_test(graph: OnnxGraph, side: int, tolerance: float) -> SelfTest:
         abs(float(graph.one(seeded_pixels("tissue", side, side, seed)[None])["probability"][0]) - 0.5) for seed in seeds
     ]
     best = [seeds[place] for place in np.argsort(sure, kind="stable")[:_CHOSEN]]
-    return recorded(graph.one, [("tissue", seed) for seed in best], side, tolerance)
+    tested: list[tuple[Kind, int]] = [("tissue", seed) for seed in best]
+    return recorded(graph.one, tested, side, tolerance, with_wider=graph.takes_any_size)
 
 
 def unseen_layers(model: onnx.ModelProto, test: SelfTest) -> list[str]:

@@ -18,6 +18,7 @@ UNSIGNED = "0" * 64
 
 _MOST_METADATA_BYTES = 4 * 2**20
 _HEAD = re.compile(rb'\{"schema":"wsiseg\.model/(\d{1,6})","sha256":"([0-9a-f]{64})"')
+_FORBIDDEN = {"commercial use": r"\bnc\b|non-?commercial", "models derived from it": r"\bnd\b|no-?deriv"}
 _Text = Annotated[str, Field(max_length=100_000)]
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -93,8 +94,11 @@ class ModelCard(_Part):
     """Micrometers per input pixel."""
     tile_px: int = Field(ge=16, le=4096)
     """Side of a tile in pixels of `mpp`."""
-    output_stride: Literal[8, 16, 32] | None = None
+    output_stride: Literal[8, 14, 16, 32] | None = None
     """Input pixels per cell of `probability_map`; none where the model has no such output."""
+    window_px: int | None = Field(default=None, ge=16, le=4096)
+    """Side of the only images that a dense model takes, a tile's; none where it takes all sides that are multiples of
+    32."""
     map_cells: Literal["pixels", "tiles"] = "pixels"
     """What a cell of `probability_map` stands for: its own pixels, or the tile around it. Tiles overlap far: `predict`
     gives each cell the mean of the tiles over it."""
@@ -139,13 +143,26 @@ class ModelCard(_Part):
     def _fits(self) -> Self:
         if self.positive_class not in self.classes:
             raise ValueError(f"positive_class {self.positive_class!r} is not one of its classes")
-        if self.output_stride is not None and self.tile_px % 32:
+        if self.window_px is not None and (self.window_px != self.tile_px or self.tile_px % (self.output_stride or 1)):
+            raise ValueError(f"its window_px {self.window_px} is not a tile of whole cells")
+        if self.output_stride is not None and self.window_px is None and self.tile_px % 32:
             raise ValueError(f"a dense model needs tiles of a multiple of 32 pixels, not {self.tile_px}")
         if not all(image.fits(self.output_stride) for image in self.self_test.images):
             raise ValueError("the maps of its self-test do not have the cells of its output_stride")
         if self.map == "dense" and self.output_stride is None:
             raise ValueError("it asks for dense maps but has none")
         return self
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What its licence and that of the weights that it was trained from forbid."""
+        said = {"its licence": self.licence, "the licence of its weights": self.trained_on.get("weights_licence", "")}
+        return tuple(
+            f"{whose} ({text}) forbids {what}"
+            for whose, text in said.items()
+            for what, words in _FORBIDDEN.items()
+            if re.search(words, str(text).lower())
+        )
 
     def to_json(self) -> str:
         """Return the card as it stands in a file: one line that begins with schema and sha256."""

@@ -70,7 +70,8 @@ class ModelFile:
         needed = "distance" if card.output_stride is None else "distance_map"
         can_tell = card.known_tissue is not None and needed in self._outputs
         self.limit = card.known_tissue.limit if card.known_tissue is not None and can_tell else None
-        self.warnings = (*started.warnings, *((_CANNOT_TELL.format(path.name),) if self.limit is None else ()))
+        unknown = () if self.limit is not None else (_CANNOT_TELL.format(path.name),)
+        self.warnings = (*started.warnings, *unknown, *(f"{path.name}: {text}" for text in card.warnings))
 
     @classmethod
     def open(cls, path: Path | str, device: str = "cpu", threads: int | None = None) -> Self:
@@ -160,7 +161,8 @@ class ModelFile:
         """Return the same for every cell of images: of its pixels, or of the tile around it (`card.map_cells`).
 
         Args:
-            images: uint8[n, height, width, 3], RGB at `card.mpp`; sides are multiples of 32 pixels.
+            images: uint8[n, height, width, 3], RGB at `card.mpp`; sides are multiples of 32 pixels, or the model's
+                `card.window_px` where it has one.
 
         Returns:
             Of shape [n, height / output_stride, width / output_stride].
@@ -174,7 +176,10 @@ class ModelFile:
         if stride is None:
             raise UsageError(f"{self.path}: this model gives one value per tile and no map", "use --map tile")
         count, height, width, _ = images.shape
-        if height % MAP_MULTIPLE_PX or width % MAP_MULTIPLE_PX or 0 in {height, width}:
+        window = self.card.window_px
+        if window is not None and (height, width) != (window, window):
+            raise UsageError(f"{self.path}: maps nothing but images of {window}x{window}, not {width}x{height}")
+        if window is None and (height % MAP_MULTIPLE_PX or width % MAP_MULTIPLE_PX or 0 in {height, width}):
             raise UsageError(f"a dense map needs sides that are multiples of 32 pixels, not {width}x{height}")
         return self._answer(images, ("probability_map", "distance_map"), (count, height // stride, width // stride))
 
@@ -211,7 +216,7 @@ class ModelFile:
             raise ModelFileError(
                 f"{self.path}: its inputs and outputs are not those of a model file: {shown}", _DAMAGED
             )
-        free = [shape[0] for _, _, shape in ports] + (sides[1:3] if has_map else [])
+        free = [shape[0] for _, _, shape in ports] + (sides[1:3] if has_map and not self.card.window_px else [])
         if any(isinstance(size, int) for size in free):
             raise ModelFileError(f"{self.path}: takes images of one number or size only", _DAMAGED)
 

@@ -78,14 +78,16 @@ def seeded_pixels(kind: Kind, height: int, width: int, seed: int) -> NDArray[np.
 
 
 def recorded(
-    answer: Callable[[NDArray[np.uint8]], Outputs], images: Sequence[tuple[Kind, int]], side: int, tolerance: float
-) -> SelfTest:
+    answer: Callable[[NDArray[np.uint8]], Outputs], images: Sequence[tuple[Kind, int]], side: int, tolerance: float,
+    *, with_wider: bool = True,
+) -> SelfTest:  # fmt: skip
     """Ask a model (`answer` as for `largest_difference`) for its answers, to be kept in its file.
 
-    The images have kinds, seeds and a side in pixels. A dense model is tried on one more, the first, not square there.
+    The images have kinds, seeds and a side in pixels. A dense model is tried on one more, the first, not square there,
+    if it takes such (`with_wider`).
     """
     made = [_recorded(answer, *image, (side, side)) for image in images]
-    if made[0].map is not None:
+    if with_wider and made[0].map is not None:
         made.append(_recorded(answer, *images[0], (side, side + _WIDER_PX)))
     return SelfTest(seed=0, tolerance=tolerance, images=tuple(made))
 

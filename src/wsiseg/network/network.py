@@ -2,6 +2,7 @@
 
 A backbone turns tiles into a map of features; one linear layer gives a logit. Applied to the average of the map it is
 the tile's logit, applied at every position it is the dense map, and the average of that map is the tile's logit again.
+Of a transformer the patch tokens are the map; class and register tokens are left out, whatever its own pooling is.
 """
 
 from collections import OrderedDict
@@ -15,11 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from wsiseg.network.known_tissue import KnownTissue
+from wsiseg.network.tokens import TokenMap, of_tokens
 from wsiseg.network.weights import (
+    CONFIG,
+    HUB,
     OFFLINE,
     Note,
     StateDict,
     downloaded,
+    from_hub,
+    hub_file,
     is_offline,
     packaged,
     put,
@@ -31,6 +37,9 @@ from wsiseg.run.outputs import written_whole
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIMM = "timm:"
+LICENCE = "weights_licence"
+"""What `Checkpoint.trained_on` calls the terms of the weights that training began with."""
+
 _SCHEMA = "wsiseg.checkpoint/1"
 # What a torchvision classifier does after its last feature map.
 _AFTER_FEATURES = ("avgpool", "dropout", "flatten", "fc", "classifier", "head", "heads", "AuxLogits", "aux1", "aux2")
@@ -50,6 +59,8 @@ class TileClassifier(nn.Module):
 
     mean: Tensor
     std: Tensor
+    licence = ""
+    """Terms of the weights that the backbone began with, as far as they are known."""
 
     def __init__(self, backbone: nn.Module, channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -57,6 +68,11 @@ class TileClassifier(nn.Module):
         self.head = nn.Linear(channels, 1)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+
+    @property
+    def window_px(self) -> int | None:
+        """Side of the only images that it takes; None where it takes any."""
+        return self.backbone.tile_px if isinstance(self.backbone, TokenMap) else None
 
     def normalised(self, images: Tensor) -> Tensor:
         """Turn uint8 [n, height, width, 3] into float32 [n, 3, height, width] of mean 0 and deviation 1."""
@@ -134,7 +150,8 @@ def _stored(value: Any) -> Any:  # noqa: ANN401  an array or a number
 
 def load_classifier(checkpoint: Checkpoint) -> TileClassifier:
     """Build the network of a checkpoint, ready to predict; a WsisegError says that its tensors do not fit it."""
-    classifier = build(checkpoint.arch, "none")
+    classifier = build(checkpoint.arch, "none", tile_px=checkpoint.tile_px)
+    classifier.licence = checkpoint.trained_on.get(LICENCE, "")
     try:
         classifier.load_state_dict(checkpoint.state_dict)
     except RuntimeError as error:
@@ -142,14 +159,14 @@ def load_classifier(checkpoint: Checkpoint) -> TileClassifier:
     return classifier.eval()
 
 
-def build(arch: str, init: str, note: Note = lambda _: None) -> TileClassifier:
+def build(arch: str, init: str, note: Note = lambda _: None, *, tile_px: int = _PROBE_PX) -> TileClassifier:
     """Make a tile classifier of torchvision, or `timm:NAME`.
 
     `init` is `imagenet`, `none`, or a file: a state dict, or a checkpoint of wsiseg, which is used whole. `note` is
-    told about tensors of the file that do not fit.
+    told about tensors of the file that do not fit. A transformer takes nothing but tiles of side `tile_px`.
 
     Raises:
-        UsageError: There is no such classifier, it has no feature map, or the file does not fit it.
+        UsageError: There is no such classifier, it has no feature map, or the file or the tiles do not fit it.
         DownloadError: The ImageNet weights are not here and cannot be downloaded.
         WsisegError: The file cannot be read.
     """
@@ -159,8 +176,12 @@ def build(arch: str, init: str, note: Note = lambda _: None) -> TileClassifier:
             raise UsageError(f"{init}: is a checkpoint of {checkpoint.arch}, not of {arch}", "check --arch")
         return load_classifier(checkpoint).train()
     make = _from_timm if arch.startswith(TIMM) else _from_torchvision
-    trunk, mean, std = make(arch.removeprefix(TIMM), init, note)
-    return TileClassifier(trunk, _channels(trunk, arch), mean, std)
+    trunk, mean, std, licence = make(arch.removeprefix(TIMM), init, note)
+    if hasattr(trunk, "patch_embed") and hasattr(trunk, "set_input_size"):
+        trunk = of_tokens(trunk, arch, tile_px, note)
+    classifier = TileClassifier(trunk, _channels(trunk, arch, tile_px), mean, std)
+    classifier.licence = licence
+    return classifier
 
 
 def _starting_checkpoint(init: str) -> Checkpoint | None:
@@ -182,9 +203,16 @@ def whole(arch: str, **settings: Any) -> nn.Module:  # noqa: ANN401  whatever th
     if name != arch:
         import timm  # noqa: PLC0415  heavy: only where this family is built
 
-        if not timm.is_model(name):
-            raise UsageError(f"{arch}: no such classifier", "see timm.list_models()")
-        network = timm.create_model(name, **settings)
+        if name.startswith(HUB):
+            name = f"local-dir:{hub_file(name, CONFIG).parent}"
+        elif not timm.is_model(name):
+            raise UsageError(f"{arch}: no such classifier", f"see timm.list_models(), or name a {TIMM}{HUB}OWNER/MODEL")
+        try:
+            network = timm.create_model(name, **settings)
+        except (RuntimeError, TypeError, KeyError, ValueError) as error:
+            if settings.get("pretrained"):
+                raise
+            raise UsageError(f"{arch}: timm cannot make it: {error}", "use stored features of it") from error
     else:
         from torchvision import models  # noqa: PLC0415  heavy: only where this family is built
 
@@ -194,7 +222,7 @@ def whole(arch: str, **settings: Any) -> nn.Module:  # noqa: ANN401  whatever th
     return network
 
 
-_Trunk = tuple[nn.Module, Sequence[float], Sequence[float]]
+_Trunk = tuple[nn.Module, Sequence[float], Sequence[float], str]
 
 
 def _from_torchvision(name: str, init: str, note: Note) -> _Trunk:
@@ -210,18 +238,25 @@ def _from_torchvision(name: str, init: str, note: Note) -> _Trunk:
     children = OrderedDict((key, child) for key, child in network.named_children() if key not in _AFTER_FEATURES)
     if name.startswith("densenet"):
         children["relu"] = nn.ReLU(inplace=True)
-    return nn.Sequential(children), IMAGENET_MEAN, IMAGENET_STD
+    return nn.Sequential(children), IMAGENET_MEAN, IMAGENET_STD, ""
 
 
 def _from_timm(name: str, init: str, note: Note) -> _Trunk:
     network: Any = whole(f"{TIMM}{name}")
-    file = packaged(name) if init == "imagenet" else Path(init)
+    known = network.pretrained_cfg
+    file, licence = _own_weights(name, known.get("license")) if init == "imagenet" else (Path(init), "")
     if file is None:
         network = _pretrained(name)
     elif init != "none":
         put(read_state_dict(file), network, str(file), note)
     network.reset_classifier(0, "")
-    return network, tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
+    return network, tuple(known["mean"]), tuple(known["std"]), licence
+
+
+def _own_weights(name: str, licence: str | None) -> tuple[Path | None, str]:
+    """Return the file of the weights that a network comes with, None where timm gets them, and their licence."""
+    file, stated = from_hub(name) if name.startswith(HUB) else (packaged(name), "")
+    return file, stated or licence or ""
 
 
 def _pretrained(name: str) -> nn.Module:
@@ -235,10 +270,11 @@ def _pretrained(name: str) -> nn.Module:
 
 
 @torch.no_grad()
-def _channels(trunk: nn.Module, arch: str) -> int:
+def _channels(trunk: nn.Module, arch: str, tile_px: int) -> int:
     """Count the features of a trunk, and thereby check that it has a map of them."""
+    side = tile_px if isinstance(trunk, TokenMap) else _PROBE_PX
     try:
-        probe = trunk.eval()(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX))
+        probe = trunk.eval()(torch.zeros(1, 3, side, side))
     except (RuntimeError, TypeError, NotImplementedError, AssertionError) as error:
         raise UsageError(f"{arch}: has no feature map of its tiles", "choose a ResNet or the like") from error
     trunk.train()

@@ -20,9 +20,9 @@ _LEAST_VARIANCE = 1e-6
 
 @torch.no_grad()
 def probed(classifier: TileClassifier) -> dict[nn.Module, tuple[torch.Size, torch.Size]]:
-    """Return the shapes that the layers of a network in eval mode read and give for a tile of 224 pixels, as they come.
+    """Return the shapes that the layers of a network in eval mode read and give for a tile, as they come.
 
-    What is not a single tensor has the empty shape.
+    The tile has 224 pixels where the network takes any. What is not a single tensor has the empty shape.
     """
     shapes: dict[nn.Module, tuple[torch.Size, torch.Size]] = {}
 
@@ -31,14 +31,20 @@ def probed(classifier: TileClassifier) -> dict[nn.Module, tuple[torch.Size, torc
         shapes[layer] = read, given
 
     hooks = [layer.register_forward_hook(note) for layer in classifier.backbone.modules()]
-    classifier.backbone(torch.zeros(1, 3, _PROBE_PX, _PROBE_PX, device=classifier.head.weight.device))
+    side = classifier.window_px or _PROBE_PX
+    classifier.backbone(torch.zeros(1, 3, side, side, device=classifier.head.weight.device))
     for hook in hooks:
         hook.remove()
     return shapes
 
 
 def stage_layer(classifier: TileClassifier) -> str | None:
-    """Name the last stage of a network in eval mode that has a position for every 8 pixels, if there is one."""
+    """Name the last stage of a network in eval mode that has a position for every 8 pixels, if there is one.
+
+    Transformers have none: they take no crops around tiles, which the tissue of training is measured on.
+    """
+    if classifier.window_px is not None:
+        return None
     names = {layer: name for name, layer in classifier.backbone.named_modules()}
     sides = (_PROBE_PX // STRIDE_PX,) * 2
     fitting = [names[layer] for layer, (_, given) in probed(classifier).items() if names[layer] and given[2:] == sides]

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pickle
+import re
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from wsiseg.run.errors import DownloadError, UsageError, WsisegError, shortened
 StateDict = dict[str, Tensor]
 Note = Callable[[str], None]
 OFFLINE = "WSISEG_OFFLINE"
+HUB, CONFIG = "hf-hub:", "config.json"
 _SHOWN = 8
 # Checkpoints of other programs keep their tensors under one of these names.
 _NESTED = ("state_dict", "model_state_dict", "model", "teacher")
@@ -133,6 +135,56 @@ def packaged(name: str) -> Path | None:
     found = importlib.util.find_spec(_PACKAGES[name]) if name in _PACKAGES else None
     files = Path(found.origin).parent.glob("models/*.pth") if found and found.origin else iter(())
     return next(files, None)
+
+
+def hub_file(name: str, file: str) -> Path:
+    """Return a file of `hf-hub:OWNER/MODEL`, from the cache of an earlier download or with the user's token.
+
+    Raises:
+        DownloadError: It is not there, its owner wants terms accepted first, or nothing may be downloaded.
+    """
+    import huggingface_hub as hub  # noqa: PLC0415  comes with timm; only where a network of the hub is built
+
+    repository = name.removeprefix(HUB)
+    page, get = f"https://huggingface.co/{repository}", f"hf download {repository} {file}"
+    try:
+        return Path(hub.hf_hub_download(repository, file, local_files_only=is_offline()))
+    except hub.errors.GatedRepoError as error:
+        text = f"{name}: its owner wants terms accepted before {file} is given out"
+        raise DownloadError(text, f"accept them on {page}, then run hf auth login") from error
+    except hub.errors.LocalEntryNotFoundError as error:
+        why = f"{OFFLINE} forbids its download" if is_offline() else "the hub does not answer"
+        advice = f"run {get} where that works, and bring the cache along (HF_HUB_CACHE)"
+        raise DownloadError(f"{name}: {file} is not in the cache of the hub, and {why}", advice) from error
+    except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError, OSError) as error:
+        advice = f"check {page}; of a private one, run hf auth login"
+        raise DownloadError(f"{name}: {file} cannot be downloaded: {error}", advice) from error
+
+
+def from_hub(name: str) -> tuple[Path, str]:
+    """Return the weights of `hf-hub:OWNER/MODEL` and their licence, as its page states it; "" where it does not.
+
+    Raises:
+        DownloadError: As `hub_file`.
+    """
+    try:
+        weights = hub_file(name, "model.safetensors")
+    except DownloadError as error:
+        if not _is_no_such_file(error):
+            raise
+        weights = hub_file(name, "pytorch_model.bin")
+    try:
+        page = hub_file(name, "README.md").read_text(encoding="utf-8")
+    except DownloadError:
+        page = ""
+    found = dict(re.findall(r"^(license|license_name):[ \t]*(\S+)", page, re.MULTILINE))
+    return weights, found.get("license_name") or found.get("license") or ""
+
+
+def _is_no_such_file(error: DownloadError) -> bool:
+    from huggingface_hub import errors  # noqa: PLC0415  comes with timm; only where a network of the hub is built
+
+    return isinstance(error.__cause__, errors.EntryNotFoundError)
 
 
 def downloaded(url: str, folder: Path) -> Path:

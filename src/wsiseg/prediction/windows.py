@@ -69,7 +69,11 @@ def plan_tiles(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue: f
     cells = np.argwhere(wanted)
     strips = cells[:, 1] * side // _STRIP_PX
     windows = tuple((int(row), int(column), 1, 1) for row, column in cells[np.argsort(strips, kind="stable")])
-    return Plan(grid, wanted, windows, is_dense=False, batch=_ACCELERATOR_BATCH if runs_on else BATCH, runs_on=runs_on)
+    return Plan(grid, wanted, windows, is_dense=False, batch=_tiles_at_once(runs_on), runs_on=runs_on)
+
+
+def _tiles_at_once(runs_on: bool) -> int:  # noqa: FBT001  it is the whole question
+    return _ACCELERATOR_BATCH if runs_on else BATCH
 
 
 def plan_windows(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue: float) -> Plan:
@@ -78,11 +82,13 @@ def plan_windows(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue:
     stride = card.output_stride or card.tile_px
     wanted = _wanted(tissue, Grid(slide.size_px, slide.mpp, stride, stride, card.mpp), min_tissue)
     sizes = _WINDOW_PX // stride, OVERLAP_PX // stride, -(-_SURROUND_PX // stride)
+    multiple, batch = -(-32 // stride), _ACCELERATOR_WINDOWS if runs_on else 1
+    if card.window_px is not None:
+        sizes, multiple, batch = (card.window_px // stride, 0, 0), card.window_px // stride, _tiles_at_once(runs_on)
     # The same on every device: what a window shows around a cell is part of the answer.
-    windows = tuple(windows_over(wanted, *sizes, multiple=-(-32 // stride)))
+    windows = tuple(windows_over(wanted, *sizes, multiple=multiple))
     tile_cells = card.tile_px // stride if card.map_cells == "tiles" else 1
     grid = Grid(slide.size_px, slide.mpp, card.tile_px, stride, card.mpp)
-    batch = _ACCELERATOR_WINDOWS if runs_on else 1
     return Plan(grid, wanted, windows, is_dense=True, tile_cells=tile_cells, batch=batch, runs_on=runs_on)
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.network.network import Checkpoint, TileClassifier, build
+from wsiseg.network.network import LICENCE, Checkpoint, TileClassifier, build
 from wsiseg.network.weights import Note
+from wsiseg.run.errors import UsageError
 from wsiseg.run.record import Pace, Progress
 from wsiseg.run.version import __version__
 from wsiseg.training.bags import Source
@@ -100,7 +101,12 @@ class Task:
             mpp=self.slides[0].mpp,
             alpha=None if config.supervised else config.alpha,
             beta=None if config.supervised else config.beta,
-            trained_on={"cohort": config.cohort.name, **counts, "settings": config.model_dump(mode="json")},
+            trained_on={
+                "cohort": config.cohort.name,
+                **counts,
+                **({LICENCE: self.classifier.licence} if self.classifier.licence else {}),
+                "settings": config.model_dump(mode="json"),
+            },
             figures={"epoch": row},
             sites=tuple(sorted({slide.site for slide in self.split("train") if slide.site})),
             version=__version__,
@@ -116,10 +122,18 @@ class Task:
         return replace(self, network=head, source=replace(self.source, standard=None))
 
 
-def started(config: TrainConfig, colors: Colors | None, device: torch.device, note: Note) -> TileClassifier:
-    """Build the classifier that training starts from, standardised by `colors`, or as its weights were."""
+def started(
+    config: TrainConfig, tile_px: int, colors: Colors | None, device: torch.device, note: Note
+) -> TileClassifier:
+    """Build the classifier that training starts from, standardised by `colors`, or as its weights were.
+
+    Raises:
+        UsageError: There is no such network, or it does not fit the tiles or the settings.
+    """
     torch.manual_seed(config.seed)
-    classifier = build(config.arch, config.init, note)
+    classifier = build(config.arch, config.init, note, tile_px=tile_px)
+    if classifier.window_px is not None and (config.context is not None or config.size_jitter):
+        raise UsageError(f"{config.arch}: takes nothing but whole tiles", "leave out context and size-jitter")
     if colors is not None:
         classifier.mean.copy_(colors.mean)
         classifier.std.copy_(colors.std)

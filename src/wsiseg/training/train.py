@@ -125,7 +125,8 @@ def _configurations(
 ) -> list[Configured]:
     """Train what is not done yet; with `freeze` all on the same features."""
     slides, note = ground.slides, ground.progress.note
-    classifier = started(config, ground.colors, ground.source.device, note)
+    begin = slides[0].tile_px, ground.colors, ground.source.device, note
+    classifier = started(config, *begin)
     if not config.freeze:
         trained, scored, passes = (done.count(None) * count for count in looks(config, slides))
         compute = Compute(classifier, None, config.precision == "bfloat16")
@@ -144,7 +145,7 @@ def _configurations(
             continue
         if config.grid:
             note(f"{one.out.name}:")
-        fresh = classifier if bank or one is every[0] else started(one, ground.colors, ground.source.device, note)
+        fresh = classifier if bank or one is every[0] else started(one, *begin)
         configured.append(_trained(one, fresh, bank, known, ground))
     return configured
 
