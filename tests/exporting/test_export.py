@@ -522,7 +522,9 @@ def test_nan_in_a_map_is_too_different(is_same: bool) -> None:  # noqa: FBT001  
 def test_convolutions_pad_themselves(tmp_path: Path) -> None:
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     classifier = settled("timm:tf_efficientnet_lite0", images)
-    model = to_onnx(of_classifier(classifier, {"tile_px": 64}, None).graph, 64, tmp_path)
+    graph = of_classifier(classifier, {"tile_px": 64}, None).graph
+    assert isinstance(graph, DenseGraph)
+    model = to_onnx(graph, 64, tmp_path)
     assert "Pad" not in {node.op_type for node in model.graph.node}, "runtimes leave their fastest layout for it"
     found = OnnxGraph(model).answers(images.numpy()).probabilities
     np.testing.assert_allclose(found, by_torch(classifier, images.numpy()), atol=1e-4)

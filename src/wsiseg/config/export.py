@@ -84,6 +84,8 @@ class ExportConfig(Config):
     """Probability from which a cell is tumour; that of the training where it is not given."""
     known_limit: Annotated[float | None, IN_FILE] = Field(default=None, gt=0)
     """Distance from the tissue of training beyond which tissue is unknown; measured on tiles where it is not given."""
+    head: bool = False
+    """Write the head alone, for `wsiseg predict --features`; a run on stored features has nothing else."""
     map: MapOfModel | None = None
     """The kind of map that predict makes with this model unless it is told otherwise; dense where the model can."""
     calibration: Path | None = None
@@ -111,6 +113,8 @@ class ExportConfig(Config):
             raise ValueError("give one of a run, from-torch and from-wsinfer")
         if self.from_torch is not None and self.arch is None:
             raise ValueError("from-torch needs arch, the name of its network")
+        if self.head and (self.run is None or self.precision != "fp32" or self.output_stride or self.map == "dense"):
+            raise ValueError("head is for a run, without precision, output-stride and dense maps")
         if self.from_torch is None and (self.arch or self.tile or self.mpp):
             raise ValueError("arch, tile and mpp are for from-torch; other models say them themselves")
         return self

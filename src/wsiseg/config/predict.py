@@ -42,6 +42,11 @@ class PredictConfig(Config):
     """Outlines (GeoJSON) or a mask of the only parts to look at, or a folder of them named after the slides."""
     exclude: str | None = None
     """Outlines or a mask of parts not to look at, or a folder of them named after the slides."""
+    features: Path | None = None
+    """Folder of stored features of the slides' tiles, to map from these alone, with the file of a head as the model; no
+    pixels are read but for the picture."""
+    write_features: bool = False
+    """Map by tiles, and store the features of every tile too, as `<slide>.h5`."""
     threshold: float | None = Field(default=None, ge=0, le=1)
     """Probability from which a cell is tumour; the model's own where it is not given."""
     map: MapKind = "auto"
@@ -70,6 +75,8 @@ class PredictConfig(Config):
     def _shard_exists(self) -> Self:
         if self.shard is not None and int(self.shard.split("/")[0]) > int(self.shard.split("/")[1]):
             raise ValueError(f"there is no shard {self.shard}")
+        if self.write_features and (self.features or len(self.model) > 1 or self.views > 1 or self.map == "dense"):
+            raise ValueError("write-features is for one model that maps by tiles: leave out features, views and dense")
         if self.dask is not None and len(self.devices) > 1:
             raise ValueError("dask has processes of its own: leave out jobs, and name one device")
         return self

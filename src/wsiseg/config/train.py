@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,9 @@ Schedule = Literal["constant", "cosine"]
 Colors = Literal["auto", "cohort", "weights"]
 BatchNorm = Literal["train", "frozen"]
 Precision = Literal["auto", "float32", "bfloat16"]
+FEATURES = "features:"
+"""What the architecture of a head on stored features begins with; their number follows."""
+
 _TUNE = "fine-tune a configuration in a run of its own, with init set to its best.pt, and lr and epochs as you like"
 
 
@@ -53,6 +56,13 @@ class TrainConfig(Config):
     checkpoint of wsiseg, whose head is used too."""
     freeze: bool = False
     """Compute the features once and train the head alone."""
+    features: Path | None = None
+    """Folder of stored features of the slides, of TRIDENT, CLAM, STAMP, slide2vec or `wsiseg predict`, to train a head
+    on; no pixels are read."""
+    tile: int | None = Field(default=None, ge=16, le=4096)
+    """Side of the tiles of `features` in pixels of `mpp`, where their files do not say it."""
+    mpp: float | None = Field(default=None, gt=0, le=100)
+    """Micrometers per pixel of the tiles of `features`, where their files do not say it."""
     views: Annotated[int, IN_FILE] = Field(default=1, ge=1, le=64)
     """Copies of each training tile whose features are computed with `freeze`; all but the first are augmented."""
     epochs: int = Field(default=20, ge=1)
@@ -115,6 +125,15 @@ class TrainConfig(Config):
         values = {name: value for name, value in read_toml(path).items() if name.replace("_", "-") not in cls.gone}
         return cls.checked(**values)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _features_stay(cls, values: Any) -> Any:  # noqa: ANN401  fields by name
+        if not isinstance(values, dict) or values.get("features") is None:
+            return values
+        if not str(values.get("arch", FEATURES)).startswith(FEATURES):
+            raise ValueError("features come without their network: leave out arch")
+        return {"arch": FEATURES, **values, "freeze": True}
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.alpha + self.beta > 1 + 1e-9:
@@ -123,13 +142,21 @@ class TrainConfig(Config):
             raise ValueError("supervised needs the tiles' true labels: give truth")
         if self.size_jitter and (self.context is not None or self.freeze):
             raise ValueError("size-jitter is for whole tiles that are drawn anew: leave out context and freeze")
+        if self.features is None and (self.tile is not None or self.mpp is not None):
+            raise ValueError("tile and mpp are for features; tile stores say them themselves")
+        if self.features is not None and (self.views > 1 or self.context is not None or self.stain_jitter):
+            raise ValueError("stored features cannot be augmented: leave out views, context and stain-jitter")
+        if (self.tile is None) != (self.mpp is None):
+            raise ValueError("give tile and mpp together")
         if self.views > 1 and not self.freeze:
             raise ValueError("views are for freeze; without it every visit changes tiles anew")
         return self
 
 
 # What a run may change when it goes on. The cap on tiles counts through the tiles that it leaves.
-FREE = frozenset({"cohort", "out", "resume", "overwrite", "device", "epochs", "save_minutes", "precision", "max_tiles"})
+FREE = frozenset(
+    {"cohort", "features", "out", "resume", "overwrite", "device", "epochs", "save_minutes", "precision", "max_tiles"}
+)
 # What means nothing to a head on frozen features besides.
 FREE_WITH_FREEZE = frozenset({"train_last", "batch_norm"})
 # The defaults of settings that are gone, which the state of an earlier version may hold.

@@ -190,7 +190,7 @@ def _asked(images: Any, model: ModelFile, view: View, progress: Progress, kept: 
     progress.advance(file.stem, len(answers))
     while len(answers) < count:
         part = np.asarray(images[len(answers) : len(answers) + _PATCHES_AT_A_TIME])
-        found, distances = model.answer(view.images(part))
+        found, distances, _ = model.answer(view.images(part))
         more = np.stack([found, np.full_like(found, np.nan) if distances is None else distances], axis=1)
         answers = np.concatenate([answers, more])
         progress.advance(file.stem, len(part))

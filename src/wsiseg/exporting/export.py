@@ -15,8 +15,9 @@ from wsiseg.config.export import CardFacts, ExportConfig
 from wsiseg.exporting.from_others import from_state_dict
 from wsiseg.exporting.from_run import from_run
 from wsiseg.exporting.from_wsinfer import from_wsinfer
+from wsiseg.exporting.head import HeadGraph, exported_head
 from wsiseg.exporting.model_page import parity_line, written_page
-from wsiseg.exporting.onnx_graph import to_onnx
+from wsiseg.exporting.onnx_graph import DenseGraph, TileGraph, to_onnx
 from wsiseg.exporting.origin import Origin, limited, with_limit
 from wsiseg.exporting.parity import OnnxGraph, compared
 from wsiseg.exporting.precision import to_float16, to_int8
@@ -82,15 +83,7 @@ def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
     earlier = _earlier(config, mark, progress)
     if earlier is not None:
         return earlier
-    origin = _origin(config)
-    samples = _samples(config, origin, progress)
-    graph, parity = _graph(config, origin, samples, progress)
-    if config.precision != "fp32":
-        whole = graph
-        graph, row = _reduced(config, whole, samples, progress)
-        parity = (*parity, row)
-        if samples.held_out.is_real:
-            origin = with_limit(origin, *(one.answers(samples.held_out.tiles).distances for one in (whole, graph)))
+    origin, graph, parity = _compared(config, _origin(config), progress)
     card = _card(config, limited(origin, config.known_limit), graph, parity, mark)
     _check_self_test(config, graph, card)
     page = config.out.with_suffix(".md")
@@ -105,13 +98,32 @@ def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
     return Exported(config.out, page, "ok", sha256, card)
 
 
+def _compared(config: ExportConfig, origin: Origin, progress: Progress) -> tuple[Origin, OnnxGraph, tuple[Parity, ...]]:
+    """Make the ONNX graph, with fewer bits where that is asked for, and compare it at every step."""
+    if isinstance(origin.graph, HeadGraph):
+        if config.precision != "fp32":
+            raise UsageError(f"{config.source}: a head alone is small as it is", "leave out --precision")
+        graph, parity = exported_head(origin.graph)
+        _judge(config, parity, progress)
+        return origin, graph, parity
+    samples = _samples(config, origin, progress)
+    graph, parity = _graph(config, origin, origin.graph, samples, progress)
+    if config.precision != "fp32":
+        whole = graph
+        graph, row = _reduced(config, whole, samples, progress)
+        parity = (*parity, row)
+        if samples.held_out.is_real:
+            origin = with_limit(origin, *(one.answers(samples.held_out.tiles).distances for one in (whole, graph)))
+    return origin, graph, parity
+
+
 def _origin(config: ExportConfig) -> Origin:
     """Read what is exported, and choose the kind of map.
 
     Which kind is better can be measured with outlines alone, which an export does not have.
     """
     if config.run is not None:
-        origin = from_run(config.run, config.output_stride)
+        origin = from_run(config.run, config.output_stride, head=config.head)
     elif config.from_wsinfer is not None:
         origin = from_wsinfer(config.from_wsinfer, config.positive_class, config.output_stride)
     else:
@@ -146,7 +158,7 @@ def _samples(config: ExportConfig, origin: Origin, progress: Progress) -> Sample
 
 
 def _graph(
-    config: ExportConfig, origin: Origin, samples: Samples, progress: Progress
+    config: ExportConfig, origin: Origin, network: DenseGraph | TileGraph, samples: Samples, progress: Progress
 ) -> tuple[OnnxGraph, tuple[Parity, ...]]:
     """Make the ONNX graph and compare it at every step."""
     few = samples.held_out.first(_TORCH_TILES)
@@ -156,7 +168,7 @@ def _graph(
         trained = origin.probabilities(few.tiles)
         names = f"output stride {config.output_stride}", "as trained"
         rows.append(compared(names, reference, trained, few))
-    graph = OnnxGraph(to_onnx(origin.graph, origin.tile_px, config.out.parent))
+    graph = OnnxGraph(to_onnx(network, origin.tile_px, config.out.parent))
     rows.append(compared(("fp32", "torch"), graph.answers(few.tiles), reference, few, is_same=True))
     _judge(config, rows, progress)
     return graph, tuple(rows)
@@ -202,7 +214,9 @@ def _card(config: ExportConfig, origin: Origin, graph: OnnxGraph, parity: tuple[
     if said.figures is not None:
         evaluation = _figures(said.figures, facts.get("threshold", _THRESHOLD))
         facts["figures"] = {**facts.get("figures", {}), "evaluation": evaluation}
-    side = self_test_side(origin.tile_px, None if facts.get("window_px") else facts["output_stride"])
+    channels = facts["features"]["channels"] if facts.get("input") == "features" else None
+    stride = None if facts.get("window_px") else facts["output_stride"]
+    side = self_test_side(origin.tile_px, stride) if channels is None else max(16, math.ceil(math.sqrt(channels / 3)))
     return ModelCard.model_validate(
         {
             **facts,
@@ -216,13 +230,13 @@ def _card(config: ExportConfig, origin: Origin, graph: OnnxGraph, parity: tuple[
                 "onnxruntime": runtime().__version__,  # also where its package is onnxruntime-gpu
             },
             "made_from": mark,
-            "self_test": chosen_test(graph, side, _TOLERANCE[config.precision]),
+            "self_test": chosen_test(graph, side, _TOLERANCE[config.precision], channels),
         }
     )
 
 
 def _check_self_test(config: ExportConfig, graph: OnnxGraph, card: ModelCard) -> None:
-    unseen = unseen_layers(graph.model, card.self_test)
+    unseen = unseen_layers(graph.model, card.self_test) if card.input == "image" else []
     if unseen and not config.allow_loss:
         raise GateError(
             f"{config.source}: its self-test does not see layer {unseen[0]}, nor {len(unseen) - 1} others: a file with "

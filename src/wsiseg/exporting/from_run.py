@@ -6,19 +6,33 @@ from typing import Any
 
 import torch
 
-from wsiseg.config.train import TrainConfig
-from wsiseg.exporting.origin import Origin, of_classifier
+from wsiseg.config.train import FEATURES, TrainConfig
+from wsiseg.exporting.origin import Origin, of_classifier, of_head
 from wsiseg.network.network import TIMM, Checkpoint, load_classifier
 from wsiseg.network.weights import read_torch
 from wsiseg.run.errors import UsageError, WsisegError
 
 BEST, LAST, SETTINGS, GRID = "best.pt", "last.pt", "config.toml", "grid.csv"
 # Settings that name places of one machine, or that do not concern the outcome.
-_PRIVATE = {"cohort", "out", "truth", "init", "resume", "overwrite", "device", "threads", "save_minutes", "tensorboard"}
+_PRIVATE = {
+    "features",
+    "cohort",
+    "out",
+    "truth",
+    "init",
+    "resume",
+    "overwrite",
+    "device",
+    "threads",
+    "save_minutes",
+    "tensorboard",
+}
 
 
-def from_run(path: Path, output_stride: int | None) -> Origin:
+def from_run(path: Path, output_stride: int | None, *, head: bool = False) -> Origin:
     """Make an origin of the best checkpoint of a run that has ended, or of a checkpoint file of any run.
+
+    Of a run on stored features, and where it is asked for, it is the `head` alone.
 
     Raises:
         UsageError: There is no such run, it has not ended, or has no best checkpoint.
@@ -37,7 +51,10 @@ def from_run(path: Path, output_stride: int | None) -> Origin:
         classifier.head.weight /= checkpoint.temperature
         classifier.head.bias.copy_(classifier.head.bias / checkpoint.temperature + checkpoint.offset)
     cohort = _cohort(file.parent / SETTINGS)
-    return of_classifier(classifier, _facts(checkpoint), output_stride, cohort, checkpoint.known_tissue)
+    facts = _facts(checkpoint)
+    if head or checkpoint.arch.startswith(FEATURES):
+        return of_head(classifier, facts)
+    return of_classifier(classifier, facts, output_stride, cohort, checkpoint.known_tissue)
 
 
 def _best_of(run: Path) -> Path:

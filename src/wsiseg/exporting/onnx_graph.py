@@ -26,7 +26,7 @@ from wsiseg.run.errors import UsageError
 from wsiseg.run.outputs import scratch_folder
 
 OPSET = 17
-_NEWEST_IR = 10  # what ONNX Runtime 1.20 reads
+NEWEST_IR = 10  # what ONNX Runtime 1.20 reads
 
 
 class Distance(nn.Module):
@@ -95,19 +95,19 @@ class DenseGraph(nn.Module):
         """Return the probability [n] and the map [n, rows, columns] of uint8 images [n, height, width, 3].
 
         Where the tissue of training is known, the distances of the images [n] and of the tile around each cell
-        [n, rows, columns] follow.
+        [n, rows, columns] follow. Last come the features [n, channels] that the probability is made of.
         """
         pixels = image.permute(0, 3, 1, 2).float()
         # As a convolution: a product with three numbers, one for each color, takes runtimes longer than a layer.
         features = self.backbone(functional.conv2d(pixels, self.scale, self.offset, groups=len(self.scale)))
         logits = functional.conv2d(features, self.head.weight[:, :, None, None], self.head.bias)
         step = self.trained_step
-        whole = (logits[:, :, ::step, ::step] if step > 1 else logits).mean((1, 2, 3))
+        whole, average = ((one[:, :, ::step, ::step] if step > 1 else one).mean((2, 3)) for one in (logits, features))
         cells = around_cells(logits, self.cells) if self.window_px is None else logits
-        answers = torch.sigmoid(whole), torch.sigmoid(cells).squeeze(1)
+        answers = torch.sigmoid(whole).squeeze(1), torch.sigmoid(cells).squeeze(1)
         if self.distance is None or self.stage is None:
-            return answers
-        return *answers, *self.distance(self.stage.map)
+            return *answers, average
+        return *answers, *self.distance(self.stage.map), average
 
 
 class TileGraph(nn.Module):
@@ -148,7 +148,8 @@ def to_onnx(graph: DenseGraph | TileGraph, tile_px: int, outputs: Path) -> onnx.
         raise UsageError(text, "choose a smaller one, or train a head on stored features of it")
     names, sides = ["probability"], {}
     if isinstance(graph, DenseGraph):
-        names += ["probability_map"] if graph.distance is None else ["probability_map", "distance", "distance_map"]
+        distances = [] if graph.distance is None else ["distance", "distance_map"]
+        names += ["probability_map", *distances, "features"]
         sides = {1: "height", 2: "width"} if graph.window_px is None else {}
     cells = {0: "n", 1: "rows", 2: "columns"}
     axes = {"image": {0: "n", **sides}, **{name: cells if name.endswith("_map") else {0: "n"} for name in names}}
@@ -201,6 +202,6 @@ def tidied(model: onnx.ModelProto) -> onnx.ModelProto:
     return helper.make_model(
         helper.make_graph(graph.node, "wsiseg", graph.input, graph.output, graph.initializer),
         opset_imports=[opset for opset in model.opset_import if opset.domain in used],
-        ir_version=min(model.ir_version, _NEWEST_IR),
+        ir_version=min(model.ir_version, NEWEST_IR),
         producer_name="wsiseg",
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsiseg.exporting.dilation import exportable, native_stride
+from wsiseg.exporting.head import HeadGraph, features_of
 from wsiseg.exporting.onnx_graph import DenseGraph, TileGraph
 from wsiseg.exporting.parity import Answers, Floats, batches
 from wsiseg.network.known_tissue import KnownTissue, limit_of
@@ -30,7 +31,7 @@ _ALONE = (
 class Origin:
     """A network that becomes a model file."""
 
-    graph: DenseGraph | TileGraph  # the network with the input and outputs of a model file
+    graph: DenseGraph | TileGraph | HeadGraph  # the network with the input and outputs of a model file
     facts: dict[str, Any]  # fields of the model card that follow from where it came from
     # uint8 images [n, tile, tile, 3] -> probabilities [n], as the network was trained to answer
     trained: Callable[[Tensor], Tensor]
@@ -51,7 +52,7 @@ class Origin:
     def answers(self, tiles: NDArray[np.uint8]) -> Answers:
         """Return what the graph answers to tiles, computed by PyTorch."""
         parts = [self.graph(torch.from_numpy(batch)) for batch in batches(tiles)]
-        if isinstance(self.graph, TileGraph):
+        if not isinstance(self.graph, DenseGraph):
             return Answers(torch.cat(parts).numpy())
         whole, maps = (torch.cat([part[output] for part in parts]).numpy() for output in (0, 1))
         return Answers(self.probabilities(tiles).probabilities if self.is_as_trained else whole, maps)
@@ -66,6 +67,13 @@ def of_tiles(graph: TileGraph, facts: dict[str, Any], output_stride: int | None)
     if output_stride is not None:
         raise UsageError("this model has no linear head over a map: it cannot be dense", "leave out --output-stride")
     return Origin(graph.eval(), {**facts, "output_stride": None}, graph)
+
+
+def of_head(classifier: TileClassifier, facts: dict[str, Any]) -> Origin:
+    """Make an origin of the head of a classifier alone, which takes the features of tiles."""
+    graph = HeadGraph(classifier.head).eval()
+    features = features_of(classifier, str(facts["architecture"]))
+    return Origin(graph, {**facts, "input": "features", "features": features, "output_stride": None}, graph)
 
 
 def of_classifier(
@@ -100,7 +108,8 @@ def of_classifier(
         graph = TileGraph(classifier, torch.nn.Identity())
         return Origin(graph, {**facts, "output_stride": None}, trained, cohort=cohort)
     dense = DenseGraph(exportable(classifier, stride), stride, tile_px, native // stride, known).eval()
-    facts = {**facts, "output_stride": stride, "map_cells": "tiles" if window is None else "pixels"}
+    facts = {**facts, "features": features_of(classifier, facts.get("architecture", "")), "output_stride": stride}
+    facts |= {"map_cells": "tiles" if window is None else "pixels"}
     if window is not None:
         facts |= {"window_px": window, "limits": (*facts.get("limits", ()), _ALONE.format(window))}
     if known is not None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 Floats = NDArray[np.float32]
+Shown = NDArray[np.uint8] | NDArray[np.float32]
+"""What a graph takes: images [n, height, width, 3], or features [n, channels]."""
+
 _BATCH = 16
 _SAME_MOST, _FEWER_BITS_MEAN, _FEWER_BITS_AUC = 1e-4, 0.02, 0.005
 
@@ -33,7 +36,7 @@ class OnnxGraph:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
-        self._outputs = [output.name for output in model.graph.output]
+        self._input, self._outputs = model.graph.input[0].name, [output.name for output in model.graph.output]
 
     @cached_property
     def _session(self) -> "InferenceSession":
@@ -44,22 +47,22 @@ class OnnxGraph:
         """True if the sides of its images are free."""
         return bool(self.model.graph.input[0].type.tensor_type.shape.dim[1].dim_param)
 
-    def one(self, images: NDArray[np.uint8]) -> dict[str, Floats]:
-        """Return all outputs by their names for uint8 [n, height, width, 3], all at once."""
-        return dict(zip(self._outputs, run(self._session, self._outputs, {"image": images}), strict=True))
+    def one(self, images: Shown) -> dict[str, Floats]:
+        """Return all outputs by their names, all at once."""
+        return dict(zip(self._outputs, run(self._session, self._outputs, {self._input: images}), strict=True))
 
     def tiles_per_s(self, tile_px: int) -> float:
         """Measure how many made tiles it computes in a second on this CPU, in about a second."""
         return speed(self._session, tile_px)
 
-    def answers(self, tiles: NDArray[np.uint8]) -> Answers:
+    def answers(self, tiles: Shown) -> Answers:
         """Return the probabilities of many tiles, their maps and their distances from known tissue."""
         parts = [self.one(batch) for batch in batches(tiles)]
         found = {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
         return Answers(found["probability"], found.get("probability_map"), found.get("distance"))
 
 
-def batches(tiles: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+def batches(tiles: Shown) -> list[Shown]:
     """Cut tiles into batches."""
     return [tiles[begin : begin + _BATCH] for begin in range(0, len(tiles), _BATCH)]
 

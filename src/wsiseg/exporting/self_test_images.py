@@ -9,7 +9,15 @@ from onnx import helper, numpy_helper
 
 from wsiseg.exporting.parity import OnnxGraph
 from wsiseg.model_file.onnx_session import run, start
-from wsiseg.model_file.self_test import Kind, Outputs, SelfTest, largest_difference, recorded, seeded_pixels
+from wsiseg.model_file.self_test import (
+    Kind,
+    Outputs,
+    SelfTest,
+    as_features,
+    largest_difference,
+    recorded,
+    seeded_pixels,
+)
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _CANDIDATES, _CHOSEN, _MOST_LAYERS = 24, 4, 100
@@ -30,18 +38,21 @@ def self_test_side(tile_px: int, output_stride: int | None) -> int:
     return min(side, tile_px, _MOST_PX)
 
 
-def chosen_test(graph: OnnxGraph, side: int, tolerance: float) -> SelfTest:
+def chosen_test(graph: OnnxGraph, side: int, tolerance: float, channels: int | None = None) -> SelfTest:
     """Record the answers to the made images of tissue whose probabilities are nearest to one half.
 
-    Where a network is sure, much can change before an answer does.
+    Where a network is sure, much can change before an answer does. A head is shown noise as so many `channels`.
     """
     seeds = [100 * number for number in range(_CANDIDATES)]
-    sure = [
-        abs(float(graph.one(seeded_pixels("tissue", side, side, seed)[None])["probability"][0]) - 0.5) for seed in seeds
-    ]
+    kind: Kind = "noise" if channels else "tissue"
+
+    def answer(image: NDArray[np.uint8]) -> Outputs:
+        return graph.one(as_features(image, channels) if channels else image)
+
+    sure = [abs(float(answer(seeded_pixels(kind, side, side, seed)[None])["probability"][0]) - 0.5) for seed in seeds]
     best = [seeds[place] for place in np.argsort(sure, kind="stable")[:_CHOSEN]]
-    tested: list[tuple[Kind, int]] = [("tissue", seed) for seed in best]
-    return recorded(graph.one, tested, side, tolerance, with_wider=graph.takes_any_size)
+    tested: list[tuple[Kind, int]] = [(kind, seed) for seed in best]
+    return recorded(answer, tested, side, tolerance, with_wider=graph.takes_any_size)
 
 
 def unseen_layers(model: onnx.ModelProto, test: SelfTest) -> list[str]:

@@ -66,6 +66,15 @@ class KnownTissueFacts(_Part):
     """Sites that distances are measured from, the least of which counts; those with few tiles are one, named ""."""
 
 
+class FeatureFacts(_Part):
+    """The features of a tile that the head of a model makes a probability of."""
+
+    channels: int = Field(ge=1, le=2**16)
+    """How many there are."""
+    encoder: _Text = ""
+    """What makes them; features that say another encoder are refused."""
+
+
 class CalibrationFacts(_Part):
     """How the logits of the network were turned into probabilities that fit its validation slides."""
 
@@ -99,6 +108,10 @@ class ModelCard(_Part):
     window_px: int | None = Field(default=None, ge=16, le=4096)
     """Side of the only images that a dense model takes, a tile's; none where it takes all sides that are multiples of
     32."""
+    input: Literal["image", "features"] = "image"
+    """What the file takes: images, or features of tiles, float32 [n, channels], as `features`."""
+    features: FeatureFacts | None = None
+    """What it takes in place of images; of a dense model, what its output `features` gives of every image."""
     map_cells: Literal["pixels", "tiles"] = "pixels"
     """What a cell of `probability_map` stands for: its own pixels, or the tile around it. Tiles overlap far: `predict`
     gives each cell the mean of the tiles over it."""

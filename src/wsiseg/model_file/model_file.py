@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from wsiseg.model_file.model_card import ModelCard, read_card
 from wsiseg.model_file.onnx_bytes import MOST_BYTES
 from wsiseg.model_file.onnx_session import CPU, RuntimeFailure, Started, ports, run, speed, start
-from wsiseg.model_file.self_test import Outputs, largest_difference
+from wsiseg.model_file.self_test import Outputs, as_features, largest_difference
 from wsiseg.run.errors import ModelFileError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Answer(NamedTuple):
     # float32, squared Mahalanobis distances from the tissue of training, about 1 where 98 % of such tissue is nearer;
     # what is farther than `ModelFile.limit` is unknown. None where the model cannot tell.
     distances: NDArray[np.float32] | None = None
+    features: NDArray[np.float32] | None = None  # float32[n, channels] of tiles, where they are asked for
 
     def part(self, which: slice) -> "Answer":
         """Return it for some of the images."""
@@ -43,7 +44,8 @@ class Answer(NamedTuple):
 
     def changed(self, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> "Answer":
         """Return it with every array changed."""
-        return Answer(change(self.probabilities), None if self.distances is None else change(self.distances))
+        distances, features = (None if one is None else change(one) for one in self[1:])
+        return Answer(change(self.probabilities), distances, features)
 
 
 class ModelFile:
@@ -151,11 +153,36 @@ class ModelFile:
             tiles: uint8[n, height, width, 3], RGB at `card.mpp`; of `card.tile_px` unless the model is dense.
 
         Raises:
-            UsageError: The tiles have another shape or type.
+            UsageError: The tiles have another shape or type, or the model takes features.
             ModelFileError: The model cannot compute them.
         """
-        _check_images(tiles)
+        self._check_images(tiles)
         return self._answer(tiles, ("probability", "distance"), (len(tiles),))
+
+    def answer_with_features(self, tiles: NDArray[np.uint8]) -> Answer:
+        """Return the same with the features of every tile.
+
+        Raises:
+            UsageError: The file gives no features, or the tiles have another shape or type.
+            ModelFileError: The model cannot compute them.
+        """
+        if "features" not in self._outputs:
+            raise UsageError(f"{self.path}: gives no features", "export it anew, or choose a model that can be dense")
+        self._check_images(tiles)
+        names = [name for name in ("probability", "distance") if name in self._outputs]
+        *answers, features = self._run([*names, "features"], tiles)
+        return Answer(*answers)._replace(features=features)
+
+    def answer_features(self, features: NDArray[np.float32]) -> Answer:
+        """Return the probabilities of tiles by their features, float32[n, channels].
+
+        Raises:
+            UsageError: The model takes images.
+            ModelFileError: The model cannot compute them.
+        """
+        if self.card.input != "features":
+            raise UsageError(f"{self.path}: takes images and no features", "wsiseg export --head writes a head alone")
+        return Answer(*self._run(["probability"], np.asarray(features, np.float32)))
 
     def answer_map(self, images: NDArray[np.uint8]) -> Answer:
         """Return the same for every cell of images: of its pixels, or of the tile around it (`card.map_cells`).
@@ -171,7 +198,7 @@ class ModelFile:
             UsageError: The model has no map, or the images have another shape or type.
             ModelFileError: The model cannot compute them.
         """
-        _check_images(images)
+        self._check_images(images)
         stride = self.card.output_stride
         if stride is None:
             raise UsageError(f"{self.path}: this model gives one value per tile and no map", "use --map tile")
@@ -187,12 +214,18 @@ class ModelFile:
         asked = names if self.limit is not None else names[:1]
         return Answer(*(self._run(asked, images) if len(images) else [np.zeros(shape, np.float32) for _ in asked]))
 
-    def _run(self, outputs: Sequence[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    def _run(self, outputs: Sequence[str], images: NDArray[np.generic]) -> list[NDArray[np.float32]]:
         try:
-            return run(self._open_session(), list(outputs), {"image": np.ascontiguousarray(images)})
+            return run(self._open_session(), list(outputs), {self.card.input: np.ascontiguousarray(images)})
         except RuntimeFailure as error:
             shape = "x".join(str(size) for size in images.shape)
             raise ModelFileError(f"{self.path}: cannot compute images of {shape}: {error}", _DAMAGED) from error
+
+    def _check_images(self, images: NDArray[np.uint8]) -> None:
+        if self.card.input != "image":
+            raise UsageError(f"{self.path}: takes stored features and no pixels", "give their folder with --features")
+        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:  # noqa: PLR2004  n, height, width, RGB
+            raise UsageError(f"images must be uint8[n, height, width, 3], not {images.dtype}{list(images.shape)}")
 
     def _open_session(self) -> "InferenceSession":
         session = self._session  # once: another thread may close the model meanwhile
@@ -206,12 +239,16 @@ class ModelFile:
         is_there = {"probability": True, "probability_map": has_map, "distance": known}
         is_there["distance_map"] = known and has_map and self.limit is not None
         names = [name for name, there in is_there.items() if there]
-        expected = [("image", "tensor(uint8)", 4)]
+        is_head = self.card.input == "features"
+        expected = [("features", "tensor(float)", 2) if is_head else ("image", "tensor(uint8)", 4)]
         expected += [(name, "tensor(float)", 3 if name.endswith("_map") else 1) for name in names]
+        expected += [("features", "tensor(float)", 2)] if self.card.features is not None and not is_head else []
         ports = [*self._inputs, *self._outputs.values()]
         found = [(name, kind, len(shape)) for name, kind, shape in ports]
         sides = self._inputs[0][2] if self._inputs else []
-        if found != expected or len(self._inputs) != 1 or sides[3] != 3:  # noqa: PLR2004  RGB
+        features = self.card.features
+        last = features.channels if is_head and features is not None else 3  # RGB
+        if found != expected or len(self._inputs) != 1 or sides[-1] != last:
             shown = ", ".join(f"{name} {kind}[{rank}]" for name, kind, rank in found)
             raise ModelFileError(
                 f"{self.path}: its inputs and outputs are not those of a model file: {shown}", _DAMAGED
@@ -222,7 +259,9 @@ class ModelFile:
 
     def _check_answers(self) -> None:
         def answer(image: NDArray[np.uint8]) -> Outputs:
-            return dict(zip(self._outputs, self._run(list(self._outputs), image), strict=True))
+            features = self.card.features if self.card.input == "features" else None
+            shown = image if features is None else as_features(image, features.channels)
+            return dict(zip(self._outputs, self._run(list(self._outputs), shown), strict=True))
 
         test = self.card.self_test
         difference = largest_difference(test, answer)
@@ -251,8 +290,3 @@ def _read(path: Path) -> bytes:
         raise ModelFileError(
             f"{path}: cannot be read: {error.strerror}", "check the file and its permissions"
         ) from error
-
-
-def _check_images(images: NDArray[np.uint8]) -> None:
-    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:  # noqa: PLR2004  n, height, width, RGB
-        raise UsageError(f"images must be uint8[n, height, width, 3], not {images.dtype}{list(images.shape)}")

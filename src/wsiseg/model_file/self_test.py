@@ -77,6 +77,12 @@ def seeded_pixels(kind: Kind, height: int, width: int, seed: int) -> NDArray[np.
     return pixels.astype(np.uint8)
 
 
+def as_features(images: NDArray[np.uint8], channels: int) -> Values:
+    """Read the first numbers of images [n, h, w, 3] as so many features of tiles, float32[n, channels] in -2..2."""
+    numbers = images.reshape(len(images), -1)[:, :channels].astype(np.float32)
+    return (numbers - np.float32(128)) / np.float32(64)
+
+
 def recorded(
     answer: Callable[[NDArray[np.uint8]], Outputs], images: Sequence[tuple[Kind, int]], side: int, tolerance: float,
     *, with_wider: bool = True,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wsiseg.config.train import FEATURES
 from wsiseg.network.known_tissue import KnownTissue
 from wsiseg.network.tokens import TokenMap, of_tokens
 from wsiseg.network.weights import (
@@ -37,8 +38,8 @@ from wsiseg.run.outputs import written_whole
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIMM = "timm:"
-LICENCE = "weights_licence"
-"""What `Checkpoint.trained_on` calls the terms of the weights that training began with."""
+LICENCE, ENCODER = "weights_licence", "encoder"
+"""What `Checkpoint.trained_on` calls the terms of the weights that training began with, and who made features."""
 
 _SCHEMA = "wsiseg.checkpoint/1"
 # What a torchvision classifier does after its last feature map.
@@ -61,6 +62,8 @@ class TileClassifier(nn.Module):
     std: Tensor
     licence = ""
     """Terms of the weights that the backbone began with, as far as they are known."""
+    encoder = ""
+    """Of a head alone, what made the stored features, as far as they say it."""
 
     def __init__(self, backbone: nn.Module, channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -151,7 +154,7 @@ def _stored(value: Any) -> Any:  # noqa: ANN401  an array or a number
 def load_classifier(checkpoint: Checkpoint) -> TileClassifier:
     """Build the network of a checkpoint, ready to predict; a WsisegError says that its tensors do not fit it."""
     classifier = build(checkpoint.arch, "none", tile_px=checkpoint.tile_px)
-    classifier.licence = checkpoint.trained_on.get(LICENCE, "")
+    classifier.licence, classifier.encoder = (checkpoint.trained_on.get(name, "") for name in (LICENCE, ENCODER))
     try:
         classifier.load_state_dict(checkpoint.state_dict)
     except RuntimeError as error:
@@ -163,13 +166,16 @@ def build(arch: str, init: str, note: Note = lambda _: None, *, tile_px: int = _
     """Make a tile classifier of torchvision, or `timm:NAME`.
 
     `init` is `imagenet`, `none`, or a file: a state dict, or a checkpoint of wsiseg, which is used whole. `note` is
-    told about tensors of the file that do not fit. A transformer takes nothing but tiles of side `tile_px`.
+    told about tensors of the file that do not fit. A transformer takes nothing but tiles of side `tile_px`. Of
+    `features:N`, a head on so many stored features, there is nothing but the head.
 
     Raises:
         UsageError: There is no such classifier, it has no feature map, or the file or the tiles do not fit it.
         DownloadError: The ImageNet weights are not here and cannot be downloaded.
         WsisegError: The file cannot be read.
     """
+    if arch.startswith(FEATURES):
+        return TileClassifier(nn.Identity(), int(arch.removeprefix(FEATURES)), IMAGENET_MEAN, IMAGENET_STD)
     checkpoint = _starting_checkpoint(init)
     if checkpoint is not None:
         if checkpoint.arch != arch:

@@ -7,7 +7,7 @@ overlapping tiles would.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
 from typing import Protocol, TypeVar
@@ -82,6 +82,8 @@ class Asking:
     # to be read.
     after: Callable[["Asking", int, float], None] = lambda _asking, _tiles, _waited: None
     failure: Exception | None = None  # why it cannot go on, once it cannot
+    # Of the tiles so far, where a model is asked for them: their cells, and float32[channels].
+    features: list[tuple[Cells, NDArray[np.float32]]] = field(default_factory=list)
 
     def learn(self, windows: slice, outcome: tuple[Answer, NDArray[np.bool_]] | Exception, waited: float) -> None:
         """Add what came of asking about the next windows; once anything fails nothing more is added.
@@ -94,6 +96,10 @@ class Asking:
         if self.failure is not None or isinstance(outcome, Exception):
             return
         answer, readable = outcome
+        if answer.features is not None:
+            seen = zip(self.plan.windows[windows], answer.features, readable[:, 0, 0], strict=False)
+            self.features += [(cells, values) for cells, values, is_readable in seen if is_readable]
+            answer = answer._replace(features=None)
         for number, cells in enumerate(self.plan.windows[windows]):
             weight = _weight(self.plan, cells) * readable[number]
             self.sums.add(cells, answer.changed(itemgetter(number)), weight)
@@ -128,8 +134,8 @@ def turned(images: NDArray[T], view: int) -> NDArray[T]:
 
 
 def turned_back(images: NDArray[T], view: int) -> NDArray[T]:
-    """Undo `turned`; one value an image stays as it is."""
-    if images.ndim == 1:
+    """Undo `turned`; one value or the features of an image stay as they are."""
+    if images.ndim < 3:  # noqa: PLR2004  [n, rows, columns]
         return images
     images = images[:, :, ::-1] if view >= len(_QUARTERS) else images
     return np.rot90(images, -_QUARTERS[view % 4], (1, 2))

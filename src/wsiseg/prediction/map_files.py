@@ -51,6 +51,7 @@ class MapFiles:
     folder: Path
     slide: str
     with_csv: bool = False
+    with_features: bool = False
     ngff: NgffVersion = "0.4"
 
     @property
@@ -59,6 +60,8 @@ class MapFiles:
         suffixes = {"zarr": ".ome.zarr", "geojson": ".geojson", "png": ".png"}
         if self.with_csv:
             suffixes["csv"] = ".csv"
+        if self.with_features:
+            suffixes["features"] = ".h5"
         found = {kind: self.folder / f"{self.slide}{suffix}" for kind, suffix in suffixes.items()}
         packed = packed_name(found["geojson"])
         if packed.is_file() and not found["geojson"].is_file():

@@ -17,6 +17,7 @@ from wsiseg.prediction.feed import Feed
 from wsiseg.prediction.inference import Asking, Sums
 from wsiseg.prediction.map_files import MapFiles, key_of
 from wsiseg.prediction.places import Places
+from wsiseg.prediction.stored import WithFeatures, answered, covered
 from wsiseg.prediction.windows import Plan, plan_tiles, plan_windows
 from wsiseg.run.errors import SlideError, counted
 from wsiseg.run.record import spoken
@@ -45,6 +46,7 @@ class Job:
     plans: tuple[Plan, ...]  # what to read and ask, one plan a model
     places: dict[str, str | None]  # what the cells that are looked at depend on
     warnings: tuple[str, ...] = ()  # what a person should know of where is looked
+    sums: tuple[Sums, ...] = ()  # what the models said already, where they were asked about stored features
 
     @property
     def tiles(self) -> int:
@@ -55,6 +57,10 @@ class Job:
 def prepare(row: CohortSlide, slide: Slide, models: list[ModelFile], config: PredictConfig, places: Places) -> Job:
     """Find out where to look on an open slide and plan what to ask each model."""
     tissue, picture, warnings = places.find(row.slide, slide, config.max_bad_tiles)
+    stored = places.stored(row.slide)
+    if stored is not None:
+        plans, sums = zip(*(answered(stored, slide, tissue, model) for model in models), strict=True)
+        return Job(row, slide, covered(plans[0]), picture, plans, places.settings(row.slide), warnings, sums)
     plan_of = {"dense": plan_windows, "tile": plan_tiles}
     plans = tuple(
         replace(plan_of[kind(model, config)](slide, tissue, model, config.min_tissue), views=config.views)
@@ -124,7 +130,7 @@ def _is_same(site: str, other: str) -> bool:
 
 def kind(model: ModelFile, config: PredictConfig) -> str:
     """Tell whether a model maps densely or by tiles."""
-    return model.card.map if config.map == "auto" else config.map
+    return "tile" if config.write_features else model.card.map if config.map == "auto" else config.map
 
 
 def settings_of(models: list[ModelFile], config: PredictConfig, places: dict[str, str | None]) -> dict[str, Any]:
@@ -171,12 +177,14 @@ def askings_of(
     """
     facts = {"slide": job.slide.facts.fingerprint, "mpp": job.slide.mpp, "reading": _READING}
     askings = []
-    for plan, model in zip(job.plans, models, strict=True):
+    for number, (plan, model) in enumerate(zip(job.plans, models, strict=True)):
         key = key_of({**settings_of([model], config, job.places), **facts, "windows": plan.mark})
-        known = files.load_unfinished(key) if files is not None else None
+        known = files.load_unfinished(key) if files is not None and not config.write_features else None
+        known = job.sums[number] if job.sums else known
         sums = known or Sums.empty(plan.grid.shape, with_distances=model.limit is not None)
         after = _keeper(files, key, advance, keeps_end=len(models) > 1)
-        askings.append(Asking(job.slide, plan, model, sums, after))
+        asked = WithFeatures(model) if config.write_features else model
+        askings.append(Asking(job.slide, plan, asked, sums, after))
     return askings
 
 

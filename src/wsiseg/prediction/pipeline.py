@@ -30,6 +30,7 @@ from wsiseg.prediction.mapping import (
     warnings_of,
 )
 from wsiseg.prediction.places import Places
+from wsiseg.prediction.stored import write_of
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.record import Progress, SlideRecord, Status
 from wsiseg.slides.cohort import CohortSlide
@@ -112,7 +113,8 @@ class _Work:
         if known.run.get("bad_tiles", 0) > config.max_bad_tiles * known.run.get("tiles", 0):
             reason = "more of it could not be read than max-bad-tiles allows"
         if reason in (None, _THRESHOLD):
-            self.known = replace(known, threshold=threshold)
+            has_all = not config.write_features or self.files.outputs["features"].exists()
+            self.known = replace(known, threshold=threshold) if has_all else None
         if reason is not None:
             self.setting.progress.note(f"{self.row.slide}: done again, {reason}")
         return reason is None and self.files.are_there
@@ -163,6 +165,9 @@ class _Work:
             models = self.setting.models
             heatmap = self.known or map_of(job, self.askings, models, self.setting.config)
             notes = [f"{model.card.name} {model.card.version}: {model.card.intended_use}" for model in models]
+            if self.setting.config.write_features and self.askings and self.askings[0].features:
+                facts = models[0].card.features
+                write_of(self.askings[0], facts.encoder if facts else "", self.files.outputs["features"])
             self.files.write(heatmap, picture.result(), notes)
             status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if heatmap.warnings else "ok"
             record = _record(self, heatmap, status, warnings_of(job, heatmap, models))
@@ -197,7 +202,7 @@ def _arriving(waiting: deque[CohortSlide], setting: Setting, opener: ThreadPoolE
     while waiting or opening:
         while waiting and len(opening) < _OPEN_AHEAD and time.monotonic() >= look_again:
             row = waiting.popleft()
-            files = MapFiles(config.out, row.slide, config.csv, config.ngff)
+            files = MapFiles(config.out, row.slide, config.csv, config.write_features, config.ngff)
             lock = locks.take(files.lock)
             if lock is None:  # another process works on it: look again after the others
                 waiting.append(row)

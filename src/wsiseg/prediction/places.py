@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from wsiseg.annotations.truth import open_region
 from wsiseg.run.errors import SlideError
 from wsiseg.slides.slide import Slide
+from wsiseg.tiles.stored_features import features_file
 from wsiseg.tiles.tissue import MASK_MPP, TissueMask
 from wsiseg.tiles.tissue_choice import TissueChoice, content_of, filled, missing, named_after
+
+_WHITE_PX = 1024
 
 
 @dataclass(frozen=True)
@@ -44,24 +47,33 @@ class Places:
     tissue: TissueChoice  # how its tissue is found
     roi: Drawings  # the only parts to look at, where any are given
     exclude: Drawings  # parts not to look at
+    features: Path | None = None  # folder of stored features, where all their tiles are looked at, and no pixels
 
     @classmethod
-    def of(cls, tissue: str, roi: str | None, exclude: str | None, slides: Sequence[str]) -> Self:
+    def of(
+        cls, tissue: str, roi: str | None, exclude: str | None, slides: Sequence[str], features: Path | None = None
+    ) -> Self:
         """Match what the user drew with slides before anything is started.
 
         Raises:
             UsageError: There is no such file or folder, or a file in it belongs to none of the slides.
         """
-        drawings = [
+        roi_drawn, exclude_drawn = (
             Drawings(option, setting, {} if setting is None else named_after(option, setting, slides), cuts)
             for option, setting, cuts in (("--roi", roi, True), ("--exclude", exclude, False))
-        ]
-        return cls(TissueChoice.of(tissue, slides), *drawings)
+        )
+        return cls(TissueChoice.of(tissue, slides), roi_drawn, exclude_drawn, features)
+
+    def stored(self, slide: str) -> Path | None:
+        """Return the file of a slide's stored features, where such are looked at; a UsageError says there is none."""
+        return None if self.features is None else features_file(self.features, (slide,))
 
     def settings(self, slide: str) -> dict[str, str | None]:
         """Return what the cells that are looked at depend on; a file that changes gives another text."""
         drawn = {"roi": self.roi.files.get(slide), "exclude": self.exclude.files.get(slide)}
         contents = {name: None if path is None else content_of(path) for name, path in drawn.items()}
+        stored = self.stored(slide)
+        contents |= {} if stored is None else {"features": content_of(stored)}
         return {"tissue": self.tissue.settings(slide), **contents}
 
     def find(
@@ -80,7 +92,10 @@ class Places:
         if self.roi.setting is not None and name not in self.roi.files:
             text = f"{slide.path.name}: no outlines for it in {self.roi.setting}"
             raise SlideError(text, f"add {name}.geojson, or leave out --roi")
-        tissue, thumbnail = self.tissue.find(name, slide, most_unreadable=most_unreadable)
+        if self.features is None:
+            tissue, thumbnail = self.tissue.find(name, slide, most_unreadable=most_unreadable)
+        else:
+            tissue, thumbnail = _everywhere(slide)
         warnings = tissue.warnings
         for drawing, is_kept in ((self.roi, True), (self.exclude, False)):
             if name in drawing.files:
@@ -89,6 +104,15 @@ class Places:
                 tissue = replace(tissue, mask=tissue.mask & (mask == is_kept))
                 warnings += notes
         return tissue, thumbnail, warnings
+
+
+def _everywhere(slide: Slide) -> tuple[TissueMask, NDArray[np.uint8]]:
+    """Return the whole slide as tissue, and a white picture of it."""
+    width, height = slide.size_px
+    scale = _WHITE_PX / max(slide.size_px)
+    white = np.full((max(1, round(height * scale)), max(1, round(width * scale)), 3), 255, np.uint8)
+    mpp = (width * slide.mpp[0], height * slide.mpp[1])
+    return TissueMask(np.ones((1, 1), np.bool_), mpp, (float(width), float(height)), "none"), white
 
 
 def _no_coarser(tissue: TissueMask, slide: Slide) -> TissueMask:

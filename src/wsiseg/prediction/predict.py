@@ -16,6 +16,7 @@ from wsiseg.prediction.mapping import kind, map_slide, prepare
 from wsiseg.prediction.pipeline import Setting, records
 from wsiseg.prediction.places import Places
 from wsiseg.prediction.processes import in_processes, on_cluster
+from wsiseg.prediction.stored import check_models
 from wsiseg.run.errors import ModelFileError, UsageError
 from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, now
 from wsiseg.run.version import __version__
@@ -43,7 +44,7 @@ def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -
     config = PredictConfig.checked(inputs=(str(slide),), model=(str(model),), **settings)
     with _models(config) as models, Slide(slide, mpp=config.slide_mpp, longest_read_s=config.read_timeout) as opened:
         row = CohortSlide(Path(slide).stem, Path(slide))
-        places = Places.of(config.tissue, config.roi, config.exclude, [row.slide])
+        places = Places.of(config.tissue, config.roi, config.exclude, [row.slide], config.features)
         return map_slide(prepare(row, opened, models, config, places), models, config)
 
 
@@ -63,7 +64,7 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
     cohort = Cohort.from_inputs(config.inputs, sys.stdin if "-" in config.inputs else ())
     rows = [row for row in cohort.slides if _is_in_shard(row.slide, config.shard)]
     names = [row.slide for row in cohort.slides if not row.skipped]
-    places = Places.of(config.tissue, config.roi, config.exclude, names)
+    places = Places.of(config.tissue, config.roi, config.exclude, names, config.features)
     with _models(config) as models:
         for line in _introduction(models):
             progress.note(line)
@@ -167,6 +168,7 @@ def _models(config: PredictConfig) -> Iterator[list[ModelFile]]:
     """Open the model files, so that a bad one stops the run before any slide is touched."""
     with ExitStack() as stack:
         models = _open_models(config.model, config.devices[0], stack)
+        check_models(models, have_features=config.features is not None)
         for model in models:
             if config.map == "dense" and model.card.output_stride is None:
                 raise UsageError(f"{model.path}: this model gives no dense map", "use --map tile")

@@ -59,6 +59,13 @@ class FeatureBank:
         features: NDArray[np.float16] = np.load(self.path(slide), mmap_mode="r", allow_pickle=False)
         return features
 
+    def save(self, features: NDArray[np.float16], slide: LabelledSlide) -> None:
+        """Write the features of a slide; they must be finite in 16 bits."""
+        if not np.isfinite(features).all():
+            raise WsisegError(f"{slide.slide}: NaN or infinity in its features", "check what computes them (--init)")
+        with written_whole(self.path(slide)) as unfinished, unfinished.open("wb") as file:
+            np.save(file, features, allow_pickle=False)
+
     def draw(self, slide: LabelledSlide, indices: Indices, random: np.random.Generator) -> Tensor:
         """Return standardised features [n, channels], each of a view drawn at random."""
         features = self.raw(slide)
@@ -162,7 +169,7 @@ def fill(
             for view, indices in _parts(bank, slide):
                 out[view, indices] = compute.features(next(reading))
                 advance(len(indices))
-            _save(out, bank, slide)
+            bank.save(out, slide)
 
 
 def _parts(bank: FeatureBank, slide: LabelledSlide) -> Iterator[tuple[int, Indices]]:
@@ -170,13 +177,6 @@ def _parts(bank: FeatureBank, slide: LabelledSlide) -> Iterator[tuple[int, Indic
     return (
         (view, part) for view in range(bank.copies(slide)) for part in in_parts(np.arange(slide.tiles), _TILES_READ)
     )
-
-
-def _save(features: NDArray[np.float16], bank: FeatureBank, slide: LabelledSlide) -> None:
-    if not np.isfinite(features).all():
-        raise WsisegError(f"{slide.slide}: NaN or infinity in its features", "check the weights given with --init")
-    with written_whole(bank.path(slide)) as unfinished, unfinished.open("wb") as file:
-        np.save(file, features, allow_pickle=False)
 
 
 def _view(source: Source, slide: LabelledSlide, view: int, indices: Indices, seed: int) -> Tensor:

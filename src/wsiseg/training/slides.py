@@ -79,9 +79,15 @@ def in_parts(indices: Indices, size: int) -> list[Indices]:
 
 
 def labelled_slides(
-    cohort: Path, note: Callable[[str], None] = lambda _: None, most_tiles: int | None = None
+    cohort: Path,
+    note: Callable[[str], None] = lambda _: None,
+    most_tiles: int | None = None,
+    stores: Path | None = None,
+    mpp: float | None = None,
 ) -> tuple[LabelledSlide, ...]:
     """Find the slides of a cohort that have a label and tiles; where no slide has a split, all are for training.
+
+    Their tile stores lie in the folder `stores`, or beside the cohort. All are taken to be of `mpp`, if it is given.
 
     Raises:
         UsageError: Stores are missing or differ in tile size, or the training slides are all of one class.
@@ -91,7 +97,7 @@ def labelled_slides(
     slides, missing = [], []
     for row in rows:
         split = row.split if has_splits else "train"
-        store = store_path(cohort.parent, row.slide)
+        store = store_path(stores or cohort.parent, row.slide)
         if row.label is None or split is None:
             continue
         if not store.is_dir():
@@ -107,6 +113,8 @@ def labelled_slides(
     if empty:
         note(f"left out, having no tiles: {', '.join(shortened(empty, _SHOWN))}")
     usable = tuple(slide for slide in slides if slide.tiles)
+    if mpp is not None:
+        usable = tuple(replace(slide, mpp=mpp) for slide in usable)
     _check(cohort, usable)
     return usable
 
@@ -178,6 +186,7 @@ def _tile_truth(slide: LabelledSlide, path: Path) -> TileTruth:
     with slide.open() as store:
         tiles, used = store.tiles, slide.places
     grid = tiles.grid
+    side = tiles.tile_px // tiles.stride_px
     # A heatmap of the tiles' cells knows where they end at the slide's border.
     x_edges, y_edges = Heatmap(np.full(grid.shape, np.nan, np.float32), grid.stride_um, tiles.slide).edges()
     area = np.diff(y_edges)[:, None] * np.diff(x_edges)[None, :]
@@ -185,6 +194,15 @@ def _tile_truth(slide: LabelledSlide, path: Path) -> TileTruth:
     rest = area - tumor
     row, column = grid.cells(tiles.corners).T
     inside = np.zeros(grid.shape, bool)
-    inside[row, column] = True
+    for down, right in np.ndindex(side, side):
+        inside[np.minimum(row + down, grid.shape[0] - 1), np.minimum(column + right, grid.shape[1] - 1)] = True
     background = (float(tumor[~inside].sum()), float(rest[~inside].sum()))
-    return TileTruth(tumor[row, column][used], rest[row, column][used], background)
+    of_tiles = [_of_tiles(cells, side)[row, column][used] for cells in (tumor, rest)]
+    return TileTruth(of_tiles[0], of_tiles[1], background)
+
+
+def _of_tiles(cells: Floats, side: int) -> Floats:
+    """Sum up cells over the tile that begins at each, so many cells wide."""
+    padded = np.pad(cells, (0, side - 1))
+    summed: Floats = np.lib.stride_tricks.sliding_window_view(padded, (side, side)).sum((2, 3))
+    return summed

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.network.network import LICENCE, Checkpoint, TileClassifier, build
+from wsiseg.network.network import ENCODER, LICENCE, Checkpoint, TileClassifier, build
 from wsiseg.network.weights import Note
 from wsiseg.run.errors import UsageError
 from wsiseg.run.record import Pace, Progress
@@ -94,6 +94,7 @@ class Task:
             name: {"slides": len(self.split(name)), "tiles": sum(slide.tiles for slide in self.split(name))}
             for name in ("train", "val", "test")
         }
+        origin = {LICENCE: self.classifier.licence, ENCODER: self.classifier.encoder}
         return Checkpoint(
             state_dict=self.weights(network),
             arch=config.arch,
@@ -104,7 +105,7 @@ class Task:
             trained_on={
                 "cohort": config.cohort.name,
                 **counts,
-                **({LICENCE: self.classifier.licence} if self.classifier.licence else {}),
+                **{name: text for name, text in origin.items() if text},
                 "settings": config.model_dump(mode="json"),
             },
             figures={"epoch": row},

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from wsiseg.config.train import Precision, TrainConfig
+from wsiseg.config.train import FEATURES, Precision, TrainConfig
 from wsiseg.network.known_tissue import KnownTissue
 from wsiseg.network.network import Checkpoint, TileClassifier, load_classifier
 from wsiseg.pages.configurations import ALL, Configured, best_first
@@ -32,6 +32,7 @@ from wsiseg.training.processes import Processes, device_name, joined_processes
 from wsiseg.training.run_folder import RunFolder, fingerprints
 from wsiseg.training.scoring import Scored, calibration_error, chosen_threshold, fitted, pixel_measures
 from wsiseg.training.slides import LabelledSlide, TileTruth, labelled_slides, tile_truths
+from wsiseg.training.stored import StoredCohort, stored_cohort
 from wsiseg.training.task import Task, filled_bank, started, task_of
 
 _THRESHOLD = 0.5
@@ -65,6 +66,7 @@ class _Ground:
     source: TileSource
     processes: Processes
     progress: Progress
+    stored: StoredCohort | None = None
 
 
 def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
@@ -86,9 +88,14 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
     torch.set_num_threads(min(torch.get_num_threads(), cores()))  # torch knows no quota of containers
     with joined_processes() as processes:
         progress = progress if progress and processes.is_first else Progress()
-        slides = labelled_slides(config.cohort, progress.note, config.max_tiles)
+        stored, where, mpp = None, None, None
+        if config.features is not None:
+            stored = stored_cohort(config, config.features, processes)
+            config = config.model_copy(update={"arch": f"{FEATURES}{stored.channels}"})
+            where, mpp = stored.stores, stored.size.mpp
+        slides = labelled_slides(config.cohort, progress.note, config.max_tiles, where, mpp)
         truths = tile_truths(config.truth, slides, progress.note) if config.truth else {}
-        inputs = fingerprints(config, slides, truths)
+        inputs = fingerprints(config, slides, truths) | ({"stored features": stored.fingerprint} if stored else {})
         every = list(settings_of_grid(config)) if config.grid else [config]
         done = [_done(one, inputs, progress) for one in every]
         finished = [one for one in done if one]
@@ -107,7 +114,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
         with _readers(device) as readers:
             source = TileSource(device, config.stain_jitter, config.context, readers, config.size_jitter)
             colors = cohort_colors(config, slides, source, processes, progress.note)
-            ground = _Ground(slides, truths, inputs, colors, source, processes, progress)
+            ground = _Ground(slides, truths, inputs, colors, source, processes, progress, stored)
             configured = _configurations(config, every, done, ground)
         if config.grid and processes.is_first:
             write_grid(config, configured)
@@ -135,7 +142,10 @@ def _configurations(
         for sentence in cost(passes // ground.processes.count, compute, side, what):
             note(f"{sentence}; fewer --epochs, a smaller --bag or --arch cost less")
     bank, known = None, None
-    if config.freeze:
+    if ground.stored is not None:
+        bank = ground.stored.bank(slides, config.out / "features", ground.processes)
+        classifier.encoder = ground.stored.encoder
+    elif config.freeze:
         bank = filled_bank(config, classifier, slides, ground.source, ground.processes, ground.progress)
         known = known_tissue(classifier, slides, ground.source, ground.processes)
     configured = []
@@ -220,7 +230,8 @@ def _trained(
     if processes.is_first:
         checkpoint.save(folder.best)
         title = f"Training of {config.out.name}"
-        text = training_page(title, _facts(config, task, checkpoint), configured.figures, state.history, validation)
+        shown = [] if ground.stored else validation  # whose tiles are pictured
+        text = training_page(title, _facts(config, task, checkpoint), configured.figures, state.history, shown)
         write_text(config.out / "report.html", text)
         state.finished = True
         folder.save(state)
