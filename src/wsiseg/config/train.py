@@ -59,9 +59,9 @@ class TrainConfig(Config):
     features: Path | None = None
     """Folder of stored features of the slides, of TRIDENT, CLAM, STAMP, slide2vec or `wsiseg predict`, to train a head
     on; no pixels are read."""
-    tile: int | None = Field(default=None, ge=16, le=4096)
+    tile: Annotated[int | None, IN_FILE] = Field(default=None, ge=16, le=4096)
     """Side of the tiles of `features` in pixels of `mpp`, where their files do not say it."""
-    mpp: float | None = Field(default=None, gt=0, le=100)
+    mpp: Annotated[float | None, IN_FILE] = Field(default=None, gt=0, le=100)
     """Micrometers per pixel of the tiles of `features`, where their files do not say it."""
     views: Annotated[int, IN_FILE] = Field(default=1, ge=1, le=64)
     """Copies of each training tile whose features are computed with `freeze`; all but the first are augmented."""
