@@ -51,7 +51,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1])
     given = parser.parse_args()
     if _OF_CHILD in os.environ:
-        child(json.loads(os.environ[_OF_CHILD]))
+        task = json.loads(os.environ[_OF_CHILD])
+        child(task) if "out" in task else write_costless_model(Path(task["model"]))
         return
     with TemporaryDirectory() as name:
         print(json.dumps(measured(given, Path(name))))
@@ -60,18 +61,19 @@ def main() -> None:
 def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run everything in turn."""
     slides = _slides(given, folder / "slides")
-    model = _costless_model(folder / "costless.onnx")
+    sides = {"predict": ROOT, **({"old": given.old} if given.old else {})}
+    models = {side: _written_model(root, folder / f"{side}.onnx") for side, root in sides.items()}
     tiles = len(slides) * (given.size // _TILE_PX + 1) ** 2
     found: dict[str, list[Rates]] = {}
     for number in range(given.rounds):
         if not given.slow_ms:
             found.setdefault("decoding", []).append(_decoding(slides, tiles))
         for count in given.processes:
-            for side, root in (("predict", ROOT), *((("old", given.old),) if given.old else ())):
+            for side, root in sides.items():
                 out = str(folder / f"{side}{number}{count}")
                 task = {
                     "slides": str(folder / "slides"),
-                    "model": str(model),
+                    "model": str(models[side]),
                     "out": out,
                     "slow_s": given.slow_ms / 1000,
                 }
@@ -109,12 +111,19 @@ def _slides(given: argparse.Namespace, folder: Path) -> list[Path]:
     return paths
 
 
-def _costless_model(path: Path) -> Path:
+def _written_model(root: Path, path: Path) -> Path:
+    """Let a checkout write the model file, as an earlier one may not open those of today."""
+    paths = os.pathsep.join(str(root / part) for part in ("src", "tests"))
+    environment = {**os.environ, "PYTHONPATH": paths, _OF_CHILD: json.dumps({"model": str(path)})}
+    subprocess.run([sys.executable, __file__], env=environment, check=True)
+    return path
+
+
+def write_costless_model(path: Path) -> None:
     """Write a model file whose answer is the mean of every 32nd pixel."""
-    sys.path.insert(0, str(ROOT / "tests"))
     from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415  heavy
 
-    from making.models import model_file  # noqa: PLC0415  found now that the path is set
+    from making.models import model_file  # noqa: PLC0415  of the checkout that is measured
 
     nodes = [
         helper.make_node("Slice", ["image", "begin", "end", "axes", "steps"], ["few"]),
@@ -132,7 +141,6 @@ def _costless_model(path: Path) -> Path:
     graph = helper.make_graph(nodes, "costless", [image], [output], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     path.write_bytes(model_file(model, tile_px=_TILE_PX, name="costless", mpp=0.5, map="tile", architecture="none"))
-    return path
 
 
 def _decoding(slides: list[Path], tiles: int) -> Rates:

@@ -23,7 +23,7 @@ from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.page import predict_page
 from wsiseg.prediction.predict import predict_slides
-from wsiseg.prediction.viewer import KEPT_PX, Results, overlay, shown_px, slide_jpeg, smaller_jpeg
+from wsiseg.prediction.viewer import KEPT_PX, Results, overlay, slide_jpeg, smaller_jpeg
 from wsiseg.run.record import Failure, Progress, Run, SlideRecord
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -191,7 +191,7 @@ def test_the_map_lies_where_the_slide_says(cell_px: float, bounds: tuple[int, in
     with Image.open(io.BytesIO(laid.png)) as image:
         assert 200 < max(image.size) <= 420
         pixels = np.asarray(image.convert("RGB")).astype(int)
-    left, top, width, height = shown_px(facts)
+    left, top, width, height = facts.shown_px
     origin = np.array([left + width * laid.box[0], top + height * laid.box[1]])
     step = np.array([width * laid.box[2], height * laid.box[3]]) / image.size
     found = np.argwhere((pixels[..., 0] > pixels[..., 2] + 60) | (pixels.sum(-1) < 110))[:, ::-1]  # red, or its outline

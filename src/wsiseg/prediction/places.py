@@ -1,7 +1,7 @@
 """Where on a slide to look: its tissue, within the parts that a user outlined and without those that are excluded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -15,38 +15,14 @@ from wsiseg.tiles.stored_features import features_file
 from wsiseg.tiles.tissue import MASK_MPP, TissueMask
 from wsiseg.tiles.tissue_choice import TissueChoice, content_of, filled, missing, named_after
 
-_WHITE_PX = 1024
-
-
-@dataclass(frozen=True)
-class Drawings:
-    """Mask images or outlines that a user gave for slides."""
-
-    option: str  # what they were given with
-    setting: str | None = None  # where they lie; None where none were given
-    files: dict[str, Path] = field(default_factory=dict)  # the file of each slide that has one
-    cuts: bool = True  # cut out outlines of classes that say what is not meant
-
-    def filled(self, name: str, slide: Slide, tissue: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
-        """Fill the drawing of a slide: a mask like its tissue (bool[rows, columns]), and what a person should know."""
-        path = self.files[name]
-        region = open_region(path, slide.facts, cuts=self.cuts)
-        count = len(region.pieces)
-        missed = missing(region.pieces, slide.size_px, tissue)
-        notes = region.notes
-        if missed or not count:
-            text = f"{missed} of {count} parts touch no tissue" if count else "nothing is drawn in it"
-            notes += (f"{self.option} {path.name}: {text}",)
-        return filled(region.area, slide.size_px, tissue.shape), notes
-
 
 @dataclass(frozen=True)
 class Places:
     """Where to look on each slide of a run; made by `Places.of`."""
 
     tissue: TissueChoice  # how its tissue is found
-    roi: Drawings  # the only parts to look at, where any are given
-    exclude: Drawings  # parts not to look at
+    roi: dict[str, Path] | None  # outlines of the only parts to look at, where any are given
+    exclude: dict[str, Path]  # outlines of parts not to look at
     features: Path | None = None  # folder of stored features, where all their tiles are looked at, and no pixels
 
     @classmethod
@@ -58,11 +34,11 @@ class Places:
         Raises:
             UsageError: There is no such file or folder, or a file in it belongs to none of the slides.
         """
-        roi_drawn, exclude_drawn = (
-            Drawings(option, setting, {} if setting is None else named_after(option, setting, slides), cuts)
-            for option, setting, cuts in (("--roi", roi, True), ("--exclude", exclude, False))
+        only, without = (
+            None if setting is None else named_after(option, setting, slides)
+            for option, setting in (("--roi", roi), ("--exclude", exclude))
         )
-        return cls(TissueChoice.of(tissue, slides), roi_drawn, exclude_drawn, features)
+        return cls(TissueChoice.of(tissue, slides), only, without or {}, features)
 
     def stored(self, slide: str) -> Path | None:
         """Return the file of a slide's stored features, where such are looked at; a UsageError says there is none."""
@@ -70,7 +46,7 @@ class Places:
 
     def settings(self, slide: str) -> dict[str, str | None]:
         """Return what the cells that are looked at depend on; a file that changes gives another text."""
-        drawn = {"roi": self.roi.files.get(slide), "exclude": self.exclude.files.get(slide)}
+        drawn = {"roi": (self.roi or {}).get(slide), "exclude": self.exclude.get(slide)}
         contents = {name: None if path is None else content_of(path) for name, path in drawn.items()}
         stored = self.stored(slide)
         contents |= {} if stored is None else {"features": content_of(stored)}
@@ -89,40 +65,39 @@ class Places:
             SlideError: The slide or what was drawn on it cannot be used, or nothing was drawn on it to look at.
             AnnotationError: What was drawn cannot be read.
         """
-        if self.roi.setting is not None and name not in self.roi.files:
-            text = f"{slide.path.name}: no outlines for it in {self.roi.setting}"
-            raise SlideError(text, f"add {name}.geojson, or leave out --roi")
+        if self.roi is not None and name not in self.roi:
+            raise SlideError(
+                f"{slide.path.name}: no outlines for it among those of --roi", f"add {name}.geojson, or leave out --roi"
+            )
         if self.features is None:
             tissue, thumbnail = self.tissue.find(name, slide, most_unreadable=most_unreadable)
         else:
             tissue, thumbnail = _everywhere(slide)
         warnings = tissue.warnings
-        for drawing, is_kept in ((self.roi, True), (self.exclude, False)):
-            if name in drawing.files:
-                tissue = _no_coarser(tissue, slide)
-                mask, notes = drawing.filled(name, slide, tissue.mask)
-                tissue = replace(tissue, mask=tissue.mask & (mask == is_kept))
+        for option, files in (("--roi", self.roi or {}), ("--exclude", self.exclude)):
+            if name in files:
+                tissue, notes = _within(tissue, slide, files[name], option)
                 warnings += notes
         return tissue, thumbnail, warnings
 
 
 def _everywhere(slide: Slide) -> tuple[TissueMask, NDArray[np.uint8]]:
     """Return the whole slide as tissue, and a white picture of it."""
-    width, height = slide.size_px
-    scale = _WHITE_PX / max(slide.size_px)
-    white = np.full((max(1, round(height * scale)), max(1, round(width * scale)), 3), 255, np.uint8)
-    mpp = (width * slide.mpp[0], height * slide.mpp[1])
-    return TissueMask(np.ones((1, 1), np.bool_), mpp, (float(width), float(height)), "none"), white
-
-
-def _no_coarser(tissue: TissueMask, slide: Slide) -> TissueMask:
-    """Return a mask with pixels of at most `MASK_MPP`, so that what is drawn on it keeps its shape."""
-    finest = [round(size * mpp / MASK_MPP) for size, mpp in zip(slide.size_px, slide.mpp, strict=True)]
-    shape = (max(finest[1], tissue.mask.shape[0]), max(finest[0], tissue.mask.shape[1]))
-    if shape == tissue.mask.shape:
-        return tissue
-    pixel = (slide.size_px[0] / shape[1], slide.size_px[1] / shape[0])
+    width, height = (max(1, round(size * mpp / MASK_MPP)) for size, mpp in zip(slide.size_px, slide.mpp, strict=True))
+    pixel = (slide.size_px[0] / width, slide.size_px[1] / height)
     mpp = (pixel[0] * slide.mpp[0], pixel[1] * slide.mpp[1])
-    # Each pixel takes the value at its centre.
-    places = [((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(shape, tissue.mask.shape, strict=True)]
-    return replace(tissue, mask=tissue.mask[np.ix_(*places)], mpp=mpp, pixel_level0=pixel)
+    tissue = TissueMask(np.ones((height, width), np.bool_), mpp, pixel, "none")
+    return tissue, np.full((height, width, 3), 255, np.uint8)
+
+
+def _within(tissue: TissueMask, slide: Slide, path: Path, option: str) -> tuple[TissueMask, tuple[str, ...]]:
+    """Return the tissue inside of what was drawn for --roi, else outside of it, and what a person should know."""
+    is_kept = option == "--roi"
+    region = open_region(path, slide.facts, cuts=is_kept)
+    count, missed = len(region.pieces), missing(region.pieces, slide.size_px, tissue.mask)
+    notes = region.notes
+    if missed or not count:
+        text = f"{missed} of {count} parts touch no tissue" if count else "nothing is drawn in it"
+        notes += (f"{option} {path.name}: {text}",)
+    inside = filled(region.area, slide.size_px, tissue.mask.shape)
+    return replace(tissue, mask=tissue.mask & (inside == is_kept)), notes

@@ -71,23 +71,11 @@ def viewed(found: Results, slide: str, most_bytes: int) -> str:
         longest_px = max(_LEAST_PX, int(smaller * longest_px))
 
 
-def shown_px(slide: SlideFacts) -> tuple[int, int, int, int]:
-    """Return x, y, width, height of what is shown of a slide: the bounds of the scan, else all of level 0."""
-    x, y, width, height = slide.bounds_px or (0, 0, *slide.size_px)
-    left, top = (min(max(at, 0), size - 1) for at, size in zip((x, y), slide.size_px, strict=True))
-    right, below = min(max(x + width, left + 1), slide.size_px[0]), min(max(y + height, top + 1), slide.size_px[1])
-    return left, top, right - left, below - top
-
-
 def slide_jpeg(picture: NDArray[np.uint8], slide: SlideFacts) -> bytes:
     """Return what is kept for pages of the picture (uint8[rows, columns, 3]) of a whole slide, as JPEG."""
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
 
-    x, y, width, height = shown_px(slide)
-    across, down = picture.shape[1] / slide.size_px[0], picture.shape[0] / slide.size_px[1]
-    top, left = int(y * down), int(x * across)
-    part = picture[top : max(top + 1, round((y + height) * down)), left : max(left + 1, round((x + width) * across))]
-    return _jpeg(Image.fromarray(part), KEPT_PX, _KEPT_QUALITY)
+    return _jpeg(Image.fromarray(picture[slide.shown_part(picture.shape)]), KEPT_PX, _KEPT_QUALITY)
 
 
 def smaller_jpeg(jpeg: bytes, longest_px: int) -> bytes | None:
@@ -114,7 +102,7 @@ def overlay(heatmap: Heatmap, longest_px: int) -> Overlay:
     Cells are repeated or averaged by a whole number of them, those that were judged; where half of them or more
     are unknown it is hatched.
     """
-    x, y, width, height = shown_px(heatmap.slide)
+    x, y, width, height = heatmap.slide.shown_px
     across, down = heatmap.cell_level0
     left, top = int(x / across), int(y / down)
     part = np.s_[top : math.ceil((y + height) / down), left : math.ceil((x + width) / across)]
@@ -169,7 +157,7 @@ def _pictures(found: Results, name: str, longest_px: int) -> str:
         png, box = overlay(found.heatmap, longest_px)
         place = "left: {:.4%}; top: {:.4%}; width: {:.4%}; height: {:.4%}".format(*box)
         images.append(f'class="map" style="{place}" alt="tumour map of {name}" src="{picture_address("png", png)}"')
-    _, _, width, height = shown_px(found.heatmap.slide)
+    _, _, width, height = found.heatmap.slide.shown_px
     style = f"--ratio: {width / height:.5f}; --widest: {round(1.5 * longest_px * min(1, width / height))}px"
     lazy = "".join(f'<img loading="lazy" decoding="async" {image}>' for image in images)
     return f'<div class="stack" style="{style}">{lazy}</div>'

@@ -51,6 +51,21 @@ class SlideFacts:
         values |= {name: tuple(one) for name, one in values.items() if isinstance(one, list)}
         return cls(**values)
 
+    @property
+    def shown_px(self) -> tuple[int, int, int, int]:
+        """Return x, y, width, height of what is shown and searched: the bounds of the scan, else all of level 0."""
+        x, y, width, height = self.bounds_px or (0, 0, *self.size_px)
+        left, top = (min(max(at, 0), size - 1) for at, size in zip((x, y), self.size_px, strict=True))
+        right, below = min(max(x + width, left + 1), self.size_px[0]), min(max(y + height, top + 1), self.size_px[1])
+        return left, top, right - left, below - top
+
+    def shown_part(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
+        """Return the rows and columns of what is shown, in a picture of the whole slide of this shape."""
+        x, y, width, height = self.shown_px
+        down, across = shape[0] / self.size_px[1], shape[1] / self.size_px[0]
+        top, left = int(y * down), int(x * across)
+        return np.s_[top : max(top + 1, round((y + height) * down)), left : max(left + 1, round((x + width) * across))]
+
     def difference(self, known: Self) -> str:
         """Name what differs from what was known of the slide before."""
         if self.fingerprint != known.fingerprint:

@@ -63,7 +63,7 @@ def find_tissue(
         SlideError: More than the share `most_unreadable` of the slide cannot be read.
     """
     overview = slide.overview(MASK_MPP, threads=threads, most_unreadable=most_unreadable)
-    mask, part = np.zeros_like(overview.unreadable), _scanned(slide, overview.image.shape)
+    mask, part = np.zeros_like(overview.unreadable), slide.facts.shown_part(overview.image.shape)
     mask[part] = detect(overview.image[part])
     return mask_over(slide, mask, "auto", overview), overview.image
 
@@ -80,14 +80,6 @@ def mask_over(
     pixel = (slide.size_px[0] / mask.shape[1], slide.size_px[1] / mask.shape[0])
     mpp = (pixel[0] * slide.mpp[0], pixel[1] * slide.mpp[1])
     return TissueMask(mask, mpp, pixel, source, float(overview.unreadable.mean()), notes)
-
-
-def _scanned(slide: Slide, shape: tuple[int, ...]) -> tuple[slice, slice]:
-    """Return the rows and columns of an overview that lie within the bounds of the scan."""
-    x, y, width, height = slide.bounds_px or (0, 0, *slide.size_px)
-    rows, columns = shape[0] / slide.size_px[1], shape[1] / slide.size_px[0]
-    top, left = max(0, int(y * rows)), max(0, int(x * columns))
-    return np.s_[top : max(top + 1, round((y + height) * rows)), left : max(left + 1, round((x + width) * columns))]
 
 
 def detect(image: NDArray[np.uint8]) -> NDArray[np.bool_]:

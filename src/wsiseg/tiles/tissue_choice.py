@@ -19,6 +19,8 @@ from wsiseg.slides.slide import Slide
 from wsiseg.tiles.tissue import MASK_MPP, TissueMask, find_tissue, mask_over
 
 _MOST_PIXELS = 2**26  # of a mask that is kept at its own size
+_ROWS_AT_A_TIME = 512  # measured, as numbers
+_BUT_ROUNDING = 1 - 1e-9
 _SHOWN = 5
 
 
@@ -60,21 +62,11 @@ def content_of(path: Path) -> str:
 
 
 def filled(area: Area, size_px: tuple[int, int], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Set the pixels whose centre lies in an area of a slide of so many pixels; the result covers the whole slide."""
-    scale = np.asarray([shape[1] / size_px[0], shape[0] / size_px[1]])
-    if not isinstance(area, Mask):
-        import shapely  # noqa: PLC0415  heavy: only where outlines are drawn
-
-        rings = shapely.get_rings(shapely.get_parts(area.geometry))
-        return _filled([shapely.get_coordinates(ring) * scale for ring in rings], shape)
-    places, hits = [], []
-    for axis, count in ((1, area.pixels.shape[0]), (0, area.pixels.shape[1])):
-        centres = (np.arange(shape[1 - axis]) + 0.5) / scale[axis]
-        place = np.floor((centres - area.offset_px[axis]) / area.step_px[axis]).astype(int)
-        places.append(np.clip(place, 0, count - 1))
-        hits.append((place >= 0) & (place < count))
-    within: NDArray[np.bool_] = area.pixels[np.ix_(*places)] & np.logical_and.outer(*hits)
-    return within
+    """Set the pixels that lie in an area by half or more; the result covers the whole slide, of so many pixels."""
+    x, y = (np.linspace(0, size, count + 1) for size, count in zip(size_px, shape[::-1], strict=True))
+    half = x[1] * y[1] / 2 * _BUT_ROUNDING
+    strips = [y[row : row + _ROWS_AT_A_TIME + 1] for row in range(0, shape[0], _ROWS_AT_A_TIME)]
+    return np.concatenate([area.covered(x, strip) >= half for strip in strips])
 
 
 def missing(pieces: Sequence[Area], size_px: tuple[int, int], mask: NDArray[np.bool_]) -> int:
@@ -84,22 +76,6 @@ def missing(pieces: Sequence[Area], size_px: tuple[int, int], mask: NDArray[np.b
     tissue = shapely.MultiPolygon(outlines(mask, (size_px[0] / mask.shape[1], size_px[1] / mask.shape[0])))
     shapely.prepare(tissue)
     return sum(not tissue.intersects(piece.geometry) for piece in pieces)
-
-
-def _filled(rings: Sequence[NDArray[np.float64]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Set the pixels whose centre lies within an odd number of closed rings (float64[n, 2], x and y in pixels)."""
-    begins = np.concatenate([np.empty((0, 2)), *(ring[:-1] for ring in rings)])
-    ends = np.concatenate([np.empty((0, 2)), *(ring[1:] for ring in rings)])
-    top = np.clip(np.ceil(np.minimum(begins[:, 1], ends[:, 1]) - 0.5), 0, shape[0]).astype(int)
-    below = np.clip(np.ceil(np.maximum(begins[:, 1], ends[:, 1]) - 0.5), 0, shape[0]).astype(int)
-    count = below - top
-    edge = np.repeat(np.arange(len(count)), count)
-    row = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count) + top[edge]
-    along = (row + 0.5 - begins[edge, 1]) / (ends[edge, 1] - begins[edge, 1])
-    x = begins[edge, 0] + along * (ends[edge, 0] - begins[edge, 0])
-    crossings = np.zeros((shape[0], shape[1] + 1), np.bool_)
-    np.logical_xor.at(crossings, (row, np.clip(np.ceil(x - 0.5), 0, shape[1]).astype(int)), True)  # noqa: FBT003  a value
-    return np.logical_xor.accumulate(crossings[:, :-1], axis=1)
 
 
 @dataclass(frozen=True)
@@ -138,9 +114,9 @@ class TissueChoice:
         if self.setting == "none":
             return mask_over(slide, np.ones(shape, np.bool_), "none", overview), overview.image
         region = open_region(self.files[name], slide.facts)
-        if isinstance(region.area, Mask):  # its own size, or less where it has more pixels than are needed
-            rows, columns = region.area.pixels.shape
-            every = math.ceil(math.sqrt(rows * columns / _MOST_PIXELS))
-            shape = -(-rows // every), -(-columns // every)
+        if isinstance(region.area, Mask):  # as fine as it is, but for what nobody needs
+            own = region.area.pixels.shape
+            every = math.ceil(math.sqrt(own[0] * own[1] / _MOST_PIXELS))
+            shape = max(shape[0], own[0] // every), max(shape[1], own[1] // every)
         mask = filled(region.area, slide.size_px, shape)
         return mask_over(slide, mask, self.files[name].name, overview, region.notes), overview.image
