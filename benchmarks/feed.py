@@ -230,13 +230,14 @@ def _slow_down(seconds: float) -> None:
     """Let every read of compressed tiles take so much longer."""
     from wsiseg.slides import jpeg_tiles  # noqa: PLC0415  not every checkout has it
 
-    read = jpeg_tiles.JpegTiles._read  # noqa: SLF001  a made slow share
+    runs = jpeg_tiles.JpegTiles._runs  # noqa: SLF001  each is read at once
 
-    def slow(*arguments: Any) -> Any:  # noqa: ANN401  as they are
-        time.sleep(seconds)
-        return read(*arguments)
+    def slow(tiles: Any, numbers: list[int]) -> Any:  # noqa: ANN401  as they are
+        for run in runs(tiles, numbers):
+            time.sleep(seconds)
+            yield run
 
-    jpeg_tiles.JpegTiles._read = slow  # type: ignore[method-assign]  # noqa: SLF001  a made slow share
+    jpeg_tiles.JpegTiles._runs = slow  # type: ignore[method-assign]  # noqa: SLF001  a made slow share
 
 
 def _processor() -> str:

@@ -65,7 +65,7 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for side, root in (("train", ROOT), *((("old", given.old),) if given.old else ())):
             out = str(folder / f"{side}{number}")
             environment = {**os.environ, "PYTHONPATH": str(root / "src"), _OF_CHILD: json.dumps({**task, "out": out})}
-            done = subprocess.run([sys.executable, __file__], env=environment, check=True, capture_output=True)
+            done = subprocess.run([sys.executable, __file__], env=environment, check=True, stdout=subprocess.PIPE)
             found.setdefault(side, []).append(json.loads(done.stdout))
     medians = {
         name: {key: round(statistics.median(row[key] for row in rows), 1) for key in rows[0]}
@@ -149,7 +149,7 @@ def one_layer() -> None:
             return super().normalised(images[:, ::32, ::32])
 
     for one in (module, network):  # before and after the training
-        one.build = lambda *_: OneLayer(nn.Identity(), 3)  # type: ignore[assignment]
+        one.build = lambda *_: OneLayer(nn.Identity(), 3, (0.5,) * 3, (0.25,) * 3)  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -48,7 +49,7 @@ class Answer(NamedTuple):
         return Answer(change(self.probabilities), distances, features)
 
 
-class ModelFile:
+class ModelFile(AbstractContextManager["ModelFile"]):
     """A model file, open for asking; made by `ModelFile.open`, for use in a `with` block. Thread-safe.
 
     Attributes:
@@ -125,9 +126,6 @@ class ModelFile:
             if one is not chosen:
                 one.close()
         return chosen
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -4,7 +4,7 @@ What is foreign shows in early stages: late features say what training asked of 
 stain or imaging that no label ever spoke of.
 """
 
-from typing import Self
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class Reached(Exception):  # noqa: N818  no error: the network need not compute 
     """A stage has its output."""
 
 
-class Stage:
+class Stage(AbstractContextManager["Stage"]):
     """The last output of a layer of a backbone; a context manager that lets go of the layer at its end.
 
     Where it `ends` there, `Reached` is raised behind the layer.
@@ -75,9 +75,6 @@ class Stage:
         self.map = output
         if self._ends:
             raise Reached
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._handle.remove()

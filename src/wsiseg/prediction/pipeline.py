@@ -39,7 +39,7 @@ from wsiseg.slides.slide import Slide
 if TYPE_CHECKING:
     from filelock import SoftFileLease
 
-_OPEN_AHEAD = 2
+_AT_ONCE = 2  # slides that are opened or written
 _LANES = 2  # batches that an accelerator is given at once: it copies one while it computes the other
 _LOOK_AGAIN_S, _FORETOLD_AFTER_S = 1.0, 2.0
 _THRESHOLD = "the threshold changed"
@@ -182,25 +182,28 @@ class _Work:
 def records(rows: Sequence[CohortSlide], setting: Setting) -> Iterator[SlideRecord]:
     """Map slides one after the other; the next are opened and read, and the last are written meanwhile."""
     writing: deque[Future[SlideRecord]] = deque()
-    is_cpu = all(model.provider == CPU for model in setting.models)
-    with ThreadPoolExecutor(_OPEN_AHEAD, "opener") as opener, ThreadPoolExecutor(_OPEN_AHEAD, "writer") as writer:
-        feed = Feed(1 if is_cpu else _LANES, lambda seconds: setting.progress.advance("", 0, seconds))
-        for work in feed.run(_arriving(deque(rows), setting, opener)):
+    # What one process has taken others cannot map: no more than keeps the device at work.
+    lanes = 1 if all(model.provider == CPU for model in setting.models) else _LANES
+    with ThreadPoolExecutor(_AT_ONCE, "opener") as opener, ThreadPoolExecutor(_AT_ONCE, "writer") as writer:
+        feed = Feed(lanes, lambda seconds: setting.progress.advance("", 0, seconds))
+        for work in feed.run(_arriving(deque(rows), setting, opener, lanes)):
             writing.append(writer.submit(work.finish))
-            while len(writing) > _OPEN_AHEAD or (writing and writing[0].done()):
+            while len(writing) > _AT_ONCE or (writing and writing[0].done()):
                 yield writing.popleft().result()
         while writing:
             yield writing.popleft().result()
 
 
-def _arriving(waiting: deque[CohortSlide], setting: Setting, opener: ThreadPoolExecutor) -> Iterator[_Work | None]:
+def _arriving(
+    waiting: deque[CohortSlide], setting: Setting, opener: ThreadPoolExecutor, ahead: int
+) -> Iterator[_Work | None]:
     """Yield the slides in the order in which they were taken; None while the next is not open."""
     opening: deque[tuple[_Work, Future[None]]] = deque()
     config, progress = setting.config, setting.progress
     is_foretold = config.dask is not None or len(config.devices) > 1  # each process knows of some slides alone
     locks, look_again = SlideLocks(), 0.0
     while waiting or opening:
-        while waiting and len(opening) < _OPEN_AHEAD and time.monotonic() >= look_again:
+        while waiting and len(opening) < ahead and time.monotonic() >= look_again:
             row = waiting.popleft()
             files = MapFiles(config.out, row.slide, config.csv, config.write_features, config.ngff)
             lock = locks.take(files.lock)

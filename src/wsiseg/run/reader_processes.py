@@ -13,11 +13,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import cache
 from importlib import import_module
 from queue import SimpleQueue
-from typing import IO, NamedTuple, Self, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ class _Reader(NamedTuple):
     answers: IO[bytes]
 
 
-class ReaderProcesses:
+class ReaderProcesses(AbstractContextManager["ReaderProcesses"]):
     """Processes that fill arrays for this one; `len` says how many. Close them or use them in a `with` block."""
 
     def __init__(self, count: int) -> None:
@@ -65,9 +65,6 @@ class ReaderProcesses:
 
     def __len__(self) -> int:
         return len(self._all)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

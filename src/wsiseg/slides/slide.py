@@ -6,6 +6,7 @@ All coordinates are level-0 pixels of OpenSlide's own frame (for MRXS and its li
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -85,7 +86,7 @@ def fill_from(out: NDArray[np.uint8], path: str, longest_read_s: float, corners:
     _opened(path, longest_read_s).fill_scaled(corners, out, scale)
 
 
-class Slide:
+class Slide(AbstractContextManager["Slide"]):
     """A whole-slide image, open for reading; close it or use it in a `with` block.
 
     Reading is thread-safe. An OpenSlide handle is dead after its first error, so a failed read opens the file anew and
@@ -127,9 +128,6 @@ class Slide:
             for number, (width, height) in enumerate(self.level_sizes_px):
                 self.read_level(number, (width - 1, height - 1), (1, 1))
             raise
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

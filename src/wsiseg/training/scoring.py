@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from wsiseg.mathematics.metrics import Floats, Pixels, auc, best_threshold, curve, measures_at, reliability, slide_score
 from wsiseg.training.bags import Source, ahead, at_once
@@ -19,7 +20,7 @@ from wsiseg.training.slides import Indices, LabelledSlide, TileTruth, evenly, in
 Measures = dict[str, float | None]
 Risk = Callable[[Tensor, int, Tensor | None], Tensor]
 """Logits, the slide's label and true labels of tiles, where they are known -> the risk; see `Stepper.risk`."""
-_STEEPEST = 50.0
+_STEEPEST, _PENALTY, _LEAST_WEIGHT = 50.0, 5e-7, 1e-12
 _TILES_READ = 128
 
 
@@ -168,13 +169,22 @@ def fitted(slides: Sequence[Scored], truths: Mapping[str, TileTruth]) -> Calibra
 
 def _logistic(logits: Floats, tumor: Floats, rest: Floats) -> tuple[float, float]:
     """Fit slope and offset of a logistic curve."""
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  heavy: only after a training
+    weights = torch.from_numpy((tumor + rest) * len(logits) / (tumor + rest).sum())
+    x, share = torch.from_numpy(logits), torch.from_numpy(tumor / np.maximum(tumor + rest, _LEAST_WEIGHT))
+    line = torch.tensor([1 / max(float(logits.std()), 1 / _STEEPEST), 0.0], dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS([line], max_iter=1000, tolerance_change=1e-12, line_search_fn="strong_wolfe")
 
-    weights = np.concatenate([tumor, rest])
-    labels = np.concatenate([np.ones(len(tumor)), np.zeros(len(rest))])
-    # Hardly any penalty: just enough for an end where a threshold parts the two without error.
-    fit = LogisticRegression(C=1e6).fit(np.tile(logits, 2)[:, None], labels, weights * len(logits) / weights.sum())
-    return float(fit.coef_[0, 0]), float(fit.intercept_[0])
+    def loss() -> Tensor:
+        search.zero_grad()
+        error = binary_cross_entropy_with_logits(x * line[0] + line[1], share, weights, reduction="sum")
+        # Hardly any penalty: just enough for an end where a threshold parts the two without error.
+        penalised: Tensor = error + _PENALTY * line[0].square()
+        penalised.backward()
+        return penalised
+
+    search.step(loss)
+    slope, offset = line.tolist()
+    return slope, offset
 
 
 def calibration_error(slides: Sequence[Scored], truths: Mapping[str, TileTruth]) -> float | None:
