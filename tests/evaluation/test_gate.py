@@ -214,7 +214,7 @@ def test_json_is_all_that_stands_on_standard_output(folder: Path) -> None:
     ("arguments", "sentence"),
     [
         ((), "give either predictions, --pcam or --grid"),
-        (("maps",), "predictions need --truth"),
+        (("maps",), "predictions need --truth, or --cohort with percentages"),
         (("--pcam", "x"), "--pcam needs --model"),
         (("--grid", "x"), "--grid needs --out"),
         (("--grid", "x", "--out", "y", "--fail-under", "auc=0.8"), "fail-under means nothing when evaluating --grid"),

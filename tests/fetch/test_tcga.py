@@ -70,6 +70,41 @@ def test_slides_arrive_with_a_cohort_and_a_manifest(server: Server, tmp_path: Pa
     assert not (tmp_path / "missing.tsv").exists()
 
 
+@pytest.mark.parametrize(
+    ("number", "own", "other", "expected"),
+    [
+        (0, 62.5, None, (None, 62.5, None)),
+        (0, 60.0, 70.0, (None, 60.0, None)),
+        (0, 60.0, 85.0, (60.0, 60.0, 85.0)),
+        (0, 60.0, 0.5, (0.0, 60.0, 60.0)),
+        (0, 0.0, 40.0, (None, None, None)),
+        (0, None, 40.0, (None, None, None)),
+        (0, 130.0, 40.0, (None, None, None)),
+        (1, 5.0, None, (None, None, None)),
+    ],
+)
+def test_what_pathologists_noted_becomes_percentages_to_learn_from(
+    server: Server,
+    tmp_path: Path,
+    number: int,
+    own: float | None,
+    other: float | None,
+    expected: tuple[float | None, ...],
+) -> None:
+    other_section = {
+        "submitter_id": "TCGA-BH-0000-01A-01-BS1",
+        "section_location": "BOTTOM",
+        "percent_tumor_cells": other,
+    }
+    measures = {} if own is None else {"percent_tumor_cells": own, "percent_necrosis": 3.0}
+    server.add(made_file(number, 10, measures=measures, other_sections=[other_section]))
+    fetch(server, tmp_path)
+    (slide,) = Cohort.read(tmp_path / "cohort.csv").slides
+    assert (slide.tumor_min, slide.tumor_percent, slide.tumor_max) == expected
+    assert slide.label == 1 - number % 2
+    assert slide.extra.get("percent_tumor_cells") == (None if own is None else f"{own:g}")
+
+
 def _names(server: Server) -> set[str]:
     return {stored.name for stored in server.files.values()}
 

@@ -15,18 +15,15 @@ def cross_entropy(logit: float, target: int) -> float:
 
 def literal_risk(
     logits: Floats,
-    label: int,
     shares: tuple[float, float],
-    c: tuple[float, float],
+    c: float,
     truth: Floats | None = None,
 ) -> float:
-    """The risk of logits [tiles]; by true labels of tiles where they are given."""
+    """The risk of logits [tiles], by the least shares of tumour and normal tissue or by true labels of tiles."""
     costs = {target: [cross_entropy(one, target) for one in logits] for target in (0, 1)}
     if truth is not None:
-        return c[label] * float(np.mean([costs[int(one)][k] for k, one in enumerate(truth)]))
-    if label == 0:
-        return c[0] * float(np.mean(costs[0]))
+        return c * float(np.mean([costs[int(one)][k] for k, one in enumerate(truth)]))
     falling = sorted(range(len(logits)), key=lambda k: -logits[k])
     top = falling[: int(shares[0] * len(logits) + 1e-9)]
     bottom = falling[len(logits) - int(shares[1] * len(logits) + 1e-9) :]
-    return c[1] * float(np.mean([*(costs[1][k] for k in top), *(costs[0][k] for k in bottom)]))
+    return c * float(np.mean([*(costs[1][k] for k in top), *(costs[0][k] for k in bottom)]))

@@ -39,6 +39,7 @@ class Stored:
     sample_type: str = "Primary Tumor"
     tissue_type: str = "Tumor"
     measures: dict[str, float] = field(default_factory=dict)
+    other_sections: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def md5(self) -> str:
@@ -52,7 +53,7 @@ class Stored:
             "submitter_id": barcode[:16],
             "sample_type": self.sample_type,
             "tissue_type": self.tissue_type,
-            "portions": [{"slides": [section]}],
+            "portions": [{"slides": [{"percent_tumor_cells": 1.0}]}, {"slides": [*self.other_sections, section]}],
         }
         other = {"submitter_id": f"{barcode[:12]}-10A", "sample_type": "Blood Derived Normal", "tissue_type": "Normal"}
         case = {

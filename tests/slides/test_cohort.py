@@ -18,24 +18,28 @@ NAMES = st.text(string.ascii_letters + string.digits + " .-_é日🔬", min_size
 )
 
 
+STATED = [(None, None, None), (10.0, None, None), (5.0, 12.5, 30.0), (None, 40.0, None), (None, None, 99.0)]
+
+
 @st.composite
 def cohorts(draw: st.DrawFn) -> Cohort:
     names = draw(st.lists(NAMES, min_size=1, max_size=12, unique_by=same_name))
     split_of: dict[str, str | None] = {}
     slides = []
     for name in names:
-        case = draw(st.sampled_from(["p1", "p2", name]))
+        case, label = draw(st.sampled_from(["p1", "p2", name])), draw(st.sampled_from([0, 1, None]))
         split = split_of.setdefault(case, draw(st.sampled_from(["train", "val", "test"])))
         slides.append(
             CohortSlide(
                 name,
                 Path("/slides") / f"{name}.svs",
                 case,
-                draw(st.sampled_from([0, 1, None])),
+                label,
                 split,
                 draw(st.sampled_from(["", "colon", "breast"])),
                 draw(st.none() | st.floats(0.05, 10)),
                 {"scanner": draw(st.sampled_from(["", "a,b", 'with "quotes"']))},
+                *(draw(st.sampled_from(STATED)) if label else STATED[0]),
             )
         )
     return Cohort(tuple(slides))
@@ -102,6 +106,55 @@ def test_every_bad_row_gets_one_line(tmp_path: Path) -> None:
     assert "slide 'good' occurs 2 times" in lines[7]
     assert "case 'p1' stands in test and train" in lines[8]
     assert len(lines) == 9
+
+
+@pytest.mark.parametrize(
+    ("label", "percentages", "expected"),
+    [
+        ("", "30,,", (1, 0.3, None)),
+        ("", ",0,", (0, 0.0, 0.05)),
+        ("", ",3 %,", (1, 0.0, 0.08)),
+        ("", ",,0", (0, None, 0.0)),
+        ("", ",,20", (None, None, 0.2)),
+        ("0", "0,,20", (0, 0.0, 0.2)),
+        ("yes", "10,NA,30.5", (1, 0.1, 0.305)),
+        ("1", "45,50,", (1, 0.45, 0.55)),
+        ("1", ",98,", (1, 0.93, 1.0)),
+    ],
+)
+def test_percentages_state_shares_and_give_a_label(
+    tmp_path: Path, label: str, percentages: str, expected: tuple[object, ...]
+) -> None:
+    path = tmp_path / "cohort.csv"
+    path.write_text(f"slide,path,label,Tumor_Min,tumor_percent,tumor_max\na,a.svs,{label},{percentages}\n")
+    (slide,) = Cohort.read(path).slides
+    assert (slide.label, *slide.stated(5)) == expected
+    assert slide.extra == {}
+
+
+@pytest.mark.parametrize(
+    ("label", "percentages", "sentence"),
+    [
+        ("0", "10,,", "line 2: label 0 contradicts tumor_min 10"),
+        ("0", ",5,", "label 0 contradicts tumor_percent 5"),
+        ("1", ",,0", "label 1 contradicts tumor_max 0"),
+        ("1", "0,0,10", "label 1 contradicts tumor_min 0 and tumor_percent 0 and tumor_max 10"),
+        ("1", "40,,30", "tumor_min 40 is above tumor_max 30"),
+        ("1", ",50,30", "tumor_percent 50 is above tumor_max 30"),
+        ("1", "120,,", "tumor_min '120' is not 0, nor a percentage from 1 to 100"),
+        ("1", "-1,,", "tumor_min '-1' is not 0"),
+        ("1", ",0.3,", "tumor_percent '0.3' is not 0, nor a percentage from 1 to 100, as 30 for three tenths"),
+        ("1", ",some,", "tumor_percent 'some' is not"),
+        ("1", ",%,", "tumor_percent '%' is not"),
+    ],
+)
+def test_percentages_that_contradict_a_label_or_each_other_are_refused(
+    tmp_path: Path, label: str, percentages: str, sentence: str
+) -> None:
+    path = tmp_path / "cohort.csv"
+    path.write_text(f"slide,path,label,tumor_min,tumor_percent,tumor_max\na,a.svs,{label},{percentages}\n")
+    with pytest.raises(UsageError, match=sentence):
+        Cohort.read(path)
 
 
 @pytest.mark.parametrize(

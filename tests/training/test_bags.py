@@ -77,10 +77,33 @@ def test_slides_without_label_stay_out_and_without_any_split_all_train(copied: P
     assert "slide-3" not in {slide.slide for slide in found}
 
 
-def test_one_class_is_refused(copied: Path) -> None:
-    rewrite(copied, label=lambda _: "1")
-    with pytest.raises(UsageError, match="all of one class"):
-        labelled_slides(copied)
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"label": "0"}, "none of its 4 training slides with tiles holds tumour; train needs slides with label 1"),
+        ({"label": "", "tumor_max": "20"}, "none of its 4 training slides with tiles holds tumour"),
+        ({"label": "1"}, "all hold tumour, and of none is it known that some of it is normal; add slides with label 0"),
+        ({"label": "1", "tumor_percent": "92"}, "all hold tumour"),
+        ({"label": "", "tumor_min": "30"}, "all hold tumour"),
+    ],
+)
+def test_one_class_is_refused(copied: Path, columns: dict[str, str], sentence: str) -> None:
+    rewrite(copied, **{name: lambda _, value=value: value for name, value in columns.items()})
+    with pytest.raises(UsageError, match=sentence):
+        labelled_slides(copied, percent_error=10)
+
+
+def test_percentages_tell_tumor_from_normal_without_normal_slides_or_labels(cohort: Path, copied: Path) -> None:
+    rewrite(copied, label=lambda _: "", tumor_percent=lambda row: {"slide-0": "40", "slide-1": "95"}.get(row["slide"]))
+    assert [(slide.slide, slide.label, slide.stated) for slide in labelled_slides(copied, percent_error=10)] == [
+        ("slide-0", 1, (0.3, 0.5)), ("slide-1", 1, (0.85, 1.0)),
+    ]  # fmt: skip
+    rewrite(copied, tumor_max=lambda row: {"slide-1": "96", "slide-2": "20"}.get(row["slide"]))
+    assert [(slide.label, slide.stated) for slide in labelled_slides(copied)] == [
+        (1, (0.4, 0.4)), (1, (0.95, 0.96)), (None, (None, 0.2)),
+    ]  # fmt: skip
+    assert all(slide.needs_normal for slide in labelled_slides(copied))
+    assert not any(slide.needs_normal for slide in labelled_slides(cohort))
 
 
 def test_missing_stores_are_named(copied: Path) -> None:

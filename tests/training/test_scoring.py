@@ -1,11 +1,21 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from wsiseg.mathematics.metrics import auc, curve
-from wsiseg.training.scoring import Calibration, Scored, calibration_error, chosen_threshold, fitted, pixels_of
+from wsiseg.training.scoring import (
+    Calibration,
+    Scored,
+    calibration_error,
+    chosen_threshold,
+    fitted,
+    pixels_of,
+    slide_measures,
+)
 from wsiseg.training.slides import LabelledSlide, TileTruth
 
 
@@ -34,6 +44,19 @@ def test_the_calibration_that_tiles_were_drawn_with_is_found(slope: float, offse
     assert (calibration_error(slides, truths) or 0) >= (calibration_error(after, truths) or 0) - 0.005
     areas = [float(auc(curve(pixels_of(some, truths)))) for some in (slides, after)]
     assert areas[0] == pytest.approx(areas[1], abs=1e-3)
+
+
+def test_slides_of_which_nobody_knows_whether_they_hold_tumor_have_no_say_in_their_auc() -> None:
+    few = [(label, scored(np.full(10, logit, np.float32), np.zeros(10))[0][0]) for label, logit in LABELS_AND_LOGITS]
+    found = slide_measures([replace(one, slide=replace(one.slide, label=label)) for label, one in few], no_risk, None)
+    assert found["slide_auc"] == 0.5
+
+
+LABELS_AND_LOGITS = [(1, 0.0), (1, 2.0), (0, 1.0), (None, -9.0), (None, 9.0)]
+
+
+def no_risk(logits: torch.Tensor, _slide: LabelledSlide, _labels: torch.Tensor | None) -> torch.Tensor:
+    return logits.sum()
 
 
 def test_nothing_changes_where_nothing_can_be_learned() -> None:

@@ -1,6 +1,7 @@
 """A step against the equation of the paper, and what moves in it."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,26 @@ class Linear(nn.Module):
 
 
 @pytest.mark.parametrize("micro_batch", [None, 7])
-@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize(
+    ("label", "stated", "shares"),
+    [
+        (0, (None, None), (0.0, 1.0)),
+        (0, (None, 0.2), (0.0, 1.0)),
+        (1, (None, None), (ALPHA, BETA)),
+        (1, (0.5, 0.7), (0.5, BETA)),
+        (1, (0.5, None), (0.5, BETA)),
+        (1, (0.95, None), (0.95, 0.05)),
+        (1, (None, 0.2), (0.2, BETA)),
+        (1, (0.5, 0.95), (0.5, 0.05)),
+        (None, (None, 0.2), (0.0, BETA)),
+    ],
+)
 @pytest.mark.parametrize("is_supervised", [False, True])
 def test_risk_and_gradients_are_those_of_the_literal_equation(
     is_supervised: bool,  # noqa: FBT001  a parameter of the test
-    label: int,
+    label: int | None,
+    stated: tuple[float | None, float | None],
+    shares: tuple[float, float],
     micro_batch: int | None,
 ) -> None:
     random = np.random.default_rng(0)
@@ -54,18 +70,25 @@ def test_risk_and_gradients_are_those_of_the_literal_equation(
     truth = (random.random(TILES) < 0.4).astype(float) if is_supervised else None
     config = TrainConfig(cohort=HERE, out=HERE, alpha=ALPHA, beta=BETA, c0=C0, c1=C1, micro_batch=micro_batch)
     network = Linear(weights)
-    slide = LabelledSlide("a", label, "train", "", HERE, HERE, TILES, 64, 0.5, "")
+    slide = LabelledSlide("a", label, "train", "", HERE, HERE, TILES, 64, 0.5, "", stated=stated)
     labels = None if truth is None else torch.from_numpy(truth.astype(np.int8))
     risk = Stepper(config, CPU).backward(network, Bag(slide, torch.from_numpy(features), WEIGHT, labels))
 
     def risk_at(moved: Floats) -> float:
-        return literal_risk(features @ moved, label, (ALPHA, BETA), (C0, C1), truth)
+        return literal_risk(features @ moved, shares, C0 if label == 0 else C1, truth)
 
     assert risk == pytest.approx(risk_at(weights), rel=1e-5)
     steps = 1e-6 * np.eye(CHANNELS)
     slopes = [WEIGHT * (risk_at(weights + step) - risk_at(weights - step)) / 2e-6 for step in steps]
     assert network.weights.grad is not None
     assert network.weights.grad.tolist() == pytest.approx(slopes, rel=1e-3, abs=1e-5)
+
+
+def test_without_normal_slides_all_is_called_normal_that_is_known_to_be() -> None:
+    slide = LabelledSlide("a", 1, "train", "", HERE, HERE, TILES, 64, 0.5, "", stated=(0.5, 0.6), needs_normal=True)
+    assert slide.shares(ALPHA, BETA) == (0.5, 0.4)
+    assert replace(slide, label=None, stated=(None, 0.25)).shares(ALPHA, BETA) == (0.0, 0.75)
+    assert replace(slide, stated=(None, None)).shares(ALPHA, BETA) == (ALPHA, BETA)
 
 
 def test_bfloat16_computes_in_half_the_bits() -> None:

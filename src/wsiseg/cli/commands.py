@@ -110,7 +110,7 @@ def doctor(streams: Streams, config: DoctorConfig) -> int:
 
 @command(app, EvaluateConfig)
 def evaluate(streams: Streams, config: EvaluateConfig) -> int:
-    """Measure tumour maps against truth, pixel by pixel.
+    """Measure tumour maps against truth, pixel by pixel, or against percentages of tumour.
 
     Truth may be outlines of QuPath, ASAP, ImageScope or CAMELYON, masks, NGFF labels or other heatmaps. Leaves with 3
     where a gate (--fail-under, --fail-over) is not met, with 1 where a slide failed or has no map.
@@ -119,6 +119,7 @@ def evaluate(streams: Streams, config: EvaluateConfig) -> int:
         wsiseg evaluate wsiseg-out --truth outlines
         wsiseg evaluate wsiseg-out --truth outlines --cohort cohort.csv --out evaluation
         wsiseg evaluate wsiseg-out --truth outlines --fail-under auc=0.80 --junit junit.xml
+        wsiseg evaluate wsiseg-out --cohort cohort.csv --out evaluation
         wsiseg evaluate --pcam pcam --model mine.onnx --out evaluation
     """
     from wsiseg.evaluation.evaluate import evaluate as measure  # noqa: PLC0415  loads numerical libraries
@@ -178,11 +179,14 @@ def _tell(streams: Streams, report: "Report") -> None:
 
 
 def _report_lines(report: "Report") -> Iterator[str]:
-    from wsiseg.evaluation.metrics_file import with_interval  # noqa: PLC0415  only here
+    from wsiseg.evaluation.metrics_file import measured, with_interval  # noqa: PLC0415  only here
 
     yield f"{'':20}{''.join(f'{head:>28}' for head in report.columns)}  over"
     for name, texts in report.rows.items():
         yield f"{name:20}{''.join(f'{text:>28}' for text in texts)}  {report.counted}"
     if report.slide_auc:
         yield f"{'slide_auc':20}{with_interval(report.slide_auc):>28}{'':28}  {report.counted}"
+    percentages = report.percentages or {}
+    for name, one in measured(percentages).items():
+        yield f"{name:20}{with_interval(one):>28}{'':28}  percentages of {percentages['slides']} slides"
     yield f"{'threshold':20}{report.threshold.value:>28.4f}  ({report.threshold.origin})"

@@ -24,7 +24,7 @@ class EvaluateConfig(Config):
     truth: Path | None = None
     """Folder of outlines, masks or heatmaps named after the slides."""
     cohort: Path | None = None
-    """Cohort CSV with case, label, split and site."""
+    """Cohort CSV with case, label, split and site; percentages in it are compared with those of the maps."""
     out: Path | None = None
     """Folder for `metrics.json`, `slides.csv`, `report.html` and the plots."""
     split: str | None = None
@@ -74,7 +74,8 @@ class EvaluateConfig(Config):
         if sum(bool(task) for task in (self.predictions, self.pcam, self.grid)) != 1:
             raise ValueError("give either predictions, --pcam or --grid")
         for given, needed, sentence in (
-            (self.predictions, self.truth, "predictions need --truth"),
+            (self.predictions, self.truth or self.cohort, "predictions need --truth, or --cohort with percentages"),
+            (len(self.predictions) > 1 or self.froc, self.truth, "further predictions and froc need --truth"),
             (self.predictions and self.split, self.cohort, "--split needs --cohort, which names the slides of a split"),
             (self.pcam, self.model, "--pcam needs --model"),
             (self.grid, self.out, "--grid needs --out"),

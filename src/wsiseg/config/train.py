@@ -40,9 +40,11 @@ class TrainConfig(Config):
     out: Path
     """Folder of the run."""
     alpha: float = Field(default=0.2, gt=0, le=1)
-    """Least share of tumour assumed in the tissue of a tumour slide."""
+    """Least share of tumour in the tissue of a tumour slide, where the cohort states none."""
     beta: float = Field(default=0.2, ge=0, le=1)
-    """Least share of normal tissue assumed in the tissue of a tumour slide."""
+    """Least share of normal tissue in a tumour slide, where the cohort states none."""
+    percent_error: float = Field(default=10.0, ge=0, le=100)
+    """Points by which a percentage in the column `tumor_percent` of the cohort may be wrong."""
     grid: bool = False
     """Train the 15 configurations of alpha and beta in steps of 0.2."""
     supervised: bool = False
@@ -153,10 +155,10 @@ class TrainConfig(Config):
         return self
 
 
-# What a run may change when it goes on. The cap on tiles counts through the tiles that it leaves.
-FREE = frozenset(
-    {"cohort", "features", "out", "resume", "overwrite", "device", "epochs", "save_minutes", "precision", "max_tiles"}
-)
+# What a run may change when it goes on. The cap on tiles counts through the tiles that it leaves, the error of
+# percentages through the shares.
+FREE = frozenset({"cohort", "features", "out", "resume", "overwrite", "device", "epochs", "save_minutes", "precision"})
+FREE |= {"max_tiles", "percent_error"}
 # What means nothing to a head on frozen features besides.
 FREE_WITH_FREEZE = frozenset({"train_last", "batch_norm"})
 # The defaults of settings that are gone, which the state of an earlier version may hold.

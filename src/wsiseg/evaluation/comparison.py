@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from wsiseg.annotations.classes import Classes
-from wsiseg.annotations.coverage import Truth
+from wsiseg.annotations.coverage import NOTHING, Truth
 from wsiseg.annotations.masks import ZeroedMapError
 from wsiseg.annotations.outlines import AnnotationError
 from wsiseg.annotations.truth import Reading, open_region, open_truth, truth_files
@@ -55,6 +55,10 @@ class Compared:
         """Area of a level-0 pixel; None where nobody knows."""
         return None if self.mpp is None else self.mpp[0] * self.mpp[1] / 1e6
 
+    def predicted_percent(self, threshold: float) -> float | None:
+        """Return the percentage of the judged tissue at or above a threshold; None where nothing was judged."""
+        return 100 * self.called_px(threshold) / self.tissue.total if self.tissue.total else None
+
     def called_px(self, threshold: float) -> float:
         """Return the level-0 pixels at or above a threshold."""
         return float(sum(count[0] for count in self.tissue.at_or_above(np.array([threshold], np.float32))))
@@ -92,8 +96,7 @@ def compare_run(
     Raises:
         UsageError: There is no truth, a region belongs to no slide, or no truth has a class that is to mean tumour.
     """
-    assert config.truth is not None  # noqa: S101  the settings were checked
-    known, truths = {row.slide: row for row in cohort}, truth_files(config.truth)
+    known, truths = {row.slide: row for row in cohort}, truth_files(config.truth) if config.truth else {}
     rows = [known.get(slide) or CohortSlide(slide=slide, path=Path(), case=slide) for slide in predictions]
     names = {row.slide: {row.slide, row.path.name, row.path.stem, f"{row.slide}.svs"} & truths.keys() for row in rows}
     unused = sorted(truths.keys() - set().union(*names.values()))
@@ -154,7 +157,7 @@ def _compared(
     if path is None:
         advice = "map it with wsiseg predict, or give --allow-missing"
         raise MissingMapError(f"{row.slide}: has no map in {config.predictions[0]}", advice)
-    if not files:
+    if config.truth and not files:
         raise WsisegError(f"{row.slide}: no truth for this slide", "an outline file without outlines means no tumour")
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
@@ -162,10 +165,11 @@ def _compared(
     if regions is not None and row.slide not in regions:
         raise WsisegError(f"{row.slide}: has no region in {config.roi}", f"add {row.slide}.geojson, or leave out --roi")
     heatmap, reading = open_prediction(path, row.path, row.mpp), _reading(config)
-    edges, truth = heatmap.edges(), open_truth(files[0], heatmap.slide, reading)
+    edges, truth = heatmap.edges(), open_truth(files[0], heatmap.slide, reading) if files else Truth(NOTHING)
     tumor, ignored = truth.covered(*edges)
-    notes = truth.notes + _outside(files[0], truth, float(tumor.sum()))
-    notes += _contradictions(row, files[0], truth, heatmap)
+    notes = truth.notes + _other_size(row, heatmap)
+    if files:
+        notes += _outside(files[0], truth, float(tumor.sum())) + _contradictions(row, files[0], truth)
     if regions is not None:
         region = open_region(regions[row.slide], heatmap.slide, reading)
         truth, notes = truth.inside(region.area, heatmap.slide.size_px), notes + region.notes
@@ -185,7 +189,7 @@ def _compared(
         tissue=Pixels.of(heatmap.probabilities[counted], *(one[counted].astype(np.float32) for one in (tumor, rest))),
         background=background,
         unknown=unknown,
-        picture=picture_of(heatmap, tumor / cells, ignored / cells) if config.out else None,
+        picture=picture_of(heatmap, tumor / cells, ignored / cells) if config.out and files else None,
         lesions=find_lesions(heatmap, truth.tumor, ignored / cells) if config.froc else None,
         notes=notes + heatmap.warnings,
         classes=truth.classes,
@@ -203,13 +207,18 @@ def _outside(path: Path, truth: Truth, inside_px: float) -> tuple[str, ...]:
     return ()
 
 
-def _contradictions(row: CohortSlide, path: Path, truth: Truth, heatmap: Heatmap) -> tuple[str, ...]:
-    """Say where the cohort does not agree with the truth or the heatmap."""
-    notes = []
+def _contradictions(row: CohortSlide, path: Path, truth: Truth) -> tuple[str, ...]:
+    """Say where the cohort does not agree with the truth."""
     if row.label == 1 and truth.tumor.total == 0:
-        notes.append(f"{path.name}: holds no tumour, but the cohort calls {row.slide} a tumour slide")
+        return (f"{path.name}: holds no tumour, but the cohort calls {row.slide} a tumour slide",)
     if row.label == 0 and truth.tumor.total > 0:
-        notes.append(f"{path.name}: holds tumour, but the cohort calls {row.slide} a normal slide")
-    if row.mpp is not None and abs(row.mpp / heatmap.slide.mpp[0] - 1) > _SAME_SIZE:
-        notes.append(f"{row.slide}: was mapped at {heatmap.slide.mpp[0]:g} um/px, the cohort says {row.mpp:g} um/px")
-    return tuple(notes)
+        return (f"{path.name}: holds tumour, but the cohort calls {row.slide} a normal slide",)
+    return ()
+
+
+def _other_size(row: CohortSlide, heatmap: Heatmap) -> tuple[str, ...]:
+    """Say where the cohort does not agree with the heatmap on the size of a pixel."""
+    mpp = heatmap.slide.mpp[0]
+    if row.mpp is None or abs(row.mpp / mpp - 1) <= _SAME_SIZE:
+        return ()
+    return (f"{row.slide}: was mapped at {mpp:g} um/px, the cohort says {row.mpp:g} um/px",)

@@ -66,6 +66,11 @@ class Scope:
     def of(cls, config: EvaluateConfig) -> Self:
         """Read the cohort and choose the split asked for, the test split, or all."""
         cohort = Cohort.read(config.cohort).slides if config.cohort else ()
+        if config.truth is None:
+            cohort = tuple(row for row in cohort if row.about is not None)
+            if not cohort:
+                advice = "write tumor_percent, or tumor_min and tumor_max, into it, or give --truth"
+                raise UsageError(f"{config.cohort}: states no percentage of tumour", advice)
         splits = sorted({row.split for row in cohort if row.split})
         if config.split and config.split not in splits:
             known = f"the splits are: {', '.join(splits) or 'none'}"
@@ -96,6 +101,9 @@ def _evaluated(config: EvaluateConfig, scope: Scope, progress: Progress) -> tupl
     where a gate is to speak of all of them.
     """
     predictions = [prediction_files(place) for place in config.predictions]
+    if config.truth is None:
+        stating = {row.slide for row in scope.cohort}
+        predictions = [{name: files[name] for name in files if name in stating} for files in predictions]
     progress.begin(sum(map(len, predictions)))
     names_all = bool(scope.cohort or config.fail_under or config.fail_over)
     runs: list[ComparedRun] = []
@@ -120,39 +128,48 @@ def _report(
     config: EvaluateConfig, scope: Scope, run: ComparedRun, judging: Judging, chosen: Sequence[Compared]
 ) -> Report:
     wanted = [row for row in run.expected if scope.holds(row)]
-    compared = {one.row.slide: one for one in run.compared}
-    groups = {
-        "per_site": _groups(chosen, judging, wanted, lambda row: row.site),
-        "per_location": _groups(chosen, judging, wanted, scope.location),
-        "per_split": _groups(run.compared, judging, run.expected, lambda row: row.split),
-    }
+    compared, threshold = {one.row.slide: one for one in run.compared}, judging.threshold.value
+    of_pixels = {} if config.truth is None else _pixel_measures(scope, run, judging, chosen, wanted)
+    counts = {"slides": len(chosen), "cases": len({one.row.case for one in chosen}), "expected_slides": len(wanted)}
     has_cases = any(one.row.case != one.row.slide for one in chosen)
-    headline = measures.group_measures(chosen, judging, len(wanted))
     return Report(
         run=str(run.place),
         split=scope.split,
-        **headline,
-        unknown_share=headline[MODES[0]]["unknown_share"],
-        **groups,
-        slide_auc=measures.slide_auc(chosen, judging),
-        tumor_area=measures.tumor_area(chosen, judging),
-        reliability=measures.reliability_table([one.tissue for one in chosen]),
-        froc=lesion_measures([one.lesions for one in chosen if one.lesions is not None]),
+        **{**dict.fromkeys(MODES, counts), **of_pixels},
+        slide_auc=measures.slide_auc([one for one in chosen if config.truth or one.row.label is not None], judging),
+        percentages=measures.percentages(chosen, judging),
         threshold=judging.threshold,
         settings={
             "resamples": config.resamples, "resampled": "case" if has_cases else "slide", "seed": config.seed,
         },
-        slides=tuple(_with_measures(one, compared.get(one.slide), judging.threshold.value) for one in run.records),
+        slides=tuple(_with_measures(config, one, compared.get(one.slide), threshold) for one in run.records),
         not_in_cohort=run.outside,
         without_prediction=run.unpredicted,
-        notes=tuple(_notes(run, groups["per_site"], wanted)),
+        notes=tuple(_notes(run, of_pixels.get("per_site"), wanted)),
     )  # fmt: skip
 
 
-def _notes(run: ComparedRun, sites: Mapping[str, Any], wanted: Sequence[CohortSlide]) -> Iterable[str]:
+def _pixel_measures(
+    scope: Scope, run: ComparedRun, judging: Judging, chosen: Sequence[Compared], wanted: Sequence[CohortSlide]
+) -> dict[str, Any]:
+    """Return what the report has of pixels that have a truth."""
+    headline = measures.group_measures(chosen, judging, len(wanted))
+    return {
+        **headline,
+        "unknown_share": headline[MODES[0]]["unknown_share"],
+        "per_site": _groups(chosen, judging, wanted, lambda row: row.site),
+        "per_location": _groups(chosen, judging, wanted, scope.location),
+        "per_split": _groups(run.compared, judging, run.expected, lambda row: row.split),
+        "tumor_area": measures.tumor_area(chosen, judging),
+        "reliability": measures.reliability_table([one.tissue for one in chosen]),
+        "froc": lesion_measures([one.lesions for one in chosen if one.lesions is not None]),
+    }
+
+
+def _notes(run: ComparedRun, sites: Mapping[str, Any] | None, wanted: Sequence[CohortSlide]) -> Iterable[str]:
     skipped = [record for record in run.records if record.status == "skipped"]
     missing = [record.slide for record in skipped if record.error and record.error.type == MissingMapError.__name__]
-    without = sorted({row.site for row in wanted if row.site and row.site not in sites})
+    without = sorted({row.site for row in wanted if sites is not None and row.site and row.site not in sites})
     for names, text in (
         (run.outside, "maps of slides that are not in the cohort"),
         (run.unpredicted, "files of truth without a map"),
@@ -178,7 +195,7 @@ def _judging(config: EvaluateConfig, scope: Scope, run: ComparedRun) -> Judging:
     note = ""
     if source == "validation" and len(validation) < wanted:
         note = f"from {len(validation)} of {wanted} validation slides"
-    if source == "model" and scope.cohort:
+    if source == "model" and scope.cohort and config.truth:
         reason = f"{len(validation)} of {wanted} could be compared" + ", without tumour" * bool(validation)
         note = f"not from validation slides: {reason}" if wanted else "the cohort has no validation slides"
     threshold = Threshold.model_validate({"value": known[source], "source": source, "note": note})
@@ -199,7 +216,7 @@ def _groups(
     }
 
 
-def _with_measures(record: SlideRecord, one: Compared | None, threshold: float) -> SlideRecord:
+def _with_measures(config: EvaluateConfig, record: SlideRecord, one: Compared | None, threshold: float) -> SlideRecord:
     """Add the measures of a slide to what became of it."""
     if one is None:
         return record
@@ -207,10 +224,12 @@ def _with_measures(record: SlideRecord, one: Compared | None, threshold: float) 
     fields = {
         "mpp": one.mpp,
         "tumor_mm2": mm2 and one.called_px(threshold) * mm2,
-        "truth_mm2": mm2 and one.truth_px * mm2,
+        "predicted_percent": one.predicted_percent(threshold),
+        "stated_percent": one.row.about,
+        "truth_mm2": config.truth and mm2 and one.truth_px * mm2,
         "unknown_mm2": mm2 and sum(one.unknown) * mm2,
         "unknown_share": number(one.own[MODES[0]]["unknown_share"]),
-        **{mode: numbers(values) for mode, values in one.own.items()},
+        **({mode: numbers(values) for mode, values in one.own.items()} if config.truth else {}),
     }
     return record.model_copy(update=fields)
 

@@ -28,10 +28,11 @@ _OF_SLIDES = (
     *(f"at.{name}.{measure}" for name in ("option", "validation", "model", "best") for measure in _AT),
 )
 _AREAS = ("truth_mm2", "called_mm2", "mean_error_mm2", "mean_absolute_error_mm2")
-_WHOLE = ("slide_auc", *(f"tumor_area.{name}" for name in _AREAS))
+_PERCENTAGES = ("correlation", "mean_error", "mean_absolute_error")
+_WHOLE = ("slide_auc", *(f"tumor_area.{name}" for name in _AREAS), *(f"percentages.{name}" for name in _PERCENTAGES))
 _LESIONS = ("froc.score", *(f"froc.sensitivity_at.{alarms:g}" for alarms in FALSE_ALARMS))
-_LOWER_IS_BETTER = {"brier", "wrong_share", "mean_absolute_error_mm2", *_UNKNOWN}
-_NEITHER_IS_BETTER = {"tumor_px", "other_px", *_AREAS[:3]}
+_LOWER_IS_BETTER = {"brier", "wrong_share", "mean_absolute_error_mm2", "mean_absolute_error", *_UNKNOWN}
+_NEITHER_IS_BETTER = {"tumor_px", "other_px", "mean_error", *_AREAS[:3]}
 Paths = dict[str, tuple[str, ...]]
 """By the name of a measure the keys that lead to it in `metrics.json`."""
 

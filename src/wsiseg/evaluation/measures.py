@@ -1,6 +1,6 @@
 """Measures of groups of slides: values with 95 % intervals, pooled and as means per slide."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from wsiseg.mathematics.metrics import Curve, Floats, Pixels
 
 MODES = ("without_background", "with_background")
 """Over the cells that the heatmap calls tissue, and over every pixel of the slide."""
+_ALIKE = 1e-6  # points of percent, to the fourth power
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,40 @@ def tumor_area(slides: Sequence[Compared], judging: Judging) -> dict[str, Any]:
     errors = {"mean_error_mm2": called - truth, "mean_absolute_error_mm2": np.abs(called - truth)}
     means = {name: error.mean() if known else np.nan for name, error in errors.items()}
     return sums | {name: stated(float(mean), resamples.mean(errors[name])) for name, mean in means.items()}
+
+
+def percentages(slides: Sequence[Compared], judging: Judging) -> dict[str, Any] | None:
+    """Compare the percentage of tumour that maps call with what the cohort states, over the slides where it does.
+
+    Returns:
+        Pearson's `correlation`, `mean_error` and `mean_absolute_error` in points of percent, and the number of
+        `slides`; None where there are none.
+    """
+    known = [one for one in slides if one.row.about is not None and len(one.tissue.scores)]
+    if not known:
+        return None
+    told, found = np.array(stated_and_predicted(known, judging.threshold.value)).T
+    mean = judging.draw(known).mean
+    correlation = _correlation(lambda values: values.mean(keepdims=True), told, found)
+    errors = {"mean_error": found - told, "mean_absolute_error": np.abs(found - told)}
+    means = {name: stated(float(error.mean()), mean(error)) for name, error in errors.items()}
+    return {
+        "correlation": stated(float(correlation[0]), _correlation(mean, told, found)), **means, "slides": len(known),
+    }  # fmt: skip
+
+
+def _correlation(mean: Callable[[Floats], Floats], first: Floats, second: Floats) -> Floats:
+    """Compute Pearson's correlation from averages over all items, or over each resample; NaN where all are alike."""
+    spread = (mean(first**2) - mean(first) ** 2) * (mean(second**2) - mean(second) ** 2)
+    defined = np.where(spread > _ALIKE, spread, np.nan)
+    correlation: Floats = (mean(first * second) - mean(first) * mean(second)) / np.sqrt(defined)
+    return correlation
+
+
+def stated_and_predicted(slides: Sequence[Compared], threshold: float) -> list[tuple[float, float]]:
+    """Return the stated and the predicted percentage of slides that have both."""
+    pairs = [(one.row.about, one.predicted_percent(threshold)) for one in slides]
+    return [(stated, predicted) for stated, predicted in pairs if stated is not None and predicted is not None]
 
 
 def reliability_table(slides: Sequence[Pixels]) -> dict[str, list[float | None]]:

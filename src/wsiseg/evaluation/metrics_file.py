@@ -76,6 +76,7 @@ class Report(BaseModel, frozen=True, populate_by_name=True):
     slide_auc: dict[str, Any] | None = None
     unknown_share: dict[str, Any] | None = None
     tumor_area: dict[str, Any] | None = None
+    percentages: dict[str, Any] | None = None
     reliability: dict[str, Any] | None = None
     froc: dict[str, Any] | None = None
     threshold: Threshold
@@ -105,6 +106,11 @@ class Report(BaseModel, frozen=True, populate_by_name=True):
         """Every measure of the headline by name, written for a person, a text a column."""
         names, blocks = measured(self.without_background), self.columns.values()
         return {name: [with_interval(block[name]) if name in block else "" for block in blocks] for name in names}
+
+    @property
+    def has_truth(self) -> bool:
+        """True where pixels were compared with truth, and not the slides' percentages alone."""
+        return bool(self.rows)
 
     @property
     def counted(self) -> str:

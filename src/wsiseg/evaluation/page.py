@@ -8,7 +8,7 @@ from typing import Any
 
 from wsiseg.evaluation.comparison import Compared
 from wsiseg.evaluation.measures import MODES
-from wsiseg.evaluation.metrics_file import Report, figure, of_expected, with_interval
+from wsiseg.evaluation.metrics_file import Report, figure, measured, of_expected, with_interval
 from wsiseg.evaluation.pictures import KEYS, data_address, drawn
 from wsiseg.evaluation.plots import NAMES, evaluation_plots, slider_counts
 from wsiseg.pages.page import cell, embedded, page, sortable_table, table
@@ -52,7 +52,8 @@ def write_evaluation(out: Path, report: Report, slides: Sequence[Compared]) -> N
 
 def slides_csv(records: Iterable[SlideRecord]) -> str:
     """Return one row a slide: what is known of it, its areas, its measures in both modes, and what went wrong."""
-    known = ("slide", "case", "label", "split", "site", "status", "truth_mm2", "tumor_mm2", "unknown_mm2")
+    known = ("slide", "case", "label", "split", "site", "status", "truth_mm2", "tumor_mm2", "unknown_mm2",
+             "stated_percent", "predicted_percent")  # fmt: skip
     names = [f"{name}{ending}" for ending in ("", "_background") for name in _SHOWN]
     rows: list[list[Any]] = [[*known, *names, "message"]]
     for record in records:
@@ -78,7 +79,7 @@ def _page(report: Report, slides: Sequence[Compared], figures: str) -> str:
         f"<p>{escape(_about(report))}</p>",
         _gates(report),
         _measures(report),
-        _slider(slides, threshold),
+        _slider(slides, threshold) if report.has_truth else "",
         f'<h2>Curves</h2><div class="row">{figures}</div>',
         *(_group(title, getattr(report, name)) for name, title in _GROUPS.items()),
         _runs(report),
@@ -129,6 +130,8 @@ def _measures(report: Report) -> str:
     rows = [[escape(name), *texts] for name, texts in report.rows.items()]
     if report.slide_auc:
         rows.append(["AUC of whole slides", with_interval(report.slide_auc), ""])
+    for name, one in measured(report.percentages or {}).items():
+        rows.append([f"percentages: {name.replace('_', ' ')}", with_interval(one), ""])
     if report.froc:
         unjudged = f"{report.froc['unjudged']} lesions unjudged"
         rows.append(["free-response ROC score", figure(report.froc["score"]), unjudged])

@@ -17,8 +17,8 @@ import numpy as np
 
 from wsiseg.evaluation.comparison import Compared
 from wsiseg.evaluation.froc import FALSE_ALARMS, froc
-from wsiseg.evaluation.measures import MODES, pooled_curves
-from wsiseg.evaluation.metrics_file import Report
+from wsiseg.evaluation.measures import MODES, pooled_curves, stated_and_predicted
+from wsiseg.evaluation.metrics_file import Report, figure
 from wsiseg.pages.configurations import ALL, MEASURES, Configured, picture
 from wsiseg.pages.drawing import INK, Drawing, Text
 from wsiseg.pages.plots import Line, plot, thinned
@@ -33,7 +33,21 @@ _Groups = dict[str, tuple[str, ...]]
 
 
 def evaluation_plots(report: Report, slides: Sequence[Compared]) -> dict[str, Drawing]:
-    """Draw the curves of an evaluation, by the name of their file."""
+    """Draw the curves of an evaluation, by the name of their file; the stated percentages, where there are any."""
+    scattered = (
+        {"percentages": _scattered(report.percentages, slides, report.threshold.value)} if report.percentages else {}
+    )
+    return scattered | (_curves(report, slides) if report.has_truth else {})
+
+
+def _scattered(measured: Mapping[str, Any], slides: Sequence[Compared], threshold: float) -> Drawing:
+    x, y = np.array(stated_and_predicted(slides, threshold)).T
+    line = Line(f"slides, correlation {figure(measured['correlation']['value'])}", x, y, is_scattered=True)
+    axes = ("percent of tumour, as stated", "percent called tumour")
+    return plot("Percentages", axes, [line], diagonal=True, widest=100, highest=100)
+
+
+def _curves(report: Report, slides: Sequence[Compared]) -> dict[str, Drawing]:
     roc, precision_recall = [], []
     for mode, counts in pooled_curves(slides).items():
         if counts.positive * counts.negative > 0:

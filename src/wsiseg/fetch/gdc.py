@@ -4,6 +4,7 @@ API: https://docs.gdc.cancer.gov/API/Users_Guide. Long queries are POSTs, and ev
 repeat some rows and miss others. What it answers is checked before anything is made of it.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -30,7 +31,10 @@ _PAGE = 1000
 _NAMES_AT_ONCE = 500
 _MOST_FILES = 500_000
 _PASSES = 3
+_ALL = 100  # percent
+_ALIKE_POINTS = 10  # percentages of two sections that differ by no more say the same
 
+Percentages = tuple[float | None, float | None, float | None]
 _Percent = Annotated[float | None, Field(allow_inf_nan=False)]
 
 
@@ -93,6 +97,7 @@ class TcgaSlide:
     site: str = ""  # the organ
     kind: str = ""  # what the GDC calls the sample
     extra: dict[str, str] = field(default_factory=dict)  # columns of the cohort: project and what pathologists noted
+    percentages: Percentages = (None, None, None)  # of tumour, as `table.PERCENTAGES`
 
     @property
     def name(self) -> str:
@@ -210,12 +215,27 @@ def _joined(entry: Entry, cases: tuple[_Case, ...]) -> TcgaSlide:
     name = entry.name
     case = next((case for case in cases if case.submitter_id == barcode.part(name, "case")), _Case())
     sample = next((sample for sample in case.samples if sample.submitter_id == barcode.part(name, "sample")), _Sample())
-    sections = [section for portion in sample.portions for section in portion.slides]
-    section = next((section for section in sections if section.submitter_id == barcode.part(name, "slide")), _Section())
+    own = barcode.part(name, "slide")
+    places = [(section, portion) for portion in sample.portions for section in portion.slides]
+    section, portion = next((one for one in places if one[0].submitter_id == own), (_Section(), _Portion()))
     noted = section.model_dump(exclude={"submitter_id"}, exclude_none=True)
     extra = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in noted.items()}
     if case.project:
         extra["project"] = case.project
     site = "" if case.primary_site.lower() in _NOT_KNOWN else case.primary_site
     kind = sample.tissue_type if sample.tissue_type in {"Tumor", "Normal"} else sample.sample_type
-    return TcgaSlide(entry, site, kind or "", extra)
+    return TcgaSlide(entry, site, kind or "", extra, _percentages(section, portion))
+
+
+def _percentages(own: _Section, portion: _Portion) -> Percentages:
+    """Return the percentage of tumour cells, and its range where sections of one piece of tissue differ much.
+
+    Of no tumour at all nothing is said, as the label by the barcode counts; nor of what is no percentage.
+    """
+    about = own.percent_tumor_cells
+    noted = [section.percent_tumor_cells for section in portion.slides]
+    known = [percent for percent in noted if percent is not None and 0 <= percent <= _ALL]
+    if about not in known or about < 1:
+        return None, None, None
+    low, high = math.floor(min(known)), max(known)
+    return (low, about, high) if high - low > _ALIKE_POINTS else (None, about, None)

@@ -210,8 +210,9 @@ class _Folder:
         for slide, split in zip(slides, self.splits(slides), strict=True):
             if slide.entry not in gone:
                 path = self._folder / slide.entry.name
-                row = CohortSlide(slide.name, path, slide.case, slide.label, split, slide.site, extra=slide.extra)
-                rows.setdefault(slide.name, row)
+                percentages = slide.percentages if slide.label else ()
+                of_slide = (slide.name, path, slide.case, slide.label, split, slide.site, None, slide.extra)
+                rows.setdefault(slide.name, CohortSlide(*of_slide, *percentages))
         entries = {entry.name: entry for entry in [*self._entries, *(slide.entry for slide in slides)]}
         write_manifest(self._manifest, entries.values())
         outputs = {"manifest": str(self._manifest)}

@@ -21,11 +21,12 @@ _DOT = 7  # a line of one point
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a plot, float64[n] along x and y; the legend has its label."""
+    """A line of a plot, float64[n] along x and y, or its points alone; the legend has its label."""
 
     label: str
     x: Floats
     y: Floats
+    is_scattered: bool = False
 
 
 def plot(
@@ -57,10 +58,10 @@ def plot(
         inside = line.x <= widest
         end = [] if inside.all() else [_place(1, float(np.interp(widest, line.x, line.y)) / highest)]
         points = [_place(x / widest, y / highest) for x, y in zip(line.x[inside], line.y[inside], strict=True)]
-        shapes.append(Polyline([*points, *end], color, 2))
-        if len(points) + len(end) == 1:
-            left, top = (place - _DOT / 2 for place in (*points, *end)[0])
-            shapes.append(Rectangle(left, top, _DOT, _DOT, color))
+        if line.is_scattered or len(points) + len(end) == 1:
+            shapes += [Rectangle(x - _DOT / 2, y - _DOT / 2, _DOT, _DOT, color) for x, y in (*points, *end)]
+        else:
+            shapes.append(Polyline([*points, *end], color, 2))
     shapes += _legend(lines, is_above=falls)
     return drawing
 

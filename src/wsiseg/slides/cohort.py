@@ -50,11 +50,12 @@ class Cohort:
         extra = sorted({name for slide in self.slides for name in slide.extra})
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow([*table.COLUMNS, *extra])
+        stated = [name for name in table.PERCENTAGES if any(vars(slide)[name] is not None for slide in self.slides)]
+        known = [*table.COLUMNS, *stated]
+        writer.writerow([*known, *extra])
         for slide in self.slides:
-            where = _relative(slide.path, path.parent).as_posix()
-            known = (slide.slide, where, slide.case, slide.label, slide.split, slide.site, slide.mpp)
-            writer.writerow([*known, *(slide.extra.get(name, "") for name in extra)])
+            values = {**vars(slide), "path": _relative(slide.path, path.parent).as_posix()}
+            writer.writerow([*(values[name] for name in known), *(slide.extra.get(name, "") for name in extra)])
         write_text(path, buffer.getvalue())
 
     @classmethod

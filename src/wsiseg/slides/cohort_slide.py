@@ -4,6 +4,7 @@ Ids may name the same file, files may be of one case, and cases may cross splits
 """
 
 import hashlib
+import itertools
 import os
 import re
 import unicodedata
@@ -26,6 +27,8 @@ LABELS = {
 _WORDS = {**LABELS, **dict.fromkeys(["yes", "y", "true", "t", "+1"], 1), **dict.fromkeys(["no", "n", "false", "f"], 0)}
 _LONGEST_NAME_BYTES = 180  # most disks take 255, and results are named after it
 _DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"{name}{n}" for name in ("com", "lpt") for n in range(10))])
+Stated = tuple[float | None, float | None]
+"""The least and the most share of tumour in a slide's tissue, 0..1; None where nobody states it."""
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -41,6 +44,9 @@ class CohortSlide:
     site: str = ""  # the organ, or empty
     mpp: float | None = None  # micrometers per level-0 pixel in place of what the file says, or None
     extra: dict[str, str] = field(default_factory=dict)  # further columns, kept as they are
+    tumor_min: float | None = None  # at least so many percent of its tissue are tumour
+    tumor_percent: float | None = None  # about so many percent are
+    tumor_max: float | None = None  # at most so many percent are
     doubts: tuple[str, ...] = ()  # what its name says that could not be used; not kept in the CSV
     skipped: str = ""  # why it is not to be read on its own, or empty; not kept in the CSV
     is_named: bool = field(default=False, compare=False)  # the user named the file itself; not kept in the CSV
@@ -49,6 +55,22 @@ class CohortSlide:
     def must_be_slide(self) -> bool:
         """True where it is a failure, and nothing to pass over, that the file is not a slide."""
         return self.is_named and not self.skipped
+
+    @property
+    def about(self) -> float | None:
+        """About how many percent of its tissue are tumour: as stated, or the middle of its two bounds."""
+        if self.tumor_percent is None and self.tumor_min is not None and self.tumor_max is not None:
+            return (self.tumor_min + self.tumor_max) / 2
+        return self.tumor_percent
+
+    def stated(self, error: float) -> Stated:
+        """Return the share of tumour that is stated; `tumor_percent` may be wrong by so many points of percent."""
+        about = self.tumor_percent
+        least, most = self.tumor_min, self.tumor_max
+        if about is not None:
+            least = max(0.0, about - error) if least is None else least
+            most = min(100.0, about + error) if most is None else most
+        return None if least is None else least / 100, None if most is None else most / 100
 
     def open(self, mpp: float | None = None, longest_read_s: float = LONGEST_READ_S) -> Slide:
         """Open the slide.
@@ -84,7 +106,7 @@ def slide_of(values: Mapping[str, str], folder: Path) -> CohortSlide:
         case=unicodedata.normalize("NFC", values.get("case", "")),
         site=values.get("site", ""),
         **_known(values),
-        extra={key: value for key, value in values.items() if key not in table.COLUMNS},
+        extra={key: value for key, value in values.items() if key not in table.KNOWN},
         is_named=True,
     )
 
@@ -102,7 +124,7 @@ def _located(folder: Path, text: str) -> Path:
 
 
 def _known(values: Mapping[str, str]) -> dict[str, Any]:
-    """Return label, split and mpp, in figures or in the words that people and folders have; None where one is empty."""
+    """Return what has a meaning, in figures or in the words that people and folders have; None where one is empty."""
     label, split, mpp = (values.get(name, "") for name in ("label", "split", "mpp"))
     word = re.sub(r"^([01])[.,]0+$", r"\1", plain(label))
     if word and word not in _WORDS:
@@ -111,7 +133,31 @@ def _known(values: Mapping[str, str]) -> dict[str, Any]:
         raise ValueError(f"split {split!r} is not train, val, test or empty")
     if mpp and not positive(mpp):
         raise ValueError(f"mpp {mpp!r} is not a positive number")
-    return {"label": _WORDS.get(word), "split": SPLITS.get(plain(split)), "mpp": positive(mpp) or None}
+    percentages = {name: _percent(name, values.get(name, "")) for name in table.PERCENTAGES}
+    label_said = _label(_WORDS.get(word), percentages)
+    return {"label": label_said, "split": SPLITS.get(plain(split)), "mpp": positive(mpp) or None, **percentages}
+
+
+def _percent(name: str, text: str) -> float | None:
+    """Read a percentage, with or without its sign; a share of 0..1 is refused, as nobody could tell 1 from 1 %."""
+    number = text.removesuffix("%").rstrip()
+    value = positive(number) or (0.0 if re.fullmatch(r"0([.,]0*)?", number) else None)
+    if text and (value is None or value > 100 or 0 < value < 1):  # noqa: PLR2004  percent
+        raise ValueError(f"{name} {text!r} is not 0, nor a percentage from 1 to 100, as 30 for three tenths")
+    return value
+
+
+def _label(label: int | None, percentages: Mapping[str, float | None]) -> int | None:
+    """Return the label of a slide, or what its percentages say of it."""
+    known = {name: value for name, value in percentages.items() if value is not None}
+    for (name, percent), (next_name, next_percent) in itertools.pairwise(known.items()):
+        if percent > next_percent:
+            raise ValueError(f"{name} {percent:g} is above {next_name} {next_percent:g}")
+    low, about, high = percentages.values()
+    said = 1 if low or about else 0 if 0.0 in {about, high} else None
+    if None not in {label, said} and label != said:
+        raise ValueError(f"label {label} contradicts {' and '.join(f'{name} {known[name]:g}' for name in known)}")
+    return said if label is None else label
 
 
 def plain(text: str) -> str:

@@ -15,6 +15,9 @@ from wsiseg.run.errors import UsageError
 
 COLUMNS = ("slide", "path", "case", "label", "split", "site", "mpp")
 """Columns that have a meaning, found in upper and lower case; others keep their names."""
+PERCENTAGES = ("tumor_min", "tumor_percent", "tumor_max")
+"""Further columns with a meaning: percent of the tissue, in rising order."""
+KNOWN = (*COLUMNS, *PERCENTAGES)
 NEEDED = COLUMNS[:2]
 SUFFIXES = frozenset([".csv", ".tsv"])
 _DELIMITERS = ",;\t|"
@@ -110,7 +113,7 @@ def _header(path: Path, text: str) -> tuple[str, int, list[str]]:
 
 def _names(line: str, delimiter: str) -> list[str]:
     names = [_plain(name) for name in next(csv.reader([line.lstrip("#")], delimiter=delimiter), [])]
-    return [name.casefold() if name.casefold() in COLUMNS else name for name in names]
+    return [name.casefold() if name.casefold() in KNOWN else name for name in names]
 
 
 def _refuse_header(path: Path, header: Sequence[str]) -> None:
@@ -118,8 +121,8 @@ def _refuse_header(path: Path, header: Sequence[str]) -> None:
     if twice:
         text = f"{path}: column {' and '.join(map(repr, twice))} occurs twice"
         raise UsageError(text, "keep one of them, or rename the others")
-    absent = [name for name in COLUMNS if name not in header]
-    meant = {name: other for other in header if other not in COLUMNS for name in absent if _may_mean(other, name)}
+    absent = [name for name in KNOWN if name not in header]
+    meant = {name: other for other in header if other not in KNOWN for name in absent if _may_mean(other, name)}
     missing = [name for name in NEEDED if name in absent]
     if not missing and not meant:
         return
@@ -152,14 +155,14 @@ def _values(cells: Sequence[str], header: Sequence[str], delimiter: str) -> dict
     values.pop("", None)
     for name, value in values.items():
         _refuse_value(name, value, delimiter, len(header))
-    for name in set(COLUMNS) & set(values):
+    for name in set(KNOWN) & set(values):
         if is_missing(values[name]) or (name not in NEEDED and values[name].casefold() in _UNKNOWN):
             values[name] = ""
     return values
 
 
 def _refuse_value(name: str, value: str, delimiter: str, count: int) -> None:
-    is_known = name in COLUMNS
+    is_known = name in KNOWN
     if is_known and value.casefold() in _BROKEN:
         raise ValueError(f"{name} is {value}, an error of the table program")
     lines = value.splitlines()

@@ -35,7 +35,7 @@ def cautions(config: TrainConfig, slides: Sequence[LabelledSlide], device: torch
         )
     if not validation:
         yield "no validation slides: the last epoch is kept"
-    elif len({slide.label for slide in validation}) == 1:
+    elif not {0, 1} <= {slide.label for slide in validation}:
         yield "the validation slides are all of one class: the epoch of their lowest risk is kept"
     if config.precision == "bfloat16" and device.type == "cpu" and cpu_has(_BFLOAT16) is False:
         yield "this CPU has no instructions for bfloat16 (AVX512-BF16, AMX): float32 is many times as fast on it"
@@ -53,7 +53,7 @@ def looks(config: TrainConfig, slides: Sequence[LabelledSlide]) -> tuple[int, in
         if slide.split == "train":
             bag = config.epochs * min(config.bag, slide.tiles)
             trained += bag
-            ranked += bag * (slide.label == 1 and config.micro_batch is not None)
+            ranked += bag * (slide.label != 0 and config.micro_batch is not None)
         else:
             scored += min(config.validation_tiles, slide.tiles) * (1 + config.epochs * (slide.split == "val"))
     return trained, scored, trained * (1 + _BACKWARD) + ranked + scored

@@ -118,7 +118,7 @@ def fingerprints(
     config: TrainConfig, slides: Sequence[LabelledSlide], truths: Mapping[str, TileTruth]
 ) -> dict[str, Any]:
     """Return what stands for the slides, tiles, labels, truth and starting weights that a run depends on."""
-    places = "\n".join(f"{one.slide} {one.label} {one.split} {one.site} {one.fingerprint}" for one in slides)
+    places = "\n".join(f"{one.slide} {_known(one)} {one.split} {one.site} {one.fingerprint}" for one in slides)
     truth = hashlib.sha256()
     for name, one in sorted(truths.items()):
         truth.update(name.encode() + one.tumor.tobytes() + one.rest.tobytes())
@@ -132,6 +132,10 @@ def fingerprints(
         with Path(config.init).open("rb") as file:
             found["weights of init"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return found
+
+
+def _known(slide: LabelledSlide) -> str:
+    return str(slide.label if slide.stated == (None, None) else (slide.label, *slide.stated))
 
 
 def as_csv(rows: Sequence[Row]) -> str:

@@ -18,8 +18,8 @@ from wsiseg.training.processes import Processes
 from wsiseg.training.slides import Indices, LabelledSlide, TileTruth, evenly, in_parts
 
 Measures = dict[str, float | None]
-Risk = Callable[[Tensor, int, Tensor | None], Tensor]
-"""Logits, the slide's label and true labels of tiles, where they are known -> the risk; see `Stepper.risk`."""
+Risk = Callable[[Tensor, LabelledSlide, Tensor | None], Tensor]
+"""Logits, their slide and true labels of tiles, where they are known -> the risk; see `Stepper.risk`."""
 _STEEPEST, _PENALTY, _LEAST_WEIGHT = 50.0, 5e-7, 1e-12
 _TILES_READ = 128
 
@@ -74,9 +74,7 @@ def slide_measures(slides: Sequence[Scored], risk: Risk, labels: Mapping[str, ND
     Where training is supervised by the true `labels` of tiles, slides without them have no risk.
     """
     risks = [
-        float(risk(torch.from_numpy(one.logits), one.slide.label, known))
-        for one in slides
-        for known in _known(one, labels)
+        float(risk(torch.from_numpy(one.logits), one.slide, known)) for one in slides for known in _known(one, labels)
     ]
     return {"slide_auc": _slide_auc(slides) if slides else None, "risk": float(np.mean(risks)) if risks else None}
 
@@ -89,11 +87,11 @@ def _known(one: Scored, labels: Mapping[str, NDArray[np.int8]] | None) -> list[T
 
 def _slide_auc(slides: Sequence[Scored]) -> float | None:
     """Return the AUC of the slides' labels by the mean of each slide's most probable tiles."""
-    scores = []
-    for one in slides:
+    known, scores = [one for one in slides if one.slide.label is not None], []
+    for one in known:
         ones = np.ones(len(one.indices))
         scores.append(slide_score(Pixels.of(one.probabilities, ones, ones)))
-    labels = np.array([float(one.slide.label) for one in slides])
+    labels = np.array([float(one.slide.label or 0) for one in known])
     return _number(auc(curve([Pixels.of(np.array(scores, np.float32), labels, 1 - labels)])))
 
 

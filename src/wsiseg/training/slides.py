@@ -1,7 +1,6 @@
 """The slides that are learned from: their tiles, their labels, and what is truly tumour in them."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,19 +14,22 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.mathematics.metrics import Floats
 from wsiseg.run.errors import UsageError, shortened
 from wsiseg.slides.cohort import Cohort, CohortSlide
+from wsiseg.slides.cohort_slide import Stated
 from wsiseg.tiles.store import TileStore, fill_tiles, store_path
 
 Indices = NDArray[np.integer]
 _SHOWN = 10
+_NO_TUMOR = "none of its {} training slides with tiles holds tumour"
+_NO_NORMAL = "its {} training slides with tiles all hold tumour, and of none is it known that some of it is normal"
 _MOST = 0.5
 
 
 @dataclass(frozen=True)
 class LabelledSlide:
-    """A slide with tiles and a known label."""
+    """A slide with tiles of which it is known whether it holds tumour, or how much."""
 
     slide: str
-    label: int  # 1 if it holds tumour, else 0
+    label: int | None  # 1 if it holds tumour, 0 if not, None if it may hold up to the stated share
     split: str  # train, val or test
     site: str
     store: Path
@@ -38,6 +40,28 @@ class LabelledSlide:
     fingerprint: str  # changes whenever its pixels or the places of the tiles that are used do
     stored: int = 0  # how many tiles its store holds, where these are more
     has_pixels: bool = False  # the store holds the tiles themselves
+    stated: Stated = (None, None)  # the least and the most share of tumour, where the cohort states them
+    needs_normal: bool = False  # no training slide is without tumour, so that normal tissue is learned from this one
+
+    def shares(self, alpha: float, beta: float) -> tuple[float, float]:
+        """Return the least shares of tumour and of normal tissue: as stated, else by the label.
+
+        Beside slides without tumour no more than `beta` is called normal here: theirs are the surer labels.
+
+        Args:
+            alpha: Least share of tumour in a slide that holds some and of which no more is stated.
+            beta: Least share of normal tissue in such a slide.
+        """
+        if self.label == 0:
+            return 0.0, 1.0
+        if self.label is None:
+            alpha = 0.0
+        least, most = self.stated
+        if least is not None:
+            alpha, beta = least, min(beta, 1 - least)
+        if most is not None:
+            alpha, beta = min(alpha, most), 1 - most if self.needs_normal else min(beta, 1 - most)
+        return alpha, beta
 
     def open(self) -> TileStore:
         """Open its tile store, with the tiles that are not used too; `places` tells which are."""
@@ -84,13 +108,16 @@ def labelled_slides(
     most_tiles: int | None = None,
     stores: Path | None = None,
     mpp: float | None = None,
+    percent_error: float = 0.0,
 ) -> tuple[LabelledSlide, ...]:
-    """Find the slides of a cohort that have a label and tiles; where no slide has a split, all are for training.
+    """Find the slides of a cohort that have a label, or stated shares, and tiles.
+
+    Where no slide has a split, all are for training. Percentages may be wrong by `percent_error` points.
 
     Their tile stores lie in the folder `stores`, or beside the cohort. All are taken to be of `mpp`, if it is given.
 
     Raises:
-        UsageError: Stores are missing or differ in tile size, or the training slides are all of one class.
+        UsageError: Stores are missing or differ in tile size, or the training slides do not tell tumour from normal.
     """
     rows = Cohort.read(cohort).slides
     has_splits = any(row.split for row in rows)
@@ -98,14 +125,14 @@ def labelled_slides(
     for row in rows:
         split = row.split if has_splits else "train"
         store = store_path(stores or cohort.parent, row.slide)
-        if row.label is None or split is None:
+        if split is None or (row.label is None and row.stated(percent_error)[1] is None):
             continue
         if not store.is_dir():
             missing.append(row.slide)
             continue
         for doubt in row.doubts:
             note(f"{row.slide}: {doubt}")
-        slides.append(_labelled(row, row.label, split, store, most_tiles))
+        slides.append(replace(_labelled(row, split, store, most_tiles), stated=row.stated(percent_error)))
     if missing:
         advice = f"run wsiseg tile again, or take the slides out of {cohort.name}"
         raise UsageError(f"{cohort}: no tile store beside it for {', '.join(shortened(missing, _SHOWN))}", advice)
@@ -116,14 +143,15 @@ def labelled_slides(
     if mpp is not None:
         usable = tuple(replace(slide, mpp=mpp) for slide in usable)
     _check(cohort, usable)
-    return usable
+    needs_normal = all(slide.label != 0 for slide in usable if slide.split == "train")
+    return tuple(replace(slide, needs_normal=needs_normal) for slide in usable)
 
 
-def _labelled(row: CohortSlide, label: int, split: str, store: Path, most_tiles: int | None) -> LabelledSlide:
+def _labelled(row: CohortSlide, split: str, store: Path, most_tiles: int | None) -> LabelledSlide:
     opened = TileStore(store)
     tiles = opened.tiles
     used = min(len(tiles), most_tiles or len(tiles))
-    of_row = (row.slide, label, split, row.site, store, row.path)
+    of_row = (row.slide, row.label, split, row.site, store, row.path)
     slide = LabelledSlide(*of_row, used, tiles.tile_px, tiles.mpp, "", len(tiles), opened.has_pixels)
     digest = hashlib.sha256(tiles.slide.fingerprint.encode() + tiles.corners[slide.places].tobytes())
     digest.update(f"{tiles.tile_px} {tiles.mpp} {tiles.slide.mpp}".encode())
@@ -131,12 +159,12 @@ def _labelled(row: CohortSlide, label: int, split: str, store: Path, most_tiles:
 
 
 def _check(cohort: Path, slides: Sequence[LabelledSlide]) -> None:
-    labels = Counter(slide.label for slide in slides if slide.split == "train")
-    if set(labels) != {0, 1}:
-        seen = (
-            f"its {labels.total()} training slides with tiles are all of one class" if labels else "no training slide"
-        )
-        raise UsageError(f"{cohort}: {seen}", "train needs slides with label 1 and slides with label 0")
+    training = [slide for slide in slides if slide.split == "train"]
+    if not any(slide.label for slide in training):
+        raise UsageError(f"{cohort}: {_NO_TUMOR.format(len(training))}", "train needs slides with label 1")
+    if not any(replace(slide, needs_normal=True).shares(1.0, 0.0)[1] > 0 for slide in training):
+        advice = "add slides with label 0, or say of some how much is tumour: tumor_percent, or tumor_max below 100"
+        raise UsageError(f"{cohort}: {_NO_NORMAL.format(len(training))}", advice)
     sizes = {(slide.tile_px, slide.mpp) for slide in slides}
     if len(sizes) > 1:
         kinds = " and ".join(f"{side} px of {mpp:g} um" for side, mpp in sorted(sizes))

@@ -14,6 +14,7 @@ from wsiseg.config.train import TrainConfig
 from wsiseg.mathematics import mil
 from wsiseg.network.network import TileClassifier
 from wsiseg.training.bags import Bag
+from wsiseg.training.slides import LabelledSlide
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,15 @@ class Stepper:
     config: TrainConfig
     device: torch.device
 
-    def risk(self, logits: Tensor, label: int, labels: Tensor | None = None, of: int | None = None) -> Tensor:
+    def risk(self, logits: Tensor, slide: LabelledSlide, labels: Tensor | None = None, of: int | None = None) -> Tensor:
         """Return the risk of a bag or of a part of it, by proxy labels where `labels` are not given; see `mil.risk`."""
         if labels is None:
-            labels = mil.proxy_labels(logits, label, self.config.alpha, self.config.beta)
-        weights = (self.config.c0, self.config.c1)
-        return mil.risk(logits, label, labels.to(logits.device, non_blocking=True), weights=weights, of=of)
+            labels = self._proxy_labels(logits, slide)
+        weight = self.config.c0 if slide.label == 0 else self.config.c1
+        return mil.risk(logits, labels.to(logits.device, non_blocking=True), weight=weight, of=of)
+
+    def _proxy_labels(self, logits: Tensor, slide: LabelledSlide) -> Tensor:
+        return mil.proxy_labels(logits, *slide.shares(self.config.alpha, self.config.beta))
 
     def backward(self, network: nn.Module, bag: Bag, *, is_last: bool = True) -> Tensor:
         """Add the gradients of a bag's risk, times the bag's weight, to those of `network`; return the risk.
@@ -57,7 +61,7 @@ class Stepper:
         return total
 
     def _add(self, network: nn.Module, bag: Bag, tiles: Tensor, labels: Tensor | None, of: int | None) -> Tensor:
-        risk = self.risk(self._logits(network, tiles), bag.slide.label, labels, of)
+        risk = self.risk(self._logits(network, tiles), bag.slide, labels, of)
         (bag.weight * risk).backward()
         return risk.detach()  # as a number it would hold up the device
 
@@ -74,7 +78,7 @@ class Stepper:
         if bag.slide.label == mil.NORMAL:
             return torch.full((len(bag.tiles),), mil.NORMAL, dtype=torch.int8), False
         logits = torch.cat([self._logits(network, part).cpu() for part in bag.tiles.split(size)])
-        return mil.proxy_labels(logits, bag.slide.label, self.config.alpha, self.config.beta), True
+        return self._proxy_labels(logits, bag.slide), True
 
 
 def _exchange(network: nn.Module, *, when: bool) -> AbstractContextManager[None]:

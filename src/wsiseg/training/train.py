@@ -93,7 +93,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
             stored = stored_cohort(config, config.features, processes)
             config = config.model_copy(update={"arch": f"{FEATURES}{stored.channels}"})
             where, mpp = stored.stores, stored.size.mpp
-        slides = labelled_slides(config.cohort, progress.note, config.max_tiles, where, mpp)
+        slides = labelled_slides(config.cohort, progress.note, config.max_tiles, where, mpp, config.percent_error)
         truths = tile_truths(config.truth, slides, progress.note) if config.truth else {}
         inputs = fingerprints(config, slides, truths) | ({"stored features": stored.fingerprint} if stored else {})
         every = list(settings_of_grid(config)) if config.grid else [config]
@@ -271,6 +271,9 @@ def split_measures(scores: Sequence[Scored], task: Task, threshold: float) -> di
 
 def _facts(config: TrainConfig, task: Task, checkpoint: Checkpoint) -> dict[str, str]:
     shares = "true labels of tiles" if config.supervised else f"alpha {config.alpha:g}, beta {config.beta:g}"
+    stated = sum(slide.stated != (None, None) for slide in task.split("train"))
+    if stated and not config.supervised:
+        shares += f", and what the cohort states of {stated} training slides"
     slides = ", ".join(f"{name} {len(task.split(name))}" for name in ("train", "val", "test"))
     how = "head on frozen features" if config.freeze else "all layers"
     return {
