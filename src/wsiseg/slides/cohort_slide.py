@@ -57,6 +57,11 @@ class CohortSlide:
         return self.is_named and not self.skipped
 
     @property
+    def can_teach(self) -> bool:
+        """True where it is known whether it holds tumour, or how much at most."""
+        return self.label is not None or self.tumor_max is not None
+
+    @property
     def about(self) -> float | None:
         """About how many percent of its tissue are tumour: as stated, or the middle of its two bounds."""
         if self.tumor_percent is None and self.tumor_min is not None and self.tumor_max is not None:

@@ -125,7 +125,7 @@ def labelled_slides(
     for row in rows:
         split = row.split if has_splits else "train"
         store = store_path(stores or cohort.parent, row.slide)
-        if split is None or (row.label is None and row.stated(percent_error)[1] is None):
+        if split is None or not row.can_teach:
             continue
         if not store.is_dir():
             missing.append(row.slide)

@@ -60,7 +60,7 @@ def stored_cohort(config: TrainConfig, folder: Path, processes: Processes) -> St
     """
     import zarr  # noqa: PLC0415  heavy: only where a store is written
 
-    rows = [row for row in Cohort.read(config.cohort).slides if row.label is not None]
+    rows = [row for row in Cohort.read(config.cohort).slides if row.can_teach]
     said = TileSize(config.tile, config.mpp) if config.tile and config.mpp else None
     files = {row.slide: features_file(folder, (row.slide, row.path.stem)) for row in rows}
     found = {row.slide: _read(row, files[row.slide], said) for row in rows}
