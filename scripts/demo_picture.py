@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wsiseg import Heatmap
 from wsiseg.annotations.truth import Reading, open_truth, truth_files
-from wsiseg.pages.pictures import INK, colored, rim
+from wsiseg.pages.pictures import INK, TRUTH, colored, hatch, rim
 from wsiseg.slides.slide import Slide
 
 WIDTH, GAP, LINE, COLORS = 620, 10, 3, 256
-TRUTH, UNKNOWN, OPACITY = (0, 230, 118), (150, 150, 150), 0.6
+OPACITY = 0.6
 TUMOR_LABEL, UNKNOWN_LABEL, HALF = 2, 3, 0.5
 
 Pixels = NDArray[np.uint8]
@@ -51,7 +51,7 @@ def mapped(pixels: Pixels, heatmap: Heatmap, scale: float) -> Pixels:
     looked = labels > 0
     colors = colored(probabilities[looked], heatmap.threshold)
     pixels[looked] = (1 - OPACITY) * pixels[looked] + OPACITY * colors
-    pixels[labels == UNKNOWN_LABEL] = UNKNOWN
+    hatch(pixels, labels == UNKNOWN_LABEL, 1)
     pixels[rim(labels == TUMOR_LABEL, LINE)] = INK
     return pixels
 
@@ -63,7 +63,7 @@ def main(folder: Path, out: Path, names: list[str]) -> None:
     canvas = Image.new("RGB", (2 * WIDTH + GAP, top + sum(pair.height + GAP for pair in pairs)), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(18)
     draw.text((0, 4), "the slide; green: its true tumour", fill=INK, font=font)
-    draw.text((WIDTH + GAP, 4), "its map, blue normal, red tumour; black: where it turns", fill=INK, font=font)
+    draw.text((WIDTH + GAP, 4), "its map, blue normal, orange tumour; black: where it turns", fill=INK, font=font)
     for pair in pairs:
         canvas.paste(pair, (0, top))
         top += pair.height + GAP

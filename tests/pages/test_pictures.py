@@ -1,13 +1,17 @@
 """The picture of a slide beside its tumour map."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsiseg.pages.pictures import DARK, INK, LIGHT, colored, heatmap_picture
+from wsiseg.pages.pictures import DARK, INK, LIGHT, colored, heatmap_picture, scale_bar
 
 SIDE, LEFT, TOP, GAP, OPACITY = 800, 12, 38, 12, 0.55
 
@@ -71,15 +75,42 @@ def test_cells_that_reach_beyond_the_slide_are_cut(tmp_path: Path) -> None:
     assert int(np.flatnonzero(is_ink[400])[0]) == pytest.approx(SIDE / 1.25, abs=1)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.07, 0.23, 0.5, 0.9, 1.0])
-def test_colours_turn_from_blue_to_red_at_the_threshold(threshold: float) -> None:
-    at = min(max(threshold, 0.01), 0.99)
-    low, below, middle, above, high = colored(
-        np.array([0, 0.7 * at, at, at + 0.3 * (1 - at), 1], np.float32), threshold
-    ).astype(int)
-    assert low[2] > low[0]
-    assert high[0] > high[2]
-    assert min(middle[:2]) > middle[2] or at in {0.01, 0.99}, "yellow"
-    if 0.05 < threshold < 0.95:
-        assert below[2] > below[0], "cold below the threshold"
-        assert above[0] > above[2] + 100, "warm above it"
+@given(
+    values=arrays(np.float32, 20, elements=st.floats(0, 1, width=32)),
+    threshold=st.one_of(st.floats(0, 1), st.just(0.0), st.just(1.0)),
+)
+def test_colours_are_blue_below_the_threshold_and_orange_from_it_on(
+    values: NDArray[np.float32], threshold: float
+) -> None:
+    values[0] = threshold
+    values[1] = max(0, np.nextafter(values[0], np.float32(0)))
+    pixels = colored(values, threshold).astype(int)
+    np.testing.assert_array_equal(pixels[:, 0] > pixels[:, 2], values >= threshold)
+    light = pixels.sum(1)
+    for side in (values >= threshold, values < threshold):
+        order = np.argsort(np.abs(values[side] - threshold))
+        assert (np.diff(light[side][order]) <= 0).all(), "the further from the threshold, the darker"
+
+
+@given(width=st.floats(1, 1e6))
+def test_a_scale_bar_is_of_a_round_length_that_fits(width: float) -> None:
+    length = scale_bar(width)
+    assert width / 10 <= length <= width / 4
+    assert f"{length:e}"[0] in "125"
+    assert set(f"{length:e}"[1:].partition("e")[0]) <= set(".0")
+
+
+def test_warnings_and_the_scale_stand_on_the_picture(tmp_path: Path) -> None:
+    def written(**more: Any) -> NDArray[np.uint8]:
+        cells = np.full((4, 4), 0.1, np.float32)
+        thumbnail, none = np.full((SIDE, SIDE, 3), 200, np.uint8), np.zeros((4, 4), np.bool_)
+        heatmap_picture(tmp_path / "a.png", thumbnail, cells, none, (4, 4), threshold=0.5, title="slide", **more)
+        with Image.open(tmp_path / "a.png") as image:
+            return np.asarray(image)
+
+    plain, warned, measured = written(), written(warnings=["no more"]), written(cell_um=100.0)
+    assert warned.shape[0] == plain.shape[0] + 22
+    assert (warned[:60] == (179, 38, 30)).all(-1).any(), "in red below the title"
+    is_bar = (measured == INK).all(-1)[-40:, -250:]
+    assert is_bar.sum(1).max() == SIDE / 4, "100 um of 400"
+    assert not (plain == INK).all(-1)[-40:, -250:].any()

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.mathematics.grid import block_means
 from wsiseg.pages.page import picture_address
-from wsiseg.pages.pictures import KEY_OF_UNKNOWN, colored, hatch, is_line
+from wsiseg.pages.pictures import KEY_OF_UNKNOWN, TUMOR, colored, hatch, is_line
 
 COLORS = {
-    "hit": (0, 114, 178),
-    "miss": (230, 159, 0),
-    "false alarm": (204, 51, 102),
+    "hit": TUMOR,
+    "miss": (240, 228, 66),
+    "false alarm": (135, 60, 150),
     "rest": (222, 226, 230),
     "left out": (128, 128, 128),
 }
@@ -25,7 +25,7 @@ KEYS = {
     "unknown, not judged": KEY_OF_UNKNOWN,
 }
 """CSS backgrounds that look like what is drawn."""
-_TUMOR, _PAPER = (0, 114, 178), (255, 255, 255)
+_PAPER = (255, 255, 255)
 _HALF = 0.5  # a cell is tumour in truth, or left out, when half of it is
 _CELLS = 256  # the longer side of what a picture shows
 _HATCH = 3  # cells from one line of what is left out to the next
@@ -67,12 +67,12 @@ def _hatched(pixels: NDArray[np.uint8], picture: JudgedPicture, *, with_unknown:
 def drawn(picture: JudgedPicture, threshold: float) -> dict[str, NDArray[np.uint8]]:
     """Draw truth, map and errors, uint8[rows, columns, 3] each, white where nobody looked.
 
-    The truth is blue by the share of tumour, the map red from the threshold on, and the errors are those of cells.
+    The truth is orange by the share of tumour, the map from the threshold on, and the errors are those of cells.
     """
     looked, judged = ~np.isnan(picture.unknown_share), ~np.isnan(picture.probabilities)
     base = np.where(looked[..., None], COLORS["rest"], _PAPER).astype(np.uint8)
     share = picture.tumor_share[..., None]
-    truth = (base * (1 - share) + np.array(_TUMOR) * share).round().astype(np.uint8)
+    truth = (base * (1 - share) + np.array(TUMOR) * share).round().astype(np.uint8)
     colors = np.full_like(base, 255)
     colors[judged] = colored(picture.probabilities[judged], threshold)
     tumor = picture.tumor_share >= _HALF

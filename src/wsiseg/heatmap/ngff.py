@@ -11,10 +11,17 @@ from typing import Any, Literal, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.pages import pictures
+
 T = TypeVar("T", bound=np.generic)
 NgffVersion = Literal["0.4", "0.5"]
 TUMOR, UNKNOWN = 2, 3
-COLORS = {0: (0, 0, 0, 0), 1: (0, 114, 178, 96), TUMOR: (213, 94, 0, 160), UNKNOWN: (128, 128, 128, 192)}
+COLORS = {
+    0: (0, 0, 0, 0),
+    1: (*pictures.NORMAL, 96),
+    TUMOR: (*pictures.TUMOR, 160),
+    UNKNOWN: (128, 128, 128, 192),
+}
 CLASSES = {0: "background", 1: "tissue", TUMOR: "tumor", UNKNOWN: "unknown"}
 CHANNELS = ("p(tumor)", "disagreement")
 _IMAGE_LABEL = {
@@ -126,7 +133,10 @@ def _versioned(attributes: dict[str, Any], ngff: NgffVersion) -> dict[str, Any]:
 
 def _omero(name: str, count: int) -> dict[str, Any]:
     """Say how the channels are shown; that of the disagreement is off until somebody wants to see it."""
-    shown = (True, "FF0000", 1.0), (False, "FFFFFF", 0.5)  # no standard deviation of probabilities is larger than half
+    shown = (
+        (True, bytes(pictures.TUMOR).hex().upper(), 1.0),
+        (False, "FFFFFF", 0.5),
+    )  # no standard deviation of probabilities is larger than half
     linear = {"coefficient": 1, "family": "linear", "inverted": False}
     channels = [
         {**linear, "active": is_active, "color": color, "label": label, "window": {**_WINDOW, "max": most, "end": most}}

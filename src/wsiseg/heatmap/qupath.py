@@ -12,13 +12,14 @@ import numpy as np
 import shapely
 
 from wsiseg.annotations.coverage import labelled_outlines, outlines
+from wsiseg.pages.pictures import NORMAL, TUMOR
 from wsiseg.slides.slide import ASSUMED
 
 if TYPE_CHECKING:
     from wsiseg.heatmap.heatmap import Heatmap
 
-_TUMOR = {"name": "Tumor", "color": [200, 0, 0]}
-_UNKNOWN, _TISSUE = {"name": "Unknown", "color": [128, 128, 128]}, {"name": "Tissue", "color": [0, 114, 178]}
+_TUMOR = {"name": "Tumor", "color": [*TUMOR]}
+_UNKNOWN, _TISSUE = {"name": "Unknown", "color": [128, 128, 128]}, {"name": "Tissue", "color": [*NORMAL]}
 
 
 def collection_text(heatmap: "Heatmap", *, crop_to_bounds: bool = True) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """Pictures of what was found on a slide, for people."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,17 @@ from PIL import Image, ImageDraw, ImageFont
 from wsiseg.run.outputs import written_whole
 
 _LEAST_PX, _MOST_PX = 700, 2000  # the longer side of a picture
-_OUTLINE = (0, 158, 115)
-INK, _PAPER = (34, 34, 34), (255, 255, 255)
-_PLACES = (0.0, 0.35, 0.5, 0.7, 1.0)
-_STOPS = np.array([(49, 54, 149), (116, 173, 209), (255, 245, 190), (244, 125, 60), (165, 0, 38)], np.float64)
+INK, _PAPER, _WARNING = (34, 34, 34), (255, 255, 255), (179, 38, 30)
+TUMOR, NORMAL = (213, 94, 0), (0, 114, 178)
+"""What is tumour and what is not, by the truth and by a map; told apart by people who see no red or no green too."""
+TRUTH = (0, 190, 115)
+"""The outline of the true tumour; that of a map is `INK`."""
+_SIDE = 128  # colours of each side of the threshold
+_STOPS = (((8, 64, 129), NORMAL, (146, 197, 222)), ((253, 184, 99), TUMOR, (122, 36, 0)))
 _OPACITY = 0.55
 _GAP, _MARGIN, _LINE = 12, 12, 22  # between two pictures, around them, and from line to line
+_LEGEND_PX = 860  # the width that the line of the colours needs
+_ROUND = (1, 2, 5)
 DARK, LIGHT = (64, 64, 64), (214, 214, 214)
 """The lines of what is unknown, and what lies between them."""
 KEY_OF_UNKNOWN = f"repeating-linear-gradient(45deg, rgb{LIGHT} 0 3px, rgb{DARK} 3px 5px)"
@@ -22,21 +29,34 @@ KEY_OF_UNKNOWN = f"repeating-linear-gradient(45deg, rgb{LIGHT} 0 3px, rgb{DARK} 
 
 
 def colored(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
-    """Return probabilities (any shape, no NaN) as colours from blue (0) over pale yellow (the threshold) to red (1)."""
-    return _palette(threshold)[_shades(probabilities)]
+    """Return probabilities (any shape, no NaN) as colours: blues below the threshold, oranges from it on."""
+    return palette()[shades(probabilities, threshold)]
 
 
-def _palette(threshold: float) -> NDArray[np.uint8]:
-    """Return uint8[256, 3], the colours of probabilities in steps of 1/255; those of tumour are warm."""
-    steps = np.interp(np.linspace(0, 1, 256), (0, np.clip(threshold, 0.01, 0.99), 1), (0, 0.5, 1))
-    return np.stack([np.interp(steps, _PLACES, channel) for channel in _STOPS.T], -1).round().astype(np.uint8)
+def palette() -> NDArray[np.uint8]:
+    """Return uint8[256, 3], the colours of `shades`: from 0 to the threshold, and after a leap from there to 1."""
+    places = np.linspace(0, 1, _SIDE)
+    sides = [np.stack([np.interp(places, (0, 0.5, 1), one) for one in zip(*stops, strict=True)], 1) for stops in _STOPS]
+    return np.concatenate(sides).round().astype(np.uint8)
 
 
-def _shades(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the place of each probability in the palette; NaN is 0."""
+def shades(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+    """Return the place of each probability in the palette: from 128 on exactly where it is tumour; NaN is 0."""
     values = np.nan_to_num(probabilities, nan=0.0)  # the only copy of what may be large
-    values *= np.float32(255)
-    return np.rint(values, out=values).astype(np.uint8)
+    is_tumor = values >= threshold
+    np.subtract(values, threshold, out=values, where=is_tumor)
+    last, least = _SIDE - 1, 1e-6
+    np.multiply(values, last / max(1 - threshold, least), out=values, where=is_tumor)
+    np.multiply(values, last / max(threshold, least), out=values, where=~is_tumor)
+    places = np.rint(values, out=values).astype(np.uint8)
+    places[is_tumor] += _SIDE
+    return places
+
+
+def scale_bar(width_um: float) -> float:
+    """Return a round length in um, 1, 2 or 5 and zeros, that is a tenth to a quarter of a picture's width."""
+    lengths = [digit * 10.0**power for power in range(-3, 9) for digit in _ROUND]
+    return max((length for length in lengths if length <= width_um / 4), default=lengths[0])
 
 
 def tissue_picture(path: Path, thumbnail: NDArray[np.uint8], mask: NDArray[np.bool_], title: str) -> None:
@@ -48,8 +68,8 @@ def tissue_picture(path: Path, thumbnail: NDArray[np.uint8], mask: NDArray[np.bo
     kept = np.asarray(Image.fromarray(mask).resize(canvas.size, Image.Resampling.NEAREST))
     pixels = np.array(canvas)
     pixels[~kept] = pixels[~kept] // 2 + 90
-    pixels[rim(kept, _line(canvas))] = _OUTLINE
-    _save(path, _framed(Image.fromarray(pixels), title, []))
+    pixels[rim(kept, _line(canvas))] = TRUTH
+    _save(path, _framed(Image.fromarray(pixels), title))
 
 
 def heatmap_picture(  # noqa: PLR0913  one argument for each thing that is drawn
@@ -59,9 +79,11 @@ def heatmap_picture(  # noqa: PLR0913  one argument for each thing that is drawn
     unknown: NDArray[np.bool_],  # [rows, columns], the cells that were not judged; they are hatched
     extent: tuple[float, float],  # how many heatmap columns and rows span the slide; the last may reach beyond it
     *,
-    threshold: float,  # the tumour's outline is drawn here
+    threshold: float,  # the tumour's outline is drawn here, and the colours turn
     title: str,  # a line above the picture
-    notes: list[str],  # lines below it
+    warnings: Sequence[str] = (),  # lines below the title, that nobody should miss
+    notes: Sequence[str] = (),  # lines below the picture
+    cell_um: float | None = None,  # side of a cell in um, for the scale bar; None where nobody knows it
 ) -> None:
     """Write a PNG of a slide beside the same slide with its tumour map over it."""
     plain = scaled(thumbnail)
@@ -69,9 +91,10 @@ def heatmap_picture(  # noqa: PLR0913  one argument for each thing that is drawn
     pair.paste(plain, (0, 0))
     judged = np.where(unknown, np.float32(np.nan), probabilities)
     pair.paste(_mapped(plain, judged, unknown, extent, threshold), (plain.width + _GAP, 0))
-    del plain  # these pictures are large
-    framed = _framed(pair, title, [*notes, ""])
+    framed = _framed(pair, title, warnings, [*notes, ""], _LEGEND_PX)
     _legend(framed, threshold, has_unknown=bool(unknown.any()))
+    if cell_um is not None:
+        _measure(framed, extent[0] * cell_um, plain.width)
     _save(path, framed)
 
 
@@ -82,9 +105,9 @@ def _mapped(
     extent: tuple[float, float],
     threshold: float,
 ) -> Image.Image:
-    shades = _enlarged(_shades(probabilities), plain.size, extent)
-    shades.putpalette(_palette(threshold).tobytes())
-    over = Image.blend(plain, shades.convert("RGB"), _OPACITY)
+    places = _enlarged(shades(probabilities, threshold), plain.size, extent)
+    places.putpalette(palette().tobytes())
+    over = Image.blend(plain, places.convert("RGB"), _OPACITY)
     looked = _enlarged(~np.isnan(probabilities), plain.size, extent)
     pixels = np.array(Image.composite(over, plain, looked))
     hatch(pixels, np.asarray(_enlarged(unknown, plain.size, extent)), _line(plain))
@@ -139,27 +162,37 @@ def rim(mask: NDArray[np.bool_], width: int = 1) -> NDArray[np.bool_]:
     return outer
 
 
-def _framed(picture: Image.Image, title: str, notes: list[str]) -> Image.Image:
+def _framed(
+    picture: Image.Image, title: str, warnings: Sequence[str] = (), notes: Sequence[str] = (), least_width: int = 0
+) -> Image.Image:
     large, small = ImageFont.load_default(16), ImageFont.load_default(13)
-    width = max([picture.width, int(large.getlength(title)), *(int(small.getlength(note)) for note in notes)])
-    height = picture.height + _LINE * (len(notes) + 1) + 3 * _MARGIN
-    framed = Image.new("RGB", (width + 2 * _MARGIN, height), _PAPER)
+    above, below = [f"warning: {warning}" for warning in warnings], [*notes]
+    widths = (
+        math.ceil(font.getlength(line)) for font, lines in ((large, (title, *above)), (small, below)) for line in lines
+    )
+    width = max(picture.width, least_width, *widths)
+    top = _MARGIN + _LINE * (1 + len(above)) + 4
+    framed = Image.new("RGB", (width + 2 * _MARGIN, top + picture.height + 8 + _LINE * len(below) + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(framed)
-    draw.text((_MARGIN, _MARGIN), title, fill=INK, font=large)
-    framed.paste(picture, (_MARGIN, _MARGIN + _LINE + 4))
-    for number, note in enumerate(notes):
-        draw.text((_MARGIN, _MARGIN + 8 + picture.height + (number + 1) * _LINE), note, fill=INK, font=small)
+    for number, line in enumerate((title, *above)):
+        draw.text((_MARGIN, _MARGIN + number * _LINE), line, fill=_WARNING if number else INK, font=large)
+    framed.paste(picture, (_MARGIN, top))
+    for number, note in enumerate(below):
+        draw.text((_MARGIN, top + picture.height + 8 + number * _LINE), note, fill=INK, font=small)
     return framed
 
 
 def _legend(framed: Image.Image, threshold: float, *, has_unknown: bool) -> None:
-    """Draw the colour scale in the lower left corner, and what is unknown where there is any."""
-    width, height, left, top = 200, 12, 12, framed.height - 28
+    """Draw the colour scale in the lower left corner, its threshold marked, and what is unknown where there is any."""
+    width, height, left, top = 200, 12, 12, framed.height - 32
     bar = colored(np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1)), threshold)
     framed.paste(Image.fromarray(bar), (left + 110, top))
     draw, font = ImageDraw.Draw(framed), ImageFont.load_default(13)
     draw.text((left, top - 2), "p(tumour)   0", fill=INK, font=font)
-    text = f"1      outlined: {threshold:.2f} and above"
+    at = left + 110 + round(threshold * (width - 1))
+    draw.line((at, top - 4, at, top + height + 3), fill=INK, width=2)
+    draw.text((at, top + height + 2), f"{threshold:.2f}", fill=INK, font=font, anchor="ma")
+    text = f"1      tumour, outlined: {threshold:.2f} and above"
     draw.text((left + 110 + width + 6, top - 2), text, fill=INK, font=font)
     if has_unknown:
         key = np.empty((height, 2 * height, 3), np.uint8)
@@ -167,6 +200,15 @@ def _legend(framed: Image.Image, threshold: float, *, has_unknown: bool) -> None
         after = left + 110 + width + 30 + int(font.getlength(text))
         framed.paste(Image.fromarray(key), (after, top))
         draw.text((after + 2 * height + 6, top - 2), "unknown tissue, not judged", fill=INK, font=font)
+
+
+def _measure(framed: Image.Image, width_um: float, width_px: int) -> None:
+    """Draw a scale bar in the lower right corner for a picture so many um and pixels wide."""
+    length = scale_bar(width_um)
+    right, top = framed.width - _MARGIN, framed.height - 20
+    draw = ImageDraw.Draw(framed)
+    draw.rectangle((right - round(length / width_um * width_px) + 1, top - 4, right, top), fill=INK)
+    draw.text((right, top - 22), f"{length:g} um", fill=INK, font=ImageFont.load_default(13), anchor="ra")
 
 
 def _save(path: Path, picture: Image.Image) -> None:

@@ -10,7 +10,7 @@ import glob
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from wsiseg.run.outputs import (
     written_whole,
 )
 from wsiseg.run.record import Run
+from wsiseg.slides.slide import ASSUMED
 
 if TYPE_CHECKING:
     from filelock import SoftFileLease
@@ -100,10 +101,12 @@ class MapFiles:
         except WsisegError:
             return None
 
-    def write(self, heatmap: Heatmap, thumbnail: NDArray[np.uint8], notes: list[str]) -> None:
+    def write(
+        self, heatmap: Heatmap, thumbnail: NDArray[np.uint8], notes: Sequence[str], warnings: Sequence[str] = ()
+    ) -> None:
         """Write all results, the heatmap last: where it stands, the others do.
 
-        `thumbnail` is the whole slide, uint8[rows, columns, 3]; `notes` go below the picture, after the map's warnings.
+        `thumbnail` is the whole slide, uint8[rows, columns, 3]; `warnings` go above the picture and `notes` below it.
         """
         write_text(self._begun, "")
         write_packed(self.folder / f"{self.slide}.geojson", collection_text(heatmap))
@@ -120,7 +123,9 @@ class MapFiles:
             (heatmap.slide.size_px[0] / heatmap.cell_level0[0], heatmap.slide.size_px[1] / heatmap.cell_level0[1]),
             threshold=heatmap.threshold,
             title=f"{heatmap.slide.file}   {_summary(heatmap)}",
-            notes=[*heatmap.warnings, *notes],
+            warnings=warnings,
+            notes=notes,
+            cell_um=None if heatmap.slide.mpp_source == ASSUMED else heatmap.cell_um,
         )
         with written_whole(self.picture) as partial:
             partial.write_bytes(slide_jpeg(thumbnail, heatmap.slide))

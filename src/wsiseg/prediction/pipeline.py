@@ -168,9 +168,10 @@ class _Work:
             if self.setting.config.write_features and self.askings and self.askings[0].features:
                 facts = models[0].card.features
                 write_of(self.askings[0], facts.encoder if facts else "", self.files.outputs["features"])
-            self.files.write(heatmap, picture.result(), notes)
+            warnings = warnings_of(job, heatmap, models)
+            self.files.write(heatmap, picture.result(), notes, warnings)
             status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if heatmap.warnings else "ok"
-            record = _record(self, heatmap, status, warnings_of(job, heatmap, models))
+            record = _record(self, heatmap, status, warnings)
             return record.model_copy(update={"waiting_share": share})
 
         self.attempt(step)

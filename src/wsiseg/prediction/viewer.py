@@ -11,9 +11,21 @@ from numpy.typing import NDArray
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.mathematics.grid import block_means
 from wsiseg.pages.page import picture_address
-from wsiseg.pages.pictures import DARK, INK, KEY_OF_UNKNOWN, LIGHT, colored, is_line, rim
+from wsiseg.pages.pictures import (
+    DARK,
+    INK,
+    KEY_OF_UNKNOWN,
+    LIGHT,
+    NORMAL,
+    TUMOR,
+    is_line,
+    palette,
+    rim,
+    scale_bar,
+    shades,
+)
 from wsiseg.run.errors import counted
-from wsiseg.slides.slide import SlideFacts
+from wsiseg.slides.slide import ASSUMED, SlideFacts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +36,10 @@ KEPT_PX = 840
 _LEAST_PX = 96
 _BYTES_PER_PIXEL = 0.25  # of a typical picture with its map, as text
 _KEPT_QUALITY, _QUALITY = 80, 70
-_STEPS = 62  # colours of a map; further ones for its outlines, for what is unknown and for what is not covered
+_SHADES = 4  # of the palette that a page shows as one
+_STEPS = (
+    256 // _SHADES
+)  # colours of a map; further ones for its outlines, for what is unknown and for what is not covered
 _HATCH_PX = (7, 3)  # from line to line, and the width of one
 _HALF = 0.5
 _WIDE = 5  # cells of more pixels than this have room for a wider outline
@@ -48,13 +63,15 @@ class Overlay(NamedTuple):
 
 def colors() -> str:
     """Return the colours of maps as CSS: the scale, tumour, its outline, and what is unknown."""
-    tumor = tuple(colored(np.array([0.75], np.float32), 0.5)[0].tolist())
-    outline = f"--tumor: rgb{tumor}; --outline: rgb{INK}; --unknown: {KEY_OF_UNKNOWN};"
+    outline = f"--tumor: rgb{TUMOR}; --normal: rgb{NORMAL}; --outline: rgb{INK}; --unknown: {KEY_OF_UNKNOWN};"
     return f":root {{ {_scale(0.5)}; {outline} }}\n"
 
 
 def _scale(threshold: float) -> str:
-    stops = ", ".join(f"rgb({r} {g} {b})" for r, g, b in colored(np.linspace(0, 1, 21, dtype=np.float32), threshold))
+    """Return the colours of probabilities as a CSS gradient, with the leap at the threshold."""
+    shown, side = palette()[[0, 32, 64, 96, 127, 128, 160, 192, 224, 255]], np.linspace(0, 1, 5)
+    places = [*(threshold * side), *(threshold + (1 - threshold) * side)]
+    stops = ", ".join(f"rgb({r} {g} {b}) {at:.2%}" for (r, g, b), at in zip(shown, places, strict=True))
     return f"--scale: linear-gradient(to right, {stops})"
 
 
@@ -123,12 +140,12 @@ def _png(values: NDArray[np.float32], unknown: NDArray[np.bool_], threshold: flo
 
     unknown = unknown.repeat(copies, 0).repeat(copies, 1)
     filled = np.where(unknown, -1.0, np.nan_to_num(values, nan=-1.0).repeat(copies, 0).repeat(copies, 1))
-    indices = np.where(filled < 0, 0, 1 + (filled * (_STEPS - 1)).round()).astype(np.uint8)
+    indices = np.where(filled < 0, 0, 1 + shades(np.maximum(filled, 0), threshold) // _SHADES).astype(np.uint8)
     indices[unknown] = _STEPS + 2 - is_line(unknown.shape, *_HATCH_PX)[unknown]
     indices[rim(filled >= threshold, 2 if copies > _WIDE else 1)] = _STEPS + 3
-    shades = colored(np.linspace(0, 1, _STEPS, dtype=np.float32), threshold)
+    colors = palette()[_SHADES // 2 :: _SHADES]
     image = Image.fromarray(indices)
-    image.putpalette(bytes((255, 255, 255)) + shades.tobytes() + bytes((*DARK, *LIGHT, *INK)))
+    image.putpalette(bytes((255, 255, 255)) + colors.tobytes() + bytes((*DARK, *LIGHT, *INK)))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", transparency=0)
     return buffer.getvalue()
@@ -157,7 +174,15 @@ def _pictures(found: Results, name: str, longest_px: int) -> str:
         png, box = overlay(found.heatmap, longest_px)
         place = "left: {:.4%}; top: {:.4%}; width: {:.4%}; height: {:.4%}".format(*box)
         images.append(f'class="map" style="{place}" alt="tumour map of {name}" src="{picture_address("png", png)}"')
-    _, _, width, height = found.heatmap.slide.shown_px
+    slide = found.heatmap.slide
+    _, _, width, height = slide.shown_px
     style = f"--ratio: {width / height:.5f}; --widest: {round(1.5 * longest_px * min(1, width / height))}px"
     lazy = "".join(f'<img loading="lazy" decoding="async" {image}>' for image in images)
-    return f'<div class="stack" style="{style}">{lazy}</div>'
+    return f'<div class="stack" style="{style}">{lazy}{_ruler(slide, width * slide.mpp[0])}</div>'
+
+
+def _ruler(slide: SlideFacts, width_um: float) -> str:
+    """Return the scale bar of a picture so many um wide, as HTML; none where nobody knows the micrometers."""
+    length = scale_bar(width_um)
+    bar = f'<span class="ruler" style="width: {length / width_um:.3%}">{length:g} um</span>'
+    return "" if slide.mpp_source == ASSUMED else bar
