@@ -52,7 +52,7 @@ def test_a_missing_slide_is_one_sentence(tmp_path: Path, model: Path) -> None:
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("failed: missing.svs: no such file")
-    assert done.stdout == ""
+    assert done.stdout.splitlines() == [str(Path("wsiseg-out") / "report.html"), line]
 
 
 def test_a_slide_without_pixel_size_says_what_to_give(tmp_path: Path, data: Path, model: Path) -> None:
@@ -63,6 +63,9 @@ def test_a_slide_without_pixel_size_says_what_to_give(tmp_path: Path, data: Path
     assert "--slide-mpp" in done.stderr
     again = wsiseg("predict", slide, "--model", model, "--slide-mpp", "0.5", folder=tmp_path)
     assert again.returncode == 0, again.stderr
+    page, line = again.stdout.splitlines()
+    assert (tmp_path / page).is_file()
+    assert line.startswith("TCGA-CR-7395-01A-01-TS1: ok, ")
     assert (tmp_path / "wsiseg-out" / "TCGA-CR-7395-01A-01-TS1.ome.zarr").is_dir()
 
 

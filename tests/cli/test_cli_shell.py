@@ -24,6 +24,7 @@ def test_the_shell_loads_nothing_heavy() -> None:
 
 def test_version_and_help() -> None:
     assert wsiseg("--version").stdout.count(".") == 2
+    assert wsiseg("-V").stdout == wsiseg("--version").stdout
     shown = wsiseg("tile", "--help")
     assert shown.returncode == 0
     assert all(option in shown.stdout for option in ("--slide-mpp", "--config", "--json", "--quiet", "--jobs"))

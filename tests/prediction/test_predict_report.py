@@ -1,5 +1,6 @@
 """The page of a run of predict: complete, small, harmless, and usable in a browser."""
 
+import csv
 import io
 import os
 import sys
@@ -243,13 +244,55 @@ def test_a_name_that_is_no_text_is_shown_and_linked(model: Path, tmp_path: Path,
     assert text.count("data:image/jpeg") == 2
 
 
-def test_a_shard_has_a_page_of_its_own(model: Path, tmp_path: Path, make_slide: MakeSlide) -> None:
-    slides = [make_slide(f"{number}.tiff") for number in range(3)]
-    run(model, tmp_path / "out", *slides, shard="1/2")
-    run(model, tmp_path / "out", *slides, shard="2/2")
+def test_a_shard_has_a_page_of_its_own_and_one_table_has_all_slides(
+    model: Path, tmp_path: Path, make_slide: MakeSlide
+) -> None:
+    slides = [make_slide(f"{number}.tiff", stained_picture(900, 900, number)) for number in range(2)]
+    slides.append(make_slide("glass.tiff", np.full((900, 900, 3), 243, np.uint8)))
+    (tmp_path / "cohort.csv").write_text(
+        "slide,path,label,split,site\n0,0.tiff,yes,test,colon\n1,1.tiff,,,\nglass,glass.tiff,,,\ngone,gone.tiff,0,,\n"
+    )
+    for shard in ("1/2", "2/2"):
+        run(model, tmp_path / "out", tmp_path / "cohort.csv", shard=shard, slide_mpp=0.5)
+    with (tmp_path / "out" / "slides.csv").open() as file:
+        rows = {row["slide"]: row for row in csv.DictReader(file)}
+    statuses = {name: row["status"] for name, row in rows.items()}
+    assert statuses == {"0": "ok", "1": "ok", "glass": "no_tissue", "gone": "failed"}
+    assert [rows["0"][name] for name in ("label", "split", "site")] == ["1", "test", "colon"]
+    heatmap = Heatmap.open(tmp_path / "out" / "0.ome.zarr")
+    assert int(rows["0"]["foci"]) == len(heatmap.foci_mm2)
+    assert float(rows["0"]["largest_focus_mm2"]) == pytest.approx(heatmap.foci_mm2.max(), abs=1e-6)
+    assert float(rows["0"]["max_probability"]) == pytest.approx(np.nanmax(heatmap.probabilities), abs=1e-6)
+    assert rows["0"]["model"] == "colour filter 1"
+    assert "no such file" in rows["gone"]["error"]
     pages = [(tmp_path / "out" / f"report.{number}-of-2.html").read_text() for number in (1, 2)]
     assert sum(text.count("<section") for text in pages) == 3
     assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_dry_run_says_what_is_to_do_and_writes_nothing(model: Path, tmp_path: Path, make_slide: MakeSlide) -> None:
+    slides = [make_slide(f"{number}.tiff", stained_picture(900, 900, number)) for number in range(3)]
+    out = tmp_path / "out"
+    settings = {"model": [str(model)], "out": out, "slide_mpp": 0.5, "map": "tile"}
+
+    def plan(**more: Any) -> Run:
+        inputs = [*map(str, slides), str(tmp_path / "gone.tiff")]
+        return predict_slides(PredictConfig.checked(**{"inputs": inputs, "dry_run": True, **settings, **more}))
+
+    before = plan()
+    assert not out.exists()
+    assert [record.status for record in before.slides] == ["planned", "planned", "planned", "failed"]
+    predict_slides(PredictConfig.checked(inputs=[str(slides[0])], **settings))
+    done = sorted(path.stat().st_mtime_ns for path in out.rglob("*"))
+    after = plan()
+    assert [record.status for record in after.slides] == ["up_to_date", "planned", "planned", "failed"]
+    assert after.slides[1] == before.slides[1].model_copy(update={"seconds": after.slides[1].seconds})
+    assert after.slides[1].tiles > 0
+    assert after.slides[1].mpp == (0.5, 0.5)
+    assert after.exit_code == 1
+    assert plan(threshold=0.9).slides[0].tiles == 0, "a new threshold asks about no tile"
+    assert plan(map="dense").slides[0].tiles > 0
+    assert sorted(path.stat().st_mtime_ns for path in out.rglob("*")) == done
 
 
 def test_an_interrupted_run_leaves_a_page_of_what_is_done(model: Path, tmp_path: Path, make_slide: MakeSlide) -> None:

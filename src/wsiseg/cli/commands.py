@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from wsiseg.cli.shell import app, command, needing_torch
-from wsiseg.cli.streams import Streams
+from wsiseg.cli.streams import Streams, outcome
 from wsiseg.config.doctor import DoctorConfig
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.config.export import ExportConfig
@@ -77,17 +77,20 @@ def predict(streams: Streams, config: PredictConfig) -> int:
     """Map tumour on slides.
 
     Writes for every slide OUT/SLIDE.ome.zarr (probabilities), OUT/SLIDE.geojson (outlines for QuPath) and
-    OUT/SLIDE.png, and OUT/run.json with what became of each and OUT/report.html to look at.
+    OUT/SLIDE.png, and OUT/run.json with what became of each, OUT/slides.csv with a row for each, and OUT/report.html
+    to look at. Prints where the page is and what became of each slide.
 
     Examples:
         wsiseg predict slide.svs
+        wsiseg predict slides/ --dry-run
         wsiseg predict slides/ --model mine.onnx --out maps --csv
         ls *.svs | wsiseg predict - --json
     """
     give_back_large_arrays()
     from wsiseg.prediction.predict import predict_slides  # noqa: PLC0415  loads numerical libraries
 
-    return streams.run(predict_slides(config, streams))
+    run = predict_slides(config, streams)
+    return streams.run(run, [*([] if config.dry_run else [str(config.report)]), *map(outcome, run.slides)])
 
 
 @command(app, DoctorConfig)

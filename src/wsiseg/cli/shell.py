@@ -29,7 +29,6 @@ C = TypeVar("C", bound=Config)
 app = typer.Typer(
     name="wsiseg",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -43,7 +42,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def _root(
-    *, version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False
+    *, version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and leave.", is_eager=True)] = False
 ) -> None:
     if version:
         typer.echo(__version__)

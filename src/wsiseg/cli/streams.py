@@ -62,12 +62,10 @@ class Streams(Progress):
                 sys.stdout.write(f"{line}\n")  # Typer would replace what an ASCII locale cannot write
         sys.stdout.flush()
 
-    def run(self, run: Run) -> int:
-        """Print what a run wrote, one path a line or its record as JSON, and return its exit code."""
-        self.result(
-            run.model_dump(mode="json", by_alias=True),
-            (path for record in run.slides for path in record.outputs.values()),
-        )
+    def run(self, run: Run, lines: Iterable[str] | None = None) -> int:
+        """Print the record of a run as JSON, or `lines`, else what it wrote, one path a line; return its exit code."""
+        paths = (path for record in run.slides for path in record.outputs.values())
+        self.result(run.model_dump(mode="json", by_alias=True), paths if lines is None else lines)
         if run.has_no_slide:
             names = shortened([Path(record.path).name for record in run.slides], _MOST_NAMED)
             text = f"none of the files can be read as a slide: {', '.join(names)}"
@@ -127,8 +125,8 @@ class Streams(Progress):
         self._pace.spoke()
         self._draw()
         if record.status == "failed" and self.quiet:
-            typer.echo(_outcome(record), err=True)
-        self.note(f"[{self._done}/{self._total}] {_outcome(record)}")
+            typer.echo(outcome(record), err=True)
+        self.note(f"[{self._done}/{self._total}] {outcome(record)}")
         for warning in record.warnings:
             self.note(f"  warning: {warning}")
 
@@ -147,12 +145,15 @@ class Streams(Progress):
         return ", ".join([*said, *filter(None, [self._pace.left()])])
 
 
-def _outcome(record: SlideRecord) -> str:
+def outcome(record: SlideRecord) -> str:
+    """Say in one line what became of a slide."""
     if record.error is not None:
         hint = f"; {record.error.hint}" if record.error.hint else ""
         # The sentence begins with the file's name.
         return f"{record.status}: {record.error.message}{hint}"
     parts = [f"{record.slide}: {record.status}"]
+    if record.status == "planned" and record.mpp is not None:
+        parts.append(f"{record.mpp[0]:.4g} um/px ({record.mpp_source})")
     if record.tissue_mm2 is not None:
         parts.append(f"{record.tissue_mm2:.1f} mm2 of tissue")
     if record.tumor_share is not None:

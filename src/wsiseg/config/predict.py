@@ -55,6 +55,8 @@ class PredictConfig(Config):
     """`I/N`: only the slides of part I of N, counted from 1."""
     dask: str | None = None
     """Address of a Dask scheduler, or `local:N` for N processes here."""
+    dry_run: bool = False
+    """Say which slides there are, what is up to date and how long the others take, and write nothing."""
     csv: bool = False
     """Write the cells as CSV too."""
     ngff: Literal["0.4", "0.5"] = "0.4"
@@ -65,6 +67,16 @@ class PredictConfig(Config):
     """Seconds after which a slide is given up because reading from it hangs."""
     overwrite: bool = False
     """Redo what is already there."""
+
+    @property
+    def run_name(self) -> str:
+        """Name of the file that says what became of every slide."""
+        return "run.json" if self.shard is None else f"run.{self.shard.replace('/', '-of-')}.json"
+
+    @property
+    def report(self) -> Path:
+        """The page of the run."""
+        return self.out / f"{self.run_name.replace('run', 'report', 1).removesuffix('.json')}.html"
 
     @property
     def devices(self) -> tuple[str, ...]:

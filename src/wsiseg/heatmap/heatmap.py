@@ -111,12 +111,11 @@ class Heatmap:
         return Grid(self.slide.size_px, self.slide.mpp, 1, 1, self.cell_um)
 
     @property
-    def largest_focus_mm2(self) -> float:
-        """Area of the largest connected part of the tumour in mm2; cells that touch only at a corner are apart."""
+    def foci_mm2(self) -> NDArray[np.float64]:
+        """float64[n]: areas of the connected parts of the tumour; cells that touch only at a corner are apart."""
         from scipy import ndimage  # noqa: PLC0415  heavy: only where a map is judged
 
-        parts, count = ndimage.label(self.tumor)
-        return float(sizes_of_parts(parts, count)[1:].max()) * self.cell_mm2 if count else 0.0
+        return sizes_of_parts(*ndimage.label(self.tumor))[1:] * self.cell_mm2
 
     def edges(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the level-0 x of the columns' edges [columns + 1] and the y of the rows' edges [rows + 1].

@@ -10,7 +10,7 @@ import glob
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,20 +29,27 @@ from wsiseg.prediction.viewer import Results, slide_jpeg
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.outputs import (
     cannot_be_written,
+    csv_text,
     load_arrays,
+    locked,
     packed_name,
     save_arrays,
     write_packed,
     write_text,
     written_whole,
 )
-from wsiseg.run.record import Run
+from wsiseg.run.record import Run, SlideRecord, slides_of
 from wsiseg.slides.slide import ASSUMED
 
 if TYPE_CHECKING:
     from filelock import SoftFileLease
 
 _UNTOUCHED_S = 120.0
+_COLUMNS = (
+    *("slide", "path", "label", "split", "site", "status", "tissue_mm2", "tumor_mm2", "tumor_share", "unknown_mm2"),
+    *("unknown_share", "largest_focus_mm2", "foci", "mean_probability", "max_probability", "model"),
+)
+"""Of `slides.csv`: fields of a record."""
 
 
 @dataclass(frozen=True)
@@ -144,16 +151,26 @@ class MapFiles:
         return None if stored is None else Sums(stored["total"], stored["weight"], int(stored["done"]))
 
 
-def write_page(folder: Path, run_file: str) -> None:
-    """Write the page of a run in a folder, of all slides that its file names: `report.html` for `run.json`.
+def write_overviews(folder: Path, run_file: str, report: Path) -> None:
+    """Write the page of a run, of all slides that its file names, and the table of all runs in the folder.
 
     Raises:
-        OutputError: The page cannot be written.
+        OutputError: They cannot be written.
     """
-    run = Run.read(folder / run_file)
-    name = run_file.replace("run", "report", 1).removesuffix(".json") + ".html"
-    page = predict_page(run, folder.resolve().name, partial(_results, folder))
-    write_text(folder / name, page)
+    write_text(report, predict_page(Run.read(folder / run_file), folder.resolve().name, partial(_results, folder)))
+    with locked(folder / ".slides.csv.lock"):  # whoever is last has read what all others wrote
+        write_text(folder / "slides.csv", _slides_csv(slides_of(folder)))
+
+
+def _slides_csv(records: Sequence[SlideRecord]) -> str:
+    """Return one row a slide; areas are in mm2, shares those of the tissue."""
+
+    def row(record: SlideRecord) -> Iterator[Any]:
+        yield from (getattr(record, name, None) for name in _COLUMNS)
+        yield "; ".join(record.warnings)
+        yield "" if record.error is None else record.error.message
+
+    return csv_text([[*_COLUMNS, "warnings", "error"], *map(row, records)])
 
 
 def _results(folder: Path, slide: str) -> Results | None:

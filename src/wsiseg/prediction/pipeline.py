@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class _Work:
     setting: Setting
     row: CohortSlide
     files: MapFiles
-    lock: "SoftFileLease"  # held until the results are written
+    lock: "SoftFileLease | None" = None  # held until the results are written; None where nothing is
     began: float = field(default_factory=time.monotonic)
     record: SlideRecord | None = None  # what became of it, once that is known
     job: Job | None = None  # while it is open
@@ -103,6 +104,28 @@ class _Work:
             return None
 
         self.attempt(step)
+
+    def plan(self, speed: float) -> SlideRecord:
+        """Say what would be done, at so many tiles a second."""
+        config, setting = self.setting.config, self.setting
+        known = None if config.overwrite else self.files.open()
+        with self.row.open(config.slide_mpp, config.read_timeout) as slide:
+            if known is not None and self._is_up_to_date(known, slide):
+                return _record(self, known, "up_to_date", known.warnings)
+            job = prepare(self.row, slide, setting.models, config, setting.places)
+            tiles = 0 if self.known else job.tiles  # a new threshold alone asks about none
+            return SlideRecord(
+                slide=self.row.slide,
+                path=str(self.row.path),
+                status="planned",
+                mpp=slide.mpp,
+                mpp_source=slide.pixel_size.source,
+                tissue_mm2=round(job.tissue.area_mm2, 6),
+                tiles=tiles,
+                seconds=round(tiles / speed, 3),
+                warnings=(*slide.warnings, *job.warnings),
+                **_told(self.row),
+            )
 
     def _is_up_to_date(self, known: Heatmap, slide: Slide) -> bool:
         """Tell whether nothing is to be done; otherwise say why, and keep what of it can be used."""
@@ -152,7 +175,8 @@ class _Work:
             assert self.record is not None  # noqa: S101  it could not be opened, was done, or was written
             return self.record.model_copy(update={"seconds": round(time.monotonic() - self.began, 3)})
         finally:
-            self.lock.release()
+            if self.lock is not None:
+                self.lock.release()
 
     def _write(self, job: Job, picture: "Future[NDArray[np.uint8]]") -> None:
         began, name, share, progress = time.monotonic(), self.row.slide, None, self.setting.progress
@@ -193,6 +217,17 @@ def records(rows: Sequence[CohortSlide], setting: Setting) -> Iterator[SlideReco
                 yield writing.popleft().result()
         while writing:
             yield writing.popleft().result()
+
+
+def planned(rows: Sequence[CohortSlide], setting: Setting) -> Iterator[SlideRecord]:
+    """Say of slides what mapping them would do: tiles that would be asked about, and nothing is asked or written."""
+    speed = min(model.tiles_per_s() for model in setting.models)
+    for row in rows:
+        files = MapFiles(setting.config.out, row.slide, with_csv=setting.config.csv, ngff=setting.config.ngff)
+        work = _Work(setting, row, files)
+        work.attempt(partial(work.plan, speed))
+        assert work.record is not None  # noqa: S101  a plan is a record, and so is a failure
+        yield work.record
 
 
 def _arriving(
@@ -237,12 +272,17 @@ def _what_changed(known: Heatmap, slide: Slide, wanted: dict[str, Any], threshol
     return None if known.threshold == threshold else _THRESHOLD
 
 
+def _told(row: CohortSlide) -> dict[str, Any]:
+    """Return what the cohort says of a slide."""
+    return {"label": row.label, "split": row.split, "site": row.site or None}
+
+
 def _record(work: _Work, heatmap: Heatmap, status: Status, warnings: tuple[str, ...]) -> SlideRecord:
     areas = {"tissue": heatmap.tissue, "tumor": heatmap.tumor, "unknown": heatmap.unknown}
     cells = {name: int(mask.sum()) for name, mask in areas.items()}
     values = heatmap.probabilities[heatmap.judged]
     numbers = {f"{name}_mm2": count * heatmap.cell_mm2 for name, count in cells.items()}
-    numbers["largest_focus_mm2"] = heatmap.largest_focus_mm2
+    numbers["largest_focus_mm2"] = float((foci := heatmap.foci_mm2).max(initial=0))
     if values.size:
         numbers |= {"mean_probability": float(values.mean()), "max_probability": float(values.max())}
     return SlideRecord(
@@ -253,7 +293,10 @@ def _record(work: _Work, heatmap: Heatmap, status: Status, warnings: tuple[str, 
         mpp=heatmap.slide.mpp,
         mpp_source=heatmap.slide.mpp_source,
         mpp_raw=heatmap.slide.mpp_raw,
+        **_told(work.row),
+        model=f"{heatmap.model.get('name', '')} {heatmap.model.get('version', '')}".strip(),
         provider=heatmap.run.get("provider"),
+        foci=len(foci),
         tumor_share=round(cells["tumor"] / cells["tissue"], 6) if values.size else None,
         unknown_share=round(cells["unknown"] / cells["tissue"], 6) if cells["tissue"] else None,
         tiles=heatmap.run["tiles"],

@@ -11,14 +11,14 @@ from typing import Any
 from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.model_file import ModelFile, model_path
-from wsiseg.prediction.map_files import write_page
+from wsiseg.prediction.map_files import write_overviews
 from wsiseg.prediction.mapping import kind, map_slide, prepare
-from wsiseg.prediction.pipeline import Setting, records
+from wsiseg.prediction.pipeline import Setting, planned, records
 from wsiseg.prediction.places import Places
 from wsiseg.prediction.processes import in_processes, on_cluster
 from wsiseg.prediction.stored import check_models
-from wsiseg.run.errors import ModelFileError, UsageError
-from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, now
+from wsiseg.run.errors import ModelFileError, UsageError, counted
+from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, now, spoken, totals
 from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import Cohort, CohortSlide
 from wsiseg.slides.slide import Slide
@@ -52,7 +52,7 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
     """Write a tumour map, outlines and a picture for every slide.
 
     Returns:
-        What became of every slide. One that fails does not stop the others.
+        What became of every slide, or would in a dry run. One that fails does not stop the others.
 
     Raises:
         UsageError: The inputs name nothing, or a model or the cohort is wrong.
@@ -70,15 +70,28 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
             progress.note(line)
         for model in models:
             progress.detail(_particulars(model, config))
+        if config.dry_run:
+            return _dry_run(rows, Setting(places, models, config, progress))
         progress.begin(len(rows))
-        with RunFile(config.out / _run_name(config), _run(config, models)) as file:
+        with RunFile(config.out / config.run_name, _run(config, models)) as file:
             try:
                 for record in _records(rows, places, models, config, progress):
                     file.add(record)
                     progress.done(record)
                 return file.finish()
             finally:
-                write_page(config.out, _run_name(config))
+                write_overviews(config.out, config.run_name, config.report)
+
+
+def _dry_run(rows: list[CohortSlide], setting: Setting) -> Run:
+    """Return what a run would do."""
+    slides = tuple(planned(rows, setting))
+    run = _run(setting.config, setting.models).model_copy(update={"slides": slides, "totals": totals(slides)})
+    open_ones = [record for record in slides if record.status == "planned"]
+    tiles, seconds = sum(one.tiles for one in open_ones), sum(one.seconds for one in open_ones)
+    told = f"{counted(len(open_ones), 'slide')} to do, {counted(tiles, 'tile')}: about {spoken(seconds)} of computing"
+    setting.progress.note(f"{told} on {setting.models[0].provider}, by the speed with made tiles; nothing was written")
+    return run
 
 
 def _records(
@@ -132,10 +145,6 @@ def _is_in_shard(slide: str, shard: str | None) -> bool:
     return int(hashlib.sha256(slide.encode()).hexdigest(), 16) % count == number - 1
 
 
-def _run_name(config: PredictConfig) -> str:
-    return "run.json" if config.shard is None else f"run.{config.shard.replace('/', '-of-')}.json"
-
-
 def _introduction(models: list[ModelFile]) -> Iterator[str]:
     for model in models:
         yield f"model {model.card.name} {model.card.version} on {model.provider}: {model.card.intended_use}"
@@ -159,7 +168,7 @@ def _run(config: PredictConfig, models: list[ModelFile]) -> Run:
         started=now(),
         model=models[0].provenance if len(models) == 1 else {"models": [model.provenance for model in models]},
         device={"requested": config.device, "provider": models[0].provider, "reason": models[0].reason},
-        settings=config.model_dump(mode="json", exclude={"inputs", "out", "overwrite"}),
+        settings=config.model_dump(mode="json", exclude={"inputs", "out", "overwrite", "dry_run"}),
     )
 
 

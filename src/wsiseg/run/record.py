@@ -14,7 +14,7 @@ from wsiseg.run.errors import NotASlideError, WsisegError
 from wsiseg.run.outputs import locked, write_json
 
 LINE_EVERY_S = 60.0
-Status = Literal["ok", "no_tissue", "skipped", "up_to_date", "suspect", "failed"]
+Status = Literal["ok", "no_tissue", "skipped", "up_to_date", "suspect", "failed", "planned"]  # the last of a dry run
 
 
 class Failure(BaseModel, frozen=True):
@@ -231,6 +231,18 @@ def _with_earlier(path: Path, run: Run) -> Run:
     mine = {record.slide for record in run.slides}
     slides = (*(record for record in earlier.slides if record.slide not in mine), *run.slides)
     return run.model_copy(update={"slides": slides, "totals": totals(slides)})
+
+
+def slides_of(folder: Path) -> list[SlideRecord]:
+    """Return what became of every slide in the folder of one run or of several, as of shards; the latest counts.
+
+    Raises:
+        OSError: A run file cannot be read.
+        ValueError: It is none.
+    """
+    runs = [Run.read(path) for pattern in ("run.json", "run.*-of-*.json") for path in folder.glob(pattern)]
+    found = {record.slide: record for run in sorted(runs, key=lambda run: run.started) for record in run.slides}
+    return sorted(found.values(), key=lambda record: record.slide)
 
 
 def totals(slides: Sequence[SlideRecord]) -> dict[str, int]:
