@@ -3,6 +3,7 @@
 import gzip
 import json
 import tracemalloc
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from shapely.geometry import shape
 from making.maps import slide_facts
 from wsiseg.annotations.geojson import read_json
 from wsiseg.heatmap.heatmap import Heatmap
-from wsiseg.heatmap.qupath import collection_text
+from wsiseg.heatmap.qupath import cells_text, collection_text
 from wsiseg.prediction.map_files import MapFiles
 from wsiseg.run.outputs import write_packed
 
@@ -130,6 +131,42 @@ def test_the_text_is_the_collection() -> None:
     assert json.loads("".join(collection_text(found))) == found.to_geojson()
     nothing = heatmap(np.full((3, 3), np.nan))
     assert json.loads("".join(collection_text(nothing))) == {"type": "FeatureCollection", "features": []}
+
+
+@given(values=arrays(np.float32, (5, 6), elements=cells), bounds=st.none() | st.just((30, 20, 300, 200)))
+def test_cells_are_detections_that_lie_side_by_side_in_qupaths_frame(values: np.ndarray, bounds: Any) -> None:
+    unknown = np.random.default_rng(0).random(values.shape) < 0.2
+    found = replace(heatmap(values), unknown=unknown & ~np.isnan(values))
+    found = replace(found, slide=replace(found.slide, bounds_px=bounds))
+    collection = json.loads("".join(cells_text(found)))
+    Draft202012Validator(QUPATH).validate(collection)
+    (x, y), (left, top) = found.edges(), (bounds or (0, 0))[:2]
+    places = [tuple(at) for at in np.argwhere(found.tissue)]
+    assert len(collection["features"]) == len(places)
+    for (row, column), feature in zip(places, collection["features"], strict=True):
+        expected = np.round([x[column] - left, y[row] - top, x[column + 1] - left, y[row + 1] - top])
+        assert shape(feature["geometry"]).bounds == tuple(expected)
+        assert feature["properties"]["objectType"] == "detection"
+        assert feature["properties"]["measurements"]["p(tumor)"] == pytest.approx(values[row, column], abs=1e-4)
+        name = {1: "Tissue", 2: "Tumor", 3: "Unknown"}[int(found.labels[row, column])]
+        assert feature["properties"]["classification"]["name"] == name
+
+
+def test_cells_are_streamed_and_packed(tmp_path: Path) -> None:
+    found = heatmap(np.random.default_rng(0).random((125, 200)), mpp=0.5)
+    tracemalloc.start()
+    files = MapFiles(tmp_path, "a", with_cells=True)
+    write_packed(tmp_path / "a.cells.geojson", cells_text(found), most_bytes=0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2_500_000, "5 MB as text"
+    with gzip.open(files.outputs["cells"]) as file:
+        assert len(json.load(file)["features"]) == 25_000
+    small = heatmap(np.ones((3, 3)))
+    files.write(small, np.zeros((70, 70, 3), np.uint8), [])
+    assert files.are_there
+    MapFiles(tmp_path, "a").write(small, np.zeros((70, 70, 3), np.uint8), [])
+    assert not files.outputs["cells"].exists(), "those of an earlier map"
 
 
 def test_a_long_text_is_packed_and_the_plain_file_removed(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ def is_tumor_by_outlines(file: Path, size: tuple[int, int]) -> NDArray[np.bool_]
     outline = shapely.union_all([shapely.from_geojson(json.dumps(one)) for one in tumor])
     shapely.prepare(outline)
     x, y = ((np.arange(count) + 0.5) * whole / count for count, whole in zip(size, SIZE, strict=True))
-    return np.asarray(shapely.contains_xy(outline, *np.meshgrid(x, y)))
+    inside: NDArray[np.bool_] = shapely.contains_xy(outline, *np.meshgrid(x, y))
+    return inside
 
 
 def agree(colors: NDArray[np.float64], is_shown: NDArray[np.bool_], is_tumor: NDArray[np.bool_]) -> None:

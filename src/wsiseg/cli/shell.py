@@ -42,7 +42,10 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def _root(
-    *, version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and leave.", is_eager=True)] = False
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", "-V", help="Print the version and leave.", is_eager=True)
+    ] = False,
 ) -> None:
     if version:
         typer.echo(__version__)

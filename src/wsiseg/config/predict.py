@@ -59,6 +59,8 @@ class PredictConfig(Config):
     """Say which slides there are, what is up to date and how long the others take, and write nothing."""
     csv: bool = False
     """Write the cells as CSV too."""
+    cells: bool = False
+    """Write the cells too as detections for QuPath with the measurement p(tumor), as SLIDE.cells.geojson.gz."""
     ngff: Literal["0.4", "0.5"] = "0.4"
     """Version of the heatmap's format."""
     max_bad_tiles: Annotated[Share, IN_FILE] = 0.01

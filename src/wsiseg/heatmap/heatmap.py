@@ -115,7 +115,7 @@ class Heatmap:
         """float64[n]: areas of the connected parts of the tumour; cells that touch only at a corner are apart."""
         from scipy import ndimage  # noqa: PLC0415  heavy: only where a map is judged
 
-        return sizes_of_parts(*ndimage.label(self.tumor))[1:] * self.cell_mm2
+        return sizes_of_parts(*ndimage.label(self.tumor))[1:] * np.float64(self.cell_mm2)
 
     def edges(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the level-0 x of the columns' edges [columns + 1] and the y of the rows' edges [rows + 1].

@@ -4,6 +4,7 @@ Keys: https://qupath.readthedocs.io/en/stable/docs/advanced/exporting_annotation
 by feature, so that large files are never held as a whole.
 """
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,29 @@ def collection_text(heatmap: "Heatmap", *, crop_to_bounds: bool = True) -> Itera
         geometry = shapely.to_geojson(area).replace(".0", "")  # corners are whole pixels
         stated = json.dumps(properties, separators=(",", ":"))
         yield f'{"," if number else ""}{{"type":"Feature","geometry":{geometry},"properties":{stated}}}'
+    yield "]}\n"
+
+
+def cells_text(heatmap: "Heatmap") -> Iterator[str]:
+    """Return the cells that were looked at as a FeatureCollection of detections with the measurement `p(tumor)`.
+
+    Measurement maps of QuPath colour them by it. Coordinates begin at the scan's bounds, as in `collection_text`.
+    """
+    corner = (heatmap.slide.bounds_px or (0, 0))[:2]
+    x, y = (np.round(edges - at).astype(int).tolist() for edges, at in zip(heatmap.edges(), corner, strict=True))
+    kinds = [json.dumps(one, separators=(",", ":")) for one in (_TISSUE, _TISSUE, _TUMOR, _UNKNOWN)]  # by label
+    labels, comma = heatmap.labels, ""
+    yield '{"type":"FeatureCollection","features":['
+    for row, (top, below) in enumerate(itertools.pairwise(y)):
+        for column in np.flatnonzero(labels[row]).tolist():
+            left, right = x[column], x[column + 1]
+            yield (
+                f'{comma}{{"type":"Feature","geometry":{{"type":"Polygon","coordinates":[[[{left},{top}],[{right},{top}],'
+                f'[{right},{below}],[{left},{below}],[{left},{top}]]]}},"properties":{{"objectType":"detection",'
+                f'"classification":{kinds[labels[row, column]]},'
+                f'"measurements":{{"p(tumor)":{heatmap.probabilities[row, column]:.4f}}}}}}}\n'
+            )
+            comma = ","
     yield "]}\n"
 
 

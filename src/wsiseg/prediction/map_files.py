@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.ngff import CLASSES, NgffVersion
-from wsiseg.heatmap.qupath import collection_text
+from wsiseg.heatmap.qupath import cells_text, collection_text
 from wsiseg.pages import pictures as report
 from wsiseg.prediction.inference import Sums
 from wsiseg.prediction.page import predict_page
@@ -60,6 +60,7 @@ class MapFiles:
     slide: str
     with_csv: bool = False
     with_features: bool = False
+    with_cells: bool = False
     ngff: NgffVersion = "0.4"
 
     @property
@@ -70,6 +71,8 @@ class MapFiles:
             suffixes["csv"] = ".csv"
         if self.with_features:
             suffixes["features"] = ".h5"
+        if self.with_cells:
+            suffixes["cells"] = ".cells.geojson.gz"
         found = {kind: self.folder / f"{self.slide}{suffix}" for kind, suffix in suffixes.items()}
         packed = packed_name(found["geojson"])
         if packed.is_file() and not found["geojson"].is_file():
@@ -117,11 +120,15 @@ class MapFiles:
         """
         write_text(self._begun, "")
         write_packed(self.folder / f"{self.slide}.geojson", collection_text(heatmap))
-        cells = self.folder / f"{self.slide}.csv"
+        table, cells = (self.folder / f"{self.slide}{suffix}" for suffix in (".csv", ".cells.geojson"))
         if self.with_csv:
-            _write_csv(cells, heatmap)
+            _write_csv(table, heatmap)
         else:
-            cells.unlink(missing_ok=True)  # those of an earlier map
+            table.unlink(missing_ok=True)  # that of an earlier map
+        if self.with_cells:
+            write_packed(cells, cells_text(heatmap), most_bytes=0)
+        else:
+            packed_name(cells).unlink(missing_ok=True)
         report.heatmap_picture(
             self.outputs["png"],
             thumbnail,

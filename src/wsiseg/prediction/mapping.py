@@ -20,7 +20,7 @@ from wsiseg.prediction.places import Places
 from wsiseg.prediction.stored import WithFeatures, answered, covered
 from wsiseg.prediction.windows import Plan, plan_tiles, plan_windows
 from wsiseg.run.errors import SlideError, counted
-from wsiseg.run.record import spoken
+from wsiseg.run.record import SlideRecord, spoken
 from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import CohortSlide
 from wsiseg.slides.pyramid import level_for
@@ -99,6 +99,22 @@ def forecast(job: Job, speed: float, slides: int) -> str:
     what = "it takes" if slides == 1 else f"{slides} slides like it take"
     said = f"{job.row.slide} has {counted(job.tiles, 'tile')}; at {speed:.3g} tiles/s, as measured so far, "
     return f"{said}{what} about {spoken(slides * job.tiles / speed)}"
+
+
+def plan_record(job: Job, tiles: int, speed: float) -> SlideRecord:
+    """Say what mapping a slide will do: ask about so many tiles, so many a second."""
+    return SlideRecord(
+        slide=job.row.slide,
+        path=str(job.row.path),
+        status="planned",
+        mpp=job.slide.mpp,
+        mpp_source=job.slide.pixel_size.source,
+        tissue_mm2=round(job.tissue.area_mm2, 6),
+        tiles=tiles,
+        seconds=round(tiles / speed, 3),
+        warnings=(*job.slide.warnings, *job.warnings),
+        **job.row.known,
+    )
 
 
 def warnings_of(job: Job, heatmap: Heatmap, models: Sequence[ModelFile]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from wsiseg.prediction.mapping import (
     map_of,
     particulars,
     picture_of,
+    plan_record,
     prepare,
     settings_of,
     threshold_of,
@@ -57,6 +58,11 @@ class Setting:
     models: list[ModelFile]
     config: PredictConfig
     progress: Progress
+
+    def files(self, row: CohortSlide) -> MapFiles:
+        """Return where the results of a slide lie."""
+        config = self.config
+        return MapFiles(config.out, row.slide, config.csv, config.write_features, config.cells, config.ngff)
 
 
 @dataclass
@@ -107,25 +113,13 @@ class _Work:
 
     def plan(self, speed: float) -> SlideRecord:
         """Say what would be done, at so many tiles a second."""
-        config, setting = self.setting.config, self.setting
+        config = self.setting.config
         known = None if config.overwrite else self.files.open()
         with self.row.open(config.slide_mpp, config.read_timeout) as slide:
             if known is not None and self._is_up_to_date(known, slide):
                 return _record(self, known, "up_to_date", known.warnings)
-            job = prepare(self.row, slide, setting.models, config, setting.places)
-            tiles = 0 if self.known else job.tiles  # a new threshold alone asks about none
-            return SlideRecord(
-                slide=self.row.slide,
-                path=str(self.row.path),
-                status="planned",
-                mpp=slide.mpp,
-                mpp_source=slide.pixel_size.source,
-                tissue_mm2=round(job.tissue.area_mm2, 6),
-                tiles=tiles,
-                seconds=round(tiles / speed, 3),
-                warnings=(*slide.warnings, *job.warnings),
-                **_told(self.row),
-            )
+            job = prepare(self.row, slide, self.setting.models, config, self.setting.places)
+            return plan_record(job, 0 if self.known else job.tiles, speed)  # a new threshold alone asks about none
 
     def _is_up_to_date(self, known: Heatmap, slide: Slide) -> bool:
         """Tell whether nothing is to be done; otherwise say why, and keep what of it can be used."""
@@ -173,7 +167,8 @@ class _Work:
             if self.job is not None and self.picture is not None:
                 self._write(self.job, self.picture)
             assert self.record is not None  # noqa: S101  it could not be opened, was done, or was written
-            return self.record.model_copy(update={"seconds": round(time.monotonic() - self.began, 3)})
+            seconds = self.record.seconds or round(time.monotonic() - self.began, 3)
+            return self.record.model_copy(update={"seconds": seconds})
         finally:
             if self.lock is not None:
                 self.lock.release()
@@ -223,11 +218,9 @@ def planned(rows: Sequence[CohortSlide], setting: Setting) -> Iterator[SlideReco
     """Say of slides what mapping them would do: tiles that would be asked about, and nothing is asked or written."""
     speed = min(model.tiles_per_s() for model in setting.models)
     for row in rows:
-        files = MapFiles(setting.config.out, row.slide, with_csv=setting.config.csv, ngff=setting.config.ngff)
-        work = _Work(setting, row, files)
+        work = _Work(setting, row, setting.files(row))
         work.attempt(partial(work.plan, speed))
-        assert work.record is not None  # noqa: S101  a plan is a record, and so is a failure
-        yield work.record
+        yield work.finish()
 
 
 def _arriving(
@@ -241,7 +234,7 @@ def _arriving(
     while waiting or opening:
         while waiting and len(opening) < ahead and time.monotonic() >= look_again:
             row = waiting.popleft()
-            files = MapFiles(config.out, row.slide, config.csv, config.write_features, config.ngff)
+            files = setting.files(row)
             lock = locks.take(files.lock)
             if lock is None:  # another process works on it: look again after the others
                 waiting.append(row)
@@ -272,11 +265,6 @@ def _what_changed(known: Heatmap, slide: Slide, wanted: dict[str, Any], threshol
     return None if known.threshold == threshold else _THRESHOLD
 
 
-def _told(row: CohortSlide) -> dict[str, Any]:
-    """Return what the cohort says of a slide."""
-    return {"label": row.label, "split": row.split, "site": row.site or None}
-
-
 def _record(work: _Work, heatmap: Heatmap, status: Status, warnings: tuple[str, ...]) -> SlideRecord:
     areas = {"tissue": heatmap.tissue, "tumor": heatmap.tumor, "unknown": heatmap.unknown}
     cells = {name: int(mask.sum()) for name, mask in areas.items()}
@@ -293,7 +281,7 @@ def _record(work: _Work, heatmap: Heatmap, status: Status, warnings: tuple[str, 
         mpp=heatmap.slide.mpp,
         mpp_source=heatmap.slide.mpp_source,
         mpp_raw=heatmap.slide.mpp_raw,
-        **_told(work.row),
+        **work.row.known,
         model=f"{heatmap.model.get('name', '')} {heatmap.model.get('version', '')}".strip(),
         provider=heatmap.run.get("provider"),
         foci=len(foci),

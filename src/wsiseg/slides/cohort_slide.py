@@ -77,6 +77,11 @@ class CohortSlide:
             most = min(100.0, about + error) if most is None else most
         return None if least is None else least / 100, None if most is None else most / 100
 
+    @property
+    def known(self) -> dict[str, Any]:
+        """What the cohort says of the slide: its label, split and site, None where nothing is known."""
+        return {"label": self.label, "split": self.split, "site": self.site or None}
+
     def open(self, mpp: float | None = None, longest_read_s: float = LONGEST_READ_S) -> Slide:
         """Open the slide.
 
