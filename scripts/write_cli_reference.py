@@ -23,6 +23,7 @@ CONFIGS = {
     ("train",): train.TrainConfig,
     ("export",): export.ExportConfig,
     ("predict",): predict.PredictConfig,
+    ("view",): predict.ViewConfig,
     ("evaluate",): evaluate.EvaluateConfig,
     ("doctor",): doctor.DoctorConfig,
 }

@@ -21,6 +21,7 @@ ALL: dict[str, type[Config]] = {
     "train": train.TrainConfig,
     "export": export.ExportConfig,
     "predict": predict.PredictConfig,
+    "view": predict.ViewConfig,
     "evaluate": evaluate.EvaluateConfig,
     "doctor": doctor.DoctorConfig,
     "fetch example": fetch.FetchExampleConfig,

@@ -39,8 +39,8 @@ class Opened:
 
 
 @contextmanager
-def opened(page: Path, *, size: tuple[int, int] = (1200, 1000), is_dark: bool = False) -> Iterator[Opened]:
-    """Open a page; the test is skipped where there is no Chromium."""
+def opened(page: Path | str, *, size: tuple[int, int] = (1200, 1000), is_dark: bool = False) -> Iterator[Opened]:
+    """Open a page, a file or an address; the test is skipped where there is no Chromium."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
     chromedriver = shutil.which("chromedriver")
     if chromium is None or chromedriver is None:
@@ -55,7 +55,7 @@ def opened(page: Path, *, size: tuple[int, int] = (1200, 1000), is_dark: bool = 
         if is_dark:
             media = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
             driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-        driver.get(page.as_uri())
+        driver.get(page if isinstance(page, str) else page.as_uri())
         yield Opened(driver)
     finally:
         driver.quit()

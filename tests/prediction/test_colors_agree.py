@@ -54,7 +54,8 @@ def agree(colors: NDArray[np.float64], is_shown: NDArray[np.bool_], is_tumor: ND
 
 
 def is_one_of(pixels: Pixels, *colors: tuple[int, int, int]) -> NDArray[np.bool_]:
-    return np.any([(pixels == color).all(-1) for color in colors], 0)
+    found: NDArray[np.bool_] = np.any([(pixels == color).all(-1) for color in colors], 0)
+    return found
 
 
 @pytest.fixture(params=[0.234, 0.9])

@@ -11,7 +11,7 @@ from wsiseg.cli.streams import Streams, outcome
 from wsiseg.config.doctor import DoctorConfig
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.config.export import ExportConfig
-from wsiseg.config.predict import PredictConfig
+from wsiseg.config.predict import PredictConfig, ViewConfig
 from wsiseg.config.tile import TileConfig
 from wsiseg.config.train import TrainConfig
 from wsiseg.run.memory import give_back_large_arrays
@@ -91,6 +91,26 @@ def predict(streams: Streams, config: PredictConfig) -> int:
 
     run = predict_slides(config, streams)
     return streams.run(run, [*([] if config.dry_run else [str(config.report)]), *map(outcome, run.slides)])
+
+
+@command(app, ViewConfig)
+def view(streams: Streams, config: ViewConfig) -> None:
+    """Look at slides with their maps in a browser, on this machine alone.
+
+    Prints the address of the page, and answers until it is interrupted (Ctrl-C). Who does not know the token in the
+    address is refused.
+
+    Examples:
+        wsiseg view
+        wsiseg view maps --truth outlines
+        wsiseg view maps --slides /mnt/slides --port 8000
+    """
+    from wsiseg.heatmap.view import viewing  # noqa: PLC0415  loads numerical libraries
+
+    with viewing(config) as server:
+        streams.result({"address": server.address}, [server.address])
+        streams.note("open this address in a browser; Ctrl-C ends it")
+        server.serve_forever()
 
 
 @command(app, DoctorConfig)

@@ -1,4 +1,4 @@
-"""The settings of `wsiseg predict`."""
+"""The settings of `wsiseg predict`, and of `wsiseg view`, which shows what it wrote."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wsiseg.config.settings import IN_FILE, Config, Devices, Gone, MapKind, Share, Shown
+from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Devices, Gone, MapKind, Share, Shown
 
 
 class PredictConfig(Config):
@@ -94,3 +94,16 @@ class PredictConfig(Config):
         if self.dask is not None and len(self.devices) > 1:
             raise ValueError("dask has processes of its own: leave out jobs, and name one device")
         return self
+
+
+class ViewConfig(Config):
+    """Settings of `wsiseg view`."""
+
+    folder: Annotated[Path, ARGUMENT] = Path("wsiseg-out")
+    """The folder that predict wrote."""
+    slides: Path | None = None
+    """Folder that the slides lie in now, where they are not where predict read them."""
+    truth: Path | None = None
+    """Folder of outlines or masks to show too, named after the slides."""
+    port: int = Field(default=0, ge=0, le=65535)
+    """Port of this machine; 0 for any that is free."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from wsiseg.heatmap.ngff import TUMOR, UNKNOWN, NgffVersion, open_levels, write_levels
 from wsiseg.heatmap.qupath import collection_text
-from wsiseg.mathematics.grid import Grid, sizes_of_parts
+from wsiseg.mathematics.grid import Grid, block_means, sizes_of_parts
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.outputs import written_whole
 from wsiseg.slides.slide import ASSUMED, SlideFacts
@@ -26,7 +26,8 @@ from wsiseg.slides.slide import ASSUMED, SlideFacts
 SUSPECT_FROM = 0.25
 """The share of unknown tissue from which a map is suspect; a few percent are no wonder in tissue that is known."""
 
-_ALL_EQUAL = 0.995
+_ALL_EQUAL, _HALF = 0.995, 0.5
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,24 @@ class Heatmap:
         row, column = self.grid.cell_at(x, y)
         inside = 0 <= row < self.shape[0] and 0 <= column < self.shape[1]
         return float(self.probabilities[row, column]) if inside else math.nan
+
+    def shown(self, most: int) -> tuple[NDArray[np.float32], NDArray[np.bool_], Box]:
+        """Return what is shown of the map, averaged by a whole number of cells until no side is longer than `most`.
+
+        Returns:
+            The mean of the judged cells, float32[rows, columns], NaN where there is none; where half of the tissue or
+            more is unknown, bool[rows, columns]; and left, top, width and height of these cells as shares of the width
+            and height of `slide.shown_px`. The last cells may reach beyond.
+        """
+        x, y, width, height = self.slide.shown_px
+        across, down = self.cell_level0
+        left, top = int(x / across), int(y / down)
+        part = np.s_[top : math.ceil((y + height) / down), left : math.ceil((x + width) / across)]
+        cells = max(1, math.ceil(max(self.probabilities[part].shape) / most))
+        values = block_means(self.probabilities[part], self.judged[part], cells)
+        unknown = np.nan_to_num(block_means(self.unknown[part], self.tissue[part], cells)) >= _HALF
+        sides = values.shape[1] * cells * across / width, values.shape[0] * cells * down / height
+        return values, unknown, ((left * across - x) / width, (top * down - y) / height, *sides)
 
     def resample(self, cell_um: float) -> Self:
         """Return the heatmap on cells of another size; each takes the value and the state at its centre."""

@@ -1,7 +1,6 @@
 """A slide with its tumour map over it in a page: how much of the map shows is up to who looks."""
 
 import io
-import math
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.heatmap.heatmap import Heatmap
-from wsiseg.mathematics.grid import block_means
 from wsiseg.pages.page import picture_address
 from wsiseg.pages.pictures import (
     DARK,
@@ -41,7 +39,6 @@ _STEPS = (
     256 // _SHADES
 )  # colours of a map; further ones for its outlines, for what is unknown and for what is not covered
 _HATCH_PX = (7, 3)  # from line to line, and the width of one
-_HALF = 0.5
 _WIDE = 5  # cells of more pixels than this have room for a wider outline
 _BINS = 32
 
@@ -119,19 +116,7 @@ def overlay(heatmap: Heatmap, longest_px: int) -> Overlay:
     Cells are repeated or averaged by a whole number of them, those that were judged; where half of them or more
     are unknown it is hatched.
     """
-    x, y, width, height = heatmap.slide.shown_px
-    across, down = heatmap.cell_level0
-    left, top = int(x / across), int(y / down)
-    part = np.s_[top : math.ceil((y + height) / down), left : math.ceil((x + width) / across)]
-    cells = max(1, math.ceil(max(heatmap.probabilities[part].shape) / longest_px))
-    values = block_means(heatmap.probabilities[part], heatmap.judged[part], cells)
-    unknown = np.nan_to_num(block_means(heatmap.unknown[part], heatmap.tissue[part], cells)) >= _HALF
-    box = (
-        (left * across - x) / width,
-        (top * down - y) / height,
-        values.shape[1] * cells * across / width,
-        values.shape[0] * cells * down / height,
-    )
+    values, unknown, box = heatmap.shown(longest_px)
     return Overlay(_png(values, unknown, heatmap.threshold, max(1, longest_px // max(values.shape))), box)
 
 
