@@ -50,7 +50,8 @@ def write_maps(folder: Path) -> None:
         SlideRecord(slide=name, path=str(folder / f"{name}.tiff"), status="ok", tumor_share=0.5, unknown_share=0.1)
         for name in NAMES
     ]
-    records.append(SlideRecord(slide="../a", path=str(folder / "a.tiff"), status="ok"))
+    write_map(folder / "outside.ome.zarr", values, CELL_PX, size=SIZE)
+    records.append(SlideRecord(slide="../outside", path=str(folder / "a.tiff"), status="ok"))
     run = Run(command="predict", started="2026-01-31T12:00:00Z", slides=tuple(records))
     write_json(folder / "maps" / "run.json", run.model_dump(mode="json", by_alias=True))
     write_outlines(folder / "truth" / "a.geojson", box(100, 200, 700, 900))
