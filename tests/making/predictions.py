@@ -24,7 +24,11 @@ def command(slides: Path, model: Path, out: Path, *more: str) -> list[str]:
 
 
 def digest(out: Path) -> dict[str, str]:
-    """Give the hash of every file but the reports, which carry times."""
+    """Give the hash of every file but the reports, which carry times and what became of slides."""
     files = [path for path in sorted(out.rglob("*")) if path.is_file()]
-    kept = [path for path in files if not path.name.startswith(("run", "report")) and path.parent.name != ".thumbnails"]
+    kept = [
+        path
+        for path in files
+        if not path.name.startswith(("run", "report", "slides.csv")) and path.parent.name != ".thumbnails"
+    ]
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}

@@ -1,5 +1,6 @@
 """Slides on their way from a row of the cohort to their results: opened ahead, mapped in turn, written behind."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -216,7 +217,8 @@ def records(rows: Sequence[CohortSlide], setting: Setting) -> Iterator[SlideReco
 
 def planned(rows: Sequence[CohortSlide], setting: Setting) -> Iterator[SlideRecord]:
     """Say of slides what mapping them would do: tiles that would be asked about, and nothing is asked or written."""
-    speed = min(model.tiles_per_s() for model in setting.models)
+    asked = [model for model in setting.models if model.card.input != "features"]  # a head takes no time
+    speed = min((model.tiles_per_s() for model in asked), default=math.inf)
     for row in rows:
         work = _Work(setting, row, setting.files(row))
         work.attempt(partial(work.plan, speed))
