@@ -69,6 +69,11 @@ def test_terms_that_must_be_accepted_are_said_with_page_and_command(
         pattern = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", pattern)
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+        monkeypatch.setenv("WSISEG_OFFLINE", "1")
+        with pytest.raises(DownloadError, match="WSISEG_OFFLINE forbids"):
+            build(NAME, "imagenet")
+        assert not server.requests
+        monkeypatch.delenv("WSISEG_OFFLINE")
         with pytest.raises(DownloadError, match="wants terms accepted") as caught:
             build(NAME, "imagenet")
     assert caught.value.hint == "accept them on https://huggingface.co/lab/encoder, then run hf auth login"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from wsiseg.network.network import Checkpoint
 from wsiseg.prediction.predict import predict, predict_slides
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.slides.cohort import Cohort
-from wsiseg.slides.slide import Slide
-from wsiseg.tiles.stored_features import TileSize, read_features
+from wsiseg.slides.slide import Slide, SlideFacts
+from wsiseg.tiles.stored_features import TileSize, features_file, read_features
 from wsiseg.training.train import train
 
-Layout = Callable[[Path, str, np.ndarray[Any, Any], np.ndarray[Any, Any], Slide], None]
+Layout = Callable[[Path, str, np.ndarray[Any, Any], np.ndarray[Any, Any], Slide | SlideFacts], None]
 SIZE = TileSize(TILE_PX, 0.5)
 
 
@@ -51,14 +52,14 @@ def maps(cohort: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder / "out"
 
 
-def trident(folder: Path, name: str, features: Any, corners: Any, slide: Slide) -> None:
+def trident(folder: Path, name: str, features: Any, corners: Any, slide: Slide | SlideFacts) -> None:
     with h5py.File(folder / f"{name}.h5", "w") as file:
         file["features"], file["coords"] = features, corners
         side = TILE_PX * 0.5 / slide.mpp[0]
         file["coords"].attrs.update({"patch_size": TILE_PX, "patch_size_level0": side, "overlap": 0})
 
 
-def clam(folder: Path, name: str, features: Any, corners: Any, slide: Slide) -> None:
+def clam(folder: Path, name: str, features: Any, corners: Any, slide: Slide | SlideFacts) -> None:
     (folder / "h5_files").mkdir(exist_ok=True)
     with h5py.File(folder / "h5_files" / f"{name}.h5", "w") as file:
         file["features"], file["coords"] = features[None], corners
@@ -66,13 +67,13 @@ def clam(folder: Path, name: str, features: Any, corners: Any, slide: Slide) -> 
         file["coords"].attrs.update({"patch_size": TILE_PX, "patch_level": 1, "downsample": (times, times)})
 
 
-def stamp(folder: Path, name: str, features: Any, corners: Any, slide: Slide) -> None:
+def stamp(folder: Path, name: str, features: Any, corners: Any, slide: Slide | SlideFacts) -> None:
     with h5py.File(folder / f"{name}.h5", "w") as file:
         file["feats"], file["coords"] = features, corners * np.array(slide.mpp)
         file.attrs.update({"unit": "um", "tile_size_um": TILE_PX * 0.5, "tile_size_px": TILE_PX})
 
 
-def slide2vec(folder: Path, name: str, features: Any, corners: Any, slide: Slide) -> None:
+def slide2vec(folder: Path, name: str, features: Any, corners: Any, slide: Slide | SlideFacts) -> None:
     embeddings, tiles = folder / "tile_embeddings", folder / "tiles"
     for one in (embeddings, tiles):
         one.mkdir(exist_ok=True)
@@ -118,6 +119,18 @@ def test_all_layouts_give_the_same_head(cohort: Path, maps: Path, tmp_path: Path
         features = relaid(maps, cohort, tmp_path / layout.__name__, layout)
         other = head_on(features, cohort, tmp_path / f"run-{layout.__name__}")
         assert all(torch.equal(own[name], other[name]) for name in own), layout.__name__
+
+
+@pytest.mark.parametrize("layout", [trident, clam, stamp, slide2vec])
+def test_all_layouts_say_where_tiles_lie_and_how_large_they_are(cohort: Path, tmp_path: Path, layout: Layout) -> None:
+    with Cohort.read(cohort).slides[0].open() as slide:
+        facts = replace(slide.facts, mpp=(0.25, 0.25))
+    corners = np.array([[0, 0], [128, 256], [384, 0]])
+    layout(tmp_path, "s", np.ones((3, 4), np.float32), corners, facts)
+    found = read_features(features_file(tmp_path, ["s"]), facts)
+    assert found.size == SIZE
+    assert found.tiles.corners.tolist() == corners.tolist()
+    assert found.tiles.grid.cells(found.tiles.corners).tolist() == [[0, 0], [2, 1], [0, 3]]
 
 
 def test_a_head_on_stored_features_is_exported_and_maps(cohort: Path, maps: Path, tmp_path: Path) -> None:

@@ -61,6 +61,9 @@ class TrainConfig(Config):
     features: Path | None = None
     """Folder of stored features of the slides, of TRIDENT, CLAM, STAMP, slide2vec or `wsiseg predict`, to train a head
     on; no pixels are read."""
+    teacher: tuple[str, ...] = ()
+    """Model files whose averaged probabilities of tiles are learned in place of labels, which slides need not have; of
+    one with the label 0 that is learned."""
     tile: Annotated[int | None, IN_FILE] = Field(default=None, ge=16, le=4096)
     """Side of the tiles of `features` in pixels of `mpp`, where their files do not say it."""
     mpp: Annotated[float | None, IN_FILE] = Field(default=None, gt=0, le=100)
@@ -148,6 +151,8 @@ class TrainConfig(Config):
             raise ValueError("tile and mpp are for features; tile stores say them themselves")
         if self.features is not None and (self.views > 1 or self.context is not None or self.stain_jitter):
             raise ValueError("stored features cannot be augmented: leave out views, context and stain-jitter")
+        if self.teacher and (self.grid or self.supervised or self.features is not None):
+            raise ValueError("a teacher says what is learned: leave out grid, supervised and features")
         if (self.tile is None) != (self.mpp is None):
             raise ValueError("give tile and mpp together")
         if self.views > 1 and not self.freeze:

@@ -74,7 +74,7 @@ def risk(logits: Tensor, labels: Tensor, *, weight: float = 1.0, of: int | None 
 
     Args:
         logits: float[n], a logit per tile.
-        labels: int8[n], as `proxy_labels` returns them, or true labels.
+        labels: int8[n], as `proxy_labels` returns them, or true labels; or float32[n], probabilities to be learned.
         weight: c.
         of: How many tiles of the bag have a label, where these tiles are only a part of it: the risks of all parts add
             up to that of the bag.
@@ -82,7 +82,8 @@ def risk(logits: Tensor, labels: Tensor, *, weight: float = 1.0, of: int | None 
     Returns:
         A scalar with gradients; 0 where all tiles are left out.
     """
-    kept, targets = (labels != LEFT_OUT).to(logits.dtype), (labels == TUMOR).to(logits.dtype)
+    kept = (labels != LEFT_OUT).to(logits.dtype)
+    targets = (labels if labels.is_floating_point() else labels == TUMOR).to(logits.dtype)
     # Tiles that are left out weigh nothing: to pick the others a GPU would have to tell how many they are.
     total = functional.binary_cross_entropy_with_logits(logits, targets, kept, reduction="sum")
     return weight * total / (of or kept.sum().clamp(min=1))

@@ -15,7 +15,7 @@ from wsiseg.run.machine import cores
 from wsiseg.run.reader_processes import ReaderProcesses
 from wsiseg.tiles.store import fill_tiles
 from wsiseg.training.augment import augmented
-from wsiseg.training.slides import Indices, LabelledSlide
+from wsiseg.training.slides import Indices, LabelledSlide, TileLabels
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -101,7 +101,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class Bag:
-    """The tiles [n, ...] drawn from one slide; their true labels int8[n] where training is supervised.
+    """The tiles [n, ...] drawn from one slide; what is to be learned of each where that is known, as `TileLabels`.
 
     `weight` is what its risk counts in its step.
     """
@@ -112,7 +112,7 @@ class Bag:
     labels: Tensor | None = None
 
 
-def drawn(visit: Visit, source: Source, bag: int, labels: Mapping[str, NDArray[np.int8]] | None = None) -> Bag:
+def drawn(visit: Visit, source: Source, bag: int, labels: Mapping[str, TileLabels] | None = None) -> Bag:
     """Draw the bag of a visit: `bag` tiles without repeats, all where there are fewer."""
     random = np.random.default_rng(visit.seed)
     slide = visit.slide

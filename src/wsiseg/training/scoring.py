@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from wsiseg.mathematics.metrics import Floats, Pixels, auc, best_threshold, curve, measures_at, reliability, slide_score
 from wsiseg.training.bags import Source, ahead, at_once
 from wsiseg.training.processes import Processes
-from wsiseg.training.slides import Indices, LabelledSlide, TileTruth, evenly, in_parts
+from wsiseg.training.slides import Indices, LabelledSlide, TileLabels, TileTruth, evenly, in_parts
 
 Measures = dict[str, float | None]
 Risk = Callable[[Tensor, LabelledSlide, Tensor | None], Tensor]
@@ -68,7 +68,7 @@ def scored(
         yield Scored(slide, np.concatenate(parts), np.concatenate(list(islice(found, len(parts)))))
 
 
-def slide_measures(slides: Sequence[Scored], risk: Risk, labels: Mapping[str, NDArray[np.int8]] | None) -> Measures:
+def slide_measures(slides: Sequence[Scored], risk: Risk, labels: Mapping[str, TileLabels] | None) -> Measures:
     """Return `slide_auc` and the mean `risk` of slides; None where undefined.
 
     Where training is supervised by the true `labels` of tiles, slides without them have no risk.
@@ -79,7 +79,7 @@ def slide_measures(slides: Sequence[Scored], risk: Risk, labels: Mapping[str, ND
     return {"slide_auc": _slide_auc(slides) if slides else None, "risk": float(np.mean(risks)) if risks else None}
 
 
-def _known(one: Scored, labels: Mapping[str, NDArray[np.int8]] | None) -> list[Tensor | None]:
+def _known(one: Scored, labels: Mapping[str, TileLabels] | None) -> list[Tensor | None]:
     if labels is None:
         return [None]
     return [torch.from_numpy(labels[one.slide.slide][one.indices])] if one.slide.slide in labels else []

@@ -18,6 +18,8 @@ from wsiseg.slides.cohort_slide import Stated
 from wsiseg.tiles.store import TileStore, fill_tiles, store_path
 
 Indices = NDArray[np.integer]
+TileLabels = NDArray[np.int8] | NDArray[np.float32]
+"""True labels of tiles, int8[tiles], or probabilities that are to be learned, float32[tiles]."""
 _SHOWN = 10
 _NO_TUMOR = "none of its {} training slides with tiles holds tumour"
 _NO_NORMAL = "its {} training slides with tiles all hold tumour, and of none is it known that some of it is normal"
@@ -29,7 +31,7 @@ class LabelledSlide:
     """A slide with tiles of which it is known whether it holds tumour, or how much."""
 
     slide: str
-    label: int | None  # 1 if it holds tumour, 0 if not, None if it may hold up to the stated share
+    label: int | None  # 1 if it holds tumour, 0 if not, None if it may hold up to the stated share or nobody knows
     split: str  # train, val or test
     site: str
     store: Path
@@ -109,12 +111,15 @@ def labelled_slides(
     stores: Path | None = None,
     mpp: float | None = None,
     percent_error: float = 0.0,
+    *,
+    need_labels: bool = True,
 ) -> tuple[LabelledSlide, ...]:
     """Find the slides of a cohort that have a label, or stated shares, and tiles.
 
     Where no slide has a split, all are for training. Percentages may be wrong by `percent_error` points.
 
     Their tile stores lie in the folder `stores`, or beside the cohort. All are taken to be of `mpp`, if it is given.
+    Unless they `need_labels`, those without a label are found too.
 
     Raises:
         UsageError: Stores are missing or differ in tile size, or the training slides do not tell tumour from normal.
@@ -125,7 +130,7 @@ def labelled_slides(
     for row in rows:
         split = row.split if has_splits else "train"
         store = store_path(stores or cohort.parent, row.slide)
-        if split is None or not row.can_teach:
+        if split is None or (need_labels and not row.can_teach):
             continue
         if not store.is_dir():
             missing.append(row.slide)
@@ -142,7 +147,9 @@ def labelled_slides(
     usable = tuple(slide for slide in slides if slide.tiles)
     if mpp is not None:
         usable = tuple(replace(slide, mpp=mpp) for slide in usable)
-    _check(cohort, usable)
+    if need_labels:
+        _check_labels(cohort, usable)
+    _check_sizes(cohort, usable)
     needs_normal = all(slide.label != 0 for slide in usable if slide.split == "train")
     return tuple(replace(slide, needs_normal=needs_normal) for slide in usable)
 
@@ -158,13 +165,18 @@ def _labelled(row: CohortSlide, split: str, store: Path, most_tiles: int | None)
     return replace(slide, fingerprint=digest.hexdigest()[:16])
 
 
-def _check(cohort: Path, slides: Sequence[LabelledSlide]) -> None:
+def _check_labels(cohort: Path, slides: Sequence[LabelledSlide]) -> None:
     training = [slide for slide in slides if slide.split == "train"]
     if not any(slide.label for slide in training):
         raise UsageError(f"{cohort}: {_NO_TUMOR.format(len(training))}", "train needs slides with label 1")
     if not any(replace(slide, needs_normal=True).shares(1.0, 0.0)[1] > 0 for slide in training):
         advice = "add slides with label 0, or say of some how much is tumour: tumor_percent, or tumor_max below 100"
         raise UsageError(f"{cohort}: {_NO_NORMAL.format(len(training))}", advice)
+
+
+def _check_sizes(cohort: Path, slides: Sequence[LabelledSlide]) -> None:
+    if not any(slide.split == "train" for slide in slides):
+        raise UsageError(f"{cohort}: no training slide has tiles", "give slides the split train")
     sizes = {(slide.tile_px, slide.mpp) for slide in slides}
     if len(sizes) > 1:
         kinds = " and ".join(f"{side} px of {mpp:g} um" for side, mpp in sorted(sizes))

@@ -22,7 +22,7 @@ from wsiseg.training.colors import Colors
 from wsiseg.training.features import Compute, FeatureBank, fill, fingerprint, standard_of
 from wsiseg.training.processes import Processes
 from wsiseg.training.scoring import Scored, scored
-from wsiseg.training.slides import LabelledSlide, TileTruth
+from wsiseg.training.slides import LabelledSlide, TileLabels, TileTruth
 from wsiseg.training.step import hold
 
 
@@ -60,7 +60,8 @@ class Task:
     source: Source
     slides: tuple[LabelledSlide, ...]  # all slides with a label
     truths: Mapping[str, TileTruth]  # what is truly tumour, by slide; empty where nobody knows
-    labels: Mapping[str, NDArray[np.int8]] | None  # the tiles' true labels by slide, where training is supervised
+    # What is learned of each tile by slide: true labels where training is supervised, or what a teacher said.
+    labels: Mapping[str, TileLabels] | None
     device: torch.device
 
     def split(self, name: str) -> list[LabelledSlide]:
@@ -100,8 +101,8 @@ class Task:
             arch=config.arch,
             tile_px=self.slides[0].tile_px,
             mpp=self.slides[0].mpp,
-            alpha=None if config.supervised else config.alpha,
-            beta=None if config.supervised else config.beta,
+            alpha=None if self.labels is not None else config.alpha,
+            beta=None if self.labels is not None else config.beta,
             trained_on={
                 "cohort": config.cohort.name,
                 **counts,
@@ -147,9 +148,13 @@ def task_of(
     slides: tuple[LabelledSlide, ...],
     truths: Mapping[str, TileTruth],
     source: Source,
+    taught: Mapping[str, TileLabels] | None = None,
 ) -> Task:
-    """Set up the training of one configuration; with a bank of features a new head is trained alone."""
-    labels = true_labels(slides, truths) if config.supervised else None
+    """Set up the training of one configuration; with a bank of features a new head is trained alone.
+
+    What a teacher said of tiles is learned where it is given (`taught`).
+    """
+    labels = true_labels(slides, truths) if config.supervised else taught
     device = classifier.head.weight.device
     if isinstance(source, FeatureBank):
         torch.manual_seed(config.seed)

@@ -34,6 +34,7 @@ from wsiseg.training.scoring import Scored, calibration_error, chosen_threshold,
 from wsiseg.training.slides import LabelledSlide, TileTruth, labelled_slides, tile_truths
 from wsiseg.training.stored import StoredCohort, stored_cohort
 from wsiseg.training.task import Task, filled_bank, started, task_of
+from wsiseg.training.teacher import Targets, Teachers, opened
 
 _THRESHOLD = 0.5
 _AMPERE = 8  # CUDA capability from which GPUs have bfloat16 and TF32
@@ -67,6 +68,7 @@ class _Ground:
     processes: Processes
     progress: Progress
     stored: StoredCohort | None = None
+    teachers: Teachers | None = None
 
 
 def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
@@ -86,16 +88,15 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
     """
     keep_freed_memory()
     torch.set_num_threads(min(torch.get_num_threads(), cores()))  # torch knows no quota of containers
-    with joined_processes() as processes:
+    with joined_processes() as processes, opened(config.teacher, "auto") as teachers:
         progress = progress if progress and processes.is_first else Progress()
-        stored, where, mpp = None, None, None
-        if config.features is not None:
-            stored = stored_cohort(config, config.features, processes)
+        stored = stored_cohort(config, config.features, processes) if config.features else None
+        if stored is not None:
             config = config.model_copy(update={"arch": f"{FEATURES}{stored.channels}"})
-            where, mpp = stored.stores, stored.size.mpp
-        slides = labelled_slides(config.cohort, progress.note, config.max_tiles, where, mpp, config.percent_error)
+        slides = _slides(config, stored, progress)
         truths = tile_truths(config.truth, slides, progress.note) if config.truth else {}
-        inputs = fingerprints(config, slides, truths) | ({"stored features": stored.fingerprint} if stored else {})
+        others = {"stored features": stored, "teacher": teachers}
+        inputs = fingerprints(config, slides, truths) | {name: one.fingerprint for name, one in others.items() if one}
         every = list(settings_of_grid(config)) if config.grid else [config]
         done = [_done(one, inputs, progress) for one in every]
         finished = [one for one in done if one]
@@ -114,11 +115,17 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
         with _readers(device) as readers:
             source = TileSource(device, config.stain_jitter, config.context, readers, config.size_jitter)
             colors = cohort_colors(config, slides, source, processes, progress.note)
-            ground = _Ground(slides, truths, inputs, colors, source, processes, progress, stored)
+            ground = _Ground(slides, truths, inputs, colors, source, processes, progress, stored, teachers)
             configured = _configurations(config, every, done, ground)
         if config.grid and processes.is_first:
             write_grid(config, configured)
         return _result(config, configured, "ok")
+
+
+def _slides(config: TrainConfig, stored: StoredCohort | None, progress: Progress) -> tuple[LabelledSlide, ...]:
+    where, mpp = (None, None) if stored is None else (stored.stores, stored.size.mpp)
+    how = progress.note, config.max_tiles, where, mpp, config.percent_error
+    return labelled_slides(config.cohort, *how, need_labels=not config.teacher)
 
 
 def _readers(device: torch.device) -> AbstractContextManager[ReaderProcesses | None]:
@@ -141,6 +148,8 @@ def _configurations(
         side = config.context or slides[0].tile_px
         for sentence in cost(passes // ground.processes.count, compute, side, what):
             note(f"{sentence}; fewer --epochs, a smaller --bag or --arch cost less")
+    if ground.teachers is not None:
+        classifier.licence = "; ".join(filter(None, (classifier.licence, ground.teachers.licence)))
     bank, known = None, None
     if ground.stored is not None:
         bank = ground.stored.bank(slides, config.out / "features", ground.processes)
@@ -218,7 +227,9 @@ def _trained(
     """
     folder, processes = RunFolder(config, ground.inputs), ground.processes
     folder.write_settings()
-    task = task_of(config, classifier, ground.slides, ground.truths, bank or ground.source)
+    out, teachers = config.out / "teacher", ground.teachers
+    taught = teachers.targets(ground.slides, out, processes, ground.progress) if teachers is not None else None
+    task = task_of(config, classifier, ground.slides, ground.truths, bank or ground.source, taught)
     state = fit(task, config, folder, processes, ground.progress)
     processes.wait()
     checkpoint, validation = _judged(Checkpoint.load(folder.best), task, config, processes)
@@ -272,7 +283,9 @@ def split_measures(scores: Sequence[Scored], task: Task, threshold: float) -> di
 def _facts(config: TrainConfig, task: Task, checkpoint: Checkpoint) -> dict[str, str]:
     shares = "true labels of tiles" if config.supervised else f"alpha {config.alpha:g}, beta {config.beta:g}"
     stated = sum(slide.stated != (None, None) for slide in task.split("train"))
-    if stated and not config.supervised:
+    if config.teacher:
+        shares = f"what {', '.join(config.teacher)} say of tiles"
+    elif stated and not config.supervised:
         shares += f", and what the cohort states of {stated} training slides"
     slides = ", ".join(f"{name} {len(task.split(name))}" for name in ("train", "val", "test"))
     how = "head on frozen features" if config.freeze else "all layers"
