@@ -34,7 +34,7 @@ from wsiseg.training.scoring import Scored, calibration_error, chosen_threshold,
 from wsiseg.training.slides import LabelledSlide, TileTruth, labelled_slides, tile_truths
 from wsiseg.training.stored import StoredCohort, stored_cohort
 from wsiseg.training.task import Task, filled_bank, started, task_of
-from wsiseg.training.teacher import Targets, Teachers, opened
+from wsiseg.training.teacher import Teachers, opened
 
 _THRESHOLD = 0.5
 _AMPERE = 8  # CUDA capability from which GPUs have bfloat16 and TF32
