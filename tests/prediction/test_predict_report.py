@@ -107,6 +107,18 @@ def test_the_slider_and_the_keys_change_the_maps(page: Path) -> None:
         assert shown.console() == []
 
 
+def test_the_table_has_a_small_map_of_each_slide_and_is_filtered(page: Path) -> None:
+    with opened(page) as shown:
+        rows = shown.driver.find_elements(By.CSS_SELECTOR, "table.sortable tbody tr")
+        names = [row.find_element(By.CSS_SELECTOR, "td").text for row in rows]
+        pictured = [bool(row.find_elements(By.CSS_SELECTOR, ".stack img.map")) for row in rows]
+        assert [name for name, has in zip(names, pictured, strict=True) if not has] == ["broken", "glass"]
+        shown.driver.find_element(By.ID, "filter").send_keys("SLIDE- ok")
+        assert [name for name, row in zip(names, rows, strict=True) if row.is_displayed()] == ["slide-2", "slide-10"]
+        assert opacity(shown) == pytest.approx(0.6), "the keys - and + are letters there"
+        assert shown.console() == []
+
+
 def test_keys_go_from_slide_to_slide(page: Path) -> None:
     with opened(page, size=(1200, 500)) as shown:
         count = len(shown.driver.find_elements(By.CSS_SELECTOR, "section.slide"))
@@ -139,7 +151,7 @@ def test_the_page_is_complete_and_asks_for_nothing_outside(page: Path, tmp_path:
         assert areas == sorted(areas)
         shown.driver.find_element(By.LINK_TEXT, HOSTILE).click()
         assert texts(shown, "section.slide:target h3") == [HOSTILE]
-        pictures = shown.driver.find_elements(By.CSS_SELECTOR, "img")
+        pictures = shown.driver.find_elements(By.CSS_SELECTOR, "section img")
         assert len(pictures) == 6 + 5  # glass has no map
         for picture in pictures:
             shown.driver.execute_script("arguments[0].scrollIntoView()", picture)

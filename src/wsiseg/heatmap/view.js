@@ -188,7 +188,7 @@ fetched("slides.json").then(answer => answer.json()).then(found => {
   const percent = share => share === null ? "" : `${(100 * share).toFixed(0)} %`;
   all.slides.forEach((one, number) => {
     const button = document.createElement("button"), image = new Image(), text = document.createElement("span");
-    const said = [one.status.replace("_", " "), `${percent(one.tumor_share)} tumour`, one.split, one.site,
+    const said = [one.status.replaceAll("_", " "), `${percent(one.tumor_share)} tumour`, one.split, one.site,
       one.label === null ? "" : one.label ? "label tumour" : "label normal"];
     const small = document.createElement("small");
     [image.loading, image.alt, image.src] = ["lazy", "", `${number}/thumbnail.jpg`];

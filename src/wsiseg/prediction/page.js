@@ -1,3 +1,17 @@
+const rows = [...document.querySelector("table.sortable").tBodies[0].rows];
+for (const row of rows) {  // a small copy of each map, which the page need not carry twice
+  const link = row.cells[0].querySelector("a");
+  const stack = link && document.querySelector(`${link.getAttribute("href")} .stack`);
+  if (!stack) continue;
+  const copy = stack.cloneNode(true);
+  copy.querySelector(".ruler")?.remove();
+  copy.setAttribute("aria-hidden", true);
+  link.prepend(copy);
+}
+document.getElementById("filter").addEventListener("input", event => {
+  const words = event.target.value.toLowerCase().split(/\s+/);
+  for (const row of rows) row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
+});
 const slider = document.getElementById("opacity");
 const bar = document.querySelector(".bar");
 const sections = [...document.querySelectorAll("section.slide")];
@@ -21,7 +35,7 @@ const go = step => {
 const steps = {"+": 5, "=": 5, "-": -5, ArrowRight: 5, ArrowLeft: -5};
 slider.addEventListener("input", show);
 document.addEventListener("keydown", event => {
-  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  if (event.ctrlKey || event.altKey || event.metaKey || event.target.type === "search") return;
   if (event.key.startsWith("Arrow") && event.target.closest(".wide")) return;  // there they scroll the table
   if (event.key in steps) change(steps[event.key]);
   else if (event.key === "n") go(1);

@@ -15,6 +15,8 @@ from wsiseg.run.record import Run, SlideRecord, totals
 
 _MOST_SECTIONS = 1000
 _MOST_PICTURE_BYTES = 22_000_000  # of all pictures as text, so that a page of hundreds of slides stays below 25 MB
+_LABELS: dict[int | None, str] = {1: "label tumour", 0: "label normal"}
+_FILTER = '<p><input type="search" id="filter" placeholder="filter slides" aria-label="filter slides"></p>'
 _COLUMNS = {
     "tissue mm2": ("tissue_mm2", ".2f"),
     "tumour mm2": ("tumor_mm2", ".2f"),
@@ -42,7 +44,7 @@ def predict_page(run: Run, title: str, results: Callable[[str], Results | None])
         for kind in ("html", "js", "css")
     )
     parts = [f"<h1>Tumour maps: {_name(title)}</h1>", *_about(run), "<h2>Slides</h2>"]
-    parts.append(sortable_table(["slide", "status", *_COLUMNS, "notes"], rows))
+    parts.append(_FILTER + sortable_table(["slide", "status", *_COLUMNS, "cohort", "notes"], rows))
     if shown:
         parts += ["<h2>Maps</h2>", bar, *_sections(run, shown, results)]
     if left:
@@ -105,7 +107,14 @@ def _row(record: SlideRecord, number: int | None) -> str:
     if record.error is not None:
         said = "; ".join(filter(None, (record.error.message, record.error.hint)))
     ends = [cell(link, record.slide, is_text=True), cell(_status(record), record.status)]
-    return "".join([*ends, *cells, cell(escape(said), is_text=True)])
+    told = (cell(text, is_text=True) for text in (_cohort(record), escape(said)))
+    return "".join([*ends, *cells, *told])
+
+
+def _cohort(record: SlideRecord) -> str:
+    """Return what the cohort says of a slide, as HTML: its label, split and site."""
+    told = (_LABELS.get(getattr(record, "label", None)), getattr(record, "split", None), getattr(record, "site", None))
+    return ", ".join(escape(str(one)) for one in told if one)
 
 
 def _status(record: SlideRecord) -> str:
