@@ -1,5 +1,6 @@
 """Heatmaps survive the disk, validate as NGFF and land on the slide."""
 
+import base64
 import io
 import json
 from dataclasses import fields, replace
@@ -307,3 +308,21 @@ def test_saving_over_a_heatmap_replaces_it_whole(tmp_path: Path) -> None:
     heatmap(20, 20, slide=replace(FACTS, size_px=(4480, 4480))).save(path)
     assert Heatmap.open(path).shape == (20, 20)
     assert [p.name for p in tmp_path.iterdir()] == ["a.ome.zarr"]
+
+
+def test_a_notebook_shows_the_map_in_its_colours() -> None:
+    values = np.full((4, 5), np.nan, np.float32)
+    values[1, 1], values[1, 2], values[2, 2] = 0.39, 0.41, 0.9
+    made = heatmap(
+        probabilities=values,
+        unknown=values == np.float32(0.9),
+        slide=replace(FACTS, size_px=(1120, 896), mpp=(0.5, 0.5)),
+    )
+    html = made._repr_html_()
+    with Image.open(io.BytesIO(base64.b64decode(html.partition("base64,")[2].partition('"')[0]))) as image:
+        pixels = np.asarray(image, int)[40::80, 40::80]
+    assert pixels.shape == (4, 5, 3)
+    assert (np.sign(pixels[1, 1:3, 0] - pixels[1, 1:3, 2])).tolist() == [-1, 1]
+    assert (pixels[0] == 255).all()
+    assert len(set(pixels[2, 2].tolist())) == 1, "grey"
+    assert FACTS.file in html

@@ -6,19 +6,24 @@ A cell that was looked at is tumour, normal or unknown. It is unknown where its 
 trained on: its probability is kept as computed, but means nothing, and no threshold changes that.
 """
 
+import io
 import json
 import math
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from wsiseg.heatmap.ngff import TUMOR, UNKNOWN, NgffVersion, open_levels, write_levels
 from wsiseg.heatmap.qupath import collection_text
 from wsiseg.mathematics.grid import Grid, block_means, sizes_of_parts
+from wsiseg.pages.page import picture_address
+from wsiseg.pages.pictures import colored, hatch
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.outputs import written_whole
 from wsiseg.slides.slide import ASSUMED, SlideFacts
@@ -27,6 +32,7 @@ SUSPECT_FROM = 0.25
 """The share of unknown tissue from which a map is suspect; a few percent are no wonder in tissue that is known."""
 
 _ALL_EQUAL, _HALF = 0.995, 0.5
+_NOTEBOOK_PX = 400
 Box = tuple[float, float, float, float]
 
 
@@ -175,6 +181,21 @@ class Heatmap:
         chosen = self if threshold is None else replace(self, threshold=threshold)
         found: dict[str, Any] = json.loads("".join(collection_text(chosen, crop_to_bounds=crop_to_bounds)))
         return found
+
+    def _repr_html_(self) -> str:
+        """Return the map as a picture, as notebooks show it."""
+        values, unknown, _ = self.shown(_NOTEBOOK_PX)
+        copies = max(1, _NOTEBOOK_PX // max(values.shape))
+        judged = ~np.isnan(values) & ~unknown
+        pixels = np.full((*values.shape, 3), 255, np.uint8)
+        pixels[judged] = colored(values[judged], self.threshold)
+        pixels = pixels.repeat(copies, 0).repeat(copies, 1)
+        hatch(pixels, unknown.repeat(copies, 0).repeat(copies, 1), 1)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        share = f"{self.tumor.sum() / max(1, self.tissue.sum()):.0%} of the tissue from {self.threshold:.2f} on"
+        said = f"{escape(self.slide.file)}: tumour {share}, {self.unknown_share or 0:.0%} unknown"
+        return f'<img src="{picture_address("png", buffer.getvalue())}" alt="tumour map"><p>{said}</p>'
 
     def save(self, path: Path | str, ngff: NgffVersion = "0.4") -> None:
         """Write the heatmap as OME-NGFF, whole or not at all.
