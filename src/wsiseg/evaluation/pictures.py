@@ -88,5 +88,5 @@ def data_address(pixels: NDArray[np.uint8]) -> str:
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels).quantize(64).save(buffer, "PNG", optimize=True)
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)  # fewer colours would blend the grey of the unknown
     return picture_address("png", buffer.getvalue())
