@@ -241,3 +241,8 @@ def test_features_of_another_encoder_are_refused_by_predict(
     spoil(tmp_path / f"{row.slide}.h5", {"encoder": "another"})
     with pytest.raises(UsageError, match="was made by another"):
         predict(row.path, head, features=tmp_path)
+
+
+def test_tissue_cannot_be_chosen_again_for_stored_features(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="leave out tissue"):
+        PredictConfig.checked(inputs=("a.svs",), features=tmp_path, tissue="none")

@@ -91,6 +91,8 @@ class PredictConfig(Config):
             raise ValueError(f"there is no shard {self.shard}")
         if self.write_features and (self.features or len(self.model) > 1 or self.views > 1 or self.map == "dense"):
             raise ValueError("write-features is for one model that maps by tiles: leave out features, views and dense")
+        if self.features and self.tissue != "auto":
+            raise ValueError("the tiles of features were chosen when they were computed: leave out tissue")
         if self.dask is not None and len(self.devices) > 1:
             raise ValueError("dask has processes of its own: leave out jobs, and name one device")
         return self
