@@ -297,6 +297,28 @@ def test_an_export_is_done_once_in_the_folder_of_its_run_too(
     assert export(config.model_copy(update={"overwrite": True})).sha256 == first.sha256, "the same bytes every time"
 
 
+def test_the_same_training_in_another_place_and_time_makes_the_same_file(
+    trained: tuple[Path, TileClassifier], tmp_path: Path
+) -> None:
+    sums = set()
+    for number, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        checkpoint = Checkpoint.load(trained[0] / "best.pt")
+        row = {"epoch": 2, "risk": 0.5, "tiles_per_s": 10.0 + number, "waiting": 0.1 * number, "seconds": 5.0 + number}
+        settings = {"out": f"/home/{name}", "lr": 1e-4}
+        trained_on = {**checkpoint.trained_on, "settings": settings}
+        replace(checkpoint, figures={"epoch": row}, trained_on=trained_on).save(tmp_path / name / "best.pt")
+        for file in ("last.pt", "config.toml"):
+            (tmp_path / name / file).write_bytes((trained[0] / file).read_bytes())
+        (tmp_path / name / "metrics.csv").write_text(f"epoch,seconds\n2,{5 + number}\n")
+        (tmp_path / name / "metrics.json").write_text('{"schema": "wsiseg.metrics/1"}')
+        card = CardFacts(figures=tmp_path / name / "metrics.json")
+        made = export(ExportConfig(run=tmp_path / name, out=tmp_path / f"{name}.onnx", card=card))
+        assert made.card.figures["validation"]["epoch"] == {"epoch": 2, "risk": 0.5}
+        sums.add(made.sha256)
+    assert len(sums) == 1
+
+
 def test_stride_16_refines_the_map_and_keeps_the_probability(
     trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path
 ) -> None:

@@ -99,6 +99,20 @@ def test_bags_are_shown_larger_and_smaller(cohort: Path, tmp_path: Path) -> None
         training(cohort, tmp_path, size_jitter=0.25, freeze=True)
 
 
+def test_training_changes_stains_and_sizes_as_far_as_it_was_told(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    def noted(tiles: torch.Tensor, random: np.random.Generator, stain: float, size: float) -> torch.Tensor:
+        seen.add((stain, size))
+        return augmented(tiles, random, stain, size)
+
+    monkeypatch.setattr("wsiseg.training.bags.augmented", noted)
+    train(training(cohort, tmp_path, stain_jitter=0.2, size_jitter=0.25, epochs=1, max_tiles=8))
+    assert seen == {(0.2, 0.25)}
+
+
 def test_context_shows_crops(cohort: Path, truth: Path, tmp_path: Path) -> None:
     task = task_for(training(cohort, tmp_path, context=96))
     assert isinstance(task.network, PartView)

@@ -35,6 +35,8 @@ _COHORT, _THRESHOLD = "cohort.csv", 0.5
 _CALIBRATION_TILES, _HELD_OUT_TILES = 128, 400
 _TORCH_TILES, _TEXTURES = 64, 32
 _TOLERANCE = {"fp32": 0.001, "fp16": 0.02, "int8": 0.05}
+_PLACES: Any = dict.fromkeys(("out", "overwrite", "run", "from_torch", "from_wsinfer", "calibration"), True)
+_PLACES |= {"card": {"figures"}}
 _FIGURES = {"split", "unit", "without_background", "with_background", "per_site", "slide_auc", "threshold",
             "reliability"}  # fmt: skip
 
@@ -79,11 +81,12 @@ def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
         files = [export(config.model_copy(update=way), progress) for way in ways]
         is_new = any(file.status == "ok" for file in files)
         return replace(files[0], path=config.out, status="ok" if is_new else "up_to_date")
-    mark = _mark(config)
+    origin = _origin(config)
+    mark = _mark(config, origin)
     earlier = _earlier(config, mark, progress)
     if earlier is not None:
         return earlier
-    origin, graph, parity = _compared(config, _origin(config), progress)
+    origin, graph, parity = _compared(config, origin, progress)
     card = _card(config, limited(origin, config.known_limit), graph, parity, mark)
     _check_self_test(config, graph, card)
     page = config.out.with_suffix(".md")
@@ -264,19 +267,16 @@ def _figures(path: Path, threshold: float) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if name in _FIGURES and value is not None}
 
 
-def _mark(config: ExportConfig) -> str:
-    """Return a digest of weights and settings."""
-    source = config.source
-    files = [source] if source.is_file() else sorted(path for path in source.glob("*") if path.is_file())
-    # Exports may stand in the folder of the run, where they change nothing.
-    files = [path for path in files if path.suffix not in {".onnx", ".md"}]
-    read = (config.calibration, config.card.figures if config.card else None)
-    files += [path for path in read if path is not None and path.is_file()]
-    digest = hashlib.sha256(config.model_dump_json(exclude={"out", "overwrite"}).encode() + __version__.encode())
-    for file in files:
-        digest.update(file.name.encode())
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
+def _mark(config: ExportConfig, origin: Origin) -> str:
+    """Return a digest of weights and settings, which is the same wherever they lie and however long training took."""
+    settings = config.model_dump_json(exclude=_PLACES)
+    facts = json.dumps([settings, origin.facts, __version__], sort_keys=True, default=str)
+    digest = hashlib.sha256(facts.encode())
+    for array in origin.arrays():
+        digest.update(array.tobytes())
+    for file in (config.calibration, config.card.figures if config.card else None):
+        if file is not None and file.is_file():
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

@@ -27,6 +27,7 @@ _PRIVATE = {
     "save_minutes",
     "tensorboard",
 }
+_OF_THE_MACHINE = {"tiles_per_s", "waiting", "seconds"}  # figures of an epoch
 
 
 def from_run(path: Path, output_stride: int | None, *, head: bool = False) -> Origin:
@@ -107,11 +108,17 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "beta": checkpoint.beta,
         "threshold": checkpoint.threshold,
         "trained_on": _plain({**trained_on, "sites": list(checkpoint.sites), "settings": settings}),
-        "figures": {"validation": _plain(checkpoint.figures)},
+        "figures": {"validation": _plain(_figures(checkpoint))},
         "calibration": {"temperature": checkpoint.temperature, "offset": checkpoint.offset},
         "limits": tuple(limits),
         "intended_use": f"{sites or 'Unknown organs'} only; for research, not for diagnosis.",
     }
+
+
+def _figures(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the figures of a checkpoint but those that another run of the same would not have."""
+    epoch = {name: value for name, value in checkpoint.figures.get("epoch", {}).items() if name not in _OF_THE_MACHINE}
+    return {**checkpoint.figures, **({"epoch": epoch} if epoch else {})}
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  any JSON value

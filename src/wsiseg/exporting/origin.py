@@ -37,6 +37,13 @@ class Origin:
     trained: Callable[[Tensor], Tensor]
     is_as_trained: bool = True  # false if `graph` computes something else on purpose, as another output stride does
     cohort: Path | None = None  # the cohort CSV that it was trained on, where it is still there
+    known: KnownTissue | None = None  # what the graph measures the distance from
+
+    def arrays(self) -> list[NDArray[np.generic]]:
+        """Return all numbers that the graph computes with."""
+        known = () if self.known is None else (part for site in self.known.gaussians for part in site)
+        weights = (value.float().numpy() for value in self.graph.state_dict().values())
+        return [np.ascontiguousarray(array) for array in (*weights, *known)]
 
     @property
     def tile_px(self) -> int:
@@ -114,7 +121,7 @@ def of_classifier(
         facts |= {"window_px": window, "limits": (*facts.get("limits", ()), _ALONE.format(window))}
     if known is not None:
         facts["known_tissue"] = {"limit": 1.0, "sites": known.sites, "tiles": known.tiles, "slides": known.slides}
-    return Origin(dense, facts, trained, native == stride, cohort)
+    return Origin(dense, facts, trained, native == stride, cohort, known)
 
 
 def with_limit(origin: Origin, before: Floats | None, after: Floats | None) -> Origin:
