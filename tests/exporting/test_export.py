@@ -5,6 +5,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -314,7 +315,8 @@ def test_the_same_training_in_another_place_and_time_makes_the_same_file(
         (tmp_path / name / "metrics.json").write_text('{"schema": "wsiseg.metrics/1"}')
         card = CardFacts(figures=tmp_path / name / "metrics.json")
         made = export(ExportConfig(run=tmp_path / name, out=tmp_path / f"{name}.onnx", card=card))
-        assert made.card.figures["validation"]["epoch"] == {"epoch": 2, "risk": 0.5}
+        validation: Any = made.card.figures["validation"]
+        assert validation["epoch"] == {"epoch": 2, "risk": 0.5}
         sums.add(made.sha256)
     assert len(sums) == 1
 
