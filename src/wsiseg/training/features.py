@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsiseg.network.network import TileClassifier
+from wsiseg.network.stage import Stage, described, squared
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.outputs import written_whole
 from wsiseg.training.bags import Source, ahead, at_once
 from wsiseg.training.slides import Indices, LabelledSlide, in_parts
 
 _TILES_READ = 128
+_STAGE = ".stage.npy"
 _SMALLEST_SHARE, _SMALLEST_DEVIATION = 0.01, 1e-6
 
 
@@ -63,8 +65,16 @@ class FeatureBank:
         """Write the features of a slide; they must be finite in 16 bits."""
         if not np.isfinite(features).all():
             raise WsisegError(f"{slide.slide}: NaN or infinity in its features", "check what computes them (--init)")
-        with written_whole(self.path(slide)) as unfinished, unfinished.open("wb") as file:
-            np.save(file, features, allow_pickle=False)
+        _save(features, self.path(slide))
+
+    def save_stage(self, stage: NDArray[np.float32], slide: LabelledSlide) -> None:
+        """Write what an early stage is like in every tile of a slide, float32[tiles, channels]."""
+        _save(stage, self.path(slide).with_suffix(_STAGE))
+
+    def stage(self, slide: LabelledSlide) -> NDArray[np.float32] | None:
+        """Return what `save_stage` wrote, if it did."""
+        path = self.path(slide).with_suffix(_STAGE)
+        return np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
 
     def draw(self, slide: LabelledSlide, indices: Indices, random: np.random.Generator) -> Tensor:
         """Return standardised features [n, channels], each of a view drawn at random."""
@@ -83,6 +93,11 @@ class FeatureBank:
     def _standardised(self, features: NDArray[np.float16]) -> Tensor:
         tensor = torch.from_numpy(features.astype(np.float32))
         return tensor if self.standard is None else (tensor - self.standard.mean) / self.standard.std
+
+
+def _save(array: NDArray[np.floating], path: Path) -> None:
+    with written_whole(path) as unfinished, unfinished.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def fingerprint(classifier: TileClassifier, how: object) -> str:
@@ -120,10 +135,15 @@ class Compute:
     classifier: TileClassifier
     middle_px: int | None = None
     bfloat16: bool = False
+    stage: Stage | None = None
 
     @torch.inference_mode()
     def features(self, tiles: Tensor) -> NDArray[np.float32]:
-        """Return features float32[n, channels] of uint8 tiles [n, side, side, 3]; any number, some at a time."""
+        """Compute features of uint8 tiles [n, side, side, 3]; any number, some at a time.
+
+        Returns:
+            float32[n, channels], followed by what describes the `stage` where there is one.
+        """
         size = at_once(self.device, max(1, tiles[:1].numel()))
         return np.concatenate([self._features(some) for some in tiles.split(size)])
 
@@ -139,7 +159,10 @@ class Compute:
         cells = maps.shape[2] if self.middle_px is None else round(self.middle_px * maps.shape[2] / tiles.shape[1])
         begin = (maps.shape[2] - cells) // 2
         middle = maps[:, :, begin : begin + cells, begin : begin + cells]
-        features: NDArray[np.float32] = middle.float().mean((2, 3)).cpu().numpy()
+        found = [middle.float().mean((2, 3))]
+        if self.stage is not None:
+            found.append(described(squared(self.stage.map).mean((2, 3))))
+        features: NDArray[np.float32] = torch.cat(found, 1).cpu().numpy()
         return features
 
 
@@ -165,10 +188,16 @@ def fill(
     size = source.bytes_of(missing[0]) if missing else 1
     with closing(ahead(tasks, _TILES_READ * size)) as reading:
         for slide in missing:
-            out = np.empty((bank.copies(slide), slide.tiles, compute.classifier.head.in_features), np.float16)
+            channels, stage = compute.classifier.head.in_features, []
+            out = np.empty((bank.copies(slide), slide.tiles, channels), np.float16)
             for view, indices in _parts(bank, slide):
-                out[view, indices] = compute.features(next(reading))
+                found = compute.features(next(reading))
+                out[view, indices] = found[:, :channels]
+                if view == 0:
+                    stage.append(found[:, channels:])
                 advance(len(indices))
+            if compute.stage is not None:
+                bank.save_stage(np.concatenate(stage), slide)
             bank.save(out, slide)
 
 

@@ -13,6 +13,7 @@ from wsiseg.network.known_tissue import Features, KnownTissue
 from wsiseg.network.network import TileClassifier
 from wsiseg.network.stage import STRIDE_PX, Reached, Stage, described, squared, stage_layer
 from wsiseg.training.bags import TileSource, ahead
+from wsiseg.training.features import FeatureBank
 from wsiseg.training.processes import Processes
 from wsiseg.training.slides import LabelledSlide, evenly
 
@@ -21,11 +22,20 @@ _MOST_SLIDES, _MOST_TILES, _MOST_CROPS, _AT_ONCE = 100, 64, 24, 16
 _BYTES_AHEAD = 16_000_000  # of a slide
 _AROUND_PX = 32  # which an early stage hardly sees beyond
 
+Read = tuple[list[Features], list[tuple[int, Tensor]]]
+"""Descriptions that are there already, and tiles to describe with the positions around each."""
+
 
 def known_tissue(
-    classifier: TileClassifier, slides: Sequence[LabelledSlide], source: TileSource, processes: Processes
+    classifier: TileClassifier,
+    slides: Sequence[LabelledSlide],
+    source: TileSource,
+    processes: Processes,
+    bank: FeatureBank | None = None,
 ) -> KnownTissue | None:
     """Measure the tissue of training slides, and how far tissue of those for validation lies from it.
+
+    What `bank` holds of tiles is not computed again.
 
     Returns:
         None where there are too few tiles to tell, or the network has no stage that tells.
@@ -36,8 +46,8 @@ def known_tissue(
     training, validation = (_some([one for one in slides if one.split == name]) for name in ("train", "val"))
     every = [*training, *validation]
     with Stage(classifier.backbone, layer, ends=True) as stage:
-        reading = ahead([partial(_crops, source, one) for one in processes.share(every)], _BYTES_AHEAD)
-        parts = processes.gathered([_described(classifier, stage, crops) for crops in reading])
+        reading = ahead([partial(_read, source, bank, one) for one in processes.share(every)], _BYTES_AHEAD)
+        parts = processes.gathered([_described(classifier, stage, *read) for read in reading])
     found = [(slide.site, tiles) for slide, tiles in zip(every, parts, strict=True)]
     return KnownTissue.of(layer, found[: len(training)], found[len(training) :])
 
@@ -46,20 +56,23 @@ def _some(slides: Sequence[LabelledSlide]) -> list[LabelledSlide]:
     return [slides[place] for place in evenly(len(slides), _MOST_SLIDES)]
 
 
-def _crops(source: TileSource, slide: LabelledSlide) -> list[tuple[int, Tensor]]:
-    """Read tiles of a slide alone, as a map by tiles sees them, and within crops; with the positions around each."""
-    whole = [(0, None, _MOST_TILES), (_AROUND_PX // STRIDE_PX, slide.tile_px + 2 * _AROUND_PX, _MOST_CROPS)]
-    return [
-        (around, replace(source, context_px=side).read(slide, evenly(slide.tiles, most)))
-        for around, side, most in (whole if slide.path.exists() else whole[:1])
-    ]
+def _read(source: TileSource, bank: FeatureBank | None, slide: LabelledSlide) -> Read:
+    """Read tiles of a slide alone, as a map by tiles sees them, unless the bank has them, and within crops."""
+    tiles, crops = evenly(slide.tiles, _MOST_TILES), evenly(slide.tiles, _MOST_CROPS)
+    kept = None if bank is None else bank.stage(slide)
+    read = [] if kept is not None else [(0, replace(source, context_px=None).read(slide, tiles))]
+    if slide.path.exists():
+        wider = replace(source, context_px=slide.tile_px + 2 * _AROUND_PX)
+        read.append((_AROUND_PX // STRIDE_PX, wider.read(slide, crops)))
+    return [] if kept is None else [kept[tiles]], read
 
 
-def _described(classifier: TileClassifier, stage: Stage, crops: list[tuple[int, Tensor]]) -> Features:
+def _described(
+    classifier: TileClassifier, stage: Stage, kept: list[Features], read: list[tuple[int, Tensor]]
+) -> Features:
     """Describe the tiles of a slide, float32[tiles, channels]."""
-    return np.concatenate(
-        [_of_middle(classifier, stage, some, around) for around, tiles in crops for some in tiles.split(_AT_ONCE)]
-    )
+    asked = [_of_middle(classifier, stage, some, around) for around, tiles in read for some in tiles.split(_AT_ONCE)]
+    return np.concatenate([*kept, *asked])
 
 
 @torch.inference_mode()

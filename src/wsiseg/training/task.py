@@ -1,6 +1,7 @@
 """What is trained, on what: the classifier on tiles, or its head on features."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import ENCODER, LICENCE, Checkpoint, TileClassifier, build
+from wsiseg.network.stage import Stage, stage_layer
 from wsiseg.network.weights import Note
 from wsiseg.run.errors import UsageError
 from wsiseg.run.record import Pace, Progress
@@ -201,7 +203,10 @@ def filled_bank(
     missing = sum(count for slide, count in tiles.items() if not bank.path(slide).exists())
     for sentence in cost(missing, compute, config.context or slides[0].tile_px, f"features of {missing} tiles"):
         progress.note(f"{sentence}; lower --max-tiles to save time")
-    fill(bank, own, compute, source, advance, config.seed)
+    layer = stage_layer(classifier)
+    is_alike = compute.middle_px is None and not compute.bfloat16  # as what describes known tissue
+    with Stage(classifier.backbone, layer) if layer and is_alike else nullcontext() as stage:
+        fill(bank, own, replace(compute, stage=stage), source, advance, config.seed)
     rate = pace.done / pace.seconds
     progress.note(f"features: {pace.done:.0f} tiles in {pace.seconds:.0f} s, {rate:.1f} tiles/s")
     processes.wait()

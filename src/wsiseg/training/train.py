@@ -156,7 +156,7 @@ def _configurations(
         classifier.encoder = ground.stored.encoder
     elif config.freeze:
         bank = filled_bank(config, classifier, slides, ground.source, ground.processes, ground.progress)
-        known = known_tissue(classifier, slides, ground.source, ground.processes)
+        known = known_tissue(classifier, slides, ground.source, ground.processes, bank)
     configured = []
     for one, there in zip(every, done, strict=True):
         if there is not None:
