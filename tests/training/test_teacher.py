@@ -1,6 +1,8 @@
 """A small network learns what larger ones say of tiles."""
 
 import csv
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,15 @@ import torch
 from making.models import write_color_filter_model
 from making.tiled import TILE_PX, training
 from wsiseg.config.train import TrainConfig
-from wsiseg.mathematics.mil import risk
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.mathematics.grid import Grid
+from wsiseg.mathematics.mil import LEFT_OUT, risk
 from wsiseg.network.network import Checkpoint, load_classifier
 from wsiseg.run.errors import UsageError
+from wsiseg.run.record import Progress
+from wsiseg.training.processes import Processes
 from wsiseg.training.slides import labelled_slides
+from wsiseg.training.teacher import opened
 from wsiseg.training.train import train
 
 
@@ -63,6 +70,72 @@ def test_unlabelled_slides_teach_what_the_teacher_says(unlabelled: Path, teacher
     dark = (tiles[..., 1] < 140).float().mean((1, 2)).numpy()
     assert np.corrcoef(found, dark)[0, 1] > 0.8
     assert train(config).status == "up_to_date"
+
+
+def maps_of(cohort: Path, folder: Path, cell_px: int, unknown: str = "") -> Path:
+    """Write a map of each slide that rises from left to right; no cell of the slide `unknown` was judged."""
+    for slide in labelled_slides(cohort, need_labels=False):
+        with slide.open() as store:
+            facts = store.tiles.slide
+        grid = Grid(facts.size_px, facts.mpp, cell_px, cell_px, facts.mpp[0])
+        values = np.tile(np.linspace(0, 1, grid.shape[1], dtype=np.float32), (grid.shape[0], 1))
+        values[0, :] = np.nan
+        is_unknown = np.full(grid.shape, slide.slide == unknown)
+        model = {"models": [{"licence": "CC BY-NC 4.0"}, {"licence": "unknown"}]}
+        heatmap = Heatmap(values, grid.stride_um, facts, model=model, unknown=is_unknown)
+        heatmap.save(folder / f"{slide.slide}.ome.zarr")
+    return folder
+
+
+@pytest.mark.parametrize("cell_px", [20, TILE_PX])
+def test_of_a_map_the_mean_over_each_tile_is_learned(cohort: Path, tmp_path: Path, cell_px: int) -> None:
+    slides = labelled_slides(cohort, need_labels=False)
+    with opened([str(maps_of(cohort, tmp_path, cell_px, unknown="slide-1"))], "cpu") as teachers:
+        assert teachers is not None
+        assert teachers.licence == "CC BY-NC 4.0"
+        (maps,) = teachers.every
+        slide = slides[2]
+        said = maps.said(slide)
+        assert (maps.said(slides[1]) == LEFT_OUT).all(), "nothing of it was judged"
+    heatmap = Heatmap.open(tmp_path / f"{slide.slide}.ome.zarr")
+    with slide.open() as store:
+        corners = store.tiles.corners[slide.places]
+    # Each pixel by itself, without a summed-area table.
+    cells = np.arange(slide.tile_px) + 0.5
+    for (x, y), found in zip(corners, said, strict=True):
+        rows, columns = (((at + cells) // cell_px).astype(int) for at in (y, x))
+        rows, columns = (one[one < size] for one, size in zip((rows, columns), heatmap.shape, strict=True))
+        values = heatmap.probabilities[np.ix_(rows, columns)]
+        expected = LEFT_OUT if np.isnan(values).mean() > 0.5 else np.nanmean(values)
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_network_learns_from_maps_and_from_others_when_these_change(cohort: Path, tmp_path: Path) -> None:
+    one, other = [slide.slide for slide in labelled_slides(cohort) if slide.label and slide.split == "train"][:2]
+    maps = maps_of(cohort, tmp_path / "maps", TILE_PX)
+    config = training(cohort, tmp_path / "run", teacher=(str(maps),), epochs=1, freeze=True)
+    assert train(config).status == "ok"
+    assert train(config).status == "up_to_date"
+    shutil.rmtree(maps / f"{one}.ome.zarr")
+    with pytest.raises(UsageError, match=f"{one}: has no map to learn from"):
+        train(config.model_copy(update={"overwrite": True}))
+    shutil.copytree(maps / f"{other}.ome.zarr", maps / f"{one}.ome.zarr")
+    with pytest.raises(UsageError, match=rf"{one}\.ome\.zarr: the slide changed"):
+        train(config.model_copy(update={"overwrite": True}))
+    with pytest.raises(UsageError, match="no heatmaps there"):
+        train(config.model_copy(update={"teacher": (str(tmp_path),)}))
+
+
+def test_what_one_of_several_teachers_leaves_out_is_left_out(cohort: Path, teacher: Path, tmp_path: Path) -> None:
+    slides = labelled_slides(cohort, need_labels=False)[1:3]
+    maps = maps_of(cohort, tmp_path / "maps", TILE_PX, unknown=slides[0].slide)
+    with opened([str(maps), str(teacher)], "cpu") as teachers:
+        assert teachers is not None
+        found = teachers.targets([replace(one, label=1) for one in slides], tmp_path / "said", Processes(), Progress())
+        alone = [one.said(slides[1]) for one in teachers.every]
+    assert (found[slides[0].slide] == LEFT_OUT).all()
+    kept = alone[0] != LEFT_OUT
+    np.testing.assert_allclose(found[slides[1].slide][kept], np.mean(alone, 0)[kept], atol=1e-6)
 
 
 def test_a_teacher_of_other_tiles_is_refused(unlabelled: Path, tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ class TrainConfig(Config):
     """Folder of stored features of the slides, of TRIDENT, CLAM, STAMP, slide2vec or `wsiseg predict`, to train a head
     on; no pixels are read."""
     teacher: tuple[str, ...] = ()
-    """Model files whose averaged probabilities of tiles are learned in place of labels, which slides need not have; of
-    one with the label 0 that is learned."""
+    """Model files or folders of tumour maps, whose averaged probabilities of tiles are learned in place of labels,
+    which slides need not have; of one with the label 0 that is learned."""
     tile: Annotated[int | None, IN_FILE] = Field(default=None, ge=16, le=4096)
     """Side of the tiles of `features` in pixels of `mpp`, where their files do not say it."""
     mpp: Annotated[float | None, IN_FILE] = Field(default=None, gt=0, le=100)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wsiseg.run.errors import UsageError
 
+Table = NDArray[np.int64] | NDArray[np.float64]
 _LEAST_AREA = 1e-12  # of the last tile where float noise puts it beyond the slide
 _MASK_ROWS_AT_ONCE = 256
 
@@ -85,12 +86,14 @@ def _cells(count: float) -> int:
     return max(1, math.ceil(count - 1e-6))
 
 
-def share_of_cells(mask: NDArray[np.bool_], mask_px: tuple[float, float], grid: Grid) -> NDArray[np.float32]:
+def share_of_cells(
+    mask: NDArray[np.bool_] | NDArray[np.float32], mask_px: tuple[float, float], grid: Grid
+) -> NDArray[np.float32]:
     """Return the share of every tile of a grid that is set in a mask: float32[rows, columns] in 0..1.
 
     It is exact, by the summed-area table of the mask, which covers the slide from its level-0 corner; `mask_px` is
     width and height of its pixels in level-0 pixels. Of a tile that reaches beyond the slide, only the part on the
-    slide counts: tissue at the border is not lost.
+    slide counts: tissue at the border is not lost. Pixels may be set in part, 0..1.
     """
     rows, columns = grid.shape
     (step_x, step_y), (tile_x, tile_y) = grid.stride_level0, grid.tile_level0
@@ -112,14 +115,15 @@ def share_of_cells(mask: NDArray[np.bool_], mask_px: tuple[float, float], grid: 
     return share
 
 
-def _summed(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the summed-area table of a mask, int64[rows + 1, columns + 1]."""
-    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
-    table[1:, 1:] = mask.cumsum(0).cumsum(1)
+def _summed(mask: NDArray[np.bool_] | NDArray[np.float32]) -> Table:
+    """Return the summed-area table of a mask, [rows + 1, columns + 1]."""
+    kind = np.int64 if mask.dtype == np.bool_ else np.float64
+    table = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), kind)
+    table[1:, 1:] = mask.cumsum(0, dtype=kind).cumsum(1)
     return table
 
 
-def _sums(table: NDArray[np.int64], rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
+def _sums(table: Table, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
     """Read a summed-area table at fractional rows and columns (bilinear, which is exact for constant pixels)."""
     r, c = np.clip(rows, 0, table.shape[0] - 1), np.clip(columns, 0, table.shape[1] - 1)
     r0, c0 = np.minimum(r.astype(int), table.shape[0] - 2), np.minimum(c.astype(int), table.shape[1] - 2)
