@@ -14,7 +14,7 @@ from PIL import Image
 
 from making.maps import slide_facts
 from making.slides import stained_picture
-from wsiseg.evaluation.pictures import data_address, drawn, picture_of
+from wsiseg.evaluation.pictures import drawn, picture_of, png
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.pages.pictures import DARK, INK, LIGHT
 from wsiseg.prediction.map_files import MapFiles
@@ -90,7 +90,7 @@ def test_in_the_page_of_an_evaluation(heatmap: Heatmap, tmp_path: Path) -> None:
     files, nothing = MapFiles(tmp_path, "a"), np.zeros(heatmap.shape)
     files.write(heatmap, stained_picture(*SIZE, 0), [])
     shown = drawn(picture_of(heatmap, nothing, nothing), heatmap.threshold)["map"]
-    with Image.open(io.BytesIO(base64.b64decode(data_address(shown).partition(",")[2]))) as image:
+    with Image.open(io.BytesIO(png(shown))) as image:
         pixels = np.asarray(image.convert("RGB"))
     np.testing.assert_array_equal(pixels, shown)  # the few pixels of the unknown stay grey
     is_shown = ~is_one_of(pixels, DARK, LIGHT, (255, 255, 255))

@@ -3,18 +3,18 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from wsiseg.annotations.classes import Classes
-from wsiseg.annotations.coverage import NOTHING, Truth
+from wsiseg.annotations.coverage import NOTHING, Floats, Truth
 from wsiseg.annotations.masks import ZeroedMapError
 from wsiseg.annotations.outlines import AnnotationError
 from wsiseg.annotations.truth import Reading, open_region, open_truth, truth_files
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.froc import Lesions, find_lesions
-from wsiseg.evaluation.pictures import JudgedPicture, picture_of
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.opening import open_prediction
 from wsiseg.mathematics.metrics import Pixels
@@ -30,6 +30,25 @@ _NOISE = 1e-9  # of a cell's area, from adding up what covers it
 
 
 @dataclass(frozen=True)
+class Laid:
+    """The truth of a slide over its map; what is ignored or outside the region is neither tumour nor rest."""
+
+    path: Path  # of the map
+    heatmap: Heatmap
+    truth: Truth
+    tumor: Floats  # float64[rows, columns], level-0 pixels of tumour in each cell
+    rest: Floats  # float64[rows, columns], the same of what is no tumour
+    ignored_share: Floats  # float64[rows, columns], of each cell
+    notes: tuple[str, ...]  # what a person should know
+
+    @property
+    def tumor_share(self) -> Floats:
+        """float64[rows, columns], the share of tumour in each cell."""
+        x, y = self.heatmap.edges()
+        return self.tumor / np.diff(y)[:, None] / np.diff(x)
+
+
+@dataclass(frozen=True)
 class Compared:
     """One slide: its prediction beside its truth; nothing of it is about what is left out."""
 
@@ -39,7 +58,7 @@ class Compared:
     tissue: Pixels  # the cells that were judged, weights in level-0 pixels
     background: tuple[float, float]  # level-0 pixels of tumour and of the rest where nobody looked
     unknown: tuple[float, float]  # the same in unknown tissue, which no measure is about
-    picture: JudgedPicture | None  # for people, where one was asked for
+    again: Callable[[], Laid] | None  # reads map and truth again, for pictures; None where there is no truth
     notes: tuple[str, ...]  # what a person should know
     classes: frozenset[str] = frozenset()  # the classes that its truth has
     lesions: Lesions | None = None  # single lesions and detections, where they were asked for
@@ -153,7 +172,7 @@ def _compared(
     files: Sequence[Path],
     regions: Mapping[str, Path] | None,
 ) -> Compared:
-    """Lay the truth of a slide over its prediction, without what is ignored or outside its region."""
+    """Compare a slide whose map and truth are there, each once."""
     if path is None:
         advice = "map it with wsiseg predict, or give --allow-missing"
         raise MissingMapError(f"{row.slide}: has no map in {config.predictions[0]}", advice)
@@ -164,20 +183,9 @@ def _compared(
         raise WsisegError(f"{row.slide}: has more than one truth: {names}", "keep one of them in the folder")
     if regions is not None and row.slide not in regions:
         raise WsisegError(f"{row.slide}: has no region in {config.roi}", f"add {row.slide}.geojson, or leave out --roi")
-    heatmap, reading = open_prediction(path, row.path, row.mpp), _reading(config)
-    edges, truth = heatmap.edges(), open_truth(files[0], heatmap.slide, reading) if files else Truth(NOTHING)
-    tumor, ignored = truth.covered(*edges)
-    notes = truth.notes + _other_size(row, heatmap)
-    if files:
-        notes += _outside(files[0], truth, float(tumor.sum())) + _contradictions(row, files[0], truth)
-    if regions is not None:
-        region = open_region(regions[row.slide], heatmap.slide, reading)
-        truth, notes = truth.inside(region.area, heatmap.slide.size_px), notes + region.notes
-        tumor, ignored = truth.covered(*edges)
-    cells = np.diff(edges[1])[:, None] * np.diff(edges[0])[None, :]
-    tumor, rest = (np.where(area > _NOISE * cells, area, 0) for area in (tumor, cells - tumor - ignored))
-    if not (tumor.any() or rest.any()):
-        raise WsisegError(f"{row.slide}: nothing of it is left to measure", "see --roi and --ignore-class")
+    again = partial(_laid, config, row, path, files, None if regions is None else regions[row.slide])
+    laid = again()
+    heatmap, tumor, rest = laid.heatmap, laid.tumor, laid.rest
     counted = heatmap.judged & (tumor + rest > 0)
     background, unknown = (
         (float(tumor[cells].sum()), float(rest[cells].sum())) for cells in (~heatmap.tissue, heatmap.unknown)
@@ -189,11 +197,32 @@ def _compared(
         tissue=Pixels.of(heatmap.probabilities[counted], *(one[counted].astype(np.float32) for one in (tumor, rest))),
         background=background,
         unknown=unknown,
-        picture=picture_of(heatmap, tumor / cells, ignored / cells) if config.out and files else None,
-        lesions=find_lesions(heatmap, truth.tumor, ignored / cells) if config.froc else None,
-        notes=notes + heatmap.warnings,
-        classes=truth.classes,
+        again=again if files else None,
+        lesions=find_lesions(heatmap, laid.truth.tumor, laid.ignored_share) if config.froc else None,
+        notes=laid.notes + heatmap.warnings,
+        classes=laid.truth.classes,
     )
+
+
+def _laid(
+    config: EvaluateConfig, row: CohortSlide, path: Path, files: Sequence[Path], region_file: Path | None
+) -> Laid:
+    """Lay the truth of a slide over its prediction, without what is ignored or outside its region."""
+    heatmap, reading = open_prediction(path, row.path, row.mpp), _reading(config)
+    edges, truth = heatmap.edges(), open_truth(files[0], heatmap.slide, reading) if files else Truth(NOTHING)
+    tumor, ignored = truth.covered(*edges)
+    notes = truth.notes + _other_size(row, heatmap)
+    if files:
+        notes += _outside(files[0], truth, float(tumor.sum())) + _contradictions(row, files[0], truth)
+    if region_file is not None:
+        region = open_region(region_file, heatmap.slide, reading)
+        truth, notes = truth.inside(region.area, heatmap.slide.size_px), notes + region.notes
+        tumor, ignored = truth.covered(*edges)
+    cells = np.diff(edges[1])[:, None] * np.diff(edges[0])[None, :]
+    tumor, rest = (np.where(area > _NOISE * cells, area, 0) for area in (tumor, cells - tumor - ignored))
+    if not (tumor.any() or rest.any()):
+        raise WsisegError(f"{row.slide}: nothing of it is left to measure", "see --roi and --ignore-class")
+    return Laid(path, heatmap, truth, tumor, rest, ignored / cells, notes)
 
 
 def _outside(path: Path, truth: Truth, inside_px: float) -> tuple[str, ...]:

@@ -103,9 +103,15 @@ class Report(BaseModel, frozen=True, populate_by_name=True):
 
     @property
     def rows(self) -> dict[str, list[str]]:
-        """Every measure of the headline by name, written for a person, a text a column."""
+        """Every measure of the headline by name, written for a person, a text a column; Dice is F1, and once enough."""
         names, blocks = measured(self.without_background), self.columns.values()
-        return {name: [with_interval(block[name]) if name in block else "" for block in blocks] for name in names}
+        return {
+            "f1 (Dice)" if name == "f1" else name: [
+                with_interval(block[name]) if name in block else "" for block in blocks
+            ]
+            for name in names
+            if name != "dice"
+        }
 
     @property
     def has_truth(self) -> bool:
@@ -117,6 +123,11 @@ class Report(BaseModel, frozen=True, populate_by_name=True):
         """How many of the slides that should be there the headline is over, as `1 of 3 slides`."""
         block = self.without_background
         return counted(block["slides"], "patch") if self.unit == "patch" else of_expected(block)
+
+    @property
+    def scope(self) -> str:
+        """What the headline is over, as `test split, 3 of 4 slides`."""
+        return f"{self.split} split, {self.counted}" if self.split else self.counted
 
     @property
     def unmet(self) -> tuple[Gate, ...]:

@@ -1,21 +1,23 @@
 """What an evaluation leaves in its folder: `metrics.json`, `slides.csv`, `report.html` and the plots."""
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from wsiseg.evaluation.comparison import Compared
+from wsiseg.evaluation.comparison import Compared, MissingMapError
 from wsiseg.evaluation.measures import MODES
 from wsiseg.evaluation.metrics_file import Report, figure, measured, of_expected, with_interval
-from wsiseg.evaluation.pictures import KEYS, data_address, drawn
+from wsiseg.evaluation.pictures import STYLE, anchor, pictures
 from wsiseg.evaluation.plots import NAMES, evaluation_plots, slider_counts
 from wsiseg.pages.page import cell, embedded, page, sortable_table, table
+from wsiseg.run.errors import counted, shortened
 from wsiseg.run.outputs import csv_text, write_json, write_text
 from wsiseg.run.record import SlideRecord
 
-_MOST_PICTURES = 200
+_MOST_NAMED = 5
 _GROUPS = {"per_location": "By location", "per_site": "By site", "per_split": "By split"}
 _UNKNOWN = ("unknown_share", "unknown_tumor_share", "unknown_other_share")
 _SHOWN = ("auc", "average_precision", "precision", "recall", "specificity", "f1", "iou", "wrong_share", *_UNKNOWN)
@@ -72,23 +74,46 @@ def _said(record: SlideRecord) -> str:
 
 
 def _page(report: Report, slides: Sequence[Compared], figures: str) -> str:
-    ranked, threshold = _ranked(report), report.threshold.value
-    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
+    ranked = _ranked(report)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in (*report.notes, *_grouped(ranked)))
     parts = [
         f"<h1>Evaluation of {escape(report.run)}</h1>",
         f"<p>{escape(_about(report))}</p>",
         _gates(report),
         _measures(report),
-        _slider(slides, threshold) if report.has_truth else "",
-        f'<h2>Curves</h2><div class="row">{figures}</div>',
+        _slider(report, slides) if report.has_truth else "",
+        f'<h2>Curves, {escape(report.scope)}</h2><div class="row">{figures}</div>',
         *(_group(title, getattr(report, name)) for name, title in _GROUPS.items()),
         _runs(report),
-        "<h2>Slides, worst first</h2>",
+        f"<h2>Slides, worst first: {escape(report.scope)}</h2>",
         _slides(ranked),
         f"<h2>Notes</h2><ul>{notes}</ul>" if notes else "",
-        *_pictures(ranked, slides, threshold),
+        *pictures(report, ranked, slides),
     ]
-    return page(f"Evaluation of {report.run}", "\n".join(parts), _SLIDER)
+    return page(f"Evaluation of {report.run}", "\n".join(parts), _SLIDER, STYLE)
+
+
+def _grouped(records: Sequence[SlideRecord]) -> Iterator[str]:
+    """Say once what is to be known of several slides, whatever the numbers in it: of how many, and of which."""
+    kinds: dict[str, dict[str, str]] = {}
+    for record in records:
+        for said in [record.error.message] if record.error else record.warnings:
+            kind = re.sub(r"\d[\d.]*", "...", said.replace(record.slide, "..."))
+            kinds.setdefault(kind, {})[record.slide] = said
+    for kind, found in kinds.items():
+        names = ", ".join(shortened(list(found), _MOST_NAMED))
+        said = kind if len(set(found.values())) > 1 else next(iter(found.values()))
+        yield f"{said} ({counted(len(found), 'slide')}: {names})"
+
+
+def _missing(report: Report) -> str:
+    """Say how many slides of the headline have no map, and how many others could not be compared."""
+    block = report.without_background
+    errors = [one.error for one in report.slides if one.error and report.split in {None, getattr(one, "split", None)}]
+    failed = sum(one.type != MissingMapError.__name__ for one in errors)
+    absent = block["expected_slides"] - block["slides"] - failed
+    told = {"without a map": absent, "that could not be compared": failed}
+    return "".join(f", {count} {what}" for what, count in told.items() if count > 0)
 
 
 def _about(report: Report) -> str:
@@ -97,8 +122,8 @@ def _about(report: Report) -> str:
         "both without unknown tissue, which was not judged."
     )
     return (
-        f"Split: {report.split or 'all'}. {report.counted}, "
-        f"{'which have no background.' if report.unit == 'patch' else over} Tumour from {report.threshold.value:.3f} "
+        f"{report.scope.capitalize()}{_missing(report)}; "
+        f"{'patches have no background.' if report.unit == 'patch' else over} Tumour from {report.threshold.value:.3f} "
         f"({report.threshold.origin}). {_intervals(report)} For research, not for diagnosis."
     )
 
@@ -114,7 +139,7 @@ def _intervals(report: Report) -> str:
 
 
 def _titled(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return f"<h2>{title}</h2>{table(heads, rows)}" if rows else ""
+    return f"<h2>{escape(title)}</h2>{table(heads, rows)}" if rows else ""
 
 
 def _gates(report: Report) -> str:
@@ -123,7 +148,7 @@ def _gates(report: Report) -> str:
         [*map(escape, (gate.measure, figure(gate.value), gate.limit, report.counted)), verdicts[gate.is_met]]
         for gate in report.gates
     ]
-    return _titled("Gates", ["measure", "value", "limit", "slides", "met"], rows)
+    return _titled(f"Gates, {report.scope}", ["measure", "value", "limit", "slides", "met"], rows)
 
 
 def _measures(report: Report) -> str:
@@ -135,14 +160,17 @@ def _measures(report: Report) -> str:
     if report.froc:
         unjudged = f"{report.froc['unjudged']} lesions unjudged"
         rows.append(["free-response ROC score", figure(report.froc["score"]), unjudged])
-    return _titled("Measures", ["measure", *report.columns, "over"], [[*row, report.counted] for row in rows])
+    return _titled(
+        f"Measures, {report.scope}", ["measure", *report.columns, "over"], [[*row, report.counted] for row in rows]
+    )
 
 
-def _slider(slides: Sequence[Compared], threshold: float) -> str:
-    counts, names = slider_counts(slides, threshold), ("precision", "recall", "f1")
+def _slider(report: Report, slides: Sequence[Compared]) -> str:
+    counts, names = slider_counts(slides, report.threshold.value), ("precision", "recall", "f1")
     rows = [[NAMES[mode], *(f'<span id="{mode}-{name}"></span>' for name in names)] for mode in MODES]
     return (
-        f'<h2>Threshold</h2>\n<p><label>Tumour from <output id="threshold-value"></output> <input type="range" '
+        f"<h2>Threshold, {escape(report.scope)}</h2>\n<p><label>Tumour from "
+        '<output id="threshold-value"></output> <input type="range" '
         f'id="threshold" min="0" max="{len(counts["thresholds"]) - 1}" value="{counts["begin"]}"></label></p>'
         + table(["", "precision", "recall", "F1"], rows)
         + embedded("counts", counts)
@@ -202,11 +230,11 @@ def _slides(records: Sequence[SlideRecord]) -> str:
     names = ("auc", "f1", "precision", "recall", "specificity", "wrong_share", "unknown_share")
     heads = ["slide", "site", "AUC", "F1", "precision", "recall", "specificity", "wrong", "unknown"]
     rows = []
-    for number, record in enumerate(records):
+    for record in records:
         measures, name = _own(record, MODES[0]), escape(record.slide)
         areas = [getattr(record, kind, None) for kind in ("truth_mm2", "tumor_mm2")]
         status = ": ".join(text for text in (record.status, _said(record)) if text)
-        link = f'<a href="#slide-{number}">{name}</a>' if measures else name
+        link = f'<a href="#{anchor(record.slide)}">{name}</a>' if measures else name
         cells = [
             cell(link, record.slide, is_text=True),
             cell(escape(getattr(record, "site", None) or ""), is_text=True),
@@ -216,19 +244,3 @@ def _slides(records: Sequence[SlideRecord]) -> str:
         ]
         rows.append("".join(cells))
     return sortable_table([*heads, "truth mm2", "called mm2", "status"], rows)
-
-
-def _pictures(records: Sequence[SlideRecord], slides: Sequence[Compared], threshold: float) -> Iterator[str]:
-    """Show truth, map and error of the worst slides."""
-    by_slide = {one.row.slide: one.picture for one in slides}
-    keys = "".join(f'<span class="key" style="background: {key}"></span>{name}' for name, key in KEYS.items())
-    yield f'<h2>Pictures</h2><p class="small">Errors:{keys}</p>'
-    for number, record in enumerate(records[:_MOST_PICTURES]):
-        picture = by_slide.get(record.slide)
-        if picture is not None:
-            figures = "".join(
-                f'<figure><img class="cells" src="{data_address(pixels)}" alt="{name} of {escape(record.slide)}">'
-                f"<figcaption>{name}</figcaption></figure>"
-                for name, pixels in drawn(picture, threshold).items()
-            )
-            yield f'<h3 id="slide-{number}">{escape(record.slide)}</h3><div class="row">{figures}</div>'

@@ -1,5 +1,6 @@
-"""Predictions to be judged: heatmaps of wsiseg, or the paper's published maps."""
+"""Predictions to be judged, heatmaps of wsiseg or the paper's published maps, and the slides that they are of."""
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -73,3 +74,25 @@ def published_heatmap(path: Path, slide: Path | None = None, mpp: float | None =
         "zeroed_by_hand": masks.is_zeroed(path.name, values),
     }
     return Heatmap(values, step * facts.mpp[0], facts, threshold=masks.THRESHOLD, model=model)
+
+
+def slide_of(facts: SlideFacts, path: Path) -> Slide | None:
+    """Open the slide that a map is of; None where it is not there, or is another one of this name."""
+    with contextlib.suppress(WsisegError, OSError):
+        slide = Slide(path, mpp=facts.mpp[0])
+        if slide.size_px == facts.size_px:
+            return slide
+        slide.close()
+    return None
+
+
+def kept_picture(folder: Path, slide: str) -> Path:
+    """Return where predict keeps the small picture of a slide, a JPEG of what is shown of it."""
+    return folder / ".thumbnails" / f"{slide}.jpg"
+
+
+def kept_image(path: Path, least_px: int = 0) -> Image.Image | None:
+    """Read that picture; None where there is none, or its longer side is of fewer than so many pixels."""
+    with contextlib.suppress(OSError, Image.DecompressionBombError), Image.open(path, formats=["JPEG"]) as image:
+        return image.convert("RGB") if max(image.size) >= least_px else None
+    return None

@@ -27,6 +27,7 @@ from PIL import Image
 from wsiseg.annotations.truth import Reading, open_truth, truth_files
 from wsiseg.config.predict import ViewConfig
 from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.heatmap.opening import kept_image, kept_picture, slide_of
 from wsiseg.pages.pictures import palette
 from wsiseg.run.errors import OutputError, UsageError, WsisegError
 from wsiseg.run.record import SlideRecord, slides_of
@@ -82,21 +83,12 @@ class Seen:
         if min(size) <= 0:
             raise LookupError
         corner = column * _TILE_PX, row * _TILE_PX
-        small = self._small(max(whole))
+        small = kept_image(self.jpeg, max(whole))
         if small is not None:
             return _jpeg(small.resize((whole[0], whole[1])).crop((*corner, corner[0] + size[0], corner[1] + size[1])))
         out = np.empty((1, size[1], size[0], 3), np.uint8)
         self.slide.fill_scaled([(left + corner[0] * step, top + corner[1] * step)], out, (step, step))
         return _jpeg(Image.fromarray(out[0]))
-
-    def _small(self, longest_px: int) -> Image.Image | None:
-        """Return the small picture of the slide where it is there and fine enough."""
-        with (
-            contextlib.suppress(OSError, Image.DecompressionBombError),
-            Image.open(self.jpeg, formats=["JPEG"]) as image,
-        ):
-            return image.convert("RGB") if max(image.size) >= longest_px else None
-        return None
 
     def facts(self) -> dict[str, Any]:
         """Return what the page draws with: sizes, the map's place and threshold, and the outline of the truth."""
@@ -168,18 +160,14 @@ class Gallery:
         return self.config.folder / f"{record.slide}.ome.zarr"
 
     def _picture_of(self, record: SlideRecord) -> Path:
-        return self.config.folder / ".thumbnails" / f"{record.slide}.jpg"
+        return kept_picture(self.config.folder, record.slide)
 
     def _open(self, number: int) -> Seen:
-        record, slide = self.records[number], None
+        record = self.records[number]
         heatmap, slides = Heatmap.open(self._map_of(record)), self.config.slides
         path = Path(record.path) if slides is None else slides / Path(record.path).name
-        with contextlib.suppress(WsisegError, OSError):
-            slide = Slide(path, mpp=heatmap.slide.mpp[0])
-        if slide is not None and slide.size_px != heatmap.slide.size_px:
-            slide = None  # another slide of this name
         files = self.truth.get(record.slide, [])
-        return Seen(heatmap, slide, self._picture_of(record), files[0] if files else None)
+        return Seen(heatmap, slide_of(heatmap.slide, path), self._picture_of(record), files[0] if files else None)
 
     def listed(self) -> dict[str, Any]:
         """Return what the list of slides shows, and the colours of maps."""

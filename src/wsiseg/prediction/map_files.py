@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.ngff import CLASSES, NgffVersion
+from wsiseg.heatmap.opening import kept_picture
 from wsiseg.heatmap.qupath import cells_text, collection_text
 from wsiseg.pages import pictures as report
 from wsiseg.prediction.inference import Sums
@@ -96,7 +97,7 @@ class MapFiles:
     @property
     def picture(self) -> Path:
         """The small picture of the slide that is kept for the page of the run."""
-        return self.folder / ".thumbnails" / f"{self.slide}.jpg"
+        return kept_picture(self.folder, self.slide)
 
     @property
     def are_there(self) -> bool:
