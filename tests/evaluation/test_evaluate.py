@@ -331,6 +331,7 @@ def test_a_slide_of_the_split_without_a_map_fails_unless_it_may_be_missing(tmp_p
     allowed = run(tmp_path, out=tmp_path / "out", allow_missing=True)
     assert (allowed.failed, allowed.exit_code) == ((), 0)
     assert "slides without a map, which may be missing: 2 (slide-5, slide-6)" in allowed.notes
+    assert "<p>Test split, 6 of 8 slides, 2 without a map;" in (tmp_path / "out" / "report.html").read_text()
     for found in (report, allowed):
         assert found.counted == "6 of 8 slides"
         assert found.per_site["breast"]["with_background"]["expected_slides"] == 4

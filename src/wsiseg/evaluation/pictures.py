@@ -170,5 +170,5 @@ def _figure(content: bytes | None, alt: str, caption: str, kind: str) -> str:
     if content is None:
         return ""
     address = picture_address("png" if content.startswith(b"\x89PNG") else "jpeg", content)
-    image = f'<img loading="lazy" class="{kind}" src="{address}" alt="{escape(alt)}">'
+    image = f'<img decoding="async" class="{kind}" src="{address}" alt="{escape(alt)}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
