@@ -3,6 +3,7 @@
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def page(folder: Path) -> str:
-    given = {"truth": folder / "truth", "cohort": folder / "cohort.csv", "out": folder / "out", "resamples": 0}
+    given: dict[str, Any] = {
+        "truth": folder / "truth",
+        "cohort": folder / "cohort.csv",
+        "out": folder / "out",
+        "resamples": 0,
+    }
     evaluate(EvaluateConfig.checked(predictions=[folder / "maps"], **given))
     return (folder / "out" / "report.html").read_text()
 
@@ -61,7 +67,12 @@ def is_color(pixels: NDArray[np.int_], color: tuple[int, int, int]) -> NDArray[n
 def marked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Marked:
     made: list[Marked] = []
     of = Marked.of
-    monkeypatch.setattr(Marked, "of", lambda *given: made.append(of(*given)) or made[-1])
+
+    def kept(*given: Any) -> Marked:
+        made.append(of(*given))
+        return made[-1]
+
+    monkeypatch.setattr(Marked, "of", kept)
     page(folder)
     return made[0]
 
@@ -92,10 +103,14 @@ def test_the_overview_has_both_outlines_and_numbered_places(marked: Marked) -> N
     pixels = opened(marked.overview(840, [(1, marked.places[0])]))
     assert max(pixels.shape) == 840
     share = pixels.shape[1] / SIZE[0]
-    at = lambda x, y: np.s_[round(y * share) - 1 : round(y * share) + 2, round(x * share) - 1 : round(x * share) + 2]  # noqa: E731
-    assert is_color(pixels[at(1650, 1200)], TRUTH).any()
-    assert is_color(pixels[at(2600, 1700)], INK).any()
-    assert (pixels[at(*marked.places[0].box[2:])] > 200).all(-1).any(), "its frame is white"
+
+    def near(x: float, y: float) -> NDArray[np.int_]:
+        across, down = round(x * share), round(y * share)
+        return pixels[down - 1 : down + 2, across - 1 : across + 2]
+
+    assert is_color(near(1650, 1200), TRUTH).any()
+    assert is_color(near(2600, 1700), INK).any()
+    assert (near(*marked.places[0].box[2:]) > 200).all(-1).any(), "its frame is white"
 
 
 def test_the_page_works_without_slides_and_without_any_picture(folder: Path) -> None:
