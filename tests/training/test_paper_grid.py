@@ -1,9 +1,11 @@
 """How the configurations of a grid are ranked and told."""
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from wsiseg.cli import commands
-from wsiseg.pages.configurations import Configured, best_first
+from wsiseg.pages.configurations import Configured, best_first, export_command
 from wsiseg.training.train import Trained
 
 
@@ -32,9 +34,13 @@ def test_the_command_ends_with_the_ranking() -> None:
     ranked = tuple(best_first(CONFIGURED))
     lines = list(commands._train_lines(Trained(Path("grid"), "ok", ranked[0], ranked)))
     assert lines[0] == "configurations, best first by the validation slides:"
-    assert lines[1] == " 1. best: val: auc 0.800, slide_auc 0.900; test: auc 0.500, slide_auc 0.500"
-    assert lines[4].startswith(" 4. supervised: val: auc 0.950")
-    assert lines[5:] == ["grid/best/best.pt", "grid/grid.csv"]
+    assert lines[1].split("  ")[-4:] == ["val pixel AUC", "test pixel AUC", "val AUC of slides", "test AUC of slides"]
+    assert lines[2].split() == ["1.", "best", "0.800", "0.500", "0.900", "0.500"]
+    assert lines[5].split() == ["4.", "supervised", "0.950", "0.980", "1.000", "1.000"]
+    assert len({len(line) for line in lines[1:6]}) == 1, "figures stand below their heads"
+    assert lines[6:] == ["grid/best/best.pt", "grid/grid.csv"]
+    words = shlex.split(export_command(replace(ranked[0], out=Path("a grid/it's best"))))
+    assert words == ["wsiseg", "export", "a grid/it's best", "--out", "it's best.onnx"]
     alone = Trained(Path("run"), "ok", CONFIGURED[0])
     assert list(commands._train_lines(alone))[:2] == [
         "val: auc 0.700, slide_auc 0.900",

@@ -53,7 +53,10 @@ def train(streams: Streams, config: TrainConfig) -> None:
     """
     trained: Trained = needing_torch("train", "training.train")(config, streams)
     if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started the first one speaks
+        from wsiseg.pages.configurations import export_command  # noqa: PLC0415  loads numerical libraries
+
         streams.result(trained.as_json(), _train_lines(trained))
+        streams.note(f"next, a model file of it:\n{export_command(trained.best)}")
 
 
 @command(app, ExportConfig)
@@ -159,9 +162,14 @@ def evaluate(streams: Streams, config: EvaluateConfig) -> int:
 
 def _train_lines(trained: "Trained") -> Iterator[str]:
     if trained.configurations:
+        from wsiseg.pages.configurations import ranking  # noqa: PLC0415  loads numerical libraries
+
         yield "configurations, best first by the validation slides:"
-        for number, one in enumerate(trained.configurations, 1):
-            yield f"{number:2}. {one.out.name}: " + "; ".join(_measures(one.figures))
+        rows = ranking(trained.configurations)
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for number, name, *figures in rows:
+            numbers = (f"  {one:>{width}}" for one, width in zip(figures, widths[2:], strict=True))
+            yield f"{number:>{widths[0]}} {name:<{widths[1]}}{''.join(numbers)}"
         yield str(trained.best.out / "best.pt")
         yield str(trained.out / "grid.csv")
     else:

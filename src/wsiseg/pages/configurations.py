@@ -1,6 +1,7 @@
 """The paper's benchmark: configurations of alpha and beta, what came out of each, and the picture of them."""
 
 import itertools
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from wsiseg.pages.drawing import INK, Drawing, Rectangle, Text
 
 STEPS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 ALPHAS, BETAS = STEPS[1:], STEPS[:-1]
+_RANKING = ("auc", "slide_auc")
 MEASURES = ("auc", "auc_background", "precision", "recall", "f1", "slide_auc")
 _NAMES = {"auc": "pixel AUC", "auc_background": "pixel AUC with background", "f1": "F1", "slide_auc": "AUC of slides"}
 _CELL_W, _CELL_H, _LEFT, _TOP = 58, 34, 50, 66
@@ -51,10 +53,30 @@ def best_first(configured: Sequence[Configured]) -> list[Configured]:
     The configuration that has seen true labels comes last, whatever its measures.
     """
 
-    def rank(one: Configured) -> tuple[bool, float, float]:
-        return (one.alpha is not None, one.measure("auc", "val") or 0.0, one.measure("slide_auc", "val") or 0.0)
+    def rank(one: Configured) -> tuple[bool, list[float]]:
+        return (one.alpha is not None, [one.measure(name, "val") or 0.0 for name in _RANKING])
 
     return sorted(configured, key=rank, reverse=True)
+
+
+def ranking(configured: Sequence[Configured]) -> list[list[str]]:
+    """Return heads and rows of a table, best first: of both measures that rank, validation beside test."""
+    columns = [
+        (name, split)
+        for name in _RANKING
+        for split in ("val", "test")
+        if any(one.measure(name, split) is not None for one in configured)
+    ]
+    rows = [["", "configuration", *(f"{split} {_NAMES[name]}" for name, split in columns)]]
+    for number, one in enumerate(best_first(configured), 1):
+        values = [one.measure(*column) for column in columns]
+        rows.append([f"{number}.", one.out.name, *("" if value is None else f"{value:.3f}" for value in values)])
+    return rows
+
+
+def export_command(one: Configured) -> str:
+    """Return the command that makes a model file of a configuration, to be pasted into a shell."""
+    return shlex.join(["wsiseg", "export", str(one.out), "--out", f"{one.out.name}.onnx"])
 
 
 def picture(configured: Sequence[Configured], split: str, sites: Sequence[str] = (ALL,)) -> Drawing:

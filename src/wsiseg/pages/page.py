@@ -25,7 +25,7 @@ td.text { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
 th { background: var(--soft); }
 th button { all: unset; cursor: pointer; font-weight: 600; }
 th button:focus-visible, input:focus-visible, a:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
-.wide { overflow-x: auto; }
+.wide, pre { overflow-x: auto; }
 @media (max-width: 32rem) { table { font-size: .85rem; } th, td { padding: .2rem .3rem; white-space: normal; } }
 .row { display: flex; flex-wrap: wrap; gap: 1rem; }
 .row > figure { margin: 0; }

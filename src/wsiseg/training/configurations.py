@@ -1,11 +1,22 @@
 """The paper's benchmark: the settings of its configurations of alpha and beta, their table and their page."""
 
 from collections.abc import Iterator, Sequence
+from html import escape
 from typing import Any
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.pages.configurations import ALPHAS, BETAS, MEASURES, Configured, best_first, picture
+from wsiseg.pages.configurations import (
+    ALPHAS,
+    BETAS,
+    MEASURES,
+    Configured,
+    best_first,
+    export_command,
+    picture,
+    ranking,
+)
 from wsiseg.pages.page import page
+from wsiseg.pages.page import table as rows_table
 from wsiseg.run.outputs import write_text
 from wsiseg.training.page import NOTE, facts_table, measures_table
 from wsiseg.training.run_folder import RunFolder, as_csv
@@ -49,9 +60,11 @@ def write_grid(config: TrainConfig, configured: Sequence[Configured]) -> None:
     split = "test" if any("test" in one.figures for one in configured) else "val"
     drawing = picture(configured, split, configured[0].in_distribution(split))
     drawing.save(config.out / "grid")
-    ranked = best_first(configured)
-    best = {"network": config.arch, "best by validation": ranked[0].out.name, "use": NOTE}
-    parts = [f"<h1>Training of {config.out.name}</h1>", facts_table(best), f"<figure>{drawing.svg()}</figure>"]
-    parts += ["<h2>Configurations, best first by validation</h2>"]
+    ranked, (heads, *figures) = best_first(configured), ranking(configured)
+    title = f"Training of {config.out.name}"
+    parts = [f"<h1>{escape(title)}</h1>", facts_table({"network": config.arch, "use": NOTE})]
+    parts += ["<h2>Configurations, best first by validation</h2>", rows_table(heads, figures)]
+    parts += ["<p>A model file of the best one:</p>", f"<pre>{escape(export_command(ranked[0]))}</pre>"]
+    parts += [f'<div class="wide">{drawing.svg()}</div>', "<h2>All measures</h2>"]
     parts += [f"<h3>{one.out.name}</h3>{measures_table(one.figures)}" for one in ranked]
-    write_text(config.out / "report.html", page(f"Training of {config.out.name}", "\n".join(parts)))
+    write_text(config.out / "report.html", page(title, "\n".join(parts)))
