@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from wsiseg.model_file.model_file import ModelFile, model_path
 from wsiseg.model_file.onnx_session import GET_CUDA, PROVIDERS, available_providers, has_fast_int8, runtime
 from wsiseg.run.errors import DeviceError, ModelFileError, PixelSizeError, SlideError, shortened
 from wsiseg.run.machine import cores, memory_bytes
+from wsiseg.run.proof import Findings
 from wsiseg.run.record import Progress
 from wsiseg.run.version import __version__
 from wsiseg.slides.slide import Slide
@@ -29,19 +29,6 @@ _TILE_PX = 256  # where a slide does not tell the size of its own
 _MOST_NAMED = 20
 
 _Tile = tuple[int, int, int, int, int]  # level, left, upper edge, width, height in pixels of the level
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What was found."""
-
-    facts: dict[str, dict[str, Any]]  # names and values for a person, by what was examined
-    problems: tuple[str, ...] = ()  # what must be mended
-
-    @property
-    def exit_code(self) -> int:
-        """0 where nothing is wrong, else 1."""
-        return 1 if self.problems else 0
 
 
 def doctor(config: DoctorConfig, progress: Progress | None = None) -> Findings:

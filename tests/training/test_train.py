@@ -19,9 +19,11 @@ import torch
 from PIL import Image
 
 from making.tiled import SMALL, TILE_PX, training
+from wsiseg.config.doctor import DoctorConfig
 from wsiseg.config.train import TrainConfig
 from wsiseg.network.network import Checkpoint, build, load_classifier
 from wsiseg.network.weights import read_torch
+from wsiseg.prediction.verify import verify
 from wsiseg.run.errors import DeviceError, UsageError, WsisegError
 from wsiseg.run.record import Progress
 from wsiseg.training.bags import TileSource
@@ -56,8 +58,14 @@ def test_a_run_leaves_checkpoint_state_settings_and_measures(cohort: Path, truth
     trained = train(training(cohort, out, truth=truth), listening)
     assert isinstance(trained, Trained)
     assert {path.name for path in out.iterdir()} == {
-        "best.pt", "last.pt", "config.toml", "metrics.csv", "report.html",
+        "best.pt", "last.pt", "config.toml", "metrics.csv", "report.html", "run.json",
     }  # fmt: skip
+    assert verify(DoctorConfig(slide=out)).facts["run"]["files"] == "5 of 5 as recorded"
+    for name in ("best.pt", "config.toml", "last.pt"):
+        content = (out / name).read_bytes()
+        (out / name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        assert [text.partition(":")[0] for text in verify(DoctorConfig(slide=out)).problems] == [name]
+        (out / name).write_bytes(content)
     assert [row["epoch"] for row in rows(out / "metrics.csv")] == ["1", "2"]
     assert all(0 < float(row["risk"]) < 5 and 0 <= float(row["waiting"]) <= 1 for row in rows(out / "metrics.csv"))
     checkpoint = Checkpoint.load(out / "best.pt")
@@ -253,6 +261,7 @@ def test_a_grid_trains_every_configuration_on_shared_features(cohort: Path, trut
         assert picture.width > 800
     assert len(list((tmp_path / "features").rglob("*.npy"))) == 8
     assert "alpha-0.2-beta-0.8" in (tmp_path / "report.html").read_text()
+    assert verify(DoctorConfig(slide=tmp_path)).facts["run"]["files"] == "5 of 5 as recorded"
     assert train(settings.model_copy(update={"train_last": 1, "batch_norm": "frozen"})).status == "up_to_date"
 
 

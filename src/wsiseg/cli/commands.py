@@ -17,9 +17,9 @@ from wsiseg.config.train import TrainConfig
 from wsiseg.run.memory import give_back_large_arrays
 
 if TYPE_CHECKING:
-    from wsiseg.doctor import Findings
     from wsiseg.evaluation.metrics_file import Report
     from wsiseg.exporting.export import Exported
+    from wsiseg.run.proof import Findings
     from wsiseg.training.train import Trained
 
 
@@ -118,18 +118,21 @@ def view(streams: Streams, config: ViewConfig) -> None:
 
 @command(app, DoctorConfig)
 def doctor(streams: Streams, config: DoctorConfig) -> int:
-    """Examine the installation, a slide or a model file, and print what was found.
+    """Examine the installation, a slide or a model file, or verify a run, and print what was found.
 
-    Exits with 1 where tiles of the slide cannot be read.
+    A run is verified against its run.json: its files, the record itself, the model and the slides. Exits with 1 where
+    anything differs, or where tiles of a slide cannot be read.
 
     Examples:
         wsiseg doctor
         wsiseg doctor slide.svs --deep
         wsiseg doctor --model mine.onnx --json
+        wsiseg doctor wsiseg-out --sample 50
     """
     from wsiseg.doctor import doctor as examine  # noqa: PLC0415  loads numerical libraries
+    from wsiseg.prediction.verify import is_of_run, verify  # noqa: PLC0415  the same
 
-    findings = examine(config, streams)
+    findings = (verify if is_of_run(config.slide) else examine)(config, streams)
     streams.result({**findings.facts, "problems": list(findings.problems)}, _findings_lines(findings))
     return findings.exit_code
 

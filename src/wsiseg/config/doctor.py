@@ -3,16 +3,23 @@
 from pathlib import Path
 from typing import Annotated
 
-from wsiseg.config.settings import ARGUMENT, IN_FILE, Config
+from pydantic import Field
+
+from wsiseg.config.settings import IN_FILE, Config, Shown
 
 
 class DoctorConfig(Config):
     """Settings of `wsiseg doctor`."""
 
-    slide: Annotated[Path | None, ARGUMENT] = None
-    """The slide to examine."""
+    slide: Annotated[Path | None, Shown("argument", "SLIDE|RUN|MAP")] = None
+    """The slide to examine; or to verify, the folder of a run of predict or train, or one heatmap of it."""
     model: str | None = None
-    """The model file to examine; `default` and `node` come with wsiseg."""
+    """The model file to examine; or, where a run is verified, its model where it lies now. `default` and `node` come
+    with wsiseg."""
+    slides: Path | None = None
+    """Folder that the slides of a run lie in now, where they are not where predict read them."""
+    sample: int = Field(default=0, ge=0)
+    """About how many tiles of each slide of a run to ask its model about again."""
     slide_mpp: float | None = None
     """Micrometers per level-0 pixel, in place of what the file says."""
     deep: bool = False

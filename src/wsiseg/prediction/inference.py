@@ -141,6 +141,18 @@ def turned_back(images: NDArray[T], view: int) -> NDArray[T]:
     return np.rot90(images, -_QUARTERS[view % 4], (1, 2))
 
 
+def complete(plan: Plan, part: Plan) -> NDArray[np.bool_]:
+    """Return bool[rows, columns], True for the cells that a part of the windows tells as much of as all of them."""
+    weights = []
+    for windows in (plan.windows, part.windows):
+        weights.append(np.zeros(plan.grid.shape, np.float32))
+        for cells in windows:
+            place = weights[-1][cells[0] : cells[0] + cells[2], cells[1] : cells[1] + cells[3]]
+            place += _weight(plan, cells)[: place.shape[0], : place.shape[1]]
+    lacks = np.asarray(plan.wanted & (weights[0] != weights[1]), np.float32)
+    return np.asarray(plan.wanted & (np.nan_to_num(mean_of_tiles(lacks, plan.wanted, plan.tile_cells), nan=1) <= 0))
+
+
 def _weight(plan: Plan, cells: Cells) -> NDArray[np.float32]:
     """Return the weights of a window's cells: a ramp over what windows share, 1 in the middle and for a tile."""
     if not plan.is_dense:

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.ngff import CLASSES, NgffVersion
 from wsiseg.heatmap.opening import kept_picture
@@ -39,13 +40,20 @@ from wsiseg.run.outputs import (
     write_text,
     written_whole,
 )
-from wsiseg.run.record import Run, SlideRecord, slides_of
-from wsiseg.slides.slide import ASSUMED
+from wsiseg.run.proof import Written, written
+from wsiseg.run.record import Run, RunFile, SlideRecord, slides_of
+from wsiseg.slides.slide import ASSUMED, Slide
 
 if TYPE_CHECKING:
     from filelock import SoftFileLease
 
 _UNTOUCHED_S = 120.0
+OTHER_THRESHOLD = "the threshold changed"
+"""Why a map is written again where the model need not be asked again."""
+
+_NAMES = {"min_tissue": "min-tissue", "models": "the model file", "provider": "what computes"}
+_NAMES |= {"limits": "from where on tissue is unknown"}
+_FORMER = {"stride": None, "combine": "mean"}  # settings of earlier versions, and what everything is made with now
 _COLUMNS = (
     *("slide", "path", "label", "split", "site", "status", "tissue_mm2", "tumor_mm2", "tumor_share", "unknown_mm2"),
     *("unknown_share", "largest_focus_mm2", "foci", "mean_probability", "max_probability", "model"),
@@ -63,6 +71,11 @@ class MapFiles:
     with_features: bool = False
     with_cells: bool = False
     ngff: NgffVersion = "0.4"
+
+    @classmethod
+    def of(cls, config: PredictConfig, slide: str) -> Self:
+        """Return the files of a slide as settings ask for them."""
+        return cls(config.out, slide, config.csv, config.write_features, config.cells, config.ngff)
 
     @property
     def outputs(self) -> dict[str, Path]:
@@ -103,6 +116,10 @@ class MapFiles:
     def are_there(self) -> bool:
         """True if every result is there, and all of them are of the same map."""
         return not self._begun.exists() and all(path.exists() for path in self.outputs.values())
+
+    def written(self) -> dict[str, Written]:
+        """Return what the results are now, by their names in the folder."""
+        return written(self.folder, [*self.outputs.values(), self.picture])
 
     def open(self) -> Heatmap | None:
         """Return the heatmap that is there, if it can be read."""
@@ -159,8 +176,10 @@ class MapFiles:
         return None if stored is None else Sums(stored["total"], stored["weight"], int(stored["done"]))
 
 
-def write_overviews(folder: Path, run_file: str, report: Path) -> None:
+def write_overviews(file: RunFile, folder: Path, run_file: str, report: Path) -> None:
     """Write the page of a run, of all slides that its file names, and the table of all runs in the folder.
+
+    What they are is added to the file of the run.
 
     Raises:
         OutputError: They cannot be written.
@@ -168,6 +187,7 @@ def write_overviews(folder: Path, run_file: str, report: Path) -> None:
     write_text(report, predict_page(Run.read(folder / run_file), folder.resolve().name, partial(_results, folder)))
     with locked(folder / ".slides.csv.lock"):  # whoever is last has read what all others wrote
         write_text(folder / "slides.csv", _slides_csv(slides_of(folder)))
+        file.update(written=written(folder, [report, folder / "slides.csv"]))
 
 
 def _slides_csv(records: Sequence[SlideRecord]) -> str:
@@ -213,6 +233,17 @@ def _write_csv(path: Path, heatmap: Heatmap) -> None:
         for row, column in np.argwhere(heatmap.tissue):
             told = f"{heatmap.probabilities[row, column]:.6f}", CLASSES[labels[row, column]]
             writer.writerow([x[column], y[row], x[column + 1] - x[column], y[row + 1] - y[row], *told])
+
+
+def what_changed(known: Heatmap, slide: Slide, wanted: dict[str, Any], threshold: float) -> str | None:
+    """Name what a heatmap was made with that differs from what is asked for now; None where nothing does."""
+    if known.slide != slide.facts:
+        return slide.facts.difference(known.slide)
+    changed = [_NAMES.get(name, name) for name, value in wanted.items() if known.run.get(name) != value]
+    changed += [name for name, value in _FORMER.items() if known.run.get(name, value) != value]
+    if changed:
+        return f"{', '.join(changed)} changed"
+    return None if known.threshold == threshold else OTHER_THRESHOLD
 
 
 class SlideLocks:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from wsiseg.model_file.model_file import ModelFile
 from wsiseg.model_file.onnx_session import CPU
 from wsiseg.prediction.feed import Feed
 from wsiseg.prediction.inference import Asking
-from wsiseg.prediction.map_files import MapFiles, SlideLocks
+from wsiseg.prediction.map_files import OTHER_THRESHOLD, MapFiles, SlideLocks, what_changed
 from wsiseg.prediction.mapping import (
     Job,
     askings_of,
@@ -45,10 +45,6 @@ if TYPE_CHECKING:
 _AT_ONCE = 2  # slides that are opened or written
 _LANES = 2  # batches that an accelerator is given at once: it copies one while it computes the other
 _LOOK_AGAIN_S, _FORETOLD_AFTER_S = 1.0, 2.0
-_THRESHOLD = "the threshold changed"
-_NAMES = {"min_tissue": "min-tissue", "models": "the model file", "provider": "what computes"}
-_NAMES |= {"limits": "from where on tissue is unknown"}
-_FORMER = {"stride": None, "combine": "mean"}  # settings of earlier versions, and what everything is made with now
 
 
 @dataclass(frozen=True)
@@ -62,8 +58,7 @@ class Setting:
 
     def files(self, row: CohortSlide) -> MapFiles:
         """Return where the results of a slide lie."""
-        config = self.config
-        return MapFiles(config.out, row.slide, config.csv, config.write_features, config.cells, config.ngff)
+        return MapFiles.of(self.config, row.slide)
 
 
 @dataclass
@@ -127,10 +122,10 @@ class _Work:
         models, config = self.setting.models, self.setting.config
         threshold = threshold_of(models, config)
         wanted = settings_of(models, config, self.setting.places.settings(self.row.slide))
-        reason = _what_changed(known, slide, wanted, threshold)
+        reason = what_changed(known, slide, wanted, threshold)
         if known.run.get("bad_tiles", 0) > config.max_bad_tiles * known.run.get("tiles", 0):
             reason = "more of it could not be read than max-bad-tiles allows"
-        if reason in (None, _THRESHOLD):
+        if reason in (None, OTHER_THRESHOLD):
             has_all = not config.write_features or self.files.outputs["features"].exists()
             self.known = replace(known, threshold=threshold) if has_all else None
         if reason is not None:
@@ -192,7 +187,7 @@ class _Work:
             self.files.write(heatmap, picture.result(), notes, warnings)
             status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if heatmap.warnings else "ok"
             record = _record(self, heatmap, status, warnings)
-            return record.model_copy(update={"waiting_share": share})
+            return record.model_copy(update={"waiting_share": share, "written": self.files.written()})
 
         self.attempt(step)
         wait([picture])  # nobody reads the slide any more
@@ -256,17 +251,6 @@ def _arriving(
         yield work
 
 
-def _what_changed(known: Heatmap, slide: Slide, wanted: dict[str, Any], threshold: float) -> str | None:
-    """Name what a heatmap was made with that differs from what is asked for now; None where nothing does."""
-    if known.slide != slide.facts:
-        return slide.facts.difference(known.slide)
-    changed = [_NAMES.get(name, name) for name, value in wanted.items() if known.run.get(name) != value]
-    changed += [name for name, value in _FORMER.items() if known.run.get(name, value) != value]
-    if changed:
-        return f"{', '.join(changed)} changed"
-    return None if known.threshold == threshold else _THRESHOLD
-
-
 def _record(work: _Work, heatmap: Heatmap, status: Status, warnings: tuple[str, ...]) -> SlideRecord:
     areas = {"tissue": heatmap.tissue, "tumor": heatmap.tumor, "unknown": heatmap.unknown}
     cells = {name: int(mask.sum()) for name, mask in areas.items()}
@@ -283,6 +267,7 @@ def _record(work: _Work, heatmap: Heatmap, status: Status, warnings: tuple[str, 
         mpp=heatmap.slide.mpp,
         mpp_source=heatmap.slide.mpp_source,
         mpp_raw=heatmap.slide.mpp_raw,
+        fingerprint=heatmap.slide.fingerprint,
         **work.row.known,
         model=f"{heatmap.model.get('name', '')} {heatmap.model.get('version', '')}".strip(),
         provider=heatmap.run.get("provider"),

@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,15 @@ from typing import Any
 from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.model_file import ModelFile, model_path
-from wsiseg.prediction.map_files import write_overviews
+from wsiseg.prediction.map_files import MapFiles, write_overviews
 from wsiseg.prediction.mapping import kind, map_slide, prepare
 from wsiseg.prediction.pipeline import Setting, planned, records
 from wsiseg.prediction.places import Places
 from wsiseg.prediction.processes import in_processes, on_cluster
 from wsiseg.prediction.stored import check_models
 from wsiseg.run.errors import ModelFileError, UsageError, counted
-from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, now, spoken, totals
+from wsiseg.run.proof import Written
+from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, now, slides_of, spoken, totals
 from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import Cohort, CohortSlide
 from wsiseg.slides.slide import Slide
@@ -42,7 +43,10 @@ def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -
         UsageError: A setting does not fit.
     """
     config = PredictConfig.checked(inputs=(str(slide),), model=(str(model),), **settings)
-    with _models(config) as models, Slide(slide, mpp=config.slide_mpp, longest_read_s=config.read_timeout) as opened:
+    with (
+        opened_models(config) as models,
+        Slide(slide, mpp=config.slide_mpp, longest_read_s=config.read_timeout) as opened,
+    ):
         row = CohortSlide(Path(slide).stem, Path(slide))
         places = Places.of(config.tissue, config.roi, config.exclude, [row.slide], config.features)
         return map_slide(prepare(row, opened, models, config, places), models, config)
@@ -65,7 +69,7 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
     rows = [row for row in cohort.slides if _is_in_shard(row.slide, config.shard)]
     names = [row.slide for row in cohort.slides if not row.skipped]
     places = Places.of(config.tissue, config.roi, config.exclude, names, config.features)
-    with _models(config) as models:
+    with opened_models(config) as models:
         for line in _introduction(models):
             progress.note(line)
         for model in models:
@@ -73,14 +77,25 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
         if config.dry_run:
             return _dry_run(rows, Setting(places, models, config, progress))
         progress.begin(len(rows))
+        earlier = _written_before(config.out)
         with RunFile(config.out / config.run_name, _run(config, models)) as file:
             try:
                 for record in _records(rows, places, models, config, progress):
+                    if record.status == "up_to_date":  # what lies there now must not pass for what was written
+                        was = earlier.get(record.slide) or MapFiles.of(config, record.slide).written()
+                        record = record.model_copy(update={"written": was})  # noqa: PLW2901  the same slide
                     file.add(record)
                     progress.done(record)
                 return file.finish()
             finally:
-                write_overviews(config.out, config.run_name, config.report)
+                write_overviews(file, config.out, config.run_name, config.report)
+
+
+def _written_before(folder: Path) -> dict[str, dict[str, Written]]:
+    """Return what earlier runs wrote for each slide."""
+    with suppress(OSError, ValueError):
+        return {record.slide: record.written for record in slides_of(folder)}
+    return {}
 
 
 def _dry_run(rows: list[CohortSlide], setting: Setting) -> Run:
@@ -173,7 +188,7 @@ def _run(config: PredictConfig, models: list[ModelFile]) -> Run:
 
 
 @contextmanager
-def _models(config: PredictConfig) -> Iterator[list[ModelFile]]:
+def opened_models(config: PredictConfig) -> Iterator[list[ModelFile]]:
     """Open the model files, so that a bad one stops the run before any slide is touched."""
     with ExitStack() as stack:
         models = _open_models(config.model, config.devices[0], stack)

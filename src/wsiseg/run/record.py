@@ -12,8 +12,10 @@ from pydantic import BaseModel, Field
 
 from wsiseg.run.errors import NotASlideError, WsisegError
 from wsiseg.run.outputs import locked, write_json
+from wsiseg.run.proof import Written, sealed
 
 LINE_EVERY_S = 60.0
+_WRITING_S, _WRITING_SHARE = 0.1, 0.05  # that the record of a run may cost: at first, and of its time
 Status = Literal["ok", "no_tissue", "skipped", "up_to_date", "suspect", "failed", "planned"]  # the last of a dry run
 
 
@@ -49,6 +51,7 @@ class SlideRecord(BaseModel, frozen=True, extra="allow"):
     bad_tiles: int = 0
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    written: dict[str, Written] = Field(default_factory=dict)  # its files, by their names in the folder of the run
 
     @classmethod
     def of_error(cls, slide: str, path: Path, error: WsisegError | OSError, *, must_be_slide: bool) -> Self:
@@ -75,6 +78,7 @@ class Run(BaseModel, frozen=True, populate_by_name=True):
     settings: dict[str, Any] = Field(default_factory=dict)
     slides: tuple[SlideRecord, ...] = ()
     totals: dict[str, int] = Field(default_factory=dict)
+    written: dict[str, Written] = Field(default_factory=dict)  # files of the whole run, by their names in its folder
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -181,7 +185,8 @@ class RunFile:
     """`run.json` while the run goes on: whole at every moment, finished also when the run is interrupted.
 
     The slides of an earlier run of the same command in the same folder stay in it, unless this run does them again; so
-    several processes may share a folder.
+    several processes may share a folder. As the file grows, the last slides are added together, so that thousands of
+    them do not cost more each.
 
     Args:
         path: Where to write; None keeps the record in memory.
@@ -190,19 +195,27 @@ class RunFile:
 
     def __init__(self, path: Path | None, run: Run) -> None:
         self.path = path
-        self.run = run
-        self._update()
+        self._run = run
+        self._slides = list(run.slides)
+        self._began, self._spent = time.monotonic(), 0.0
+        self.update()
+
+    @property
+    def run(self) -> Run:
+        """The run as it stands."""
+        return self._run.model_copy(update={"slides": tuple(self._slides), "totals": totals(self._slides)})
 
     def add(self, record: SlideRecord) -> None:
         """Add what became of a slide."""
-        slides = (*self.run.slides, record)
-        self._update(slides=slides, totals=totals(slides))
+        self._slides.append(record)
+        if self._spent <= _WRITING_S + _WRITING_SHARE * (time.monotonic() - self._began):
+            self.update()
 
     def finish(self) -> Run:
         """Write the end of the run."""
-        is_vain = all(record.status in ("failed", "skipped") for record in self.run.slides)
+        is_vain = all(record.status in ("failed", "skipped") for record in self._slides)
         status = "complete" if self.run.exit_code == 0 else "failed" if is_vain else "partial"
-        self._update(status=status, finished=now())
+        self.update(status=status, finished=now())
         return self.run
 
     def __enter__(self) -> Self:
@@ -210,14 +223,17 @@ class RunFile:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self._update(finished=now())
+            self.update(finished=now())
 
-    def _update(self, **changes: Any) -> None:  # noqa: ANN401  values of the fields of a run
-        self.run = self.run.model_copy(update=changes)
+    def update(self, **changes: Any) -> None:  # noqa: ANN401  values of the fields of a run
+        """Change fields of the run and write it."""
+        began = time.monotonic()
+        self._run = self._run.model_copy(update=changes)
         if self.path is not None:
             with locked(self.path.with_name(f".{self.path.name}.lock")):
                 merged = _with_earlier(self.path, self.run)
-                write_json(self.path, merged.model_dump(mode="json", by_alias=True))
+                write_json(self.path, sealed(merged.model_dump(mode="json", by_alias=True)))
+        self._spent += time.monotonic() - began
 
 
 def _with_earlier(path: Path, run: Run) -> Run:
@@ -233,6 +249,11 @@ def _with_earlier(path: Path, run: Run) -> Run:
     return run.model_copy(update={"slides": slides, "totals": totals(slides)})
 
 
+def run_files(folder: Path) -> list[Path]:
+    """Return the files that say what became of the slides in a folder, those of shards too."""
+    return sorted(path for pattern in ("run.json", "run.*-of-*.json") for path in folder.glob(pattern))
+
+
 def slides_of(folder: Path) -> list[SlideRecord]:
     """Return what became of every slide in the folder of one run or of several, as of shards; the latest counts.
 
@@ -240,7 +261,7 @@ def slides_of(folder: Path) -> list[SlideRecord]:
         OSError: A run file cannot be read.
         ValueError: It is none.
     """
-    runs = [Run.read(path) for pattern in ("run.json", "run.*-of-*.json") for path in folder.glob(pattern)]
+    runs = [Run.read(path) for path in run_files(folder)]
     found = {record.slide: record for run in sorted(runs, key=lambda run: run.started) for record in run.slides}
     return sorted(found.values(), key=lambda record: record.slide)
 

@@ -53,7 +53,8 @@ def table(configured: Sequence[Configured]) -> list[dict[str, Any]]:
 
 def write_grid(config: TrainConfig, configured: Sequence[Configured]) -> None:
     """Write `grid.csv`, `grid.png` and the page of a grid."""
-    RunFolder(config, {}).write_settings()
+    folder = RunFolder(config, {})
+    folder.write_settings()
     rows = table(configured)
     if rows:
         write_text(config.out / "grid.csv", as_csv(rows))
@@ -68,3 +69,4 @@ def write_grid(config: TrainConfig, configured: Sequence[Configured]) -> None:
     parts += [f'<div class="wide">{drawing.svg()}</div>', "<h2>All measures</h2>"]
     parts += [f"<h3>{one.out.name}</h3>{measures_table(one.figures)}" for one in ranked]
     write_text(config.out / "report.html", page(title, "\n".join(parts)))
+    folder.seal()

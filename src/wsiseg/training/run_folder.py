@@ -12,9 +12,13 @@ from wsiseg.config.train import FREE, FREE_WITH_FREEZE, GONE_DEFAULTS, TrainConf
 from wsiseg.network.weights import StateDict, read_torch
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.outputs import csv_text, write_text, written_whole
+from wsiseg.run.proof import written
+from wsiseg.run.record import Run, RunFile, now
+from wsiseg.run.version import __version__
 from wsiseg.training.slides import LabelledSlide, TileTruth
 
 _SCHEMA = "wsiseg.training/1"
+_FILES = ("best.pt", "last.pt", "config.toml", "metrics.csv", "report.html", "grid.csv", "grid.png", "grid.svg")
 Row = dict[str, Any]
 """The measures of an epoch by name, a row of `metrics.csv`."""
 
@@ -63,6 +67,7 @@ class RunFolder:
     def __init__(self, config: TrainConfig, inputs: Mapping[str, Any]) -> None:
         self.config = config
         self.best, self.last = config.out / "best.pt", config.out / "last.pt"
+        self._record = config.out / "run.json"
         free = FREE if config.schedule == "constant" else FREE - {"epochs"}
         free |= FREE_WITH_FREEZE if config.freeze else frozenset()
         self._key = {**config.model_dump(mode="json", exclude=set(free)), **inputs}
@@ -103,7 +108,8 @@ class RunFolder:
         return sorted(name.replace("_", "-") for name in changed)
 
     def write_settings(self) -> None:
-        """Write `config.toml`."""
+        """Write `config.toml`; a record of an earlier run, which would not be true for long, goes."""
+        self._record.unlink(missing_ok=True)
         text = self.config.model_copy(update={"resume": False, "overwrite": False}).to_toml()
         write_text(self.config.out / "config.toml", text)
 
@@ -112,6 +118,13 @@ class RunFolder:
         state.save(self.last)
         if state.history:
             write_text(self.config.out / "metrics.csv", as_csv(state.history))
+
+    def seal(self) -> None:
+        """Write `run.json`: with what settings the run was made, and what its files are now."""
+        out, settings = self.config.out, self.config.model_dump(mode="json", exclude={"resume", "overwrite"})
+        files = written(out, (out / name for name in _FILES))
+        run = Run(command="train", version=__version__, started=now(), settings=settings, written=files)
+        RunFile(self._record, run).finish()
 
 
 def fingerprints(

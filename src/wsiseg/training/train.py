@@ -246,6 +246,7 @@ def _trained(
         write_text(config.out / "report.html", text)
         state.finished = True
         folder.save(state)
+        folder.seal()
     return configured
 
 

@@ -1,0 +1,78 @@
+"""What proves that files are still what was written: hashes of files, and of the record that lists them."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+SEAL = "digest"
+"""The field of a record that holds the hash of all its others."""
+
+
+class Written(BaseModel, frozen=True):
+    r"""What a file or a folder of files was when it was written.
+
+    The hash of a folder is that of the lines that `sha256sum` prints for its files, in the order of their names:
+    `find . -type f -printf '%P\n' | LC_ALL=C sort | xargs -d '\n' sha256sum | sha256sum`.
+    """
+
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> "Written":
+        """Read all of a file or a folder; an OSError says that it cannot be read."""
+        if not path.is_dir():
+            with path.open("rb") as file:
+                return cls(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=file.tell())
+        names = sorted(one.relative_to(path).as_posix().encode() for one in path.rglob("*") if one.is_file())
+        parts = [(name, cls.of(path / name.decode())) for name in names]
+        lines = b"".join(part.sha256.encode() + b"  " + name + b"\n" for name, part in parts)
+        return cls(sha256=hashlib.sha256(lines).hexdigest(), bytes=sum(part.bytes for _, part in parts))
+
+
+def written(folder: Path, paths: Iterable[Path]) -> dict[str, Written]:
+    """Return what files and folders in `folder` are, by their names in it; those that are not there are left out."""
+    return {path.relative_to(folder).as_posix(): Written.of(path) for path in paths if path.exists()}
+
+
+def differences(folder: Path, known: Mapping[str, Written]) -> Iterator[str]:
+    """Name the files in a folder that are not what is known of them, and say what differs."""
+    for name, before in known.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):  # a changed record must not lead elsewhere
+            yield f"{name}: is no name of a file in this folder"
+            continue
+        try:
+            now = Written.of(path)
+        except OSError as error:
+            yield f"{name}: is gone" if not path.exists() else f"{name}: cannot be read: {error.strerror}"
+            continue
+        if now.bytes != before.bytes:
+            yield f"{name}: has {now.bytes:,} bytes, but {before.bytes:,} were written"
+        elif now.sha256 != before.sha256:
+            yield f"{name}: its content is not what was written (sha256 {now.sha256[:12]}, not {before.sha256[:12]})"
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record, any JSON object, with the hash of all its other fields; their order does not matter."""
+    rest = {name: value for name, value in record.items() if name != SEAL}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return {**rest, SEAL: hashlib.sha256(text.encode()).hexdigest()}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an examination found."""
+
+    facts: dict[str, dict[str, Any]]  # names and values for a person, by what was examined
+    problems: tuple[str, ...] = ()  # what must be mended
+
+    @property
+    def exit_code(self) -> int:
+        """0 where nothing is wrong, else 1."""
+        return 1 if self.problems else 0
