@@ -8,6 +8,7 @@ import typer
 
 from wsiseg.cli.shell import app, command, needing_torch
 from wsiseg.cli.streams import Streams, outcome
+from wsiseg.config.convert import ConvertConfig
 from wsiseg.config.doctor import DoctorConfig
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.config.export import ExportConfig
@@ -114,6 +115,23 @@ def view(streams: Streams, config: ViewConfig) -> None:
         streams.result({"address": server.address}, [server.address])
         streams.note("open this address in a browser; Ctrl-C ends it")
         server.serve_forever()
+
+
+@command(app, ConvertConfig)
+def convert(streams: Streams, config: ConvertConfig) -> int:
+    """Write maps in the forms of other programs: DICOM objects that lie on their DICOM slides, OME-TIFF, CSV.
+
+    Writes for every slide OUT/SLIDE.segmentation.dcm and OUT/SLIDE.probability.dcm, OUT/SLIDE.map.dcm,
+    OUT/SLIDE.map.ome.tiff, OUT/SLIDE.ngff.zarr or OUT/SLIDE.csv, as --to says, and OUT/run.convert.json.
+
+    Examples:
+        wsiseg convert maps --to dicom-seg --to dicom-map
+        wsiseg convert maps --to dicom-seg --dicomize --out dicom
+        wsiseg convert maps --to csv --slide CMU-1
+    """
+    from wsiseg.heatmap.convert import convert as convert_maps  # noqa: PLC0415  loads numerical libraries
+
+    return streams.run(convert_maps(config, streams))
 
 
 @command(app, DoctorConfig)

@@ -49,7 +49,7 @@ def write_levels(  # noqa: PLR0913  one argument for each thing the format state
     """Write pyramid, labels, metadata and OME-XML to a folder that does not exist yet."""
     import zarr  # noqa: PLC0415  heavy: only where a heatmap is written
 
-    images, masks = _pyramid(values, _mean2), _pyramid(labels[None], lambda level: level[:, ::2, ::2])
+    images, masks = halved(values), _pyramid(labels[None], lambda level: level[:, ::2, ::2])
     root = zarr.create_group(str(path), zarr_format=2 if ngff == "0.4" else 3)
     listed = root.create_group("labels")
     segmentation = listed.create_group("segmentation")
@@ -97,6 +97,11 @@ def _write_arrays(group: Any, levels: list[NDArray[Any]], ngff: NgffVersion) -> 
             fill_value=0,
         )
         array[:] = level
+
+
+def halved(values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Return a pyramid of [channels, rows, columns], finest first, each level the means of 2x2 of the one before."""
+    return _pyramid(values, _mean2)
 
 
 def _pyramid(level: NDArray[T], smaller: Callable[[NDArray[T]], NDArray[T]]) -> list[NDArray[T]]:

@@ -5,7 +5,6 @@ over at once. Its owner touches it now and then, so that of a process of another
 touched it for two minutes. Should its owner live all the same, a slide is mapped twice, and outputs stay whole.
 """
 
-import csv
 import glob
 import hashlib
 import json
@@ -20,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.config.predict import PredictConfig
+from wsiseg.heatmap.convert import write_csv
 from wsiseg.heatmap.heatmap import Heatmap
-from wsiseg.heatmap.ngff import CLASSES, NgffVersion
+from wsiseg.heatmap.ngff import NgffVersion
 from wsiseg.heatmap.opening import kept_picture
 from wsiseg.heatmap.qupath import cells_text, collection_text
 from wsiseg.pages import pictures as report
@@ -140,7 +140,7 @@ class MapFiles:
         write_packed(self.folder / f"{self.slide}.geojson", collection_text(heatmap))
         table, cells = (self.folder / f"{self.slide}{suffix}" for suffix in (".csv", ".cells.geojson"))
         if self.with_csv:
-            _write_csv(table, heatmap)
+            write_csv(table, heatmap)
         else:
             table.unlink(missing_ok=True)  # that of an earlier map
         if self.with_cells:
@@ -221,18 +221,6 @@ def _summary(heatmap: Heatmap) -> str:
     states = {"tumour": heatmap.tumor, "normal": heatmap.judged & ~heatmap.tumor, "unknown": heatmap.unknown}
     shares = ", ".join(f"{mask.sum() / tissue:.0%} {state}" for state, mask in states.items() if mask.any())
     return f"{tissue * heatmap.cell_mm2:.2f} mm2 of tissue: {shares}"
-
-
-def _write_csv(path: Path, heatmap: Heatmap) -> None:
-    """Write the cells that were looked at as x, y, width, height in level-0 pixels, probability and state."""
-    x, y = (edges.round().astype(int) for edges in heatmap.edges())
-    labels = heatmap.labels
-    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["x", "y", "width", "height", "probability", "state"])
-        for row, column in np.argwhere(heatmap.tissue):
-            told = f"{heatmap.probabilities[row, column]:.6f}", CLASSES[labels[row, column]]
-            writer.writerow([x[column], y[row], x[column + 1] - x[column], y[row + 1] - y[row], *told])
 
 
 def what_changed(known: Heatmap, slide: Slide, wanted: dict[str, Any], threshold: float) -> str | None:

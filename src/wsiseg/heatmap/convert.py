@@ -1,0 +1,155 @@
+"""`wsiseg convert`, a verb that lives with its noun: maps that predict wrote become files of other programs."""
+
+import csv
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsiseg.config.convert import ConvertConfig, Form
+from wsiseg.heatmap import dicom
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.heatmap.ngff import CHANNELS, CLASSES, halved
+from wsiseg.run.errors import SlideError, UsageError, WsisegError
+from wsiseg.run.outputs import written_whole
+from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, now, slides_of
+from wsiseg.run.version import __version__
+from wsiseg.slides.dicom import dicom_file
+from wsiseg.slides.slide import ASSUMED
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_TILE_PX = 256
+
+
+def convert(config: ConvertConfig, progress: Progress | None = None) -> Run:
+    """Write the maps of a folder in other forms.
+
+    Returns:
+        What became of every slide. One that fails does not stop the others.
+
+    Raises:
+        UsageError: There are no maps in the folder, or none of a slide that was named.
+        WsisegError: A package of the extra is missing.
+        OutputError: Nothing can be written.
+    """
+    progress, out = progress or Progress(), config.out or config.folder
+    records = _chosen(config)
+    _check_extra(config.to)
+    progress.begin(len(records))
+    settings = config.model_dump(mode="json", exclude={"folder", "out"})
+    run = Run(command="convert", version=__version__, started=now(), settings=settings)
+    with RunFile(out / "run.convert.json", run) as file:
+        for record in records:
+            began = time.monotonic()
+            try:
+                outputs = {path.name.removeprefix(record.slide)[1:]: str(path) for path in _write(record, config, out)}
+                done = SlideRecord(slide=record.slide, path=record.path, status="ok", outputs=outputs)
+            except (WsisegError, OSError) as error:
+                done = SlideRecord.of_error(record.slide, Path(record.path), error, must_be_slide=True)
+            done = done.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
+            file.add(done)
+            progress.done(done)
+        return file.finish()
+
+
+def _chosen(config: ConvertConfig) -> list[SlideRecord]:
+    try:
+        # A changed run file must not lead elsewhere.
+        found = [one for one in slides_of(config.folder) if Path(one.slide).name == one.slide]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{config.folder}: its run files cannot be read: {error}") from error
+    there = {one.slide: one for one in found if _map_of(config, one.slide).is_dir()}
+    if not there:
+        raise UsageError(f"{config.folder}: no maps there", "give a folder that wsiseg predict wrote")
+    if missing := [name for name in config.slide if name not in there]:
+        raise UsageError(f"{config.folder}: no map of {', '.join(missing)}", "see the first column of slides.csv")
+    return [one for name, one in there.items() if not config.slide or name in config.slide]
+
+
+def _map_of(config: ConvertConfig, slide: str) -> Path:
+    return config.folder / f"{slide}.ome.zarr"
+
+
+def _check_extra(forms: tuple[Form, ...]) -> None:
+    """Refuse forms whose packages are missing before anything is written."""
+    import importlib  # noqa: PLC0415  only here
+
+    needed = {"dicom-seg": "highdicom", "dicom-map": "highdicom", "ome-tiff": "tifffile"}
+    for form in forms:
+        try:
+            importlib.import_module(needed.get(form, "csv"))
+        except ModuleNotFoundError as error:
+            text = f"{form} needs {error.name}, which is not installed"
+            raise WsisegError(text, "pip install 'wsiseg[dicom]'") from error
+
+
+def _write(record: SlideRecord, config: ConvertConfig, out: Path) -> list[Path]:
+    """Write all forms of one map."""
+    heatmap, paths = Heatmap.open(_map_of(config, record.slide)), list[Path]()
+    images = dicom.source_images(_source(record, config, out)) if _OBJECTS.keys() & config.to else []
+    for form in config.to:
+        for suffix, make in _OBJECTS.get(form, {}).items():
+            paths.append(out / f"{record.slide}{suffix}")
+            with written_whole(paths[-1]) as partial_file:
+                make(heatmap, images).save_as(partial_file)
+        if form in _FILES:
+            suffix, write = _FILES[form]
+            paths.append(out / f"{record.slide}{suffix}")
+            write(paths[-1], heatmap)
+    return paths
+
+
+def _source(record: SlideRecord, config: ConvertConfig, out: Path) -> Path:
+    """Return a file of the DICOM slide that a map belongs to, made of another slide where that is asked for."""
+    path = Path(record.path) if config.slides is None else config.slides / Path(record.path).name
+    if not path.is_file():
+        raise SlideError(f"{path.name}: is not where predict read it", "name its folder with --slides")
+    if not config.dicomize or dicom_file(path) is not None:
+        return path
+    made = out / f"{record.slide}.dicom"
+    if not made.is_dir():
+        with written_whole(made) as partial:
+            dicom.dicomize(path, partial)
+    return min(made.iterdir())
+
+
+def write_csv(path: Path, heatmap: Heatmap) -> None:
+    """Write the cells that were looked at as x, y, width, height in level-0 pixels, probability and state."""
+    x, y = (edges.round().astype(int) for edges in heatmap.edges())
+    labels = heatmap.labels
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["x", "y", "width", "height", "probability", "state"])
+        for row, column in np.argwhere(heatmap.tissue):
+            told = f"{heatmap.probabilities[row, column]:.6f}", CLASSES[labels[row, column]]
+            writer.writerow([x[column], y[row], x[column + 1] - x[column], y[row + 1] - y[row], *told])
+
+
+def write_ome_tiff(path: Path, heatmap: Heatmap) -> None:
+    """Write a pyramid of float32 cells as OME-TIFF, 0 where nobody looked; a second channel has the unknown cells."""
+    import tifffile  # noqa: PLC0415  only where one is written
+
+    layers = np.stack([np.nan_to_num(heatmap.probabilities), heatmap.unknown.astype(np.float32)])
+    levels, cell = halved(layers), heatmap.cell_um
+    scaled = {} if heatmap.slide.mpp_source == ASSUMED else {"PhysicalSizeX": cell, "PhysicalSizeY": cell}
+    metadata = {"axes": "CYX", "Channel": {"Name": [CHANNELS[0], "unknown"]}, **scaled}
+    kinds: dict[str, Any] = {"tile": (_TILE_PX, _TILE_PX), "compression": "zlib", "photometric": "minisblack"}
+    with written_whole(path) as partial, tifffile.TiffWriter(partial, ome=True) as tiff:
+        tiff.write(levels[0], subifds=len(levels) - 1, metadata=metadata, **kinds)
+        for level in levels[1:]:
+            tiff.write(level, subfiletype=1, metadata=None, **kinds)
+
+
+_OBJECTS: dict[Form, dict[str, Callable[[Heatmap, "Sequence[Dataset]"], "Dataset"]]] = {
+    "dicom-seg": {".segmentation.dcm": dicom.segmentation, ".probability.dcm": dicom.probability},
+    "dicom-map": {".map.dcm": dicom.parametric_map},
+}
+_FILES: dict[Form, tuple[str, Callable[[Path, Heatmap], None]]] = {
+    "ome-tiff": (".map.ome.tiff", write_ome_tiff),
+    "ngff-0.5": (".ngff.zarr", lambda path, heatmap: heatmap.save(path, "0.5")),
+    "csv": (".csv", write_csv),
+}
