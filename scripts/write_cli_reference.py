@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from wsiseg.cli import shell
-from wsiseg.config import convert, doctor, evaluate, export, fetch, predict, tile, train
+from wsiseg.config import doctor, evaluate, export, fetch, predict, tile, train
 
 REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"
 CONFIGS = {
@@ -24,7 +24,7 @@ CONFIGS = {
     ("export",): export.ExportConfig,
     ("predict",): predict.PredictConfig,
     ("view",): predict.ViewConfig,
-    ("convert",): convert.ConvertConfig,
+    ("convert",): predict.ConvertConfig,
     ("evaluate",): evaluate.EvaluateConfig,
     ("doctor",): doctor.DoctorConfig,
 }

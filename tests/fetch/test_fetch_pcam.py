@@ -5,8 +5,8 @@ import pytest
 
 from making.servers import Server, made_file
 from wsiseg.config.fetch import FetchPcamConfig
-from wsiseg.fetch.connection import Patience
 from wsiseg.fetch.pcam import fetch_pcam
+from wsiseg.run.connection import Patience
 from wsiseg.tiles.pcam_files import FILES, PcamFile
 
 QUICK = Patience(tries=3, first_wait_s=0.001, longest_wait_s=0.004, read_s=1)

@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel
 
 from making.servers import FAULTS, Server, made_file, serving
-from wsiseg.fetch.connection import GoneError, Patience, open_client
 from wsiseg.fetch.http import Checksum, Wanted, download
+from wsiseg.run.connection import GoneError, Patience, open_client
 from wsiseg.run.errors import DownloadError, OutputError
 
 QUICK = Patience(tries=4, first_wait_s=0.001, longest_wait_s=0.005, read_s=0.3, connect_s=1, slowest=1)

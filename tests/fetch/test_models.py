@@ -10,8 +10,8 @@ import pytest
 
 from making.servers import Server, made_file
 from wsiseg.config.fetch import FetchModelConfig
-from wsiseg.fetch.connection import Patience
 from wsiseg.fetch.models import ZOO, fetch_model, zoo_model
+from wsiseg.run.connection import Patience
 from wsiseg.run.errors import DownloadError, UsageError
 
 QUICK = Patience(tries=3, first_wait_s=0.001, longest_wait_s=0.004, read_s=1)

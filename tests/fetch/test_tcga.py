@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from making.servers import FAULTS, Server, Stored, made_file
 from wsiseg.config.fetch import FetchTcgaConfig
-from wsiseg.fetch.connection import Patience
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
 from wsiseg.fetch.tcga import TcgaResult, fetch_tcga
+from wsiseg.run.connection import Patience
 from wsiseg.run.errors import DownloadError, OutputError, UsageError
 from wsiseg.slides.cohort import Cohort
 

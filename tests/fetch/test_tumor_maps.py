@@ -11,10 +11,10 @@ from making.servers import Server
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.config.fetch import FetchTumorMapsConfig
 from wsiseg.evaluation.evaluate import evaluate
-from wsiseg.fetch.connection import Patience
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
 from wsiseg.fetch.tumor_maps import TumorMapsResult, fetch_tumor_maps
 from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.run.connection import Patience
 from wsiseg.run.errors import UsageError
 
 QUICK = Patience(tries=3, first_wait_s=0.001, longest_wait_s=0.004, read_s=1)

@@ -6,13 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 pytest.importorskip("highdicom")
-
-import highdicom as hd
 
 from making.dicom_slides import ORIGIN_MM, write_dicom_slide
 from making.maps import slide_facts
@@ -46,16 +42,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 
 def cells_of(made: Any, heatmap: Heatmap) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
-    """Return the row and the column of the cell at the centre of each pixel, by its place on the glass."""
-    spacing = made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
-    to_glass = hd.spatial.ImageToReferenceTransformer(
-        (*ORIGIN_MM, 0.0), made.ImageOrientationSlide, spacing
-    )  # of a corner at 0, 0
-    columns, rows = made.TotalPixelMatrixColumns, made.TotalPixelMatrixRows
-    x = to_glass(np.stack([np.zeros(rows), np.arange(rows) + 0.5], -1))[:, 0]  # lines run against x of the glass
-    y = to_glass(np.stack([np.arange(columns) + 0.5, np.zeros(columns)], -1))[:, 1]
+    """Return the row and the column of the cell at the centre of each pixel, counted from the corner of the matrix."""
     cell_mm = heatmap.cell_um / 1000
-    return ((ORIGIN_MM[0] - x) / cell_mm).astype(int), ((ORIGIN_MM[1] - y) / cell_mm).astype(int)
+    spacing = made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
+    sizes = made.TotalPixelMatrixRows, made.TotalPixelMatrixColumns
+    rows, columns = ((np.arange(n) + 0.5) * step / cell_mm for n, step in zip(sizes, spacing, strict=True))
+    return rows.astype(int), columns.astype(int)
 
 
 def test_objects_hold_the_cell_that_each_pixel_lies_in(images: list[Any]) -> None:
@@ -75,22 +67,22 @@ def test_objects_hold_the_cell_that_each_pixel_lies_in(images: list[Any]) -> Non
     assert set(np.unique(places[0])) == set(range(heatmap.shape[0]))  # no cell is lost
 
 
-@given(st.floats(3.1, 90), st.integers(0, 3))
-def test_corners_lie_within_half_a_cell(images: list[Any], cell_px: float, corner: int) -> None:
+@pytest.mark.parametrize("cell_px", [3.44, 8.3, 32.5, 90.0])
+def test_corners_lie_within_half_a_cell(images: list[Any], cell_px: float) -> None:
     heatmap = a_map(cell_px=cell_px)
-    row, column = (0, -1)[corner // 2], (0, -1)[corner % 2]
     values = np.zeros(heatmap.shape, np.float32)
-    values[row, column] = 1
+    corners = {1.0: (0, 0), 0.75: (0, -1), 0.5: (-1, 0), 0.25: (-1, -1)}
+    for value, place in corners.items():
+        values[place] = value
     made = dicom.parametric_map(replace(heatmap, probabilities=values), images)
     matrix: Any = made.get_total_pixel_matrix(apply_real_world_transform=False)
-    found = np.argwhere(matrix == 1)
-    step = np.asarray(SIZES[0][::-1]) / matrix.shape  # by the sizes, not by the spacing
-    edges = found.min(0) * step, (found.max(0) + 1) * step
-    true = (np.arange(size)[at] * cell_px for size, at in zip(heatmap.shape, (row, column), strict=True))
-    ends = [(start, min(start + cell_px, side)) for start, side in zip(true, SIZES[0][::-1], strict=True)]
-    for axis, (start, end) in enumerate(ends):
-        assert abs(edges[0][axis] - start) < cell_px / 2
-        assert abs(edges[1][axis] - end) < cell_px / 2
+    slide = np.asarray(SIZES[0][::-1])
+    step = slide / matrix.shape  # by the sizes, not by the spacing that the object states
+    for value, place in corners.items():
+        found = np.argwhere(matrix == value)
+        first = np.asarray([np.arange(size)[at] for size, at in zip(heatmap.shape, place, strict=True)]) * cell_px
+        assert (abs(found.min(0) * step - first) < cell_px / 2).all()
+        assert (abs((found.max(0) + 1) * step - np.minimum(first + cell_px, slide)) < cell_px / 2).all()
 
 
 def test_objects_belong_to_the_slide_and_say_what_made_them(images: list[Any]) -> None:
@@ -101,6 +93,9 @@ def test_objects_belong_to_the_slide_and_say_what_made_them(images: list[Any]) -
         assert made.SOPInstanceUID == same.SOPInstanceUID != other.SOPInstanceUID
         for name in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "ImageOrientationSlide"):
             assert made[name].value == images[0][name].value
+        for x, y in zip(made.TotalPixelMatrixOriginSequence, images[0].TotalPixelMatrixOriginSequence, strict=True):
+            assert x.XOffsetInSlideCoordinateSystem == y.XOffsetInSlideCoordinateSystem == ORIGIN_MM[0]
+            assert x.YOffsetInSlideCoordinateSystem == y.YOffsetInSlideCoordinateSystem == ORIGIN_MM[1]
         assert made.SeriesInstanceUID != images[0].SeriesInstanceUID
         referenced = {
             item.ReferencedSOPInstanceUID for item in made.ReferencedSeriesSequence[0].ReferencedInstanceSequence

@@ -8,11 +8,10 @@ import typer
 
 from wsiseg.cli.shell import app, command, needing_torch
 from wsiseg.cli.streams import Streams, outcome
-from wsiseg.config.convert import ConvertConfig
 from wsiseg.config.doctor import DoctorConfig
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.config.export import ExportConfig
-from wsiseg.config.predict import PredictConfig, ViewConfig
+from wsiseg.config.predict import ConvertConfig, PredictConfig, ViewConfig
 from wsiseg.config.tile import TileConfig
 from wsiseg.config.train import TrainConfig
 from wsiseg.run.memory import give_back_large_arrays

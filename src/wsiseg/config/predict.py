@@ -1,12 +1,16 @@
-"""The settings of `wsiseg predict`, and of `wsiseg view`, which shows what it wrote."""
+"""The settings of `wsiseg predict`, and of `wsiseg view` and `wsiseg convert`, which take what it wrote."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Devices, Gone, MapKind, Share, Shown
+
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+Form = Literal["dicom-seg", "dicom-map", "ome-tiff", "ngff-0.5", "csv"]
 
 
 class PredictConfig(Config):
@@ -19,7 +23,8 @@ class PredictConfig(Config):
     }
 
     inputs: Annotated[tuple[str, ...], Shown("argument", "INPUT...")]
-    """Slides, folders, globs, a cohort CSV, or `-` for one path per line on standard input."""
+    """Slides, folders, globs, a cohort CSV, `-` for one path per line on standard input, or series of an archive as
+    dicomweb://HOST/PATH/studies/UID/series/UID."""
     model: tuple[str, ...] = ("default",)
     """Model files; several are averaged. Of a folder that export wrote the file that is fastest here is taken.
     `default` and `node` come with wsiseg."""
@@ -61,6 +66,10 @@ class PredictConfig(Config):
     """Write the cells as CSV too."""
     cells: bool = False
     """Write the cells too as detections for QuPath with the measurement p(tumor), as SLIDE.cells.geojson.gz."""
+    cache: Path | None = None
+    """Folder for series of an archive; `.dicomweb` in that of the maps where it is not given."""
+    cache_gb: Annotated[float, IN_FILE] = Field(default=100.0, gt=0)
+    """Gigabytes that it may hold; the series that were fetched longest ago leave it first."""
     ngff: Literal["0.4", "0.5"] = "0.4"
     """Version of the heatmap's format."""
     max_bad_tiles: Annotated[Share, IN_FILE] = 0.01
@@ -109,3 +118,38 @@ class ViewConfig(Config):
     """Folder of outlines or masks to show too, named after the slides."""
     port: int = Field(default=0, ge=0, le=65535)
     """Port of this machine; 0 for any that is free."""
+
+
+class ConvertConfig(Config):
+    """Settings of `wsiseg convert`."""
+
+    folder: Annotated[Path, ARGUMENT] = Path("wsiseg-out")
+    """The folder that predict wrote."""
+    to: Annotated[tuple[Form, ...], Shown(metavar="FORM")] = Field(min_length=1)
+    """What to write, several times for several: dicom-seg (two DICOM Segmentations: binary, and fractional with the
+    probability), dicom-map (a DICOM Parametric Map), ome-tiff, ngff-0.5, or csv (a row a cell)."""
+    out: Path | None = None
+    """Folder for what is written; the folder of the maps where it is not given."""
+    slide: tuple[str, ...] = ()
+    """Names of the only slides to convert; all where none is given."""
+    slides: Path | None = None
+    """Folder that the slides lie in now, where they are not where predict read them."""
+    store: str | None = None
+    """Address of the DICOMweb service of an archive, as https://pacs.example/dicom-web, to store the DICOM objects in,
+    after the slides that --dicomize made. The login stands in WSISEG_DICOMWEB_USER and WSISEG_DICOMWEB_PASSWORD, in
+    WSISEG_DICOMWEB_TOKEN, or in ~/.netrc."""
+    dicomize: bool = False
+    """Make a DICOM slide, without its label and overview, of a slide that is none, as DICOM objects need one."""
+
+    @model_validator(mode="after")
+    def _can_be_stored(self) -> Self:
+        if self.store is not None:
+            address = urlsplit(self.store)
+            is_safe = address.scheme == "https" or (address.scheme == "http" and address.hostname in _LOCAL)
+            if not is_safe or not address.hostname or "@" in address.netloc:
+                raise ValueError(
+                    "store is the address of a service, https://HOST/PATH (http on this machine), no login"
+                )
+            if not any(form.startswith("dicom") for form in self.to):
+                raise ValueError("store takes DICOM objects: add dicom-seg or dicom-map to what is written")
+        return self

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import AliasPath, BaseModel, Field, ValidationError
 
-from wsiseg.fetch.connection import Client, shown, shown_url
 from wsiseg.fetch.manifest import Entry, entry_problem
+from wsiseg.run.connection import Client, shown, shown_url
 from wsiseg.run.errors import DownloadError, UsageError
 from wsiseg.slides import barcode
 

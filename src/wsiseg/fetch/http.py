@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 import httpx
 
-from wsiseg.fetch.connection import Client, TemporaryError, refuse_offline
+from wsiseg.run.connection import Client, TemporaryError, refuse_offline
 from wsiseg.run.errors import DownloadError, OutputError
 from wsiseg.run.outputs import locked
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 from pydantic.dataclasses import dataclass
 
-from wsiseg.fetch.connection import shown
+from wsiseg.run.connection import shown
 from wsiseg.run.errors import UsageError
 from wsiseg.run.outputs import write_text
 

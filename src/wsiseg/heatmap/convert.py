@@ -3,19 +3,22 @@
 import csv
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsiseg.config.convert import ConvertConfig, Form
+from wsiseg.config.predict import ConvertConfig, Form
 from wsiseg.heatmap import dicom
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.ngff import CHANNELS, CLASSES, halved
-from wsiseg.run.errors import SlideError, UsageError, WsisegError
+from wsiseg.run.connection import USUAL, Client, Patience
+from wsiseg.run.errors import DownloadError, SlideError, UsageError, WsisegError
 from wsiseg.run.outputs import written_whole
 from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, now, slides_of
 from wsiseg.run.version import __version__
+from wsiseg.slides import dicomweb
 from wsiseg.slides.dicom import dicom_file
 from wsiseg.slides.slide import ASSUMED
 
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
 _TILE_PX = 256
 
 
-def convert(config: ConvertConfig, progress: Progress | None = None) -> Run:
-    """Write the maps of a folder in other forms.
+def convert(config: ConvertConfig, progress: Progress | None = None, patience: Patience = USUAL) -> Run:
+    """Write the maps of a folder in other forms, and store DICOM objects in an archive where that is asked for.
 
     Returns:
         What became of every slide. One that fails does not stop the others.
@@ -34,26 +37,51 @@ def convert(config: ConvertConfig, progress: Progress | None = None) -> Run:
     Raises:
         UsageError: There are no maps in the folder, or none of a slide that was named.
         WsisegError: A package of the extra is missing.
+        DownloadError: The archive does not answer, or does not take an object.
         OutputError: Nothing can be written.
     """
     progress, out = progress or Progress(), config.out or config.folder
     records = _chosen(config)
     _check_extra(config.to)
-    progress.begin(len(records))
     settings = config.model_dump(mode="json", exclude={"folder", "out"})
     run = Run(command="convert", version=__version__, started=now(), settings=settings)
-    with RunFile(out / "run.convert.json", run) as file:
+    with ExitStack() as stack:
+        archive = None if config.store is None else stack.enter_context(dicomweb.open_archive(config.store, patience))
+        if archive and config.store:
+            dicomweb.check(archive, config.store)
+        progress.begin(len(records))
+        file = stack.enter_context(RunFile(out / "run.convert.json", run))
         for record in records:
-            began = time.monotonic()
-            try:
-                outputs = {path.name.removeprefix(record.slide)[1:]: str(path) for path in _write(record, config, out)}
-                done = SlideRecord(slide=record.slide, path=record.path, status="ok", outputs=outputs)
-            except (WsisegError, OSError) as error:
-                done = SlideRecord.of_error(record.slide, Path(record.path), error, must_be_slide=True)
-            done = done.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
+            done = _converted(record, config, out, archive)
             file.add(done)
             progress.done(done)
         return file.finish()
+
+
+def _converted(record: SlideRecord, config: ConvertConfig, out: Path, archive: Client | None) -> SlideRecord:
+    """Write and store what one map becomes, and say what became of it.
+
+    Raises:
+        DownloadError: The archive does not take it, which it would not do of the next either.
+    """
+    began = time.monotonic()
+    try:
+        outputs = _write(record, config, out)
+        slide = sorted((out / f"{record.slide}.dicom").glob("*.dcm")) if config.dicomize else []
+        if archive and config.store:
+            for path in (path for path in [*slide, *outputs] if path.suffix == ".dcm"):
+                dicomweb.store(archive, config.store, path)
+    except DownloadError:
+        raise
+    except (WsisegError, OSError) as error:
+        return SlideRecord.of_error(record.slide, Path(record.path), error, must_be_slide=True)
+    return SlideRecord(
+        slide=record.slide,
+        path=record.path,
+        status="ok",
+        outputs={path.name.removeprefix(record.slide)[1:]: str(path) for path in outputs},
+        seconds=round(time.monotonic() - began, 3),
+    )
 
 
 def _chosen(config: ConvertConfig) -> list[SlideRecord]:

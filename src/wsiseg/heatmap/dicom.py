@@ -85,6 +85,7 @@ def _segmented(
         np.stack([tumor[cells], heatmap.unknown[cells].astype(tumor.dtype)], -1)[None],
         "BINARY" if tumor.dtype == np.bool_ else "FRACTIONAL",
         _segments(heatmap, parameters),
+        omit_empty_frames=bool(tumor.any() or heatmap.unknown.any()),
         content_label=kind.upper(),
         **_stated(heatmap, images, image, kind),
     )

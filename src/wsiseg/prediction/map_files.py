@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.config.predict import PredictConfig
-from wsiseg.heatmap.convert import write_csv
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.ngff import NgffVersion
 from wsiseg.heatmap.opening import kept_picture
@@ -140,6 +139,8 @@ class MapFiles:
         write_packed(self.folder / f"{self.slide}.geojson", collection_text(heatmap))
         table, cells = (self.folder / f"{self.slide}{suffix}" for suffix in (".csv", ".cells.geojson"))
         if self.with_csv:
+            from wsiseg.heatmap.convert import write_csv  # noqa: PLC0415  loads what archives need
+
             write_csv(table, heatmap)
         else:
             table.unlink(missing_ok=True)  # that of an earlier map

@@ -22,6 +22,7 @@ from wsiseg.run.proof import Written
 from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, now, slides_of, spoken, totals
 from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import Cohort, CohortSlide
+from wsiseg.slides.dicom import ADDRESS
 from wsiseg.slides.slide import Slide
 
 
@@ -65,7 +66,7 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
         OutputError: Nothing can be written to `config.out`.
     """
     progress = progress or Progress()
-    cohort = Cohort.from_inputs(config.inputs, sys.stdin if "-" in config.inputs else ())
+    cohort = Cohort.from_inputs(_fetched(config, progress), sys.stdin if "-" in config.inputs else ())
     rows = [row for row in cohort.slides if _is_in_shard(row.slide, config.shard)]
     names = [row.slide for row in cohort.slides if not row.skipped]
     places = Places.of(config.tissue, config.roi, config.exclude, names, config.features)
@@ -96,6 +97,17 @@ def _written_before(folder: Path) -> dict[str, dict[str, Written]]:
     with suppress(OSError, ValueError):
         return {record.slide: record.written for record in slides_of(folder)}
     return {}
+
+
+def _fetched(config: PredictConfig, progress: Progress) -> list[str]:
+    """Return the inputs, with a file of the slide in place of the address of a series."""
+    addresses = [one for one in config.inputs if one.startswith(ADDRESS)]
+    if not addresses:
+        return list(config.inputs)
+    from wsiseg.slides.dicomweb import fetch_series  # noqa: PLC0415  loads the HTTP client
+
+    files = iter(fetch_series(addresses, config.cache or config.out / ".dicomweb", config.cache_gb * 1e9, progress))
+    return [str(next(files)) if one.startswith(ADDRESS) else one for one in config.inputs]
 
 
 def _dry_run(rows: list[CohortSlide], setting: Setting) -> Run:
@@ -183,7 +195,7 @@ def _run(config: PredictConfig, models: list[ModelFile]) -> Run:
         started=now(),
         model=models[0].provenance if len(models) == 1 else {"models": [model.provenance for model in models]},
         device={"requested": config.device, "provider": models[0].provider, "reason": models[0].reason},
-        settings=config.model_dump(mode="json", exclude={"inputs", "out", "overwrite", "dry_run"}),
+        settings=config.model_dump(mode="json", exclude={"inputs", "out", "overwrite", "dry_run", "cache", "cache_gb"}),
     )
 
 

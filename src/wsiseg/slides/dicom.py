@@ -12,6 +12,9 @@ from typing import BinaryIO, NamedTuple
 
 from wsiseg.run.errors import NotASlideError, SlideError
 
+ADDRESS = "dicomweb://"
+"""What an address of slides in an archive begins with."""
+
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _KINDS = {
     "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
@@ -19,7 +22,7 @@ _KINDS = {
     "1.2.840.10008.5.1.4.1.1.91.1": "set of annotations",
     "1.2.840.10008.1.3.10": "directory of DICOM files",
 }
-_NOT_SLIDES = ("LABEL", "OVERVIEW", "THUMBNAIL")
+NOT_SLIDES = ("LABEL", "OVERVIEW", "THUMBNAIL")
 _IMPLICIT, _DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"
 # Tags as one number of 32 bits, the group in the upper half.
 _CLASS, _TRANSFER_SYNTAX, _IMAGE_TYPE, _SERIES = 0x0002_0002, 0x0002_0010, 0x0008_0008, 0x0020_000E
@@ -36,6 +39,7 @@ class DicomFile(NamedTuple):
     path: Path  # where it lies
     series: str  # SeriesInstanceUID, empty where it is not known
     kind: str  # what it is where it is not a slide, as `thumbnail`; empty for an image of a slide
+    is_resampled: bool = False  # it says that it is made of a finer level
 
     def refusal(self) -> NotASlideError:
         """Return the error that says why the file is not a slide."""
@@ -51,7 +55,7 @@ def dicom_file(path: Path) -> DicomFile | None:
             values = _values(file)
     except (OSError, struct.error, ValueError):
         values = {}
-    return DicomFile(path, values.get(_SERIES, ""), _kind(values))
+    return DicomFile(path, values.get(_SERIES, ""), _kind(values), "RESAMPLED" in values.get(_IMAGE_TYPE, ""))
 
 
 def _kind(values: dict[int, str]) -> str:
@@ -59,7 +63,7 @@ def _kind(values: dict[int, str]) -> str:
     found = values.get(_CLASS, "")
     if found in {_WHOLE_SLIDE, ""}:
         types = values.get(_IMAGE_TYPE, "").split("\\")
-        return next((word.lower() for word in _NOT_SLIDES if word in types), "")
+        return next((word.lower() for word in NOT_SLIDES if word in types), "")
     return _KINDS.get(found, f"object of class {found}")
 
 

@@ -59,8 +59,8 @@ USUAL = Patience()
 
 
 @contextmanager
-def open_client(patience: Patience) -> Iterator["Client"]:
-    """Open connections that respect the proxy variables, `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+def open_client(patience: Patience, auth: Callable[[httpx.Request], httpx.Request] | None = None) -> Iterator["Client"]:
+    """Open connections that respect the proxy variables, `SSL_CERT_FILE` and `SSL_CERT_DIR`; `auth` signs requests.
 
     Raises:
         DownloadError: These variables cannot be used.
@@ -68,7 +68,7 @@ def open_client(patience: Patience) -> Iterator["Client"]:
     timeout = httpx.Timeout(patience.read_s, connect=patience.connect_s, pool=None)
     headers = {"User-Agent": f"wsiseg/{__version__}", "Accept-Encoding": "identity"}
     try:
-        connections = httpx.Client(timeout=timeout, headers=headers)
+        connections = httpx.Client(timeout=timeout, headers=headers, auth=auth)
     except (ImportError, ValueError, OSError) as error:
         advice = "check HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
         raise DownloadError(f"the network settings of the environment cannot be used: {error}", advice) from error
@@ -100,6 +100,8 @@ class Client:
                     received += chunk
                     if len(received) > _MOST_ANSWER_BYTES:
                         raise DownloadError(f"{name}: answers with more than {_MOST_ANSWER_BYTES >> 20} MiB")
+                if response.status_code == httpx.codes.NO_CONTENT:
+                    return b"[]"  # nothing was found
             return bytes(received)
 
         try:
@@ -144,18 +146,29 @@ class Client:
         raise DownloadError(f"{name}: not tried any more", "run it again later")
 
     @contextmanager
-    def opened(self, url: str, headers: Mapping[str, str], body: Any = None) -> Iterator[httpx.Response]:  # noqa: ANN401  any JSON value
+    def opened(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        body: Any = None,  # noqa: ANN401  any JSON value
+        *,
+        sent: Callable[[], Iterator[bytes]] | None = None,
+    ) -> Iterator[httpx.Response]:
         """Send a request, follow the redirects that are allowed, and yield the answer before its body is read.
+
+        It is a POST with a `body` of JSON, or with the content that `sent` returns anew for every attempt.
 
         Raises:
             TemporaryError: The server or the network faltered.
             GoneError: There is no such address.
             DownloadError: The answer is a refusal, or a redirect leads where it must not.
         """
-        method = "GET" if body is None else "POST"
+        method = "GET" if body is None and sent is None else "POST"
         try:
             for _ in range(_MOST_REDIRECTS + 1):
-                with self.connections.stream(method, url, headers=headers, json=body) as response:
+                with self.connections.stream(
+                    method, url, headers=headers, json=body, content=sent and sent()
+                ) as response:
                     if not response.has_redirect_location:
                         _refuse_failure(response, url)
                         yield response
@@ -247,10 +260,11 @@ def shown(text: str) -> str:
 
 
 def shown_url(url: str) -> str:
-    """Return an address as it may stand in a message: without user, password, token or query."""
+    """Return an address as it may stand in a message: without user, password, token, query or identifiers of DICOM."""
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return "a broken address"
-    return shown(f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}")
+    path = re.sub(r"\d+(\.\d+){3,}", "...", parts.path)
+    return shown(f"{parts.scheme}://{parts.hostname or ''}{port}{path}")

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiseg.fetch.connection import is_private, redirected, shown, shown_url
 from wsiseg.fetch.manifest import name_problem
+from wsiseg.run.connection import is_private, redirected, shown, shown_url
 from wsiseg.run.errors import DownloadError
 
 

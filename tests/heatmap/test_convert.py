@@ -1,0 +1,78 @@
+"""Maps become files of other programs, of the slides that are named, and one that fails stops no other."""
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from making.maps import write_map
+from wsiseg.config.predict import ConvertConfig
+from wsiseg.heatmap.convert import convert
+from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.run.errors import UsageError, WsisegError
+from wsiseg.run.record import Run, RunFile, SlideRecord
+
+
+@pytest.fixture
+def maps(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    with RunFile(tmp_path / "run.json", Run(command="predict", started="2026-01-01T00:00:00Z")) as file:
+        for name in "ab":
+            values = np.where(random.random((90, 130)) < 0.3, np.nan, random.random((90, 130)))
+            write_map(tmp_path / f"{name}.ome.zarr", values, unknown=random.random(values.shape) < 0.1)
+            file.add(SlideRecord(slide=name, path=str(tmp_path / f"{name}.svs"), status="ok"))
+    return tmp_path
+
+
+def test_files_hold_the_cells(maps: Path) -> None:
+    heatmap = Heatmap.open(maps / "a.ome.zarr")
+    run = convert(ConvertConfig(folder=maps, to=("csv", "ome-tiff", "ngff-0.5"), slide=("a",), out=maps / "out"))
+    assert sorted(path.name for path in (maps / "out").glob("[!.]*")) == [
+        *("a.csv", "a.map.ome.tiff", "a.ngff.zarr", "run.convert.json"),
+    ]
+    assert run.slides[0].outputs["csv"] == str(maps / "out" / "a.csv")
+    rows = list(csv.DictReader((maps / "out" / "a.csv").read_text().splitlines()))
+    assert len(rows) == heatmap.tissue.sum()
+    assert {row["state"] for row in rows} == {"tissue", "tumor", "unknown"}
+    with tifffile.TiffFile(maps / "out" / "a.map.ome.tiff") as tiff:
+        assert np.array_equal(
+            tiff.asarray(), [np.nan_to_num(heatmap.probabilities), heatmap.unknown.astype(np.float32)]
+        )
+        assert [level.shape for level in tiff.series[0].levels] == [(2, 90, 130), (2, 45, 65), (2, 23, 33)]
+        assert 'PhysicalSizeX="5.0"' in (tiff.ome_metadata or "")
+    again = Heatmap.open(maps / "out" / "a.ngff.zarr")
+    assert np.array_equal(again.probabilities, heatmap.probabilities, equal_nan=True)
+
+
+def test_a_slide_that_is_not_there_stops_no_other(maps: Path) -> None:
+    pytest.importorskip("highdicom")
+    (maps / "b.svs").write_bytes(b"II")
+    run = convert(ConvertConfig(folder=maps, to=("csv", "dicom-map")))
+    assert run.exit_code == 1
+    missing, plain = (one.error for one in run.slides)
+    assert missing is not None
+    assert plain is not None
+    assert missing.message == "a.svs: is not where predict read it"
+    assert plain.message.startswith("b.svs: not a DICOM slide")
+    assert plain.hint == "give --dicomize"
+    assert not list(maps.glob("*.dcm"))
+
+
+def test_what_cannot_be_converted_is_refused(maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="no map of c"):
+        convert(ConvertConfig(folder=maps, to=("csv",), slide=("a", "c")))
+    with pytest.raises(UsageError, match="no maps there"):
+        convert(ConvertConfig(folder=maps / "empty", to=("csv",)))
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(WsisegError, match=r"dicom-seg needs highdicom.*pip install 'wsiseg\[dicom\]'"):
+        convert(ConvertConfig(folder=maps, to=("csv", "dicom-seg")))
+    assert not (maps / "a.csv").exists()
+
+
+@pytest.mark.parametrize("store", ["ftp://a/b", "http://pacs.example/b", "https://me:secret@a/b", "https://", "a"])
+def test_an_address_that_is_not_safe_is_refused(store: str) -> None:
+    with pytest.raises(UsageError, match="https://HOST/PATH"):
+        ConvertConfig.checked(to=["dicom-seg"], store=store)
