@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from making.maps import write_run
 from making.models import color_filter_graph, model_file, write_color_filter_model
 
@@ -48,6 +50,7 @@ def test_the_workflow_makes_maps_and_measures_them() -> None:
     assert re.search(r"wsiseg predict .*wsiseg evaluate .*--fail-under auc=", text)
 
 
+@pytest.mark.slow
 def test_the_gate_is_green_for_a_good_model(tmp_path: Path) -> None:
     code, said = run_workflow(tmp_path, write_color_filter_model(tmp_path / "good.onnx"))
     assert code == 0, said

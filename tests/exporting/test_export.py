@@ -280,6 +280,7 @@ def test_a_card_takes_the_figures_of_an_evaluation_the_kind_of_map_and_what_a_pe
             export(config)
 
 
+@pytest.mark.slow
 def test_an_export_is_done_once_in_the_folder_of_its_run_too(
     trained: tuple[Path, TileClassifier], tmp_path: Path
 ) -> None:
@@ -357,7 +358,8 @@ def test_networks_without_a_regular_map_give_tiles_only(cohort: Path, tmp_path: 
         export(ExportConfig(run=run, out=tmp_path / "n.onnx", output_stride=16))
 
 
-@pytest.mark.parametrize("precision", [pytest.param("fp16", marks=pytest.mark.slow), "int8"])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_fewer_bits_follow_closely(
     trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path, precision: str, exported: Exported
 ) -> None:

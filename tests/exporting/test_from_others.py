@@ -208,7 +208,7 @@ def test_folders_that_are_no_wsinfer_model(network: nn.Module, tmp_path: Path) -
         pytest.param("resnet18", 1, True, marks=pytest.mark.slow),
         pytest.param("densenet121", 2, True, marks=pytest.mark.slow),
         ("mobilenet_v3_small", 1, False),
-        ("resnet18", 4, False),
+        pytest.param("resnet18", 4, False, marks=pytest.mark.slow),
     ],
 )
 def test_a_plain_state_dict(data: Path, tmp_path: Path, arch: str, classes: int, is_dense: bool) -> None:  # noqa: FBT001  a case

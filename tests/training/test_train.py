@@ -183,7 +183,11 @@ def test_settings_that_went_are_refused_with_what_to_do(name: str) -> None:
         TrainConfig.checked(**{"cohort": "c.csv", "out": "r", name.replace("-", "_"): 1})
 
 
-@pytest.mark.parametrize("values", [{"max_tiles": 12}, {"freeze": True, "lr": 1e-2}], ids=["whole", "frozen"])
+@pytest.mark.parametrize(
+    "values",
+    [pytest.param({"max_tiles": 12}, marks=pytest.mark.slow), {"freeze": True, "lr": 1e-2}],
+    ids=["whole", "frozen"],
+)
 def test_more_epochs_go_on_where_fewer_ended(cohort: Path, tmp_path: Path, values: dict[str, Any]) -> None:
     train(training(cohort, tmp_path / "long", epochs=3, **values))
     train(training(cohort, tmp_path / "short", epochs=1, **values))
