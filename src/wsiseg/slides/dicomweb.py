@@ -38,8 +38,7 @@ _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _STORED = 'multipart/related; type="application/dicom"; boundary='
 _LOGIN = "set WSISEG_DICOMWEB_USER and WSISEG_DICOMWEB_PASSWORD, or WSISEG_DICOMWEB_TOKEN, or write ~/.netrc"
 # Tags as DICOM JSON names them.
-_IMAGE_TYPE, _CLASS, _INSTANCE, _SERIES, _COUNT = "00080008", "00080016", "00080018", "0020000E", "00201209"
-_FAILED = "00081198"
+_IMAGE_TYPE, _INSTANCE, _SERIES, _COUNT, _FAILED = "00080008", "00080018", "0020000E", "00201209", "00081198"
 
 
 class _Found(RootModel[list[dict[str, Any]]]):
@@ -199,11 +198,11 @@ def _instances(client: Client, place: Series, name: str) -> list[str]:
     """List the instances of a series but for labels and the like, as far as the archive says which these are."""
     series = f"{place.root}/studies/{place.study}/series"
     stated = _search(client, f"{series}?SeriesInstanceUID={place.series}&includefield={_COUNT}").texts(_COUNT)
-    found = _search(client, f"{series}/{place.series}/instances?includefield={_IMAGE_TYPE}&includefield={_CLASS}")
-    uids = [values[0] for values in found.texts(_INSTANCE) if values]
+    found = _search(client, f"{series}/{place.series}/instances?includefield={_IMAGE_TYPE}")
+    uids = ["".join(values) for values in found.texts(_INSTANCE)]
     if not uids:
         raise DownloadError(f"{name}: not in the archive", "check both identifiers")
-    if any(int(values[0]) != len(uids) for values in stated if values):
+    if any(values[0] != str(len(uids)) for values in stated if values):
         text = f"{name}: half a series: the archive lists {len(uids)} of {stated[0][0]} instances"
         raise DownloadError(text, "try again when all have arrived there")
     return sorted(uid for uid, kind in zip(uids, found.texts(_IMAGE_TYPE), strict=True) if not {*NOT_SLIDES} & {*kind})
