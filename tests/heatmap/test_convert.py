@@ -24,6 +24,7 @@ def maps(tmp_path: Path) -> Path:
             values = np.where(random.random((90, 130)) < 0.3, np.nan, random.random((90, 130)))
             write_map(tmp_path / f"{name}.ome.zarr", values, unknown=random.random(values.shape) < 0.1)
             file.add(SlideRecord(slide=name, path=str(tmp_path / f"{name}.svs"), status="ok"))
+        file.finish()
     return tmp_path
 
 
