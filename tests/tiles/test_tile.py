@@ -230,6 +230,24 @@ def test_labels_and_splits_reach_the_table_and_stay(make_slide: MakeSlide, tmp_p
     assert later["more"]
 
 
+def test_slides_that_are_tiled_in_parts_share_one_table(make_slide: MakeSlide, tmp_path: Path) -> None:
+    """Also after slides of earlier parts are deleted; what is tiled again has its row once."""
+    paths = [make_slide(f"in/{label}/{label}{number}.tiff") for label in ("tumor", "normal") for number in range(4)]
+    for shard in ("1/2", "2/2", "1/2"):
+        tiled(tmp_path / "out", tmp_path / "in", shard=shard)
+    rows = Cohort.read(tmp_path / "out" / "cohort.csv").slides
+    assert {row.slide for row in rows} == {path.stem for path in paths}
+    assert all(row.split for row in rows)
+    paths[0].unlink()
+    tiled(tmp_path / "out", make_slide("more.tiff"))
+    later = {row.slide: row.split for row in Cohort.read(tmp_path / "out" / "cohort.csv").slides}
+    assert len(later) == 9
+    assert {row.slide: row.split for row in rows}.items() < later.items()
+    assert {path.name for path in (tmp_path / "out").glob("run*.json")} == {
+        "run.json", "run.1-of-2.json", "run.2-of-2.json",
+    }  # fmt: skip
+
+
 def test_results_beside_slides_are_not_taken_for_slides(make_slide: MakeSlide, tmp_path: Path) -> None:
     make_slide("a.tiff")
     assert len(tiled(tmp_path, tmp_path).slides) == 1

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Gone, Shown
+from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Gone, Shard, Shown
 
 Source = Literal["gdc", "s3", "auto"]
 Strategy = Literal["tissue", "diagnostic"]
@@ -63,6 +63,9 @@ class FetchTcgaConfig(_SeveralFilesConfig):
     """Slides to choose, balanced over sites and labels."""
     seed: Annotated[int, IN_FILE] = Field(default=0, ge=0)
     """Seed of that choice and of the split."""
+    shard: Shard | None = None
+    """`I/N`: only part I of N of these slides, counted from 1; rows of the others stay in the table, wherever their
+    files are now."""
     source: Source = "gdc"
     """`gdc`, `s3` (the public copy at Amazon), or `auto`: the GDC first."""
     s3_mirror: Annotated[str | None, Shown("file", variables=("WSISEG_MIRROR_S3",))] = None

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Devices, Gone, MapKind, Share, Shown
+from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Devices, Gone, MapKind, Shard, Share, Shown, run_name
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 Form = Literal["dicom-seg", "dicom-map", "ome-tiff", "ngff-0.5", "csv"]
@@ -56,8 +56,11 @@ class PredictConfig(Config):
     """Probability from which a cell is tumour; the model's own where it is not given."""
     map: MapKind = "auto"
     """`dense` (one value per output cell), `tile` (one per tile), or the model's better one."""
-    shard: str | None = Field(default=None, pattern=r"^[1-9]\d*/[1-9]\d*$")
+    shard: Shard | None = None
     """`I/N`: only the slides of part I of N, counted from 1."""
+    merge: bool = False
+    """Map nothing: the inputs are folders of runs, as of shards; write one `run.json`, page and table of all of them,
+    and bring their files to `out`, which is the folder itself where it is one."""
     dask: str | None = None
     """Address of a Dask scheduler, or `local:N` for N processes here."""
     dry_run: bool = False
@@ -82,7 +85,7 @@ class PredictConfig(Config):
     @property
     def run_name(self) -> str:
         """Name of the file that says what became of every slide."""
-        return "run.json" if self.shard is None else f"run.{self.shard.replace('/', '-of-')}.json"
+        return run_name(self.shard)
 
     @property
     def report(self) -> Path:
@@ -94,12 +97,18 @@ class PredictConfig(Config):
         """Where each of the processes that share the slides computes."""
         return tuple(self.device.split(",")) * self.jobs
 
+    @model_validator(mode="before")
+    @classmethod
+    def _merged_in_place(cls, values: dict[str, Any]) -> dict[str, Any]:
+        is_one = bool(values.get("merge")) and len(values.get("inputs", ())) == 1
+        return {"out": values["inputs"][0], **values} if is_one else values
+
     @model_validator(mode="after")
-    def _shard_exists(self) -> Self:
-        if self.shard is not None and int(self.shard.split("/")[0]) > int(self.shard.split("/")[1]):
-            raise ValueError(f"there is no shard {self.shard}")
+    def _settings_fit(self) -> Self:
         if self.write_features and (self.features or len(self.model) > 1 or self.views > 1 or self.map == "dense"):
             raise ValueError("write-features is for one model that maps by tiles: leave out features, views and dense")
+        if self.merge and (self.shard or self.dry_run):
+            raise ValueError("merge joins what shards wrote: leave out shard and dry-run")
         if self.features and self.tissue != "auto":
             raise ValueError("the tiles of features were chosen when they were computed: leave out tissue")
         if self.dask is not None and len(self.devices) > 1:

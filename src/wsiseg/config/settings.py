@@ -29,6 +29,16 @@ def _known_device(name: str) -> str:
 
 Device = Annotated[str, AfterValidator(_known_device)]
 Devices = Annotated[str, AfterValidator(lambda names: ",".join(map(_known_device, names.split(","))))]
+
+
+def _existing_shard(shard: str) -> str:
+    number, count = map(int, shard.split("/"))
+    if number > count:
+        raise ValueError(f"there is no shard {shard}")
+    return shard
+
+
+Shard = Annotated[str, Field(pattern=r"^[1-9]\d*/[1-9]\d*$"), AfterValidator(_existing_shard)]
 MapKind = Literal["auto", "dense", "tile"]
 
 
@@ -86,6 +96,11 @@ class Config(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=Tr
             return f"{where} is no longer a setting: {cls.gone[where].advice}"
         alike = difflib.get_close_matches(where, [field.replace("_", "-") for field in cls.model_fields], n=1)
         return f"{where}: no such setting" + (f"; did you mean {alike[0]}?" if alike else "")
+
+
+def run_name(shard: str | None) -> str:
+    """Return the name of the file that says what became of every slide of a run, or of its shard."""
+    return "run.json" if shard is None else f"run.{shard.replace('/', '-of-')}.json"
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from wsiseg.config.settings import IN_FILE, Config, Share, Shown
+from wsiseg.config.settings import IN_FILE, Config, Shard, Share, Shown
 
 
 class TileConfig(Config):
@@ -33,6 +33,8 @@ class TileConfig(Config):
     """Largest share of tissue tiles that may be unreadable."""
     jobs: int = Field(default=1, ge=1)
     """Slides that are read at the same time."""
+    shard: Shard | None = None
+    """`I/N`: only the slides of part I of N, counted from 1."""
     overwrite: bool = False
     """Redo what is already there."""
 

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from wsiseg.run.connection import USUAL, Patience, open_client
 from wsiseg.run.errors import DownloadError, UsageError, WsisegError
 from wsiseg.run.record import Progress
 from wsiseg.slides import barcode
-from wsiseg.slides.cohort import Cohort, CohortSlide
+from wsiseg.slides.cohort import Cohort, CohortSlide, in_shard
 from wsiseg.slides.split import by_case
 
 _CASE_LETTERS = len("TCGA-BH-A0B7")
@@ -62,18 +62,20 @@ def fetch_tcga(config: FetchTcgaConfig, progress: Progress | None = None, patien
         OutputError: There is no room, or the results cannot be written.
     """
     progress = progress or Progress()
-    folder = _Folder(config.out, config.seed)
+    folder = _Folder(config.out, config.seed, keeps_rows=config.shard is not None)
     outcomes: list[Outcome] = []
     outputs: dict[str, str] = {}
     with open_client(patience) as client:
         gdc = Gdc(client, (config.mirror or SITE).rstrip("/"))
         choice = _choose(config, gdc, progress)
+        splits = folder.splits(choice.slides)  # of all shards, so that no case crosses them
+        choice.slides = [slide for slide in choice.slides if in_shard(slide.name, config.shard)]
         wanted = [_wanted(config, gdc, slide.entry) for slide in choice.slides]
         if not config.dry_run:
             try:
                 outcomes = fetch_all(client, wanted, config.jobs, progress, by_size=not config.verify)
             finally:
-                outputs = folder.write(choice.slides, _missing(choice, wanted)) if choice.slides else {}
+                outputs = folder.write(choice.slides, splits, _missing(choice, wanted)) if choice.slides else {}
     statuses = Counter(outcome.status for outcome in outcomes)
     failed = choice.failed | {one.path.name: one.error for one in outcomes if one.error is not None}
     return TcgaResult(
@@ -84,7 +86,7 @@ def fetch_tcga(config: FetchTcgaConfig, progress: Progress | None = None, patien
         failed=tuple({"file": name, "message": one.message, "hint": one.hint} for name, one in failed.items()),
         left_out=tuple(choice.left_out),
         outputs=outputs,
-        **_chosen(choice.slides, folder.splits(choice.slides)),
+        **_chosen(choice.slides, [splits[slide.name] for slide in choice.slides]),
     )
 
 
@@ -191,27 +193,37 @@ def _balanced(slides: Sequence[TcgaSlide], limit: int, seed: int) -> list[TcgaSl
 class _Folder:
     """The tables in a folder of slides; what an earlier run wrote there is kept and added to."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self._folder, self._seed = folder, seed
+    def __init__(self, folder: Path, seed: int, *, keeps_rows: bool) -> None:
+        self._folder, self._seed, self._keeps_rows = folder, seed, keeps_rows
         self._cohort, self._manifest = folder / "cohort.csv", folder / "manifest.tsv"
         self._rows = Cohort.read(self._cohort).slides if self._cohort.exists() else ()
         self._entries = read_manifest(self._manifest) if self._manifest.exists() else []
 
-    def splits(self, slides: Sequence[TcgaSlide]) -> list[str]:
+    def splits(self, slides: Sequence[TcgaSlide]) -> dict[str, str]:
         """Assign slides to train, val or test by case; cases of earlier runs stay where they are."""
         known = {row.case: row.split for row in self._rows if row.split}
         strata = [slide.stratum for slide in slides]
-        return by_case([slide.case for slide in slides], strata, self._seed, known=known)
+        names = by_case([slide.case for slide in slides], strata, self._seed, known=known)
+        return dict(zip((slide.name for slide in slides), names, strict=True))
 
-    def write(self, slides: Sequence[TcgaSlide], missing: Sequence[Entry]) -> dict[str, str]:
+    def write(self, slides: Sequence[TcgaSlide], splits: Mapping[str, str], missing: Sequence[Entry]) -> dict[str, str]:
         """Write what there is of the slides that were wanted, and what is missing; return the paths of the tables."""
         gone = set(missing)
-        rows = {row.slide: row for row in self._rows if row.path.exists()}
-        for slide, split in zip(slides, self.splits(slides), strict=True):
+        rows = {row.slide: row for row in self._rows if self._keeps_rows or row.path.exists()}
+        for slide in slides:
             if slide.entry not in gone:
                 path = self._folder / slide.entry.name
                 percentages = slide.percentages if slide.label else ()
-                of_slide = (slide.name, path, slide.case, slide.label, split, slide.site, None, slide.extra)
+                of_slide = (
+                    slide.name,
+                    path,
+                    slide.case,
+                    slide.label,
+                    splits[slide.name],
+                    slide.site,
+                    None,
+                    slide.extra,
+                )
                 rows.setdefault(slide.name, CohortSlide(*of_slide, *percentages))
         entries = {entry.name: entry for entry in [*self._entries, *(slide.entry for slide in slides)]}
         write_manifest(self._manifest, entries.values())

@@ -1,6 +1,5 @@
 """Map tumour on slides."""
 
-import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,6 +12,7 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.model_file import ModelFile, model_path
 from wsiseg.prediction.map_files import MapFiles, write_overviews
 from wsiseg.prediction.mapping import kind, map_slide, prepare
+from wsiseg.prediction.merging import merge
 from wsiseg.prediction.pipeline import Setting, planned, records
 from wsiseg.prediction.places import Places
 from wsiseg.prediction.processes import in_processes, on_cluster
@@ -21,9 +21,11 @@ from wsiseg.run.errors import ModelFileError, UsageError, counted
 from wsiseg.run.proof import Written
 from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, now, slides_of, spoken, totals
 from wsiseg.run.version import __version__
-from wsiseg.slides.cohort import Cohort, CohortSlide
+from wsiseg.slides.cohort import Cohort, CohortSlide, in_shard
 from wsiseg.slides.dicom import ADDRESS
 from wsiseg.slides.slide import Slide
+
+_NO_PART = {"inputs", "out", "overwrite", "dry_run", "merge", "cache", "cache_gb"}  # of what maps depend on
 
 
 def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -> Heatmap:  # noqa: ANN401  the fields of PredictConfig
@@ -54,7 +56,7 @@ def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -
 
 
 def predict_slides(config: PredictConfig, progress: Progress | None = None) -> Run:
-    """Write a tumour map, outlines and a picture for every slide.
+    """Write a tumour map, outlines and a picture for every slide, or join what such runs wrote.
 
     Returns:
         What became of every slide, or would in a dry run. One that fails does not stop the others.
@@ -66,8 +68,10 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
         OutputError: Nothing can be written to `config.out`.
     """
     progress = progress or Progress()
+    if config.merge:
+        return merge(config, progress)
     cohort = Cohort.from_inputs(_fetched(config, progress), sys.stdin if "-" in config.inputs else ())
-    rows = [row for row in cohort.slides if _is_in_shard(row.slide, config.shard)]
+    rows = [row for row in cohort.slides if in_shard(row.slide, config.shard)]
     names = [row.slide for row in cohort.slides if not row.skipped]
     places = Places.of(config.tissue, config.roi, config.exclude, names, config.features)
     with opened_models(config) as models:
@@ -164,14 +168,6 @@ def _models_of_worker(names: tuple[str, ...], device: str, hashes: tuple[str, ..
     return models
 
 
-def _is_in_shard(slide: str, shard: str | None) -> bool:
-    """Tell whether a slide belongs to a shard `I/N`; the slide's name alone decides."""
-    if shard is None:
-        return True
-    number, count = (int(part) for part in shard.split("/"))
-    return int(hashlib.sha256(slide.encode()).hexdigest(), 16) % count == number - 1
-
-
 def _introduction(models: list[ModelFile]) -> Iterator[str]:
     for model in models:
         yield f"model {model.card.name} {model.card.version} on {model.provider}: {model.card.intended_use}"
@@ -195,7 +191,7 @@ def _run(config: PredictConfig, models: list[ModelFile]) -> Run:
         started=now(),
         model=models[0].provenance if len(models) == 1 else {"models": [model.provenance for model in models]},
         device={"requested": config.device, "provider": models[0].provider, "reason": models[0].reason},
-        settings=config.model_dump(mode="json", exclude={"inputs", "out", "overwrite", "dry_run", "cache", "cache_gb"}),
+        settings=config.model_dump(mode="json", exclude=_NO_PART),
     )
 
 

@@ -1,6 +1,7 @@
 """The table of slides: where each lies, whose it is, what is known of it."""
 
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from wsiseg.run.outputs import write_text
 from wsiseg.slides import discovery, split, table
 from wsiseg.slides.cohort_slide import CohortSlide, contradictions, distinct, of_one_case, slide_of
 
-__all__ = ["Cohort", "CohortSlide"]
+__all__ = ["Cohort", "CohortSlide", "in_shard"]
 _MOST_PROBLEMS_SHOWN = 20
 
 
@@ -98,6 +99,14 @@ class Cohort:
         names = split.by_case([slide.case for slide in labelled], strata, known=known)
         chosen = {slide.slide: name for slide, name in zip(labelled, names, strict=True)}
         return type(self)(tuple(replace(slide, split=chosen.get(slide.slide)) for slide in self.slides))
+
+
+def in_shard(slide: str, shard: str | None) -> bool:
+    """Return whether a slide belongs to a shard `I/N`; its id alone decides."""
+    if shard is None:
+        return True
+    number, count = (int(part) for part in shard.split("/"))
+    return int(hashlib.sha256(slide.encode()).hexdigest(), 16) % count == number - 1
 
 
 def _relative(path: Path, folder: Path) -> Path:

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.config.settings import run_name
 from wsiseg.config.tile import TileConfig
 from wsiseg.mathematics.grid import Grid
 from wsiseg.pages import pictures as report
 from wsiseg.run.errors import SlideError, UsageError, WsisegError, counted
-from wsiseg.run.outputs import written_whole
+from wsiseg.run.outputs import locked, written_whole
 from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, Status, now
 from wsiseg.run.version import __version__
-from wsiseg.slides.cohort import Cohort, CohortSlide
+from wsiseg.slides.cohort import Cohort, CohortSlide, in_shard
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.packed import encoded, save_packed
 from wsiseg.tiles.store import Tiles, TileStore, store_path
@@ -43,12 +44,13 @@ def tile(config: TileConfig, progress: Progress | None = None) -> Run:
         OutputError: Nothing can be written to `config.out`.
     """
     progress = progress or Progress()
-    cohort = Cohort.from_inputs(config.inputs, sys.stdin if "-" in config.inputs else ())
-    tissue = TissueChoice.of(config.tissue, [slide.slide for slide in cohort.slides if not slide.skipped])
+    every = Cohort.from_inputs(config.inputs, sys.stdin if "-" in config.inputs else ())
+    tissue = TissueChoice.of(config.tissue, [slide.slide for slide in every.slides if not slide.skipped])
+    cohort = Cohort(tuple(slide for slide in every.slides if in_shard(slide.slide, config.shard)))
     progress.begin(len(cohort.slides))
     settings = config.model_dump(mode="json", exclude={"inputs", "out", "jobs", "overwrite"})
     run = Run(command="tile", version=__version__, started=now(), settings=settings)
-    with RunFile(config.out / "run.json", run) as file:
+    with RunFile(config.out / run_name(config.shard), run) as file:
         for record in _records(cohort, tissue, config, progress):
             file.add(record)
             progress.done(record)
@@ -57,14 +59,24 @@ def tile(config: TileConfig, progress: Progress | None = None) -> Run:
 
 
 def _write_cohort(cohort: Cohort, run: Run, config: TileConfig) -> None:
-    """Write the slides that have tiles, as the table that training and prediction read."""
+    """Add the slides that have tiles to the table that training and prediction read.
+
+    Rows of earlier runs stay while their tiles do, wherever their slides are, so that a cohort can be tiled in parts.
+    """
     usable = {record.slide for record in run.slides if record.status in {"ok", "up_to_date"} and record.tiles}
     slides = [replace(one, mpp=one.mpp or config.slide_mpp) for one in cohort.slides if one.slide in usable]
-    path, splits = config.out / COHORT, dict[str, str]()
-    with suppress(UsageError):  # the splits that an earlier run chose stay when slides are added
-        splits = {slide.case: slide.split for slide in Cohort.read(path).slides if slide.split}
-    if slides:
-        Cohort(tuple(slides)).with_splits(splits).write(path)
+    path, here, rows = config.out / COHORT, {one.slide for one in cohort.slides}, tuple[CohortSlide, ...]()
+    with locked(path.with_name(f".{COHORT}.lock")):
+        with suppress(UsageError):
+            rows = Cohort.read(path).slides
+        kept = [row for row in rows if row.slide not in here and store_path(config.out, row.slide).exists()]
+        if not (kept or slides):
+            return
+        if not any(slide.split for slide in slides):  # the splits that an earlier run chose stay
+            splits = {row.case: row.split for row in rows if row.split}
+            Cohort((*(replace(row, split=None) for row in kept), *slides)).with_splits(splits).write(path)
+        else:
+            Cohort((*kept, *slides)).write(path)
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,7 @@ class _Task:
 
 def _records(cohort: Cohort, tissue: TissueChoice, config: TileConfig, progress: Progress) -> Iterator[SlideRecord]:
     """Tile `jobs` slides at a time; where there are fewer slides than jobs, more threads read each of them."""
-    slides = min(config.jobs, len(cohort.slides))
+    slides = max(1, min(config.jobs, len(cohort.slides)))
     stop, threads, out = threading.Event(), config.jobs // slides, config.out
     tasks = [
         _Task(row, store_path(out, row.slide), out / f"{row.slide}.png", tissue, config, progress, threads, stop)
