@@ -1,6 +1,7 @@
 """Slides come from a real archive as they are, and maps go there whole or not at all."""
 
 import base64
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.connection import Patience, TemporaryError
 from wsiseg.run.errors import DownloadError, UsageError
 from wsiseg.run.record import Progress
-from wsiseg.slides.dicomweb import Series, _first_part, fetch_series, hashed
+from wsiseg.slides.dicom import hashed
+from wsiseg.slides.dicomweb import Series, _first_part, fetch_series
 
 SIZES = ((1001, 767), (333, 255), (62, 47))
 DOTS = ((100, 70), (900, 60), (110, 700), (905, 690), (500, 380))  # x, y of the middle of each
@@ -104,7 +106,16 @@ def test_a_map_goes_to_the_archive_and_comes_back(archive: Archive, slide: list[
         keyword = "FloatPixelData" if "FloatPixelData" in made else "PixelData"
         assert back[keyword].value == made[keyword].value
         dots_are_where_they_were(path, heatmap)
+        assert errors_of(Path(path)) == []
     nothing_leads_to_a_patient(maps, place)
+
+
+def errors_of(path: Path) -> list[str]:
+    """Return what the validator of dicom3tools calls an error, where it is installed."""
+    if shutil.which("dciodvfy") is None:
+        return []
+    done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False)
+    return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
 
 
 def basic() -> dict[str, str]:

@@ -5,6 +5,7 @@ lie labels, overviews, thumbnails, segmentations and annotations. Only the begin
 are OpenSlide's. Source: DICOM PS3.5 (encoding), PS3.3 C.8.12.4 (image type of whole-slide images), PS3.10 (files).
 """
 
+import hashlib
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -90,6 +91,11 @@ def series_file(folder: Path) -> Path:
     if len(series) > 1:
         raise SlideError(f"{folder}: holds {len(series)} DICOM slides", "name a file of one of them")
     return series[0][0].path
+
+
+def hashed(uid: str) -> str:
+    """Return a name for an identifier that does not lead to a patient."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:16]
 
 
 def _values(file: BinaryIO) -> dict[int, str]:

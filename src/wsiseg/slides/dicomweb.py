@@ -5,13 +5,12 @@ that neither names of files nor messages lead to a patient. An instance is fetch
 are there are not fetched again.
 """
 
-import hashlib
 import netrc
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -26,7 +25,7 @@ from wsiseg.run.connection import USUAL, Client, Patience, TemporaryError, open_
 from wsiseg.run.errors import DownloadError, UsageError, counted
 from wsiseg.run.outputs import write_text, written_whole
 from wsiseg.run.record import Progress
-from wsiseg.slides.dicom import NOT_SLIDES, dicom_file
+from wsiseg.slides.dicom import NOT_SLIDES, dicom_file, hashed
 
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
 _ADDRESS = re.compile(r"dicomweb://(?P<root>[^@?#]+?)/studies/(?P<study>\d[\d.]*)(?:/series/(?P<series>\d[\d.]*))?/?")
@@ -143,11 +142,11 @@ def fetch_series(
         DownloadError: A series is not there, is not whole, is not a slide, is too large, or does not arrive.
         OutputError: The folder cannot be written.
     """
-    found = []
+    found = list[Path]()
     for place in [Series.of(address) for address in addresses]:
         with open_archive(place.root, patience) as client:
-            found.append(_fetch(client, _named(client, place), cache, most_bytes, progress))
-            _make_room(cache, {path.parent for path in found}, most_bytes)
+            make_room = partial(_make_room, cache, {path.parent for path in found}, most_bytes)
+            found.append(_fetch(client, _named(client, place), cache, progress, make_room))
     return found
 
 
@@ -162,7 +161,8 @@ def _named(client: Client, place: Series) -> Series:
     return place._replace(series=found[0][0])
 
 
-def _fetch(client: Client, place: Series, cache: Path, most_bytes: float, progress: Progress) -> Path:
+def _fetch(client: Client, place: Series, cache: Path, progress: Progress, make_room: Callable[[Path], float]) -> Path:
+    """Fetch a series into its folder of the cache; `make_room` for it returns the bytes that are still free."""
     name = hashed(place.series or "")
     wanted = _instances(client, place, f"series {name}")
     folder, listed = cache / name, "\n".join(map(hashed, wanted))
@@ -175,10 +175,11 @@ def _fetch(client: Client, place: Series, cache: Path, most_bytes: float, progre
     progress.note(f"series {name}: {counted(len(missing), 'file')} to fetch, {len(files) - len(missing)} there")
     with ThreadPoolExecutor(_AT_ONCE, "fetcher") as pool:
         base = f"{place.root}/studies/{place.study}/series/{place.series}/instances"
-        work = [pool.submit(_retrieve, client, f"{base}/{uid}", path, most_bytes) for uid, path in missing]
+        work = [pool.submit(_retrieve, client, f"{base}/{uid}", path, make_room(folder)) for uid, path in missing]
         try:
             for one in work:
                 one.result()
+                make_room(folder)
         finally:
             pool.shutdown(cancel_futures=True)
     return _checked(files, name)
@@ -248,22 +249,23 @@ def _first_part(chunks: Iterator[bytes], boundary: str | None) -> Iterator[bytes
     yield held.partition(end)[0]
 
 
-def _make_room(cache: Path, kept: set[Path], most_bytes: float) -> None:
-    """Remove the series that were fetched longest ago until the rest fits.
+def _make_room(cache: Path, kept: set[Path], most_bytes: float, further: Path) -> float:
+    """Remove the series that were fetched longest ago until the rest fits, and return the bytes that are free.
 
     Raises:
         DownloadError: What must be kept does not fit.
     """
     # Nothing else that may lie there is counted, let alone removed.
     folders = sorted((path.parent for path in cache.glob(f"*/{_LIST}")), key=lambda path: path.stat().st_mtime)
-    sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
-    for folder in [one for one in folders if one not in kept]:
+    sizes = {folder: sum(file.stat().st_size for file in folder.glob("*.dcm")) for folder in folders}
+    for folder in [one for one in folders if one not in kept and one != further]:
         if sum(sizes.values()) > most_bytes:
             shutil.rmtree(folder)
             del sizes[folder]
     if sum(sizes.values()) > most_bytes:
         text = f"{cache}: the series take {sum(sizes.values()) / 1e9:.1f} GB, more than the cache may"
         raise DownloadError(text, "set cache-gb higher, or name fewer at once")
+    return most_bytes - sum(sizes.values())
 
 
 def store(client: Client, root: str, path: Path) -> None:
@@ -293,8 +295,3 @@ def store(client: Client, root: str, path: Path) -> None:
 
     if not client.patiently(attempt, path.name):
         raise DownloadError(f"{path.name}: the archive does not take it", "see what its log says")
-
-
-def hashed(uid: str) -> str:
-    """Return a name for an identifier that does not lead to a patient."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:16]
