@@ -112,9 +112,10 @@ def test_a_map_goes_to_the_archive_and_comes_back(archive: Archive, slide: list[
 
 def errors_of(path: Path) -> list[str]:
     """Return what the validator of dicom3tools calls an error, where it is installed."""
-    if shutil.which("dciodvfy") is None:
+    validator = shutil.which("dciodvfy")
+    if validator is None:
         return []
-    done = subprocess.run(["dciodvfy", "-new", str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([validator, "-new", str(path)], capture_output=True, text=True, check=False)
     return [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
 
 

@@ -136,7 +136,7 @@ def _level(heatmap: "Heatmap", images: Sequence["Dataset"]) -> tuple["Dataset", 
     counts = (image.TotalPixelMatrixColumns, image.TotalPixelMatrixRows)
     if counts[0] * counts[1] > _MOST_PIXELS:
         text = f"{heatmap.slide.file}: its coarsest level of use has {counts[0]} x {counts[1]} pixels, too many"
-        raise SlideError(text, "add coarser levels to the slide, as wsidicomizer does with --add-missing-levels")
+        raise SlideError(text, "make a DICOM slide that has coarser levels too")
     columns, rows = (
         np.minimum((((np.arange(counts[axis]) + 0.5) * step[axis] + corner[axis]) / cell[axis]).astype(int), most - 1)
         for axis, most in enumerate(heatmap.shape[::-1])
