@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from wsiseg.config.train import TrainConfig
 from wsiseg.evaluation.intervals import Resamples, interval
 from wsiseg.mathematics.metrics import Pixels, auc, curve
-from wsiseg.network.network import Checkpoint
+from wsiseg.network.checkpoint import Checkpoint
 from wsiseg.run.outputs import write_json, write_text
 from wsiseg.run.record import Progress
 from wsiseg.training.bags import TileSource
@@ -29,7 +29,7 @@ from wsiseg.training.features import FeatureBank, standard_of
 from wsiseg.training.fit import fit
 from wsiseg.training.processes import joined_processes
 from wsiseg.training.run_folder import RunFolder
-from wsiseg.training.scoring import pixels_of
+from wsiseg.training.scoring import by_class, pixels_of
 from wsiseg.training.slides import LabelledSlide, TileTruth, labelled_slides, tile_truths
 from wsiseg.training.task import filled_bank, started, task_of
 from wsiseg.training.train import device_of
@@ -117,11 +117,12 @@ def trained(
     config.out.mkdir(parents=True, exist_ok=True)
     bank = replace(bank, standard=standard_of(bank, [slide for slide in told if slide.split == "train"]))
     with joined_processes() as processes:
-        task = task_of(config, started(config, None, device_of("cpu"), lambda _: None), told, truths, bank)
+        task = task_of(config, started(config, None, device_of("cpu"), lambda _: None), told, [truths], bank)
         folder = RunFolder(config, {})
         fit(task, config, folder, processes, Progress())
         best = task.best(Checkpoint.load(folder.best))
-        return pixels_of(best.scores(best.network, [split], config, processes), truths)
+        (scores,) = by_class(best.scores(best.network, [split], config, processes), 1)
+        return pixels_of(scores, truths)
 
 
 def measured(runs: Sequence[Sequence[Pixels]]) -> dict[str, object]:

@@ -26,7 +26,7 @@ from referencing.jsonschema import DRAFT202012
 
 from wsiseg.annotations.truth import Reading, open_truth
 from wsiseg.heatmap.heatmap import Heatmap
-from wsiseg.heatmap.ngff import CLASSES
+from wsiseg.heatmap.ngff import labels_of
 from wsiseg.prediction.viewer import overlay
 from wsiseg.run.errors import WsisegError
 from wsiseg.slides.slide import ASSUMED, SlideFacts
@@ -145,7 +145,7 @@ def test_ome_zarrs_own_reader_puts_the_corners_of_the_slide_into_the_corner_cell
     assert image.metadata["contrast_limits"] == [[0, 1]]
     assert image.metadata["colormap"] == [[[0, 0, 0], [213 / 255, 94 / 255, 0]]]
     assert image.metadata["visible"] == [True]
-    assert segmentation.metadata["properties"] == {n: {"class": name} for n, name in CLASSES.items()}
+    assert segmentation.metadata["properties"] == {n: {"class": name} for n, name in labels_of(["tumor"]).items()}
     assert [axis["name"] for axis in image.metadata["axes"]] == ["c", "y", "x"]
     np.testing.assert_array_equal(np.asarray(image.data[0])[0], np.nan_to_num(saved.probabilities))
     np.testing.assert_array_equal(np.asarray(segmentation.data[0])[0], saved.labels)

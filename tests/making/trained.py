@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from wsiseg.config.train import TrainConfig
+from wsiseg.network.checkpoint import Checkpoint, ClassFit
 from wsiseg.network.known_tissue import Features, KnownTissue
-from wsiseg.network.network import Checkpoint, TileClassifier, build
+from wsiseg.network.network import TileClassifier, build
 from wsiseg.network.stage import Stage, stage_layer
 from wsiseg.slides.cohort import Cohort
 from wsiseg.tiles.store import TileStore, store_path
@@ -68,12 +69,10 @@ def write_run(folder: Path, cohort: Path, arch: str = "resnet18") -> TileClassif
         mpp=mpp,
         alpha=0.2,
         beta=0.4,
-        threshold=0.6,
+        classes=(ClassFit("tumor", 0.6, 1.25, -0.1),),
         trained_on={"cohort": "cohort.csv", "train": {"slides": 4}, "settings": {"out": "/home/me", "lr": 1e-4}},
         figures={"val_slide_auc": 0.75, "val_risk": float("nan")},
         sites=("colon",),
-        temperature=1.25,
-        offset=-0.1,
         known_tissue=known_to(classifier, cohort),
     )
     checkpoint.save(folder / "best.pt")

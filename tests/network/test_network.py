@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from wsiseg.network.checkpoint import Checkpoint, ClassFit
 from wsiseg.network.known_tissue import KnownTissue
-from wsiseg.network.network import Checkpoint, TileClassifier, build, load_classifier
+from wsiseg.network.network import TileClassifier, build, load_classifier
 from wsiseg.run.errors import DownloadError, UsageError, WsisegError
 
 SMALL = "timm:test_resnet"
@@ -41,9 +42,9 @@ def test_the_mean_of_the_logit_map_is_the_tile_s_logit(arch: str) -> None:
     classifier = build(arch, "none").eval()
     images = tiles(2)
     logits, maps = classifier(images), classifier.logit_map(images)
-    assert logits.shape == (2,)
-    assert maps.dim() == 3
-    torch.testing.assert_close(maps.mean((1, 2)), logits, rtol=1e-4, atol=1e-4)
+    assert logits.shape == (2, 1)
+    assert maps.dim() == 4
+    torch.testing.assert_close(maps.mean((2, 3)), logits, rtol=1e-4, atol=1e-4)
 
 
 def test_images_are_normalised_by_the_classifier_s_own_colors(classifier: TileClassifier) -> None:
@@ -163,10 +164,13 @@ def test_offline_names_the_file_to_place(arch: str, monkeypatch: pytest.MonkeyPa
         assert "resnet18-f37072fd.pth" in caught.value.message
 
 
+FITS = (ClassFit("tumor", 0.4, 2.0, -1.0),)
+
+
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path, classifier: TileClassifier) -> None:
     figures = {"splits": {"val": {"all": {"auc": 0.5, "f1": None}}}}
     tensors = classifier.state_dict()
-    checkpoint = Checkpoint(tensors, SMALL, 64, 0.5, 0.2, None, 0.4, {"cohort": "c"}, figures, ("colon",), "1")
+    checkpoint = Checkpoint(tensors, SMALL, 64, 0.5, 0.2, None, FITS, {"cohort": "c"}, figures, ("colon",), "1")
     checkpoint.save(tmp_path / "best.pt")
     again = Checkpoint.load(tmp_path / "best.pt")
     assert {**vars(again), "state_dict": 0} == {**vars(checkpoint), "state_dict": 0}
@@ -204,5 +208,5 @@ def test_a_plain_state_dict_is_no_checkpoint(tmp_path: Path) -> None:
 def test_the_mean_of_a_map_is_the_logit(classifier: TileClassifier) -> None:
     images = tiles()
     maps = classifier.logit_map(images)
-    assert maps.shape == (3, 3, 3)
-    torch.testing.assert_close(maps.mean((1, 2)), classifier(images))
+    assert maps.shape == (3, 1, 3, 3)
+    torch.testing.assert_close(maps.mean((2, 3)), classifier(images))

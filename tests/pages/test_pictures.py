@@ -25,7 +25,7 @@ def halves(
     """Draw the map of a slide of even grey; give what is left and what is right of the gap."""
     thumbnail = np.full((SIDE, SIDE, 3), 200, np.uint8)
     unknown = np.zeros(cells.shape, np.bool_) if unknown is None else unknown
-    heatmap_picture(path, thumbnail, cells, unknown, extent, threshold=0.5, title="slide", notes=["a note"])
+    heatmap_picture(path, thumbnail, {"tumour": (cells, 0.5)}, unknown, extent, title="slide", notes=["a note"])
     with Image.open(path) as image:
         pixels = np.asarray(image)
     begin = LEFT + SIDE + GAP
@@ -104,7 +104,7 @@ def test_warnings_and_the_scale_stand_on_the_picture(tmp_path: Path) -> None:
     def written(**more: Any) -> NDArray[np.uint8]:
         cells = np.full((4, 4), 0.1, np.float32)
         thumbnail, none = np.full((SIDE, SIDE, 3), 200, np.uint8), np.zeros((4, 4), np.bool_)
-        heatmap_picture(tmp_path / "a.png", thumbnail, cells, none, (4, 4), threshold=0.5, title="slide", **more)
+        heatmap_picture(tmp_path / "a.png", thumbnail, {"tumour": (cells, 0.5)}, none, (4, 4), title="slide", **more)
         with Image.open(tmp_path / "a.png") as image:
             return np.asarray(image)
 

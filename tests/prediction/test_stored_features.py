@@ -18,7 +18,7 @@ from wsiseg.config.predict import PredictConfig
 from wsiseg.config.train import TrainConfig
 from wsiseg.exporting.export import export
 from wsiseg.heatmap.heatmap import Heatmap
-from wsiseg.network.network import Checkpoint
+from wsiseg.network.checkpoint import Checkpoint
 from wsiseg.prediction.predict import predict, predict_slides
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.slides.cohort import Cohort

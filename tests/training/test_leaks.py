@@ -14,7 +14,7 @@ from making.cohorts import GLASS
 from making.slides import write_slide
 from making.tiled import TILE_PX, training
 from wsiseg.config.tile import TileConfig
-from wsiseg.network.network import Checkpoint
+from wsiseg.network.checkpoint import Checkpoint
 from wsiseg.network.weights import read_torch
 from wsiseg.tiles.tile import tile
 from wsiseg.training.train import Trained, train
@@ -83,8 +83,7 @@ def test_test_slides_decide_nothing(way: str, runs: dict[str, dict[str, tuple[Pa
     (alone, run), (other, changed) = runs[way][""], runs[way]["test"]
     first, second = (Checkpoint.load(out / "best.pt") for out in (alone, other))
     assert_same_tensors(first.state_dict, second.state_dict)  # the colours' mean and std and the folded head are in it
-    assert (first.temperature, first.offset) == (second.temperature, second.offset)
-    assert first.threshold == second.threshold
+    assert first.classes == second.classes
     assert first.figures["epoch"]["epoch"] == second.figures["epoch"]["epoch"]
     assert first.figures["splits"]["val"] == second.figures["splits"]["val"]
     one, two = first.known_tissue, second.known_tissue
@@ -105,11 +104,11 @@ def test_validation_slides_decide_no_weight(way: str, runs: dict[str, dict[str, 
     assert risks[0] == risks[1]
     assert first["history"][-1]["val_risk"] != second["history"][-1]["val_risk"]
     before, after = (Checkpoint.load(out / "best.pt") for out in (alone, other))
-    assert (before.temperature, before.offset, before.threshold) != (after.temperature, after.offset, after.threshold)
+    assert before.classes != after.classes
 
 
 def test_calibration_follows_the_truth_of_validation_slides(
     runs: dict[str, dict[str, tuple[Path, Trained]]],
 ) -> None:
     calibrated = Checkpoint.load(runs["frozen"][""][0] / "best.pt")
-    assert (calibrated.temperature, calibrated.offset) != (1.0, 0.0)
+    assert calibrated.classes[0][2:] != (1.0, 0.0)

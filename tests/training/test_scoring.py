@@ -47,7 +47,9 @@ def test_the_calibration_that_tiles_were_drawn_with_is_found(slope: float, offse
 
 
 def test_slides_of_which_nobody_knows_whether_they_hold_tumor_have_no_say_in_their_auc() -> None:
-    few = [(label, scored(np.full(10, logit, np.float32), np.zeros(10))[0][0]) for label, logit in LABELS_AND_LOGITS]
+    few = [
+        (label, scored(np.full((10, 1), logit, np.float32), np.zeros(10))[0][0]) for label, logit in LABELS_AND_LOGITS
+    ]
     found = slide_measures([replace(one, slide=replace(one.slide, label=label)) for label, one in few], no_risk, None)
     assert found["slide_auc"] == 0.5
 

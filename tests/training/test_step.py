@@ -32,14 +32,14 @@ CPU, HERE = torch.device("cpu"), Path()
 
 
 class Linear(nn.Module):
-    """Logits [n] of features [n, channels]."""
+    """Logits [n, 1] of features [n, channels]."""
 
     def __init__(self, weights: Floats) -> None:
         super().__init__()
         self.weights = nn.Parameter(torch.from_numpy(weights))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features @ self.weights
+        return (features @ self.weights)[:, None]
 
 
 @pytest.mark.parametrize("micro_batch", [None, 7])
@@ -71,7 +71,7 @@ def test_risk_and_gradients_are_those_of_the_literal_equation(
     config = TrainConfig(cohort=HERE, out=HERE, alpha=ALPHA, beta=BETA, c0=C0, c1=C1, micro_batch=micro_batch)
     network = Linear(weights)
     slide = LabelledSlide("a", label, "train", "", HERE, HERE, TILES, 64, 0.5, "", stated=stated)
-    labels = None if truth is None else torch.from_numpy(truth.astype(np.int8))
+    labels = None if truth is None else torch.from_numpy(truth.astype(np.int8))[:, None]
     risk = Stepper(config, CPU).backward(network, Bag(slide, torch.from_numpy(features), WEIGHT, labels))
 
     def risk_at(moved: Floats) -> float:
@@ -82,6 +82,31 @@ def test_risk_and_gradients_are_those_of_the_literal_equation(
     slopes = [WEIGHT * (risk_at(weights + step) - risk_at(weights - step)) / 2e-6 for step in steps]
     assert network.weights.grad is not None
     assert network.weights.grad.tolist() == pytest.approx(slopes, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 7])
+def test_the_risk_of_classes_is_the_mean_of_their_own(micro_batch: int | None) -> None:
+    """Of the third class nothing is known in this slide."""
+    random = np.random.default_rng(0)
+    weights, features = random.normal(size=(CHANNELS, 3)), random.normal(size=(TILES, CHANNELS))
+    config = TrainConfig(cohort=HERE, out=HERE, alpha=ALPHA, beta=BETA, c0=C0, c1=C1, micro_batch=micro_batch)
+    slide = LabelledSlide("a", 1, "train", "", HERE, HERE, TILES, 64, 0.5, "", stated=(0.5, None))
+    slide = replace(slide, others=(replace(slide, label=0), replace(slide, label=None, stated=(None, None))))
+    network = nn.Linear(CHANNELS, 3, bias=False).double()
+    network.weight.data = torch.from_numpy(weights.T.copy())
+    risk = Stepper(config, CPU).backward(network, Bag(slide, torch.from_numpy(features), WEIGHT))
+
+    def risk_at(moved: Floats) -> float:
+        logits = features @ moved
+        return (literal_risk(logits[:, 0], (0.5, BETA), C1) + literal_risk(logits[:, 1], (0.0, 1.0), C0)) / 3
+
+    assert risk == pytest.approx(risk_at(weights), rel=1e-5)
+    assert network.weight.grad is not None
+    for channel, place in ((0, 0), (3, 1), (2, 2)):
+        step = np.zeros_like(weights)
+        step[channel, place] = 1e-6
+        slope = WEIGHT * (risk_at(weights + step) - risk_at(weights - step)) / 2e-6
+        assert float(network.weight.grad[place, channel]) == pytest.approx(slope, rel=1e-3, abs=1e-5)
 
 
 def test_without_normal_slides_all_is_called_normal_that_is_known_to_be() -> None:
@@ -98,7 +123,7 @@ def test_bfloat16_computes_in_half_the_bits() -> None:
         def forward(self, features: torch.Tensor) -> torch.Tensor:
             out = super().forward(features)
             seen.append(out.dtype)
-            return out[:, 0]
+            return out
 
     slide = LabelledSlide("a", 1, "train", "", HERE, HERE, TILES, 64, 0.5, "")
     for precision in ("float32", "bfloat16"):

@@ -21,7 +21,8 @@ from PIL import Image
 from making.tiled import SMALL, TILE_PX, training
 from wsiseg.config.doctor import DoctorConfig
 from wsiseg.config.train import TrainConfig
-from wsiseg.network.network import Checkpoint, build, load_classifier
+from wsiseg.network.checkpoint import Checkpoint
+from wsiseg.network.network import build, load_classifier
 from wsiseg.network.weights import read_torch
 from wsiseg.prediction.verify import verify
 from wsiseg.run.errors import DeviceError, UsageError, WsisegError
@@ -108,7 +109,7 @@ def test_a_frozen_backbone_gives_a_plain_classifier(cohort: Path, truth: Path, t
     for slide in slides:
         with torch.inference_mode():
             logits = classifier(TileSource().read(slide, np.arange(slide.tiles)))
-        probabilities.append(logits.sigmoid().numpy())
+        probabilities.append(logits[:, 0].sigmoid().numpy())
     truths = tile_truths(truth, slides, lambda _: None)
     scores = np.concatenate(probabilities)
     tumor, rest = (np.concatenate([getattr(truths[one.slide], name) for one in slides]) for name in ("tumor", "rest"))

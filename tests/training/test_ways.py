@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from making.equation import literal_risk
 from making.tiled import SMALL, TILE_PX, training
 from wsiseg.config.train import TrainConfig
-from wsiseg.network.network import Checkpoint, TileClassifier, build, load_classifier
+from wsiseg.network.checkpoint import Checkpoint
+from wsiseg.network.network import TileClassifier, build, load_classifier
 from wsiseg.network.weights import read_torch
 from wsiseg.run.errors import UsageError
 from wsiseg.slides.cohort import Cohort
@@ -29,7 +30,7 @@ CPU = torch.device("cpu")
 
 def task_for(config: TrainConfig, truth: Path | None = None) -> Task:
     slides = labelled_slides(config.cohort)
-    truths = tile_truths(truth, slides, lambda _: None) if truth else {}
+    truths = [tile_truths(truth, slides, lambda _: None) if truth else {}]
     source = TileSource(CPU, config.stain_jitter, config.context, size=config.size_jitter)
     return task_of(config, started(config, TILE_PX, None, CPU, lambda _: None), slides, truths, source)
 
@@ -37,7 +38,7 @@ def task_for(config: TrainConfig, truth: Path | None = None) -> Task:
 def logits_of(classifier: TileClassifier, slide: LabelledSlide) -> NDArray[np.float64]:
     with torch.inference_mode():
         logits: torch.Tensor = classifier(TileSource().read(slide, np.arange(slide.tiles)))
-    return logits.numpy().astype(np.float64)
+    return logits[:, 0].numpy().astype(np.float64)
 
 
 @pytest.mark.parametrize("values", [{}, {"freeze": True}], ids=["whole", "frozen"])
@@ -50,7 +51,7 @@ def test_training_and_validation_report_the_same_literal_risk(
                       epochs=1, bag=1000, batch_norm="frozen", **values)  # fmt: skip
     train(config)
     checkpoint = Checkpoint.load(tmp_path / "best.pt")
-    classifier = load_classifier(replace(checkpoint, temperature=1, offset=0))
+    classifier = load_classifier(checkpoint)
     risks: dict[str, list[float]] = {"train": [], "val": []}
     for slide in labelled_slides(cohort, most_tiles=config.max_tiles):
         if slide.split in risks:
@@ -129,16 +130,16 @@ def test_context_shows_crops(cohort: Path, truth: Path, tmp_path: Path) -> None:
 def test_a_part_of_a_crop_is_pooled_from_the_crop_s_map() -> None:
     classifier = build(SMALL, "none").eval()
     crops = torch.randint(0, 256, (3, 160, 160, 3), dtype=torch.uint8, generator=torch.manual_seed(0))
-    view, maps = PartView(classifier, 96), classifier.logit_map(crops)
-    torch.testing.assert_close(view.eval()(crops), maps[:, 1:4, 1:4].mean((1, 2)))
+    view, maps = PartView(classifier, 96), classifier.logit_map(crops)[:, 0]
+    torch.testing.assert_close(view.eval()(crops)[:, 0], maps[:, 1:4, 1:4].mean((1, 2)))
     view.training = True  # of the view alone
-    for found, logits in zip(torch.stack([view(crops) for _ in range(100)], 1), maps, strict=True):
+    for found, logits in zip(torch.stack([view(crops)[:, 0] for _ in range(100)], 1), maps, strict=True):
         places = torch.stack([logits[i : i + 3, j : j + 3].mean() for i in range(3) for j in range(3)])
         torch.testing.assert_close(places[(found[:, None] - places).abs().argmin(1)], found)
         assert len((found[:, None] - places).abs().argmin(1).unique()) == 9
     middle = PartView(classifier, 96, is_random=False)
     middle.training = True
-    torch.testing.assert_close(middle(crops), maps[:, 1:4, 1:4].mean((1, 2)))
+    torch.testing.assert_close(middle(crops)[:, 0], maps[:, 1:4, 1:4].mean((1, 2)))
 
 
 def test_only_the_last_blocks_move_and_statistics_stay(cohort: Path, tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import shapely
 
@@ -66,6 +66,12 @@ class Classes:
     tumor: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()  # further names that cut a hole
     ignored: tuple[str, ...] = ()  # further names whose areas are left out of all measures
+
+    @classmethod
+    def of(cls, name: str, every: Sequence[str] = ()) -> Self:
+        """Return how the outlines of one class are told, into which those of the others of `every` cut holes."""
+        means_tumor = _MEANINGS.get(_first_known(name)) == "tumor"
+        return cls(() if means_tumor else (plain(name),), tuple(other for other in every if other != name))
 
     def meaning(self, name: str) -> Meaning:
         """Say what a class means; one without a name means tumour unless classes are named."""

@@ -232,6 +232,11 @@ def _tell(streams: Streams, report: "Report") -> None:
 def _report_lines(report: "Report") -> Iterator[str]:
     from wsiseg.evaluation.metrics_file import measured, with_interval  # noqa: PLC0415  only here
 
+    if report.others:
+        for each in (report.model_copy(update={"others": ()}), *report.others):
+            yield f"class {each.positive_class}"
+            yield from _report_lines(each)
+        return
     yield f"{'':20}{''.join(f'{head:>28}' for head in report.columns)}  over"
     for name, texts in report.rows.items():
         yield f"{name:20}{''.join(f'{text:>28}' for text in texts)}  {report.counted}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import typer
 
 from wsiseg.run.errors import NotASlideError, counted, shortened
-from wsiseg.run.record import Pace, Progress, Run, SlideRecord, spoken_size
+from wsiseg.run.record import Pace, Progress, Run, SlideRecord, in_words, spoken_size
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -156,8 +156,8 @@ def outcome(record: SlideRecord) -> str:
         parts.append(f"{record.mpp[0]:.4g} um/px ({record.mpp_source})")
     if record.tissue_mm2 is not None:
         parts.append(f"{record.tissue_mm2:.1f} mm2 of tissue")
-    if record.tumor_share is not None:
-        parts.append(f"{record.tumor_share:.0%} tumour")
+    shares = {in_words(name): area["share"] for name, area in record.by_class.items()}
+    parts += [f"{share:.0%} {word}" for word, share in shares.items() if share is not None]
     if record.unknown_share:
         parts.append(f"{record.unknown_share:.0%} unknown")
     if record.tiles:

@@ -12,9 +12,12 @@ Schedule = Literal["constant", "cosine"]
 Colors = Literal["auto", "cohort", "weights"]
 BatchNorm = Literal["train", "frozen"]
 Precision = Literal["auto", "float32", "bfloat16"]
+ClassName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9 _-]{0,49}$")]
 FEATURES = "features:"
 """What the architecture of a head on stored features begins with; their number follows."""
 
+_TAKEN = {"normal", "tissue", "background", "unknown"}  # what maps call cells that are of no class
+_TAKEN_NAMES = "normal, tissue, background and unknown"
 _TUNE = "fine-tune a configuration in a run of its own, with init set to its best.pt, and lr and epochs as you like"
 
 
@@ -43,6 +46,8 @@ class TrainConfig(Config):
     """Least share of tumour in the tissue of a tumour slide, where the cohort states none."""
     beta: float = Field(default=0.2, ge=0, le=1)
     """Least share of normal tissue in a tumour slide, where the cohort states none."""
+    classes: Annotated[tuple[ClassName, ...], IN_FILE] = Field(default=("tumor",), min_length=1, max_length=16)
+    """What is learned: each class from its own columns of the cohort, by a logit of its own."""
     percent_error: float = Field(default=10.0, ge=0, le=100)
     """Points by which a percentage in the column `tumor_percent` of the cohort may be wrong."""
     grid: bool = False
@@ -141,22 +146,33 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.alpha + self.beta > 1 + 1e-9:
-            raise ValueError(f"alpha {self.alpha:g} and beta {self.beta:g} together exceed 1")
-        if self.supervised and self.truth is None:
-            raise ValueError("supervised needs the tiles' true labels: give truth")
-        if self.size_jitter and (self.context is not None or self.freeze):
-            raise ValueError("size-jitter is for whole tiles that are drawn anew: leave out context and freeze")
-        if self.features is None and (self.tile is not None or self.mpp is not None):
-            raise ValueError("tile and mpp are for features; tile stores say them themselves")
-        if self.features is not None and (self.views > 1 or self.context is not None or self.stain_jitter):
-            raise ValueError("stored features cannot be augmented: leave out views, context and stain-jitter")
-        if self.teacher and (self.grid or self.supervised or self.features is not None):
-            raise ValueError("a teacher says what is learned: leave out grid, supervised and features")
-        if (self.tile is None) != (self.mpp is None):
-            raise ValueError("give tile and mpp together")
-        if self.views > 1 and not self.freeze:
-            raise ValueError("views are for freeze; without it every visit changes tiles anew")
+        plain = [name.casefold() for name in self.classes]
+        for is_wrong, sentence in (
+            (self.alpha + self.beta > 1 + 1e-9, f"alpha {self.alpha:g} and beta {self.beta:g} together exceed 1"),
+            (len(set(plain)) < len(plain) or _TAKEN & set(plain), f"classes must differ, also from {_TAKEN_NAMES}"),
+            (len(plain) > 1 and (self.grid or self.teacher), "grid and teacher are for one class: train each alone"),
+            (self.supervised and self.truth is None, "supervised needs the tiles' true labels: give truth"),
+            (
+                self.size_jitter and (self.context is not None or self.freeze),
+                "size-jitter is for whole tiles that are drawn anew: leave out context and freeze",
+            ),
+            (
+                self.features is None and (self.tile is not None or self.mpp is not None),
+                "tile and mpp are for features; tile stores say them themselves",
+            ),
+            (
+                self.features is not None and (self.views > 1 or self.context is not None or self.stain_jitter),
+                "stored features cannot be augmented: leave out views, context and stain-jitter",
+            ),
+            (
+                self.teacher and (self.grid or self.supervised or self.features is not None),
+                "a teacher says what is learned: leave out grid, supervised and features",
+            ),
+            ((self.tile is None) != (self.mpp is None), "give tile and mpp together"),
+            (self.views > 1 and not self.freeze, "views are for freeze; without it every visit changes tiles anew"),
+        ):
+            if is_wrong:
+                raise ValueError(sentence)
         return self
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.opening import open_prediction
 from wsiseg.mathematics.metrics import Pixels
 from wsiseg.run.errors import UsageError, WsisegError
-from wsiseg.run.record import Failure, Progress, SlideRecord
+from wsiseg.run.record import Failure, Progress, SlideRecord, in_words
 from wsiseg.slides.cohort import CohortSlide
 from wsiseg.slides.slide import ASSUMED
 from wsiseg.tiles.tissue_choice import named_after
@@ -83,6 +84,32 @@ class Compared:
         return float(sum(count[0] for count in self.tissue.at_or_above(np.array([threshold], np.float32))))
 
 
+class Sought(NamedTuple):
+    """The class that is evaluated, and all classes of the maps, the first one first."""
+
+    name: str = "tumor"
+    every: tuple[str, ...] = ("tumor",)
+
+    @property
+    def word(self) -> str:
+        """The class as sentences call it."""
+        return in_words(self.name)
+
+    def reading(self, config: EvaluateConfig) -> Reading:
+        """Return how truth is read: by the classes that are named, else by the class that is sought."""
+        classes = Classes(config.tumor_class) if config.tumor_class else Classes.of(self.name, self.every)
+        negative = (*classes.negative, *config.negative_class)
+        return Reading(Classes(classes.tumor, negative, config.ignore_class), config.truth_origin, config.truth_mpp)
+
+    def map_in(self, heatmap: Heatmap, slide: str) -> Heatmap:
+        """Return the map of the class; a WsisegError says that there is none."""
+        wanted = Classes.of(self.name)
+        found = next((one for one in heatmap.by_class if Classes.of(one.positive_class) == wanted), None)
+        if found is None:
+            raise WsisegError(f"{slide}: its map is of {', '.join(heatmap.classes)}, not of {self.name}")
+        return found
+
+
 class MissingMapError(WsisegError):
     """A slide that is to be evaluated has no map."""
 
@@ -107,6 +134,7 @@ def compare_run(
     cohort: Sequence[CohortSlide],
     is_due: Callable[[CohortSlide], bool],
     progress: Progress,
+    sought: Sought = Sought(),  # noqa: B008  it cannot be changed
 ) -> ComparedRun:
     """Compare all predictions of a folder with their truth; `predictions` are by slide.
 
@@ -130,7 +158,7 @@ def compare_run(
         began, found = time.monotonic(), dict[str, object](status="ok")
         files = [file for name in sorted(names.get(row.slide, ())) for file in truths[name]]
         try:
-            one = _compared(config, row, predictions.get(row.slide), files, regions)
+            one = _compared(config, sought, row, predictions.get(row.slide), files, regions)
             compared.append(one)
             found["warnings"] = one.notes
         except WsisegError as error:
@@ -147,26 +175,23 @@ def compare_run(
         (*rows, *absent),
         outside=tuple(row.slide for row in rows if cohort and row.slide not in known),
         unpredicted=tuple(file.name for name in unused for file in truths[name]),
-        unknown_classes=_absent(config, frozenset().union(*(one.classes for one in compared))),
+        unknown_classes=_absent(config, sought, frozenset().union(*(one.classes for one in compared))),
     )
 
 
-def _absent(config: EvaluateConfig, found: frozenset[str]) -> tuple[str, ...]:
+def _absent(config: EvaluateConfig, sought: Sought, found: frozenset[str]) -> tuple[str, ...]:
     """Return the named classes that no truth has; a slide would pass for free of tumour that is called otherwise."""
-    absent = _reading(config).classes.absent(found)
-    if found and config.tumor_class and set(config.tumor_class) <= set(absent):
-        text = f"tumor-class {', '.join(config.tumor_class)}: no truth that could be read has such a class"
+    classes = sought.reading(config).classes
+    absent = classes.absent(found)
+    if found and classes.tumor and set(classes.tumor) <= set(absent):
+        text = f"tumor-class {', '.join(classes.tumor)}: no truth that could be read has such a class"
         raise UsageError(text, f"its classes are: {', '.join(sorted(found))}")
-    return absent
-
-
-def _reading(config: EvaluateConfig) -> Reading:
-    classes = Classes(config.tumor_class, config.negative_class, config.ignore_class)
-    return Reading(classes, config.truth_origin, config.truth_mpp)
+    return tuple(name for name in absent if name not in sought.every)
 
 
 def _compared(
     config: EvaluateConfig,
+    sought: Sought,
     row: CohortSlide,
     path: Path | None,
     files: Sequence[Path],
@@ -177,13 +202,14 @@ def _compared(
         advice = "map it with wsiseg predict, or give --allow-missing"
         raise MissingMapError(f"{row.slide}: has no map in {config.predictions[0]}", advice)
     if config.truth and not files:
-        raise WsisegError(f"{row.slide}: no truth for this slide", "an outline file without outlines means no tumour")
+        advice = f"an outline file without outlines means no {sought.word}"
+        raise WsisegError(f"{row.slide}: no truth for this slide", advice)
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
         raise WsisegError(f"{row.slide}: has more than one truth: {names}", "keep one of them in the folder")
     if regions is not None and row.slide not in regions:
         raise WsisegError(f"{row.slide}: has no region in {config.roi}", f"add {row.slide}.geojson, or leave out --roi")
-    again = partial(_laid, config, row, path, files, None if regions is None else regions[row.slide])
+    again = partial(_laid, config, sought, row, path, files, None if regions is None else regions[row.slide])
     laid = again()
     heatmap, tumor, rest = laid.heatmap, laid.tumor, laid.rest
     counted = heatmap.judged & (tumor + rest > 0)
@@ -205,15 +231,22 @@ def _compared(
 
 
 def _laid(
-    config: EvaluateConfig, row: CohortSlide, path: Path, files: Sequence[Path], region_file: Path | None
+    config: EvaluateConfig,
+    sought: Sought,
+    row: CohortSlide,
+    path: Path,
+    files: Sequence[Path],
+    region_file: Path | None,
 ) -> Laid:
     """Lay the truth of a slide over its prediction, without what is ignored or outside its region."""
-    heatmap, reading = open_prediction(path, row.path, row.mpp), _reading(config)
+    heatmap = sought.map_in(open_prediction(path, row.path, row.mpp), row.slide)
+    reading = sought.reading(config)
     edges, truth = heatmap.edges(), open_truth(files[0], heatmap.slide, reading) if files else Truth(NOTHING)
     tumor, ignored = truth.covered(*edges)
     notes = truth.notes + _other_size(row, heatmap)
     if files:
-        notes += _outside(files[0], truth, float(tumor.sum())) + _contradictions(row, files[0], truth)
+        notes += _outside(files[0], truth, float(tumor.sum()), sought.word)
+        notes += _contradictions(row, files[0], truth, sought.word)
     if region_file is not None:
         region = open_region(region_file, heatmap.slide, reading)
         truth, notes = truth.inside(region.area, heatmap.slide.size_px), notes + region.notes
@@ -225,23 +258,23 @@ def _laid(
     return Laid(path, heatmap, truth, tumor, rest, ignored / cells, notes)
 
 
-def _outside(path: Path, truth: Truth, inside_px: float) -> tuple[str, ...]:
+def _outside(path: Path, truth: Truth, inside_px: float, word: str) -> tuple[str, ...]:
     """Say how much of the truth lies beyond the slide."""
     total = truth.tumor.total
     if total > 0 and inside_px <= 0:
         advice = "set truth-origin in the file of --config"
-        raise AnnotationError(f"{path.name}: all of its tumour lies outside the slide", advice)
+        raise AnnotationError(f"{path.name}: all of its {word} lies outside the slide", advice)
     if inside_px < (1 - _OUTSIDE) * total:
-        return (f"{path.name}: {1 - inside_px / total:.0%} of its tumour lies outside the slide",)
+        return (f"{path.name}: {1 - inside_px / total:.0%} of its {word} lies outside the slide",)
     return ()
 
 
-def _contradictions(row: CohortSlide, path: Path, truth: Truth) -> tuple[str, ...]:
+def _contradictions(row: CohortSlide, path: Path, truth: Truth, word: str) -> tuple[str, ...]:
     """Say where the cohort does not agree with the truth."""
     if row.label == 1 and truth.tumor.total == 0:
-        return (f"{path.name}: holds no tumour, but the cohort calls {row.slide} a tumour slide",)
+        return (f"{path.name}: holds no {word}, but the cohort calls {row.slide} a {word} slide",)
     if row.label == 0 and truth.tumor.total > 0:
-        return (f"{path.name}: holds tumour, but the cohort calls {row.slide} a normal slide",)
+        return (f"{path.name}: holds {word}, but the cohort calls {row.slide} a normal slide",)
     return ()
 
 

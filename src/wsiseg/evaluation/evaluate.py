@@ -3,17 +3,19 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation import measures
-from wsiseg.evaluation.comparison import Compared, ComparedRun, MissingMapError, compare_run
+from wsiseg.evaluation.comparison import Compared, ComparedRun, MissingMapError, Sought, compare_run
 from wsiseg.evaluation.froc import lesion_measures
 from wsiseg.evaluation.gate import conditions, junit, measures_of_patches, measures_of_slides, with_values
 from wsiseg.evaluation.measures import MODES, Judging, number, numbers
 from wsiseg.evaluation.metrics_file import Comparison, Report, Threshold
-from wsiseg.evaluation.page import write_evaluation
+from wsiseg.evaluation.page import class_folder, write_evaluation
 from wsiseg.evaluation.pcam import evaluate_pcam
+from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.opening import prediction_files
 from wsiseg.mathematics.metrics import best_threshold, curve
 from wsiseg.run.errors import UsageError, WsisegError
@@ -43,9 +45,13 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
         asked = conditions(config, measures_of_patches())
         report, slides = evaluate_pcam(config, progress)
     else:
-        scope = Scope.of(config)
-        asked = conditions(config, measures_of_slides(scope.groups(), with_lesions=config.froc))
-        report, slides = _evaluated(config, scope, progress)
+        scopes = _scopes(config)
+        asked = conditions(config, measures_of_slides(scopes[0].groups(), with_lesions=config.froc))
+        (report, slides), *others = (_evaluated(config, scope, progress) for scope in scopes)
+        report = report.with_others([one for one, _ in others])
+        for one, of_class in others:
+            if config.out is not None:
+                write_evaluation(config.out / class_folder(one), one, of_class)
     content = report.model_dump(mode="json")
     report = report.model_copy(update={"gates": tuple(with_values(gate, content) for gate in asked)})
     if config.out is not None:
@@ -61,21 +67,24 @@ class Scope:
 
     cohort: tuple[CohortSlide, ...]  # the rows of the cohort, where there is one
     split: str | None  # the split of the headline; None for all slides
+    sought: Sought  # what is looked for in them
 
     @classmethod
-    def of(cls, config: EvaluateConfig) -> Self:
+    def of(cls, config: EvaluateConfig, sought: Sought) -> Self:
         """Read the cohort and choose the split asked for, the test split, or all."""
-        cohort = Cohort.read(config.cohort).slides if config.cohort else ()
+        is_first = sought.name == sought.every[0]
+        cohort = Cohort.read(config.cohort, sought.name, is_first=is_first).slides if config.cohort else ()
         if config.truth is None:
             cohort = tuple(row for row in cohort if row.about is not None)
             if not cohort:
-                advice = "write tumor_percent, or tumor_min and tumor_max, into it, or give --truth"
-                raise UsageError(f"{config.cohort}: states no percentage of tumour", advice)
+                name = sought.name
+                advice = f"write {name}_percent, or {name}_min and {name}_max, into it, or give --truth"
+                raise UsageError(f"{config.cohort}: states no percentage of {sought.word}", advice)
         splits = sorted({row.split for row in cohort if row.split})
         if config.split and config.split not in splits:
             known = f"the splits are: {', '.join(splits) or 'none'}"
             raise UsageError(f"--split {config.split}: {config.cohort} has no slide of that split", known)
-        return cls(cohort, config.split or ("test" if "test" in splits else None))
+        return cls(cohort, config.split or ("test" if "test" in splits else None), sought)
 
     def holds(self, row: CohortSlide) -> bool:
         """Tell whether a slide belongs to the headline."""
@@ -91,7 +100,27 @@ class Scope:
         rows = [row for row in self.cohort if self.holds(row)]
         found: dict[str, set[str | None]] = {"site": {row.site for row in rows}}
         found |= {"split": {row.split for row in self.cohort}, "location": {self.location(row) for row in rows}}
+        found |= {"class": set(self.sought.every)} if len(self.sought.every) > 1 else {}
         return {kind: sorted(name for name in names if name) for kind, names in found.items()}
+
+
+def _scopes(config: EvaluateConfig) -> list[Scope]:
+    """Return which slides are to be evaluated for each class of the maps."""
+    files = prediction_files(config.predictions[0]).values()
+    classes = (_classes_in(path) for path in files if path.is_dir())
+    every = next(filter(None, classes), Sought().every)
+    if len(every) > 1 and config.tumor_class:
+        text = f"the maps are of {', '.join(every)}, which are found in truth by their names"
+        raise UsageError(text, "leave out tumor-class")
+    return [Scope.of(config, Sought(name, every)) for name in every]
+
+
+def _classes_in(path: Path) -> tuple[str, ...]:
+    """Return the classes of a heatmap; none of one that cannot be read."""
+    try:
+        return Heatmap.open(path).classes
+    except WsisegError:
+        return ()
 
 
 def _evaluated(config: EvaluateConfig, scope: Scope, progress: Progress) -> tuple[Report, list[Compared]]:
@@ -109,7 +138,7 @@ def _evaluated(config: EvaluateConfig, scope: Scope, progress: Progress) -> tupl
     runs: list[ComparedRun] = []
     for place, files in zip(config.predictions, predictions, strict=True):
         is_due = scope.holds if names_all and not runs else lambda _: False
-        runs.append(compare_run(config, place, files, scope.cohort, is_due, progress))
+        runs.append(compare_run(config, place, files, scope.cohort, is_due, progress, scope.sought))
     if not any(scope.holds(one.row) for one in runs[0].compared):
         names = {row.slide for row in runs[0].expected if scope.holds(row)}
         reasons = [record.error.message for record in runs[0].records if record.error and record.slide in names]
@@ -134,6 +163,7 @@ def _report(
     has_cases = any(one.row.case != one.row.slide for one in chosen)
     return Report(
         run=str(run.place),
+        positive_class=scope.sought.name,
         split=scope.split,
         **{**dict.fromkeys(MODES, counts), **of_pixels},
         slide_auc=measures.slide_auc([one for one in chosen if config.truth or one.row.label is not None], judging),
@@ -196,7 +226,9 @@ def _judging(config: EvaluateConfig, scope: Scope, run: ComparedRun) -> Judging:
     if source == "validation" and len(validation) < wanted:
         note = f"from {len(validation)} of {wanted} validation slides"
     if source == "model" and scope.cohort and config.truth:
-        reason = f"{len(validation)} of {wanted} could be compared" + ", without tumour" * bool(validation)
+        reason = f"{len(validation)} of {wanted} could be compared" + f", without {scope.sought.word}" * bool(
+            validation
+        )
         note = f"not from validation slides: {reason}" if wanted else "the cohort has no validation slides"
     threshold = Threshold.model_validate({"value": known[source], "source": source, "note": note})
     return Judging(threshold, known, config.resamples, config.seed)

@@ -18,6 +18,7 @@ from wsiseg.heatmap.opening import kept_image, kept_picture, slide_of
 from wsiseg.mathematics.grid import sizes_of_parts
 from wsiseg.pages.pictures import INK, TRUTH
 from wsiseg.run.errors import WsisegError
+from wsiseg.run.record import in_words
 from wsiseg.slides.slide import SlideFacts
 
 _HALF = 0.5  # a cell is tumour in truth, or left out, when half of it is
@@ -113,7 +114,10 @@ def _places(laid: Laid, called: NDArray[np.bool_], lines: Lines) -> Iterator[Pla
 
     heatmap, tumor = laid.heatmap, laid.tumor_share >= _HALF
     counts, edges = ~heatmap.unknown & (laid.ignored_share < _HALF), heatmap.edges()
-    for kind, wrong in (("missed tumour", tumor & ~called), ("false alarm", called & ~tumor)):
+    for kind, wrong in (
+        (f"missed {in_words(heatmap.positive_class)}", tumor & ~called),
+        ("false alarm", called & ~tumor),
+    ):
         parts, count = ndimage.label(wrong & counts)
         sizes, found = sizes_of_parts(parts, count)[1:], ndimage.find_objects(parts)
         for part in np.argsort(-sizes, kind="stable")[:_MOST_OF_A_KIND]:

@@ -1,14 +1,16 @@
 """What an evaluation found: the content of `metrics.json`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from wsiseg.run.errors import counted
-from wsiseg.run.record import SlideRecord
+from wsiseg.run.record import SlideRecord, in_words
 from wsiseg.run.version import __version__
 
+_OF_A_CLASS = {"without_background", "with_background", "per_site", "per_split", "per_location", "slide_auc",
+               "unknown_share", "tumor_area", "percentages", "reliability", "froc", "threshold"}  # fmt: skip
 Source = Literal["option", "validation", "model"]
 
 
@@ -65,6 +67,7 @@ class Report(BaseModel, frozen=True, populate_by_name=True):
     schema_: str = Field(default="wsiseg.metrics/1", alias="schema")
     version: str = __version__
     run: str
+    positive_class: str = "tumor"
     unit: Literal["pixel", "patch"] = "pixel"
     split: str | None = None
     without_background: dict[str, Any]
@@ -72,6 +75,7 @@ class Report(BaseModel, frozen=True, populate_by_name=True):
     per_site: dict[str, Any] = Field(default_factory=dict)
     per_split: dict[str, Any] = Field(default_factory=dict)
     per_location: dict[str, Any] = Field(default_factory=dict)
+    per_class: dict[str, Any] = Field(default_factory=dict)
     judged: dict[str, Any] | None = None
     slide_auc: dict[str, Any] | None = None
     unknown_share: dict[str, Any] | None = None
@@ -87,11 +91,24 @@ class Report(BaseModel, frozen=True, populate_by_name=True):
     not_in_cohort: tuple[str, ...] = ()
     without_prediction: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    others: tuple["Report", ...] = Field(default=(), exclude=True)  # on the further classes of the maps
+
+    def with_others(self, others: Sequence["Report"]) -> "Report":
+        """Return the report with those on further classes; `per_class` has the measures of all."""
+        every = {one.positive_class: one.model_dump(mode="json", include=_OF_A_CLASS) for one in (self, *others)}
+        return self.model_copy(update={"others": tuple(others), "per_class": every}) if others else self
+
+    @property
+    def word(self) -> str:
+        """The class as sentences call it."""
+        return in_words(self.positive_class)
 
     @property
     def failed(self) -> tuple[SlideRecord, ...]:
         """The slides that could not be compared, of all runs."""
-        records = (*self.slides, *(record for run in self.runs for record in run.failed))
+        reports = (self, *self.others)
+        further = (record for one in reports for run in one.runs for record in run.failed)
+        records = (*(record for one in reports for record in one.slides), *further)
         return tuple(record for record in records if record.status == "failed")
 
     @property

@@ -21,7 +21,6 @@ _MOST_NAMED = 5
 _GROUPS = {"per_location": "By location", "per_site": "By site", "per_split": "By split"}
 _UNKNOWN = ("unknown_share", "unknown_tumor_share", "unknown_other_share")
 _SHOWN = ("auc", "average_precision", "precision", "recall", "specificity", "f1", "iou", "wrong_share", *_UNKNOWN)
-_HEADS_OF_UNKNOWN = ("unknown", "unknown of tumour", "unknown of the rest")
 _SLIDER = """
 const counts = JSON.parse(document.getElementById("counts").textContent);
 const slider = document.getElementById("threshold");
@@ -39,6 +38,11 @@ const show = () => {
 slider.addEventListener("input", show);
 show();
 """
+
+
+def class_folder(report: Report) -> str:
+    """Return the folder within that of the first class that the files on a further one are written to."""
+    return "class-" + re.sub(r"[^A-Za-z0-9_-]", "_", report.positive_class)
 
 
 def write_evaluation(out: Path, report: Report, slides: Sequence[Compared]) -> None:
@@ -80,10 +84,11 @@ def _page(report: Report, slides: Sequence[Compared], figures: str) -> str:
         f"<h1>Evaluation of {escape(report.run)}</h1>",
         f"<p>{escape(_about(report))}</p>",
         _gates(report),
+        _classes(report),
         _measures(report),
         _slider(report, slides) if report.has_truth else "",
         f'<h2>Curves, {escape(report.scope)}</h2><div class="row">{figures}</div>',
-        *(_group(title, getattr(report, name)) for name, title in _GROUPS.items()),
+        *(_group(title, getattr(report, name), report.word) for name, title in _GROUPS.items()),
         _runs(report),
         f"<h2>Slides, worst first: {escape(report.scope)}</h2>",
         _slides(ranked),
@@ -123,9 +128,14 @@ def _about(report: Report) -> str:
     )
     return (
         f"{report.scope.capitalize()}{_missing(report)}; "
-        f"{'patches have no background.' if report.unit == 'patch' else over} Tumour from {report.threshold.value:.3f} "
-        f"({report.threshold.origin}). {_intervals(report)} For research, not for diagnosis."
+        f"{'patches have no background.' if report.unit == 'patch' else over} {_from(report)} "
+        f"{report.threshold.value:.3f} ({report.threshold.origin}). "
+        f"{_intervals(report)} For research, not for diagnosis."
     )
+
+
+def _from(report: Report) -> str:
+    return f"{report.word[:1].upper()}{report.word[1:]} from"
 
 
 def _intervals(report: Report) -> str:
@@ -151,6 +161,15 @@ def _gates(report: Report) -> str:
     return _titled(f"Gates, {report.scope}", ["measure", "value", "limit", "slides", "met"], rows)
 
 
+def _classes(report: Report) -> str:
+    rows = []
+    for one in (report, *report.others) if report.others else ():
+        name, block = escape(one.positive_class), one.without_background
+        link = name if one is report else f'<a href="{class_folder(one)}/report.html">{name}</a>'
+        rows.append([link, *(with_interval(block[kind]) if kind in block else "" for kind in ("auc", "f1"))])
+    return _titled("Classes, of which this page is about the first", ["class", "AUC", "F1"], rows)
+
+
 def _measures(report: Report) -> str:
     rows = [[escape(name), *texts] for name, texts in report.rows.items()]
     if report.slide_auc:
@@ -169,7 +188,7 @@ def _slider(report: Report, slides: Sequence[Compared]) -> str:
     counts, names = slider_counts(slides, report.threshold.value), ("precision", "recall", "f1")
     rows = [[NAMES[mode], *(f'<span id="{mode}-{name}"></span>' for name in names)] for mode in MODES]
     return (
-        f"<h2>Threshold, {escape(report.scope)}</h2>\n<p><label>Tumour from "
+        f"<h2>Threshold, {escape(report.scope)}</h2>\n<p><label>{escape(_from(report))} "
         '<output id="threshold-value"></output> <input type="range" '
         f'id="threshold" min="0" max="{len(counts["thresholds"]) - 1}" value="{counts["begin"]}"></label></p>'
         + table(["", "precision", "recall", "F1"], rows)
@@ -177,14 +196,18 @@ def _slider(report: Report, slides: Sequence[Compared]) -> str:
     )
 
 
-def _group(title: str, groups: Mapping[str, Any]) -> str:
+def _group(title: str, groups: Mapping[str, Any], word: str) -> str:
     shown = [*((mode, name) for mode in MODES for name in ("auc", "f1")), *((MODES[0], name) for name in _UNKNOWN)]
     rows = [
         [escape(name), *(with_interval(group[mode][one]) for mode, one in shown), of_expected(group[MODES[0]])]
         for name, group in groups.items()
     ]
     heads = [f"{measure}, {NAMES[mode]}" for mode in MODES for measure in ("AUC", "F1")]
-    return _titled(title, [title.removeprefix("By "), *heads, *_HEADS_OF_UNKNOWN, "over"], rows)
+    return _titled(
+        title,
+        [title.removeprefix("By "), *heads, "unknown", f"unknown of {escape(word)}", "unknown of the rest", "over"],
+        rows,
+    )
 
 
 def _runs(report: Report) -> str:

@@ -68,6 +68,8 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, l
         raise UsageError(f"PatchCamelyon has no split {config.split}", "its splits are train, val and test")
     place = model_path(config.model)
     with ModelFile.open(place, config.device) as model:
+        if model.card.thresholds:
+            raise UsageError(f"{place}: gives {', '.join(model.card.given)}", "PatchCamelyon is for one class")
         view = View.of(model, config.pcam_scale)
         kept = config.out / f"pcam-{split}.npz" if config.out else None
         patches = _answers(folder, split, model, view, progress, kept)

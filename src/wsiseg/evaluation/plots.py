@@ -34,16 +34,14 @@ _Groups = dict[str, tuple[str, ...]]
 
 def evaluation_plots(report: Report, slides: Sequence[Compared]) -> dict[str, Drawing]:
     """Draw the curves of an evaluation, by the name of their file; the stated percentages, where there are any."""
-    scattered = (
-        {"percentages": _scattered(report.percentages, slides, report.threshold.value)} if report.percentages else {}
-    )
+    scattered = {"percentages": _scattered(report.percentages, slides, report)} if report.percentages else {}
     return scattered | (_curves(report, slides) if report.has_truth else {})
 
 
-def _scattered(measured: Mapping[str, Any], slides: Sequence[Compared], threshold: float) -> Drawing:
-    x, y = np.array(stated_and_predicted(slides, threshold)).T
+def _scattered(measured: Mapping[str, Any], slides: Sequence[Compared], report: Report) -> Drawing:
+    x, y = np.array(stated_and_predicted(slides, report.threshold.value)).T
     line = Line(f"slides, correlation {figure(measured['correlation']['value'])}", x, y, is_scattered=True)
-    axes = ("percent of tumour, as stated", "percent called tumour")
+    axes = (f"percent of {report.word}, as stated", f"percent called {report.word}")
     return plot("Percentages", axes, [line], diagonal=True, widest=100, highest=100)
 
 
@@ -61,7 +59,7 @@ def _curves(report: Report, slides: Sequence[Compared]) -> dict[str, Drawing]:
     known = report.reliability or {"mean_score": (), "tumor_share": ()}
     pairs = [pair for pair in zip(known["mean_score"], known["tumor_share"], strict=True) if None not in pair]
     reliability = [Line("cells of the tissue", *np.array(pairs).T)] if pairs else []
-    axes = ("mean probability of the cells", "share of tumour")
+    axes = ("mean probability of the cells", f"share of {report.word}")
     found = {
         "roc": plot("ROC curve", ("false alarms / normal pixels", "recall"), roc, diagonal=True),
         "precision_recall": plot("Precision and recall", ("recall", "precision"), precision_recall),

@@ -37,7 +37,7 @@ _TORCH_TILES, _TEXTURES = 64, 32
 _TOLERANCE = {"fp32": 0.001, "fp16": 0.02, "int8": 0.05}
 _PLACES: Any = dict.fromkeys(("out", "overwrite", "run", "from_torch", "from_wsinfer", "calibration"), True)
 _PLACES |= {"card": {"figures"}}
-_FIGURES = {"split", "unit", "without_background", "with_background", "per_site", "slide_auc", "threshold",
+_FIGURES = {"split", "unit", "per_class", "without_background", "with_background", "per_site", "slide_auc", "threshold",
             "reliability"}  # fmt: skip
 
 
@@ -211,6 +211,8 @@ def _card(config: ExportConfig, origin: Origin, graph: OnnxGraph, parity: tuple[
     said, facts = config.card or CardFacts(), dict(origin.facts)
     facts |= {name: value for name in ("name", "intended_use") if (value := getattr(said, name)) is not None}
     if config.threshold is not None:
+        if facts.get("thresholds"):
+            raise UsageError(f"{config.source}: has a threshold for each class", "leave out threshold")
         facts["threshold"] = config.threshold
     if said.data is not None:
         facts["trained_on"] = {"data": said.data, **facts.get("trained_on", {})}

@@ -8,9 +8,11 @@ import torch
 
 from wsiseg.config.train import FEATURES, TrainConfig
 from wsiseg.exporting.origin import Origin, of_classifier, of_head
-from wsiseg.network.network import TIMM, Checkpoint, load_classifier
+from wsiseg.network.checkpoint import Checkpoint
+from wsiseg.network.network import TIMM, load_classifier
 from wsiseg.network.weights import read_torch
 from wsiseg.run.errors import UsageError, WsisegError
+from wsiseg.run.record import in_words
 
 BEST, LAST, SETTINGS, GRID = "best.pt", "last.pt", "config.toml", "grid.csv"
 # Settings that name places of one machine, or that do not concern the outcome.
@@ -41,16 +43,15 @@ def from_run(path: Path, output_stride: int | None, *, head: bool = False) -> Or
     """
     file = path if path.is_file() else _best_of(path)
     checkpoint = Checkpoint.load(file)
-    if set(checkpoint.trained_on.get("classes", ("normal", "tumor"))) != {"normal", "tumor"}:
-        raise UsageError(f"{file}: was trained with unknown classes: {checkpoint.trained_on['classes']}")
     try:
         classifier = load_classifier(checkpoint)
     except WsisegError as error:
         reason = " ".join(error.message.split())[:300]
-        raise UsageError(f"{file}: not a tile classifier with one output: {reason}", "train it again") from error
+        raise UsageError(f"{file}: not a tile classifier with an output a class: {reason}", "train it again") from error
     with torch.no_grad():
-        classifier.head.weight /= checkpoint.temperature
-        classifier.head.bias.copy_(classifier.head.bias / checkpoint.temperature + checkpoint.offset)
+        temperatures, offsets = torch.tensor([(one.temperature, one.offset) for one in checkpoint.classes]).T
+        classifier.head.weight /= temperatures[:, None]
+        classifier.head.bias.copy_(classifier.head.bias / temperatures + offsets)
     cohort = _cohort(file.parent / SETTINGS)
     facts = _facts(checkpoint)
     if head or checkpoint.arch.startswith(FEATURES):
@@ -93,11 +94,12 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the fields of the model card that a checkpoint knows."""
     trained_on = dict(checkpoint.trained_on)
     settings = {name: value for name, value in trained_on.pop("settings", {}).items() if name not in _PRIVATE}
-    sites = ", ".join(checkpoint.sites)
+    sites, thresholds = ", ".join(checkpoint.sites), {one.name: one.threshold for one in checkpoint.classes}
+    first, *others = checkpoint.classes
     limits = [
         f"Trained on {sites} only; on other organs nothing was measured." if sites else "Its organs are not recorded.",
         f"It sees tiles of {checkpoint.tile_px * checkpoint.mpp:g} um; structures that need a wider view escape it.",
-        "It gives probabilities of tumour, not a diagnosis or a grade.",
+        f"It gives probabilities of {' and '.join(map(in_words, thresholds))}, not a diagnosis or a grade.",
     ]
     return {
         "name": f"wsiseg {checkpoint.arch.removeprefix(TIMM)}",
@@ -106,10 +108,13 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "mpp": checkpoint.mpp,
         "alpha": checkpoint.alpha,
         "beta": checkpoint.beta,
-        "threshold": checkpoint.threshold,
+        "classes": ("normal", *thresholds),
+        "positive_class": first.name,
+        "threshold": first.threshold,
+        "thresholds": thresholds if others else {},
         "trained_on": _plain({**trained_on, "sites": list(checkpoint.sites), "settings": settings}),
         "figures": {"validation": _plain(_figures(checkpoint))},
-        "calibration": {"temperature": checkpoint.temperature, "offset": checkpoint.offset},
+        "calibration": None if others else {"temperature": first.temperature, "offset": first.offset},
         "limits": tuple(limits),
         "intended_use": f"{sites or 'Unknown organs'} only; for research, not for diagnosis.",
     }

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from wsiseg.exporting.onnx_graph import NEWEST_IR, OPSET
+from wsiseg.exporting.onnx_graph import NEWEST_IR, OPSET, of_classes
 from wsiseg.exporting.parity import Answers, OnnxGraph, compared
 from wsiseg.exporting.sample_tiles import UNKNOWN, Sample
 from wsiseg.model_file.model_card import Parity
@@ -27,9 +27,8 @@ class HeadGraph(nn.Module):
         self.head = head
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the probability [n] of features [n, channels]."""
-        probability: Tensor = torch.sigmoid(self.head(features)).squeeze(1)
-        return probability
+        """Return the probability [n], or that of each class [n, classes], of features [n, channels]."""
+        return of_classes(torch.sigmoid(self.head(features)))
 
 
 def features_of(classifier: TileClassifier, architecture: str) -> dict[str, Any]:
@@ -46,14 +45,18 @@ def features_of(classifier: TileClassifier, architecture: str) -> dict[str, Any]
 def exported_head(graph: HeadGraph) -> tuple[OnnxGraph, tuple[Parity, ...]]:
     """Return the ONNX graph of a head, and how closely it follows the head on made features."""
     weight, bias = (value.detach().numpy() for value in (graph.head.weight, graph.head.bias))
+    several = len(weight) > 1
     nodes = [
         helper.make_node("Gemm", ["features", "weight", "bias"], ["logits"], name="/head/Gemm", transB=1),
-        helper.make_node("Sigmoid", ["logits"], ["probabilities"]),
-        helper.make_node("Squeeze", ["probabilities", "axis"], ["probability"]),
+        helper.make_node("Sigmoid", ["logits"], ["probability" if several else "probabilities"]),
+        *([] if several else [helper.make_node("Squeeze", ["probabilities", "axis"], ["probability"])]),
     ]
-    shapes = {"features": ["n", weight.shape[1]], "probability": ["n"]}
+    shapes: dict[str, list[str | int | None]] = {
+        "features": ["n", weight.shape[1]],
+        "probability": ["n", len(weight)] if several else ["n"],
+    }
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
-    tensors = {"weight": weight, "bias": bias, "axis": np.array([1])}
+    tensors = {"weight": weight, "bias": bias, **({} if several else {"axis": np.array([1])})}
     stored = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
     model: onnx.ModelProto = helper.make_model(
         helper.make_graph(nodes, "wsiseg", ports[:1], ports[1:], stored),

@@ -51,13 +51,18 @@ def _file_rows(card: ModelCard, file: str, sha256: str) -> list[tuple[str, str]]
         ("SHA-256", f"`{sha256}`"),
         ("network", f"{card.architecture}, {card.precision}"),
         ("input", f"RGB at {card.mpp:g} um per pixel, tiles of {card.tile_px} px ({card.tile_px * card.mpp:g} um)"),
-        ("output", f"probability of `{card.positive_class}` among {', '.join(f'`{name}`' for name in card.classes)}"),
+        ("output", _output(card)),
         ("dense map", "none" if stride is None else f"one cell per {stride} px ({stride * card.mpp:g} um){window}"),
         ("map by default", card.map),
-        ("threshold", f"{card.threshold:g}"),
+        ("threshold", ", ".join(f"{one:g}" + f" ({name})" * bool(card.thresholds) for name, one in card.given.items())),
         ("alpha and beta", shares),
         ("made with", ", ".join(f"{name} {text}" for name, text in card.made_with.items())),
     ]
+
+
+def _output(card: ModelCard) -> str:
+    given, among = (", ".join(f"`{name}`" for name in names) for names in (card.given, card.classes))
+    return f"probability of each of {given}, by itself" if card.thresholds else f"probability of {given} among {among}"
 
 
 def _figures(figures: Mapping[str, Any]) -> str:
@@ -71,6 +76,7 @@ def _figures(figures: Mapping[str, Any]) -> str:
         head = f"On the {evaluation['split']} split" if evaluation.get("split") else "On all slides that were evaluated"
         rows = [
             ("all", *_measures(evaluation.get("without_background", {}))),
+            *((f"class {name}", *_measures(block)) for name, block in evaluation.get("per_class", {}).items()),
             *((site, *_measures(block)) for site, block in evaluation.get("per_site", {}).items()),
         ]
         names = ("site", "AUC", "precision", "recall", "F1")

@@ -3,7 +3,8 @@
 They take uint8 images [n, height, width, 3] and normalise them. A dense one returns the tile's probability, which is
 the sigmoid of the mean of the map's logits as it was trained, and a map in which each cell is the probability of the
 tile around it; or of its own pixels, where the network takes nothing but tiles. Where the tissue of training is known,
-it also returns how far its input and those tiles lie from that.
+it also returns how far its input and those tiles lie from that. Of a network with several classes both have a last axis
+more, with the probability of each.
 """
 
 import warnings
@@ -48,6 +49,11 @@ class Distance(nn.Module):
         found = described(torch.cat([positions.mean((2, 3))[:, :, None], around.flatten(2)], 2).permute(0, 2, 1))
         least = torch.stack([squared_distances(found, *site) for site in self.sites]).amin(0).clamp(max=FARTHEST)
         return least[:, 0], least[:, 1:].reshape(around[:, 0].shape)
+
+
+def of_classes(values: Tensor) -> Tensor:
+    """Return values [n, classes, ...] with the classes last, [n, ..., classes]; of a single one as [n, ...]."""
+    return values.squeeze(1) if values.shape[1] == 1 else values.movedim(1, -1)
 
 
 def around_cells(cells: Tensor, side: int) -> Tensor:
@@ -104,7 +110,7 @@ class DenseGraph(nn.Module):
         step = self.trained_step
         whole, average = ((one[:, :, ::step, ::step] if step > 1 else one).mean((2, 3)) for one in (logits, features))
         cells = around_cells(logits, self.cells) if self.window_px is None else logits
-        answers = torch.sigmoid(whole).squeeze(1), torch.sigmoid(cells).squeeze(1)
+        answers = of_classes(torch.sigmoid(whole)), of_classes(torch.sigmoid(cells))
         if self.distance is None or self.stage is None:
             return *answers, average
         return *answers, *self.distance(self.stage.map), average
@@ -114,7 +120,8 @@ class TileGraph(nn.Module):
     """Any classifier of tiles of one size, with the probability of one of its classes.
 
     The network turns what `prepare` makes of uint8 [n, tile, tile, 3] into so many logits a tile, or into [n].
-    `positive` is the number of the class; with a single logit there is none to choose.
+    `positive` is the number of the class; with a single logit there is none to choose. Where it is below 0, every logit
+    has a probability of its own.
     """
 
     # Constants, so that TorchScript makes no branches of them.
@@ -131,6 +138,8 @@ class TileGraph(nn.Module):
         logits = self.network(self.prepare(image)).reshape(image.shape[0], self.logits)
         if self.logits == 1:
             return torch.sigmoid(logits[:, 0])
+        if self.positive < 0:
+            return torch.sigmoid(logits)
         return torch.softmax(logits, 1)[:, self.positive]
 
 

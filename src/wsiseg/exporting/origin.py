@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wsiseg.exporting.dilation import exportable, native_stride
 from wsiseg.exporting.head import HeadGraph, features_of
-from wsiseg.exporting.onnx_graph import DenseGraph, TileGraph
+from wsiseg.exporting.onnx_graph import DenseGraph, TileGraph, of_classes
 from wsiseg.exporting.parity import Answers, Floats, batches
 from wsiseg.network.known_tissue import KnownTissue, limit_of
 from wsiseg.network.network import TileClassifier
@@ -33,7 +33,7 @@ class Origin:
 
     graph: DenseGraph | TileGraph | HeadGraph  # the network with the input and outputs of a model file
     facts: dict[str, Any]  # fields of the model card that follow from where it came from
-    # uint8 images [n, tile, tile, 3] -> probabilities [n], as the network was trained to answer
+    # uint8 images [n, tile, tile, 3] -> probabilities [n] (or [n, classes]), as the network was trained to answer
     trained: Callable[[Tensor], Tensor]
     is_as_trained: bool = True  # false if `graph` computes something else on purpose, as another output stride does
     cohort: Path | None = None  # the cohort CSV that it was trained on, where it is still there
@@ -100,7 +100,7 @@ def of_classifier(
     """
 
     def trained(images: Tensor) -> Tensor:
-        return torch.sigmoid(classifier(images))
+        return of_classes(torch.sigmoid(classifier(images)))
 
     tile_px, native, window = facts["tile_px"], native_stride(classifier), classifier.window_px
     stride = output_stride or native
@@ -112,7 +112,7 @@ def of_classifier(
                 f"and a network that divides its input evenly, here by {native or 'no whole number'}",
                 "leave out --output-stride",
             )
-        graph = TileGraph(classifier, torch.nn.Identity())
+        graph = TileGraph(classifier, torch.nn.Identity(), classifier.head.out_features, -1)
         return Origin(graph, {**facts, "output_stride": None}, trained, cohort=cohort)
     dense = DenseGraph(exportable(classifier, stride), stride, tile_px, native // stride, known).eval()
     facts = {**facts, "features": features_of(classifier, facts.get("architecture", "")), "output_stride": stride}

@@ -24,7 +24,10 @@ _SAME_MOST, _FEWER_BITS_MEAN, _FEWER_BITS_AUC = 1e-4, 0.02, 0.005
 
 
 class Answers(NamedTuple):
-    """What a graph answers to tiles: float32[n], float32[n, rows, columns] where it has a map, and how far they lie."""
+    """What a graph answers to tiles: float32[n], float32[n, rows, columns] where it has a map, and how far they lie.
+
+    Of several classes the first two have a last axis more.
+    """
 
     probabilities: Floats
     maps: Floats | None = None
@@ -109,9 +112,9 @@ def _share(value: float) -> float:
 
 
 def _auc(probabilities: Floats, labels: NDArray[np.int8]) -> float | None:
-    """Return the AUC over the labels of slides, or None unless there are both kinds."""
+    """Return the AUC of the first class over the labels of slides, or None unless there are both kinds."""
     positive, negative = (labels == 1).astype(float), (labels == 0).astype(float)
-    is_complete = probabilities.shape == labels.shape and np.isfinite(probabilities).all()
+    is_complete = len(probabilities) == len(labels) and np.isfinite(probabilities).all()
     if not positive.any() or not negative.any() or not is_complete:
         return None
-    return round(float(auc(curve([Pixels.of(probabilities, positive, negative)]))), 4)
+    return round(float(auc(curve([Pixels.of(probabilities.reshape(len(labels), -1)[:, 0], positive, negative)]))), 4)

@@ -49,7 +49,8 @@ def chosen_test(graph: OnnxGraph, side: int, tolerance: float, channels: int | N
     def answer(image: NDArray[np.uint8]) -> Outputs:
         return graph.one(as_features(image, channels) if channels else image)
 
-    sure = [abs(float(answer(seeded_pixels(kind, side, side, seed)[None])["probability"][0]) - 0.5) for seed in seeds]
+    found = [answer(seeded_pixels(kind, side, side, seed)[None])["probability"][0] for seed in seeds]
+    sure = [np.abs(one.astype(np.float64) - 0.5).mean() for one in found]
     best = [seeds[place] for place in np.argsort(sure, kind="stable")[:_CHOSEN]]
     tested: list[tuple[Kind, int]] = [(kind, seed) for seed in best]
     return recorded(answer, tested, side, tolerance, with_wider=graph.takes_any_size)

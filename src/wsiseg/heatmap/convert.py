@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsiseg.annotations.classes import Classes
 from wsiseg.config.predict import ConvertConfig, Form
 from wsiseg.heatmap import dicom
 from wsiseg.heatmap.heatmap import Heatmap
-from wsiseg.heatmap.ngff import CHANNELS, CLASSES, halved
+from wsiseg.heatmap.ngff import halved, labels_of
 from wsiseg.run.connection import USUAL, Client, Patience
 from wsiseg.run.errors import DownloadError, SlideError, UsageError, WsisegError
 from wsiseg.run.outputs import written_whole
@@ -118,6 +119,9 @@ def _check_extra(forms: tuple[Form, ...]) -> None:
 def _write(record: SlideRecord, config: ConvertConfig, out: Path) -> list[Path]:
     """Write all forms of one map."""
     heatmap, paths = Heatmap.open(_map_of(config, record.slide)), list[Path]()
+    if _OBJECTS.keys() & config.to and [*map(Classes.of, heatmap.classes)] != [Classes()]:
+        text = f"{record.slide}: its map is of {', '.join(heatmap.classes)}, and DICOM objects are of tumour"
+        raise WsisegError(text, "convert it to ome-tiff, ngff-0.5 or csv")
     images = dicom.source_images(_source(record, config, out)) if _OBJECTS.keys() & config.to else []
     for form in config.to:
         for suffix, make in _OBJECTS.get(form, {}).items():
@@ -146,25 +150,31 @@ def _source(record: SlideRecord, config: ConvertConfig, out: Path) -> Path:
 
 
 def write_csv(path: Path, heatmap: Heatmap) -> None:
-    """Write the cells that were looked at as x, y, width, height in level-0 pixels, probability and state."""
+    """Write the cells that were looked at as x, y, width, height in level-0 pixels, probability and state.
+
+    Of several classes each has a column with its probability.
+    """
     x, y = (edges.round().astype(int) for edges in heatmap.edges())
-    labels = heatmap.labels
+    labels, names = heatmap.labels, labels_of(heatmap.classes)
+    heads = [f"probability {name}" for name in heatmap.classes] if heatmap.others else ["probability"]
     with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["x", "y", "width", "height", "probability", "state"])
+        writer.writerow(["x", "y", "width", "height", *heads, "state"])
         for row, column in np.argwhere(heatmap.tissue):
-            told = f"{heatmap.probabilities[row, column]:.6f}", CLASSES[labels[row, column]]
-            writer.writerow([x[column], y[row], x[column + 1] - x[column], y[row + 1] - y[row], *told])
+            told = (f"{one.probabilities[row, column]:.6f}" for one in heatmap.by_class)
+            sides = x[column + 1] - x[column], y[row + 1] - y[row]
+            writer.writerow([x[column], y[row], *sides, *told, names[labels[row, column]]])
 
 
 def write_ome_tiff(path: Path, heatmap: Heatmap) -> None:
-    """Write a pyramid of float32 cells as OME-TIFF, 0 where nobody looked; a second channel has the unknown cells."""
+    """Write a pyramid of float32 cells as OME-TIFF, 0 where nobody looked; a channel a class, and the unknown cells."""
     import tifffile  # noqa: PLC0415  only where one is written
 
-    layers = np.stack([np.nan_to_num(heatmap.probabilities), heatmap.unknown.astype(np.float32)])
+    classes = [np.nan_to_num(one.probabilities) for one in heatmap.by_class]
+    layers = np.stack([*classes, heatmap.unknown.astype(np.float32)])
     levels, cell = halved(layers), heatmap.cell_um
     scaled = {} if heatmap.slide.mpp_source == ASSUMED else {"PhysicalSizeX": cell, "PhysicalSizeY": cell}
-    metadata = {"axes": "CYX", "Channel": {"Name": [CHANNELS[0], "unknown"]}, **scaled}
+    metadata = {"axes": "CYX", "Channel": {"Name": [*(f"p({name})" for name in heatmap.classes), "unknown"]}, **scaled}
     kinds: dict[str, Any] = {"tile": (_TILE_PX, _TILE_PX), "compression": "zlib", "photometric": "minisblack"}
     with written_whole(path) as partial, tifffile.TiffWriter(partial, ome=True) as tiff:
         tiff.write(levels[0], subifds=len(levels) - 1, metadata=metadata, **kinds)

@@ -3,12 +3,14 @@
 In memory a cell that was not looked at is NaN. On disk it is 0 with label 0, as the NGFF viewers need it.
 
 A cell that was looked at is tumour, normal or unknown. It is unknown where its tissue is unlike what the model was
-trained on: its probability is kept as computed, but means nothing, and no threshold changes that.
+trained on: its probability is kept as computed, but means nothing, and no threshold changes that. What is said of
+tumour here holds for any other class that a model was trained to find.
 """
 
 import io
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from html import escape
@@ -19,13 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsiseg.heatmap.ngff import TUMOR, UNKNOWN, NgffVersion, open_levels, write_levels
+from wsiseg.heatmap.ngff import UNKNOWN, NgffVersion, label_of, open_levels, write_levels
 from wsiseg.heatmap.qupath import collection_text
 from wsiseg.mathematics.grid import Grid, block_means, sizes_of_parts
 from wsiseg.pages.page import picture_address
 from wsiseg.pages.pictures import colored, hatch
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.outputs import written_whole
+from wsiseg.run.record import in_words
 from wsiseg.slides.slide import ASSUMED, SlideFacts
 
 SUSPECT_FROM = 0.25
@@ -51,9 +54,21 @@ class Heatmap:
     disagreement: NDArray[np.float32] | None = None
     # bool[rows, columns], the cells whose tissue is unlike what a model was trained on.
     unknown: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((), np.bool_))
+    positive_class: str = "tumor"  # whose probabilities these are; of several, the first
+    others: tuple["Heatmap", ...] = ()  # the same cells for each further class of the model
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "unknown", self.tissue & self.unknown)
+
+    @property
+    def by_class(self) -> tuple["Heatmap", ...]:
+        """The heatmap of each class alone, in their order."""
+        return (replace(self, others=()), *self.others) if self.others else (self,)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return (self.positive_class, *(one.positive_class for one in self.others))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -77,10 +92,19 @@ class Heatmap:
         return self.judged & (self.probabilities >= self.threshold)
 
     @property
+    def called(self) -> dict[str, NDArray[np.bool_]]:
+        """By class bool[rows, columns]: its cells; one above the thresholds of several is of the most probable."""
+        every = self.by_class
+        highest = np.argmax([np.where(one.tumor, one.probabilities, -1) for one in every], 0)
+        return {one.positive_class: one.tumor & (highest == place) for place, one in enumerate(every)}
+
+    @property
     def labels(self) -> NDArray[np.uint8]:
-        """uint8[rows, columns]: 0 background, 1 normal tissue, 2 tumour, 3 unknown."""
+        """uint8[rows, columns]: 0 background, 1 normal tissue, 2 tumour, 3 unknown, from 4 on further classes."""
         labels = self.tissue.astype(np.uint8)
-        labels[self.tumor], labels[self.unknown] = TUMOR, UNKNOWN
+        for place, cells in enumerate(self.called.values()):
+            labels[cells] = label_of(place)
+        labels[self.unknown] = UNKNOWN
         return labels
 
     @property
@@ -95,11 +119,13 @@ class Heatmap:
         found, share = [], self.unknown_share or 0.0
         if share >= SUSPECT_FROM:
             found.append(f"{share:.0%} of the tissue could not be judged: it is unlike what the model was trained on")
-        values = self.probabilities[self.judged]
-        _, counts = np.unique(values.round(6), return_counts=True)
-        if values.size > 1 and counts.max() > _ALL_EQUAL * values.size:  # one cell is always equal to itself
-            equal = counts.max() / values.size
-            found.append(f"one value, {float(np.median(values)):.4f}, over {equal:.1%} of the tissue")
+        for one in self.by_class:
+            values = one.probabilities[self.judged]
+            _, counts = np.unique(values.round(6), return_counts=True)
+            if values.size > 1 and counts.max() > _ALL_EQUAL * values.size:  # one cell is always equal to itself
+                what = f"one value of {one.positive_class}" if self.others else "one value"
+                equal = counts.max() / values.size
+                found.append(f"{what}, {float(np.median(values)):.4f}, over {equal:.1%} of the tissue")
         return tuple(found)
 
     @property
@@ -122,7 +148,7 @@ class Heatmap:
         """float64[n]: areas of the connected parts of the tumour; cells that touch only at a corner are apart."""
         from scipy import ndimage  # noqa: PLC0415  heavy: only where a map is judged
 
-        return sizes_of_parts(*ndimage.label(self.tumor))[1:] * np.float64(self.cell_mm2)
+        return sizes_of_parts(*ndimage.label(self.called[self.positive_class]))[1:] * np.float64(self.cell_mm2)
 
     def edges(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the level-0 x of the columns' edges [columns + 1] and the y of the rows' edges [rows + 1].
@@ -133,6 +159,14 @@ class Heatmap:
         x = np.minimum(np.arange(columns + 1) * self.cell_level0[0], self.slide.size_px[0])
         y = np.minimum(np.arange(rows + 1) * self.cell_level0[1], self.slide.size_px[1])
         return x, y
+
+    def with_others(self, thresholds: Mapping[str, float], probabilities: Sequence[NDArray[np.float32]]) -> Self:
+        """Return the heatmap with further classes: their thresholds by name, and float32[rows, columns] of each."""
+        others = (
+            replace(self, probabilities=values, threshold=threshold, positive_class=name, disagreement=None)
+            for (name, threshold), values in zip(thresholds.items(), probabilities, strict=True)
+        )
+        return replace(self, others=tuple(others))
 
     def at(self, x: float, y: float) -> float:
         """Return the probability at a level-0 point; NaN where nobody looked or outside the slide."""
@@ -168,6 +202,7 @@ class Heatmap:
             probabilities=self.probabilities[chosen],
             disagreement=None if self.disagreement is None else self.disagreement[chosen],
             unknown=self.unknown[chosen],
+            others=tuple(one.resample(cell_um) for one in self.others),
             cell_um=cell_um,
         )
 
@@ -191,11 +226,12 @@ class Heatmap:
         pixels[judged] = colored(values[judged], self.threshold)
         pixels = pixels.repeat(copies, 0).repeat(copies, 1)
         hatch(pixels, unknown.repeat(copies, 0).repeat(copies, 1), 1)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
+        Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
         share = f"{self.tumor.sum() / max(1, self.tissue.sum()):.0%} of the tissue from {self.threshold:.2f} on"
-        said = f"{escape(self.slide.file)}: tumour {share}, {self.unknown_share or 0:.0%} unknown"
-        return f'<img src="{picture_address("png", buffer.getvalue())}" alt="tumour map"><p>{said}</p>'
+        word = escape(in_words(self.positive_class))
+        said = f"<p>{escape(self.slide.file)}: {word} {share}, {self.unknown_share or 0:.0%} unknown</p>"
+        said += "".join(one._repr_html_() for one in self.others)
+        return f'<img src="{picture_address("png", buffer.getvalue())}" alt="{word} map">{said}'
 
     def save(self, path: Path | str, ngff: NgffVersion = "0.4") -> None:
         """Write the heatmap as OME-NGFF, whole or not at all.
@@ -207,12 +243,13 @@ class Heatmap:
         Raises:
             OutputError: The folder cannot be written.
         """
-        channels = [self.probabilities, *([] if self.disagreement is None else [self.disagreement])]
+        channels = [*(one.probabilities for one in self.by_class), self.disagreement]
         own = {
             "schema": "wsiseg.heatmap/1",
             "version": self.version,
             "cell_um": self.cell_um,
             "threshold": self.threshold,
+            "classes": [{"name": one.positive_class, "threshold": one.threshold} for one in self.by_class],
             "unknown_mm2": round(int(self.unknown.sum()) * self.cell_mm2, 6),
             "unknown_share": self.unknown_share,
             "warnings": list(self.warnings),
@@ -223,11 +260,12 @@ class Heatmap:
         with written_whole(Path(path)) as partial:
             write_levels(
                 partial,
-                np.nan_to_num(np.stack(channels), nan=0.0),
+                np.nan_to_num(np.stack([one for one in channels if one is not None]), nan=0.0),
                 self.labels,
+                classes=self.classes,
                 cell_um=self.cell_um,
                 mpp=self.slide.mpp,
-                name=f"{self.slide.file} tumour probability",
+                name=f"{self.slide.file} {' and '.join(map(in_words, self.classes))} probability",
                 own=own,
                 ngff=ngff,
                 is_scaled=self.slide.mpp_source != ASSUMED,
@@ -243,17 +281,21 @@ class Heatmap:
         try:
             values, labels, own = open_levels(Path(path))
             channels = np.where(labels > 0, values, np.nan).astype(np.float32)
-            return cls(
+            # Earlier versions mapped nothing but tumour.
+            listed = own.get("classes", [{"name": "tumor", "threshold": own["threshold"]}])
+            (name, threshold), *others = ((str(one["name"]), float(one["threshold"])) for one in listed)
+            heatmap = cls(
                 probabilities=channels[0],
-                disagreement=channels[1] if len(channels) > 1 else None,
+                disagreement=channels[len(listed)] if len(channels) > len(listed) else None,
                 unknown=labels == UNKNOWN,
                 cell_um=float(own["cell_um"]),
                 slide=SlideFacts.from_json(own["slide"]),
-                threshold=float(own["threshold"]),
+                threshold=threshold,
                 model=own["model"],
                 run=own["run"],
                 version=own["version"],
+                positive_class=name,
             )
+            return heatmap.with_others(dict(others), [*channels[1 : len(listed)]])
         except (OSError, KeyError, ValueError, TypeError) as error:
-            text = f"{path}: not a heatmap of wsiseg: {error}"
-            raise WsisegError(text, "give a folder that predict wrote") from error
+            raise WsisegError(f"{path}: not a heatmap of wsiseg: {error}", "name what predict wrote") from error

@@ -4,41 +4,61 @@ Specification: https://ngff.openmicroscopy.org/0.4 and /0.5 (multiscales, omero,
 is what QuPath reads; 0.5 lies on zarr 3. All transformations stand at the data sets, where every viewer looks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.pages import pictures
+from wsiseg.run.record import in_words
 
 T = TypeVar("T", bound=np.generic)
 NgffVersion = Literal["0.4", "0.5"]
 TUMOR, UNKNOWN = 2, 3
-COLORS = {
-    0: (0, 0, 0, 0),
-    1: (*pictures.NORMAL, 96),
-    TUMOR: (*pictures.TUMOR, 160),
-    UNKNOWN: (128, 128, 128, 192),
-}
-CLASSES = {0: "background", 1: "tissue", TUMOR: "tumor", UNKNOWN: "unknown"}
-CHANNELS = ("p(tumor)", "disagreement")
-_IMAGE_LABEL = {
-    "colors": [{"label-value": value, "rgba": list(color)} for value, color in COLORS.items()],
-    "properties": [{"label-value": value, "class": text} for value, text in CLASSES.items()],
-    "source": {"image": "../../"},
-}
+"""Labels of the cells of the first class, which is tumour unless another was trained, and of unknown ones."""
+_COLORS = {0: (0, 0, 0, 0), 1: (*pictures.NORMAL, 96), UNKNOWN: (128, 128, 128, 192)}
+_NAMES = {0: "background", 1: "tissue", UNKNOWN: "unknown"}
 _WINDOW = {"min": 0.0, "start": 0.0}
 _CHUNK = 256
 _SMALLEST_LEVEL = 64  # the pyramid ends where a level is no larger
 
 
+def label_of(place: int) -> int:
+    """Return the label of a class, by its place among all."""
+    return UNKNOWN + place if place else TUMOR
+
+
+def labels_of(classes: Sequence[str]) -> dict[int, str]:
+    """Return what each label means: 0 to 3, and from 4 on the second class and those behind it."""
+    own = {label_of(place): name for place, name in enumerate(classes)}
+    return dict(sorted({**_NAMES, **own}.items()))
+
+
+def color_of(place: int) -> tuple[int, int, int]:
+    """Return the colour of a class, by its place among all."""
+    return pictures.FURTHER[(place - 1) % len(pictures.FURTHER)] if place else pictures.TUMOR
+
+
+def _image_label(classes: Sequence[str]) -> dict[str, Any]:
+    names = labels_of(classes)
+    own = {label_of(place): (*color_of(place), 160) for place in range(len(classes))}
+    colors = sorted({**_COLORS, **own}.items())
+    return {
+        "colors": [{"label-value": value, "rgba": list(color)} for value, color in colors],
+        "properties": [{"label-value": value, "class": text} for value, text in names.items()],
+        "source": {"image": "../../"},
+    }
+
+
 def write_levels(  # noqa: PLR0913  one argument for each thing the format states
     path: Path,
-    values: NDArray[np.float32],  # [channels, rows, columns], without NaN; the channels are the first of `CHANNELS`
-    labels: NDArray[np.uint8],  # [rows, columns] of `CLASSES`
+    values: NDArray[np.float32],  # [channels, rows, columns], without NaN; a channel a class, perhaps the disagreement
+    labels: NDArray[np.uint8],  # [rows, columns], as `labels_of` has them
     *,
+    classes: Sequence[str],
     cell_um: float,  # side of a cell in micrometers
     mpp: tuple[float, float],  # micrometers per level-0 pixel of the slide along x and y
     name: str,  # what a viewer calls the image
@@ -57,17 +77,20 @@ def write_levels(  # noqa: PLR0913  one argument for each thing the format state
     placed = [_placed(cell * 2**level, pixel) for level in range(len(images))]
     unit = {"unit": "micrometer"} if is_scaled else {}
     image = {
-        "multiscales": [_multiscale(placed, "tumor_probability", "mean", unit)],
-        "omero": _omero(name, len(values)),
+        "multiscales": [_multiscale(placed, f"{'_'.join(classes)}_probability", "mean", unit)],
+        "omero": _omero(name, classes, len(values)),
     }
-    label = {"multiscales": [_multiscale(placed, "segmentation", "nearest", unit)], "image-label": _IMAGE_LABEL}
+    label = {
+        "multiscales": [_multiscale(placed, "segmentation", "nearest", unit)],
+        "image-label": _image_label(classes),
+    }
     root.attrs.update({**_versioned(image, ngff), "wsiseg": own})
     listed.attrs.update(_versioned({"labels": ["segmentation"]}, ngff))
     segmentation.attrs.update(_versioned(label, ngff))
     for group, levels in ((root, images), (segmentation, masks)):
         _write_arrays(group, levels, ngff)
     root.create_group("OME")
-    _write_ome_xml(path / "OME" / "METADATA.ome.xml", values.shape, cell_um if is_scaled else None)
+    _write_ome_xml(path / "OME" / "METADATA.ome.xml", values.shape, classes, cell_um if is_scaled else None)
 
 
 def open_levels(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8], dict[str, Any]]:
@@ -136,16 +159,20 @@ def _versioned(attributes: dict[str, Any], ngff: NgffVersion) -> dict[str, Any]:
     return stated
 
 
-def _omero(name: str, count: int) -> dict[str, Any]:
+def _channels(classes: Sequence[str], count: int) -> list[str]:
+    return [*(f"p({name})" for name in classes), "disagreement"][:count]
+
+
+def _omero(name: str, classes: Sequence[str], count: int) -> dict[str, Any]:
     """Say how the channels are shown; that of the disagreement is off until somebody wants to see it."""
-    shown = (
-        (True, bytes(pictures.TUMOR).hex().upper(), 1.0),
-        (False, "FFFFFF", 0.5),
-    )  # no standard deviation of probabilities is larger than half
+    shown = [
+        *((True, bytes(color_of(place)).hex().upper(), 1.0) for place in range(len(classes))),
+        (False, "FFFFFF", 0.5),  # no standard deviation of probabilities is larger than half
+    ]
     linear = {"coefficient": 1, "family": "linear", "inverted": False}
     channels = [
         {**linear, "active": is_active, "color": color, "label": label, "window": {**_WINDOW, "max": most, "end": most}}
-        for label, (is_active, color, most) in zip(CHANNELS[:count], shown, strict=False)
+        for label, (is_active, color, most) in zip(_channels(classes, count), shown, strict=False)
     ]
     return {"id": 1, "name": name, "channels": channels, "rdefs": {"defaultT": 0, "defaultZ": 0, "model": "color"}}
 
@@ -160,16 +187,17 @@ def _multiscale(placed: list[Any], name: str, method: str, unit: dict[str, str])
     }
 
 
-def _write_ome_xml(path: Path, shape: tuple[int, ...], cell_um: float | None) -> None:
+def _write_ome_xml(path: Path, shape: tuple[int, ...], classes: Sequence[str], cell_um: float | None) -> None:
     """Write the sizes once more as OME-XML, where Bio-Formats looks for them."""
     sizes = "" if cell_um is None else "".join(f'PhysicalSize{x}="{cell_um}" PhysicalSize{x}Unit="µm" ' for x in "XY")
     channels = "".join(
-        f'<Channel ID="Channel:0:{number}" Name="{label}" SamplesPerPixel="1"/>'
-        for number, label in enumerate(CHANNELS[: shape[0]])
+        f'<Channel ID="Channel:0:{number}" Name={quoteattr(label)} SamplesPerPixel="1"/>'
+        for number, label in enumerate(_channels(classes, shape[0]))
     )
+    name = quoteattr(f"{' and '.join(map(in_words, classes))} probability")
     text = (
         '<?xml version="1.0" encoding="UTF-8"?>\n<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
-        '<Image ID="Image:0" Name="tumour probability"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="float" '
+        f'<Image ID="Image:0" Name={name}><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="float" '
         f'SizeX="{shape[2]}" SizeY="{shape[1]}" SizeZ="1" SizeC="{shape[0]}" SizeT="1" {sizes}>{channels}'
         "<MetadataOnly/></Pixels></Image></OME>\n"
     )

@@ -41,7 +41,7 @@ const recolor = () => {
   lines = border((row, column) => values[row * columns + column] >= from);
   byId("threshold-value").textContent = Number(threshold.value).toFixed(3);
   byId("share").textContent = tissue
-    ? `tumour ${(100 * tumor / tissue).toFixed(1)} %, unknown ${(100 * (tissue - judged) / tissue).toFixed(1)} %` : "no tissue";
+    ? `${all.word} ${(100 * tumor / tissue).toFixed(1)} %, unknown ${(100 * (tissue - judged) / tissue).toFixed(1)} %` : "no tissue";
   const mark = `${100 * threshold.value}%`, {palette} = all;
   const stop = (k, at) => `rgb(${palette[k]}) ${at}%`;
   const side = (first, low, high) => [0, 32, 64, 96, 127].map((k, n) => stop(first + k, low + (high - low) * n / 4));
@@ -185,11 +185,12 @@ new ResizeObserver(draw).observe(over);
 
 fetched("slides.json").then(answer => answer.json()).then(found => {
   all = found;
+  byId("word").textContent = all.word;
   const percent = share => share === null ? "" : `${(100 * share).toFixed(0)} %`;
   all.slides.forEach((one, number) => {
     const button = document.createElement("button"), image = new Image(), text = document.createElement("span");
-    const said = [one.status.replaceAll("_", " "), `${percent(one.tumor_share)} tumour`, one.split, one.site,
-      one.label === null ? "" : one.label ? "label tumour" : "label normal"];
+    const said = [one.status.replaceAll("_", " "), `${percent(one.tumor_share)} ${all.word}`, one.split, one.site,
+      one.label === null ? "" : all.word !== "tumour" ? `label ${one.label}` : one.label ? "label tumour" : "label normal"];
     const small = document.createElement("small");
     [image.loading, image.alt, image.src] = ["lazy", "", `${number}/thumbnail.jpg`];
     small.textContent = said.filter(part => part && !part.startsWith(" ")).join(", ");

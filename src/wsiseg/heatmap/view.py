@@ -24,13 +24,14 @@ import numpy as np
 import shapely
 from PIL import Image
 
+from wsiseg.annotations.classes import Classes
 from wsiseg.annotations.truth import Reading, open_truth, truth_files
 from wsiseg.config.predict import ViewConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.opening import kept_image, kept_picture, slide_of
 from wsiseg.pages.pictures import palette
 from wsiseg.run.errors import OutputError, UsageError, WsisegError
-from wsiseg.run.record import SlideRecord, slides_of
+from wsiseg.run.record import SlideRecord, in_words, slides_of
 from wsiseg.slides.slide import ASSUMED, Slide
 
 _TILE_PX, _QUALITY = 256, 85
@@ -117,7 +118,8 @@ class Seen:
         if self.truth is None:
             return {"truth": None}
         try:
-            area = open_truth(self.truth, self.heatmap.slide, Reading()).tumor.geometry
+            reading = Reading(Classes.of(self.heatmap.positive_class))
+            area = open_truth(self.truth, self.heatmap.slide, reading).tumor.geometry
         except WsisegError as error:
             return {"truth": None, "truth_error": str(error)}
         left, top, *sides = self.heatmap.slide.shown_px
@@ -152,6 +154,10 @@ class Gallery:
         self.records = [one for one in found if Path(one.slide).name == one.slide and self._map_of(one).is_dir()]
         if not self.records:
             raise UsageError(f"{config.folder}: no maps there", "give a folder that wsiseg predict wrote")
+        several = next((one for one in self.records if len(one.by_class) > 1), None)
+        if several is not None:
+            text = f"{several.slide}: its map is of several classes, and view shows one"
+            raise UsageError(text, "open it in QuPath or napari")
         self.open = lru_cache(maxsize=_OPEN_SLIDES)(self._open)
         with contextlib.suppress(WsisegError):
             self.open(0)  # so that it is there when the page asks for it
@@ -173,7 +179,9 @@ class Gallery:
         """Return what the list of slides shows, and the colours of maps."""
         names = ("slide", "status", "tumor_share", "unknown_share", "label", "split", "site")
         slides = [{name: getattr(record, name, None) for name in names} for record in self.records]
-        return {"folder": self.config.folder.resolve().name, "slides": slides, "palette": palette().tolist()}
+        word = in_words(next(iter(self.records[0].by_class)))
+        folder = self.config.folder.resolve().name
+        return {"folder": folder, "word": word, "slides": slides, "palette": palette().tolist()}
 
     def answer(self, path: str) -> tuple[bytes, str]:
         """Return the content of a path below the token, and its type.

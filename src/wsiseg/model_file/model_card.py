@@ -98,7 +98,10 @@ class ModelCard(_Part):
     classes: tuple[_Name, ...] = Field(default=("normal", "tumor"), min_length=2, max_length=1000)
     """Names of the classes that it was trained on."""
     positive_class: _Name = "tumor"
-    """The class whose probability it gives."""
+    """The class whose probability it gives; the first of those, where there are `thresholds`."""
+    thresholds: dict[_Name, Probability] = Field(default_factory=dict, max_length=1000)
+    """Where its outputs give several classes: the probability from which a cell is of each, in the order of their last
+    axis."""
     mpp: float = Field(gt=0, le=100)
     """Micrometers per input pixel."""
     tile_px: int = Field(ge=16, le=4096)
@@ -156,6 +159,8 @@ class ModelCard(_Part):
     def _fits(self) -> Self:
         if self.positive_class not in self.classes:
             raise ValueError(f"positive_class {self.positive_class!r} is not one of its classes")
+        if self.thresholds and (next(iter(self.thresholds)) != self.positive_class or len(self.thresholds) == 1):
+            raise ValueError("its thresholds are not of several classes, of which positive_class is the first")
         if self.window_px is not None and (self.window_px != self.tile_px or self.tile_px % (self.output_stride or 1)):
             raise ValueError(f"its window_px {self.window_px} is not a tile of whole cells")
         if self.output_stride is not None and self.window_px is None and self.tile_px % 32:
@@ -165,6 +170,11 @@ class ModelCard(_Part):
         if self.map == "dense" and self.output_stride is None:
             raise ValueError("it asks for dense maps but has none")
         return self
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The classes whose probabilities it gives, in their order, with the threshold of each."""
+        return self.thresholds or {self.positive_class: self.threshold}
 
     @property
     def warnings(self) -> tuple[str, ...]:

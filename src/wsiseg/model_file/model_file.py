@@ -33,7 +33,8 @@ _CANNOT_TELL = "{}: cannot tell tissue unlike that of its training; where it was
 class Answer(NamedTuple):
     """What a model says of tiles, [n], or of the cells of images, [n, rows, columns]."""
 
-    probabilities: NDArray[np.float32]  # float32, of the positive class, in 0..1
+    # float32 in 0..1, of the positive class; of a model that gives several, with a last axis for them.
+    probabilities: NDArray[np.float32]
     # float32, squared Mahalanobis distances from the tissue of training, about 1 where 98 % of such tissue is nearer;
     # what is farther than `ModelFile.limit` is unknown. None where the model cannot tell.
     distances: NDArray[np.float32] | None = None
@@ -72,6 +73,7 @@ class ModelFile(AbstractContextManager["ModelFile"]):
         self._outputs = {name: (name, kind, shape) for name, kind, shape in outputs}
         needed = "distance" if card.output_stride is None else "distance_map"
         can_tell = card.known_tissue is not None and needed in self._outputs
+        self._classes = (len(card.given),) if card.thresholds else ()  # the last axis of probabilities
         self.limit = card.known_tissue.limit if card.known_tissue is not None and can_tell else None
         unknown = () if self.limit is not None else (_CANNOT_TELL.format(path.name),)
         self.warnings = (*started.warnings, *unknown, *(f"{path.name}: {text}" for text in card.warnings))
@@ -142,7 +144,8 @@ class ModelFile(AbstractContextManager["ModelFile"]):
     def provenance(self) -> dict[str, Any]:
         """What a result says of the model that it came from."""
         names = {"name", "version", "mpp", "tile_px", "output_stride", "precision", "licence", "intended_use"}
-        return {**self.card.model_dump(mode="json", include=names), "file": self.path.name, "sha256": self.sha256}
+        said = {**self.card.model_dump(mode="json", include=names), "classes": list(self.card.given)}
+        return {**said, "file": self.path.name, "sha256": self.sha256}
 
     def answer(self, tiles: NDArray[np.uint8]) -> Answer:
         """Return the probability of the positive class for every tile, and how far it lies from known tissue.
@@ -164,9 +167,9 @@ class ModelFile(AbstractContextManager["ModelFile"]):
             UsageError: The file gives no features, or the tiles have another shape or type.
             ModelFileError: The model cannot compute them.
         """
+        self._check_images(tiles)
         if "features" not in self._outputs:
             raise UsageError(f"{self.path}: gives no features", "export it anew, or choose a model that can be dense")
-        self._check_images(tiles)
         names = [name for name in ("probability", "distance") if name in self._outputs]
         *answers, features = self._run([*names, "features"], tiles)
         return Answer(*answers)._replace(features=features)
@@ -210,7 +213,9 @@ class ModelFile(AbstractContextManager["ModelFile"]):
 
     def _answer(self, images: NDArray[np.uint8], names: tuple[str, str], shape: tuple[int, ...]) -> Answer:
         asked = names if self.limit is not None else names[:1]
-        return Answer(*(self._run(asked, images) if len(images) else [np.zeros(shape, np.float32) for _ in asked]))
+        if len(images):
+            return Answer(*self._run(asked, images))
+        return Answer(*(np.zeros(full, np.float32) for full in ((*shape, *self._classes), shape)[: len(asked)]))
 
     def _run(self, outputs: Sequence[str], images: NDArray[np.generic]) -> list[NDArray[np.float32]]:
         try:
@@ -239,14 +244,17 @@ class ModelFile(AbstractContextManager["ModelFile"]):
         names = [name for name, there in is_there.items() if there]
         is_head = self.card.input == "features"
         expected = [("features", "tensor(float)", 2) if is_head else ("image", "tensor(uint8)", 4)]
-        expected += [(name, "tensor(float)", 3 if name.endswith("_map") else 1) for name in names]
+        axes = {name: 3 if name.endswith("_map") else 1 for name in names}
+        axes |= {name: axes[name] + len(self._classes) for name in names if name.startswith("probability")}
+        expected += [(name, "tensor(float)", count) for name, count in axes.items()]
         expected += [("features", "tensor(float)", 2)] if self.card.features is not None and not is_head else []
         ports = [*self._inputs, *self._outputs.values()]
         found = [(name, kind, len(shape)) for name, kind, shape in ports]
         sides = self._inputs[0][2] if self._inputs else []
         features = self.card.features
         last = features.channels if is_head and features is not None else 3  # RGB
-        if found != expected or len(self._inputs) != 1 or sides[-1] != last:
+        widths = {shape[-1] for name, _, shape in ports if name.startswith("probability") and self._classes}
+        if found != expected or len(self._inputs) != 1 or sides[-1] != last or not widths <= set(self._classes):
             shown = ", ".join(f"{name} {kind}[{rank}]" for name, kind, rank in found)
             raise ModelFileError(
                 f"{self.path}: its inputs and outputs are not those of a model file: {shown}", _DAMAGED

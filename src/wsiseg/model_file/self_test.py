@@ -4,7 +4,7 @@ The images are made of the raw bits of PCG64 with integer arithmetic only, so th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Kind = Literal["glass", "uniform", "noise", "texture", "tissue"]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_Answer = Probability | tuple[Probability, ...]
 Values = NDArray[np.float32]
 Outputs = Mapping[str, Values]
 """What a graph answers, by the names of its outputs."""
@@ -36,9 +37,9 @@ class SeededImage(BaseModel):
     """Rows of pixels."""
     width: int = _SIDE
     """Columns of pixels."""
-    probability: Probability
-    """The output `probability`."""
-    map: tuple[tuple[Probability, ...], ...] | None = None
+    probability: _Answer
+    """The output `probability`; of several classes that of each."""
+    map: tuple[tuple[_Answer, ...], ...] | None = None
     """The output `probability_map`, row by row, where the model has one."""
     distance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """The output `distance`, where the model has one: glass may be called normal whatever the network's weights
@@ -103,10 +104,13 @@ def _recorded(
 ) -> SeededImage:
     found = answer(seeded_pixels(kind, *size, seed)[None])
     cells, distance = found.get("probability_map"), found.get("distance")
-    rows = None if cells is None else tuple(tuple(round(float(cell), 6) for cell in row) for row in cells[0])
-    value = round(float(found["probability"][0]), 6)
+    rows, value = None if cells is None else _rounded(cells[0]), _rounded(found["probability"][0])
     far = None if distance is None else max(0.0, float(f"{distance[0]:.6g}"))
     return SeededImage(kind=kind, seed=seed, height=size[0], width=size[1], probability=value, map=rows, distance=far)
+
+
+def _rounded(values: Any) -> Any:  # noqa: ANN401  an array, or a number of NumPy
+    return tuple(map(_rounded, values)) if values.ndim else round(float(values), 6)
 
 
 def largest_difference(test: SelfTest, answer: Callable[[NDArray[np.uint8]], Outputs]) -> float:
@@ -114,7 +118,7 @@ def largest_difference(test: SelfTest, answer: Callable[[NDArray[np.uint8]], Out
 
     That of a distance is a tenth of its share; it is infinite where a value is missing, is NaN, or a map has another
     shape. `answer` takes uint8[1, h, w, 3] and gives `probability` float32[1], and as far as there are such outputs
-    `probability_map` float32[1, h', w'] and `distance` float32[1].
+    `probability_map` float32[1, h', w'] and `distance` float32[1]; of several classes with a last axis more.
     """
     worst = 0.0
     for image in test.images:
@@ -129,9 +133,11 @@ def largest_difference(test: SelfTest, answer: Callable[[NDArray[np.uint8]], Out
     return worst
 
 
-def _map(rows: tuple[tuple[float, ...], ...]) -> NDArray[np.float64]:
-    widths = {len(row) for row in rows}
-    return np.asarray(rows if len(widths) == 1 else [], float)[None]
+def _map(rows: Sequence[Any]) -> NDArray[np.float64]:
+    try:
+        return np.asarray(rows, float)[None]
+    except ValueError:  # rows or cells differ in length
+        return np.empty((1, 0))
 
 
 def _difference(found: Values | None, expected: NDArray[np.float64]) -> float:

@@ -1,4 +1,4 @@
-"""The tile classifier and its dense head: build it, save it, load it.
+"""The tile classifier and its dense head: build it, or load that of a checkpoint.
 
 A backbone turns tiles into a map of features; one linear layer gives a logit. Applied to the average of the map it is
 the tile's logit, applied at every position it is the dense map, and the average of that map is the tile's logit again.
@@ -7,23 +7,20 @@ Of a transformer the patch tokens are the map; class and register tokens are lef
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wsiseg.config.train import FEATURES
-from wsiseg.network.known_tissue import KnownTissue
+from wsiseg.network.checkpoint import SCHEMA, Checkpoint
 from wsiseg.network.tokens import TokenMap, of_tokens
 from wsiseg.network.weights import (
     CONFIG,
     HUB,
     OFFLINE,
     Note,
-    StateDict,
     downloaded,
     from_hub,
     hub_file,
@@ -34,25 +31,21 @@ from wsiseg.network.weights import (
     read_torch,
 )
 from wsiseg.run.errors import DownloadError, UsageError, WsisegError
-from wsiseg.run.outputs import written_whole
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIMM = "timm:"
 LICENCE, ENCODER = "weights_licence", "encoder"
 """What `Checkpoint.trained_on` calls the terms of the weights that training began with, and who made features."""
 
-_SCHEMA = "wsiseg.checkpoint/1"
 # What a torchvision classifier does after its last feature map.
 _AFTER_FEATURES = ("avgpool", "dropout", "flatten", "fc", "classifier", "head", "heads", "AuxLogits", "aux1", "aux2")
 _PROBE_PX = 224
-# Fields of a checkpoint that earlier versions did not write.
-_LATER = {"temperature", "offset", "known_tissue"}
 # These two warn unless they are told how to begin.
 _QUIET = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
 
 
 class TileClassifier(nn.Module):
-    """A tumour logit for tiles, and for every position of their feature map.
+    """A logit a class for tiles, and for every position of their feature map.
 
     The backbone makes features [n, channels, rows, columns] of images [n, 3, height, width], which are standardised by
     the mean and deviation of red, green and blue, in 0..1.
@@ -65,10 +58,12 @@ class TileClassifier(nn.Module):
     encoder = ""
     """Of a head alone, what made the stored features, as far as they say it."""
 
-    def __init__(self, backbone: nn.Module, channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, backbone: nn.Module, channels: int, mean: Sequence[float], std: Sequence[float], classes: int = 1
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(channels, 1)
+        self.head = nn.Linear(channels, classes)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
 
@@ -84,76 +79,24 @@ class TileClassifier(nn.Module):
         return scaled.permute(0, 3, 1, 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits [n] of uint8 images [n, height, width, 3]."""
+        """Return the logits [n, classes] of uint8 images [n, height, width, 3]."""
         logits: Tensor = self.head(self.backbone(self.normalised(images)).mean((2, 3)))
-        return logits.squeeze(1)
+        return logits
 
     def logit_map(self, images: Tensor) -> Tensor:
-        """Return the logits [n, rows, columns] at every position of the feature map; their mean is the tile's logit."""
+        """Return the logits [n, classes, rows, columns] at every position of the feature map.
+
+        Their mean is the tile's logit.
+        """
         features = self.backbone(self.normalised(images))
         logits: Tensor = self.head(features.permute(0, 2, 3, 1))
-        return logits.squeeze(3)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A trained tile classifier and everything that a model file says about it."""
-
-    state_dict: StateDict  # of the `TileClassifier`
-    arch: str  # what `build` was called with
-    tile_px: int  # side of a tile in pixels of `mpp`
-    mpp: float  # micrometers per tile pixel
-    # least share of tumour that was assumed in tumour slides; None where the tiles' true labels were used
-    alpha: float | None
-    beta: float | None  # least share of normal tissue that was assumed in tumour slides; None likewise
-    threshold: float = 0.5  # probability from which a tile is tumour
-    # cohort, slides and tiles per split, and how the training was set up
-    trained_on: dict[str, Any] = field(default_factory=dict)
-    figures: dict[str, Any] = field(default_factory=dict)  # what came out, by split and measure
-    sites: tuple[str, ...] = ()  # organs that it has seen
-    version: str = ""  # the version of wsiseg that trained it
-    temperature: float = 1.0  # logits are divided by it before they become probabilities; `threshold` is one of these
-    offset: float = 0.0  # then it is added to them
-    known_tissue: KnownTissue | None = None  # what it was trained on; None where that was not measured
-
-    def save(self, path: Path) -> None:
-        """Write it, whole or not at all.
-
-        Raises:
-            OutputError: The file cannot be written.
-        """
-        known = self.known_tissue and {name: _stored(value) for name, value in vars(self.known_tissue).items()}
-        with written_whole(path) as partial:
-            content = {**vars(self), "sites": list(self.sites), "known_tissue": known}
-            torch.save({"schema": _SCHEMA, **content}, partial)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            WsisegError: The file is missing, damaged, or not a checkpoint of wsiseg.
-        """
-        content = read_torch(path)
-        names = {item.name for item in fields(cls)} - (_LATER - set(content if isinstance(content, dict) else ()))
-        if not isinstance(content, dict) or content.get("schema") != _SCHEMA or not names <= set(content):
-            raise WsisegError(f"{path}: not a checkpoint of wsiseg train")
-        stored, known = content.get("known_tissue"), None
-        # Earlier versions measured the last features, which hardly tell what is foreign.
-        if stored and "layer" in stored:
-            arrays = {name: value.numpy() for name, value in stored.items() if isinstance(value, Tensor)}
-            known = KnownTissue(**{**stored, **arrays})
-        content |= {"known_tissue": known, "sites": tuple(content["sites"])}
-        return cls(**{name: content[name] for name in names})
-
-
-def _stored(value: Any) -> Any:  # noqa: ANN401  an array or a number
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        return logits.permute(0, 3, 1, 2)
 
 
 def load_classifier(checkpoint: Checkpoint) -> TileClassifier:
     """Build the network of a checkpoint, ready to predict; a WsisegError says that its tensors do not fit it."""
-    classifier = build(checkpoint.arch, "none", tile_px=checkpoint.tile_px)
+    classes = tuple(one.name for one in checkpoint.classes)
+    classifier = build(checkpoint.arch, "none", tile_px=checkpoint.tile_px, classes=classes)
     classifier.licence, classifier.encoder = (checkpoint.trained_on.get(name, "") for name in (LICENCE, ENCODER))
     try:
         classifier.load_state_dict(checkpoint.state_dict)
@@ -162,12 +105,19 @@ def load_classifier(checkpoint: Checkpoint) -> TileClassifier:
     return classifier.eval()
 
 
-def build(arch: str, init: str, note: Note = lambda _: None, *, tile_px: int = _PROBE_PX) -> TileClassifier:
+def build(
+    arch: str,
+    init: str,
+    note: Note = lambda _: None,
+    *,
+    tile_px: int = _PROBE_PX,
+    classes: Sequence[str] = ("tumor",),
+) -> TileClassifier:
     """Make a tile classifier of torchvision, or `timm:NAME`.
 
-    `init` is `imagenet`, `none`, or a file: a state dict, or a checkpoint of wsiseg, which is used whole. `note` is
-    told about tensors of the file that do not fit. A transformer takes nothing but tiles of side `tile_px`. Of
-    `features:N`, a head on so many stored features, there is nothing but the head.
+    `init` is `imagenet`, `none`, or a file: a state dict, or a checkpoint of wsiseg, which is used whole, but for the
+    head of other `classes`. `note` is told about tensors of the file that do not fit. A transformer takes nothing but
+    tiles of side `tile_px`. Of `features:N`, a head on so many stored features, there is nothing but the head.
 
     Raises:
         UsageError: There is no such classifier, it has no feature map, or the file or the tiles do not fit it.
@@ -175,17 +125,22 @@ def build(arch: str, init: str, note: Note = lambda _: None, *, tile_px: int = _
         WsisegError: The file cannot be read.
     """
     if arch.startswith(FEATURES):
-        return TileClassifier(nn.Identity(), int(arch.removeprefix(FEATURES)), IMAGENET_MEAN, IMAGENET_STD)
+        channels = int(arch.removeprefix(FEATURES))
+        return TileClassifier(nn.Identity(), channels, IMAGENET_MEAN, IMAGENET_STD, len(classes))
     checkpoint = _starting_checkpoint(init)
     if checkpoint is not None:
         if checkpoint.arch != arch:
             raise UsageError(f"{init}: is a checkpoint of {checkpoint.arch}, not of {arch}", "check --arch")
-        return load_classifier(checkpoint).train()
+        classifier = load_classifier(checkpoint).train()
+        if tuple(one.name for one in checkpoint.classes) != tuple(classes):
+            note(f"{init}: its head is of other classes and begins anew")
+            classifier.head = nn.Linear(classifier.head.in_features, len(classes))
+        return classifier
     make = _from_timm if arch.startswith(TIMM) else _from_torchvision
     trunk, mean, std, licence = make(arch.removeprefix(TIMM), init, note)
     if hasattr(trunk, "patch_embed") and hasattr(trunk, "set_input_size"):
         trunk = of_tokens(trunk, arch, tile_px, note)
-    classifier = TileClassifier(trunk, _channels(trunk, arch, tile_px), mean, std)
+    classifier = TileClassifier(trunk, _channels(trunk, arch, tile_px), mean, std, len(classes))
     classifier.licence = licence
     return classifier
 
@@ -195,7 +150,7 @@ def _starting_checkpoint(init: str) -> Checkpoint | None:
     if init in ("imagenet", "none") or init.endswith(".safetensors"):
         return None
     content = read_torch(Path(init))
-    return Checkpoint.load(Path(init)) if isinstance(content, dict) and content.get("schema") == _SCHEMA else None
+    return Checkpoint.load(Path(init)) if isinstance(content, dict) and content.get("schema") == SCHEMA else None
 
 
 def whole(arch: str, **settings: Any) -> nn.Module:  # noqa: ANN401  whatever the family takes

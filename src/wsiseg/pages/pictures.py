@@ -1,7 +1,7 @@
 """Pictures of what was found on a slide, for people."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ _LEAST_PX, _MOST_PX = 700, 2000  # the longer side of a picture
 INK, _PAPER, _WARNING = (34, 34, 34), (255, 255, 255), (179, 38, 30)
 TUMOR, NORMAL = (213, 94, 0), (0, 114, 178)
 """What is tumour and what is not, by the truth and by a map; told apart by people who see no red or no green too."""
+FURTHER = ((0, 158, 115), (204, 121, 167), (240, 228, 66), (86, 180, 233))
+"""Further classes beside tumour, in turns (Okabe and Ito, Color universal design, 2008)."""
 TRUTH = (0, 190, 115)
 """The outline of the true tumour; that of a map is `INK`."""
 _SIDE = 128  # colours of each side of the threshold
@@ -75,27 +77,31 @@ def tissue_picture(path: Path, thumbnail: NDArray[np.uint8], mask: NDArray[np.bo
 def heatmap_picture(  # noqa: PLR0913  one argument for each thing that is drawn
     path: Path,
     thumbnail: NDArray[np.uint8],  # [rows, columns, 3], the whole slide
-    probabilities: NDArray[np.float32],  # [rows, columns], NaN where nobody looked
+    # For each class, by the word for it, probabilities [rows, columns], NaN where nobody looked, and the threshold.
+    maps: Mapping[str, tuple[NDArray[np.float32], float]],
     unknown: NDArray[np.bool_],  # [rows, columns], the cells that were not judged; they are hatched
     extent: tuple[float, float],  # how many heatmap columns and rows span the slide; the last may reach beyond it
     *,
-    threshold: float,  # the tumour's outline is drawn here, and the colours turn
     title: str,  # a line above the picture
     warnings: Sequence[str] = (),  # lines below the title, that nobody should miss
     notes: Sequence[str] = (),  # lines below the picture
     cell_um: float | None = None,  # side of a cell in um, for the scale bar; None where nobody knows it
 ) -> None:
-    """Write a PNG of a slide beside the same slide with its tumour map over it."""
-    plain = scaled(thumbnail)
-    pair = Image.new("RGB", (plain.width * 2 + _GAP, plain.height), _PAPER)
-    pair.paste(plain, (0, 0))
-    judged = np.where(unknown, np.float32(np.nan), probabilities)
-    pair.paste(_mapped(plain, judged, unknown, extent, threshold), (plain.width + _GAP, 0))
-    framed = _framed(pair, title, warnings, [*notes, ""], _LEGEND_PX)
-    _legend(framed, threshold, has_unknown=bool(unknown.any()))
-    if cell_um is not None:
-        _measure(framed, extent[0] * cell_um, plain.width)
-    _save(path, framed)
+    """Write a PNG of a slide beside the same slide with its map over it; maps of several classes below each other."""
+    plain, panels = scaled(thumbnail), []
+    for word, (probabilities, threshold) in maps.items():
+        pair = Image.new("RGB", (plain.width * 2 + _GAP, plain.height), _PAPER)
+        pair.paste(plain, (0, 0))
+        judged = np.where(unknown, np.float32(np.nan), probabilities)
+        pair.paste(_mapped(plain, judged, unknown, extent, threshold), (plain.width + _GAP, 0))
+        panels.append(_framed(pair, title, warnings, [*notes, ""], _LEGEND_PX))
+        _legend(panels[-1], threshold, word, has_unknown=bool(unknown.any()))
+        if cell_um is not None:
+            _measure(panels[-1], extent[0] * cell_um, plain.width)
+    whole = Image.new("RGB", (panels[0].width, sum(one.height for one in panels)), _PAPER)
+    for place, panel in enumerate(panels):
+        whole.paste(panel, (0, place * panel.height))
+    _save(path, whole)
 
 
 def _mapped(
@@ -182,17 +188,19 @@ def _framed(
     return framed
 
 
-def _legend(framed: Image.Image, threshold: float, *, has_unknown: bool) -> None:
+def _legend(framed: Image.Image, threshold: float, word: str, *, has_unknown: bool) -> None:
     """Draw the colour scale in the lower left corner, its threshold marked, and what is unknown where there is any."""
     width, height, left, top = 200, 12, 12, framed.height - 32
     bar = colored(np.tile(np.linspace(0, 1, width, dtype=np.float32), (height, 1)), threshold)
-    framed.paste(Image.fromarray(bar), (left + 110, top))
     draw, font = ImageDraw.Draw(framed), ImageFont.load_default(13)
-    draw.text((left, top - 2), "p(tumour)   0", fill=INK, font=font)
+    head = f"p({word})   0"
+    left += max(0, math.ceil(font.getlength(head)) - 102)
+    framed.paste(Image.fromarray(bar), (left + 110, top))
+    draw.text((12, top - 2), head, fill=INK, font=font)
     at = left + 110 + round(threshold * (width - 1))
     draw.line((at, top - 4, at, top + height + 3), fill=INK, width=2)
     draw.text((at, top + height + 2), f"{threshold:.2f}", fill=INK, font=font, anchor="ma")
-    text = f"1      tumour, outlined: {threshold:.2f} and above"
+    text = f"1      {word}, outlined: {threshold:.2f} and above"
     draw.text((left + 110 + width + 6, top - 2), text, fill=INK, font=font)
     if has_unknown:
         key = np.empty((height, 2 * height, 3), np.uint8)

@@ -42,32 +42,42 @@ class Asked(Protocol):
 class Sums:
     """What was said of the cells so far; saved and loaded to go on where an interrupted run stopped."""
 
-    # float32[1 or 2, rows, columns], weighted sums of probabilities, and of distances if the model can tell.
+    # float32[layers, rows, columns], weighted sums of the probabilities of each class, and of distances if the model
+    # can tell.
     total: NDArray[np.float32]
     weight: NDArray[np.float32]  # float32[rows, columns], sum of weights
     done: int = 0  # windows that are in it, from the first
+    classes: int = 1
 
     @classmethod
-    def empty(cls, shape: tuple[int, int], *, with_distances: bool = False) -> "Sums":
+    def empty(cls, shape: tuple[int, int], *, with_distances: bool = False, classes: int = 1) -> "Sums":
         """Begin with nothing."""
-        return cls(np.zeros((1 + with_distances, *shape), np.float32), np.zeros(shape, np.float32))
+        layers = np.zeros((classes + with_distances, *shape), np.float32)
+        return cls(layers, np.zeros(shape, np.float32), classes=classes)
 
     def add(self, cells: Cells, answer: Answer, weight: NDArray[np.float32]) -> None:
         """Add the answer for the cells of a window, of their shape or of one value, with their weights."""
         row, column, rows, columns = cells
         place = np.s_[row : row + rows, column : column + columns]
         seen = self.weight[place].shape
-        for total, values in zip(self.total, (one for one in answer if one is not None), strict=True):
-            total[place] += (values.reshape(weight.shape) * weight)[: seen[0], : seen[1]]
+        told = (one.reshape(*weight.shape, -1) for one in answer if one is not None)
+        layers = (values for one in told for values in np.moveaxis(one, -1, 0))
+        for total, values in zip(self.total, layers, strict=True):
+            total[place] += (values * weight)[: seen[0], : seen[1]]
         self.weight[place] += weight[: seen[0], : seen[1]]
 
     def answer(self, plan: Plan) -> Answer:
-        """Return what was said of every cell, [rows, columns], NaN where nobody looked or nothing could be read."""
+        """Return what was said of every cell, [rows, columns], NaN where nobody looked or nothing could be read.
+
+        Probabilities of several classes are [rows, columns, classes].
+        """
         seen = plan.wanted & (self.weight > 0)
         means = self.total / np.where(seen, self.weight, 1)
         if plan.tile_cells > 1:
             means = np.stack([mean_of_tiles(values, seen, plan.tile_cells) for values in means])
-        return Answer(*np.where(seen, means, np.float32(np.nan)))
+        layers: NDArray[np.float32] = np.where(seen, means, np.nan).astype(np.float32, copy=False)
+        probabilities = layers[0] if self.classes == 1 else np.moveaxis(layers[: self.classes], 0, -1)
+        return Answer(probabilities, *layers[self.classes :])
 
 
 @dataclass

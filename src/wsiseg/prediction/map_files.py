@@ -40,7 +40,7 @@ from wsiseg.run.outputs import (
     written_whole,
 )
 from wsiseg.run.proof import Written, written
-from wsiseg.run.record import Run, RunFile, SlideRecord, slides_of
+from wsiseg.run.record import Run, RunFile, SlideRecord, in_words, slides_of
 from wsiseg.slides.slide import ASSUMED, Slide
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ OTHER_THRESHOLD = "the threshold changed"
 _NAMES = {"min_tissue": "min-tissue", "models": "the model file", "provider": "what computes"}
 _NAMES |= {"limits": "from where on tissue is unknown"}
 _FORMER = {"stride": None, "combine": "mean"}  # settings of earlier versions, and what everything is made with now
+_KNOWN = ("slide", "path", "label", "split", "site", "status", "tissue_mm2")
 _COLUMNS = (
-    *("slide", "path", "label", "split", "site", "status", "tissue_mm2", "tumor_mm2", "tumor_share", "unknown_mm2"),
-    *("unknown_share", "largest_focus_mm2", "foci", "mean_probability", "max_probability", "model"),
+    *("unknown_mm2", "unknown_share", "largest_focus_mm2", "foci", "mean_probability", "max_probability", "model"),
 )
-"""Of `slides.csv`: fields of a record."""
+"""Of `slides.csv`: fields of a record; between them stand the area and the share of each class."""
 
 
 @dataclass(frozen=True)
@@ -148,13 +148,13 @@ class MapFiles:
             write_packed(cells, cells_text(heatmap), most_bytes=0)
         else:
             packed_name(cells).unlink(missing_ok=True)
+        shown = {one.positive_class: (one.probabilities, one.threshold) for one in heatmap.by_class}
         report.heatmap_picture(
             self.outputs["png"],
             thumbnail,
-            heatmap.probabilities,
+            {in_words(name): values for name, values in shown.items()},
             heatmap.unknown,
             (heatmap.slide.size_px[0] / heatmap.cell_level0[0], heatmap.slide.size_px[1] / heatmap.cell_level0[1]),
-            threshold=heatmap.threshold,
             title=f"{heatmap.slide.file}   {_summary(heatmap)}",
             warnings=warnings,
             notes=notes,
@@ -193,13 +193,17 @@ def write_overviews(file: RunFile, folder: Path, run_file: str, report: Path) ->
 
 def _slides_csv(records: Sequence[SlideRecord]) -> str:
     """Return one row a slide; areas are in mm2, shares those of the tissue."""
+    names = list(dict.fromkeys(name for record in records for name in record.by_class)) or ["tumor"]
 
     def row(record: SlideRecord) -> Iterator[Any]:
+        yield from (getattr(record, name, None) for name in _KNOWN)
+        yield from (record.by_class.get(name, {}).get(kind) for name in names for kind in ("mm2", "share"))
         yield from (getattr(record, name, None) for name in _COLUMNS)
         yield "; ".join(record.warnings)
         yield "" if record.error is None else record.error.message
 
-    return csv_text([[*_COLUMNS, "warnings", "error"], *map(row, records)])
+    heads = (f"{name}_{kind}" for name in names for kind in ("mm2", "share"))
+    return csv_text([[*_KNOWN, *heads, *_COLUMNS, "warnings", "error"], *map(row, records)])
 
 
 def _results(folder: Path, slide: str) -> Results | None:
@@ -219,7 +223,8 @@ def _summary(heatmap: Heatmap) -> str:
     tissue = int(heatmap.tissue.sum())
     if not tissue:
         return "no tissue"
-    states = {"tumour": heatmap.tumor, "normal": heatmap.judged & ~heatmap.tumor, "unknown": heatmap.unknown}
+    classes = {in_words(name): cells for name, cells in heatmap.called.items()}
+    states = {**classes, "normal": heatmap.labels == 1, "unknown": heatmap.unknown}
     shares = ", ".join(f"{mask.sum() / tissue:.0%} {state}" for state, mask in states.items() if mask.any())
     return f"{tissue * heatmap.cell_mm2:.2f} mm2 of tissue: {shares}"
 

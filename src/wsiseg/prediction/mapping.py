@@ -197,7 +197,12 @@ def askings_of(
         key = key_of({**settings_of([model], config, job.places), **facts, "windows": plan.mark})
         known = files.load_unfinished(key) if files is not None and not config.write_features else None
         known = job.sums[number] if job.sums else known
-        sums = known or Sums.empty(plan.grid.shape, with_distances=model.limit is not None)
+        count = len(model.card.given)
+        sums = (
+            replace(known, classes=count)
+            if known
+            else Sums.empty(plan.grid.shape, with_distances=model.limit is not None, classes=count)
+        )
         after = _keeper(files, key, advance, keeps_end=len(models) > 1)
         asked = WithFeatures(model) if config.write_features else model
         askings.append(Asking(job.slide, plan, asked, sums, after))
@@ -241,7 +246,9 @@ def _member(job: Job, asking: Asking, model: ModelFile, config: PredictConfig) -
     """Return the map of one model."""
     plan, found = asking.plan, asking.sums.answer(asking.plan)
     wanted = int(plan.wanted.sum())
-    bad = wanted - int((~np.isnan(found.probabilities)).sum())
+    rows, columns = plan.grid.shape
+    probabilities = np.moveaxis(found.probabilities.reshape(rows, columns, -1), -1, 0)
+    bad = wanted - int((~np.isnan(probabilities[0])).sum())
     if bad > config.max_bad_tiles * wanted:
         text = f"{job.row.path.name}: {bad} of {wanted} tissue cells cannot be read"
         raise SlideError(text, "get the slide again, or allow more with max-bad-tiles in the file of --config")
@@ -252,8 +259,10 @@ def _member(job: Job, asking: Asking, model: ModelFile, config: PredictConfig) -
         "tissue_mm2": round(job.tissue.area_mm2, 6),
     }
     is_far = np.False_ if model.limit is None or found.distances is None else found.distances > model.limit
-    return Heatmap(
-        probabilities=found.probabilities,
+    (name, _), *others = model.card.given.items()
+    heatmap = Heatmap(
+        probabilities=probabilities[0],
+        positive_class=name,
         unknown=np.asarray(is_far),
         cell_um=plan.grid.stride_um,
         slide=job.slide.facts,
@@ -262,6 +271,7 @@ def _member(job: Job, asking: Asking, model: ModelFile, config: PredictConfig) -
         run={**settings_of([model], config, job.places), **facts},
         version=__version__,
     )
+    return heatmap.with_others(dict(others), list(probabilities[1:]))
 
 
 def combined(members: Sequence[Heatmap]) -> Heatmap:

@@ -11,16 +11,12 @@ from urllib.parse import quote
 from wsiseg.pages.page import cell, page, sortable_table
 from wsiseg.prediction.viewer import Results, colors, viewed
 from wsiseg.run.errors import counted
-from wsiseg.run.record import Run, SlideRecord, totals
+from wsiseg.run.record import Run, SlideRecord, in_words, totals
 
 _MOST_SECTIONS = 1000
 _MOST_PICTURE_BYTES = 22_000_000  # of all pictures as text, so that a page of hundreds of slides stays below 25 MB
-_LABELS: dict[int | None, str] = {1: "label tumour", 0: "label normal"}
 _FILTER = '<p><input type="search" id="filter" placeholder="filter slides" aria-label="filter slides"></p>'
 _COLUMNS = {
-    "tissue mm2": ("tissue_mm2", ".2f"),
-    "tumour mm2": ("tumor_mm2", ".2f"),
-    "share": ("tumor_share", ".1%"),
     "unknown": ("unknown_share", ".1%"),
     "mean p": ("mean_probability", ".3f"),
     "max p": ("max_probability", ".3f"),
@@ -38,18 +34,29 @@ def predict_page(run: Run, title: str, results: Callable[[str], Results | None])
     mapped = [record for record in records if record.status not in ("failed", "skipped")]
     shown, left = mapped[:_MOST_SECTIONS], len(mapped[_MOST_SECTIONS:])
     numbers = {record.slide: number for number, record in enumerate(shown)}
-    rows = [_row(record, numbers.get(record.slide)) for record in records]
+    classes = list(dict.fromkeys(name for record in records for name in record.by_class)) or ["tumor"]
+    rows = [_row(record, numbers.get(record.slide), classes) for record in records]
     bar, script, style = (
         resources.files("wsiseg.prediction").joinpath(f"page.{kind}").read_text("utf-8")
         for kind in ("html", "js", "css")
     )
-    parts = [f"<h1>Tumour maps: {_name(title)}</h1>", *_about(run), "<h2>Slides</h2>"]
-    parts.append(_FILTER + sortable_table(["slide", "status", *_COLUMNS, "cohort", "notes"], rows))
+    words = " and ".join(escape(in_words(name)) for name in classes)
+    head = f"{words[:1].upper()}{words[1:]} maps"
+    parts = [f"<h1>{head}: {_name(title)}</h1>", *_about(run), "<h2>Slides</h2>"]
+    parts.append(_FILTER + sortable_table(["slide", "status", *_heads(classes), "cohort", "notes"], rows))
     if shown:
-        parts += ["<h2>Maps</h2>", bar, *_sections(run, shown, results)]
+        parts += ["<h2>Maps</h2>", bar.replace("tumour", words), *_sections(run, shown, results)]
     if left:
         parts.append(f"<p>{counted(left, 'further slide')} {'is' if left == 1 else 'are'} in the table only.</p>")
-    return page(f"Tumour maps: {title}", "\n".join(parts), script if shown else "", colors() + style)
+    return page(f"{head}: {title}", "\n".join(parts), script if shown else "", colors() + style)
+
+
+def _heads(classes: Sequence[str]) -> Iterator[str]:
+    yield "tissue mm2"
+    for name in classes:
+        word = escape(in_words(name))
+        yield from (f"{word} mm2", "share" if len(classes) == 1 else f"share of {word}")
+    yield from _COLUMNS
 
 
 def _natural(name: str) -> str:
@@ -91,17 +98,25 @@ def _models(model: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _areas(records: Sequence[SlideRecord]) -> str:
     """Say how much tissue there is, and how much of it is tumour and unknown."""
-    names = ("tissue_mm2", "tumor_mm2", "unknown_mm2")
-    tissue, tumor, unknown = (sum(getattr(one, name) or 0 for one in records) for name in names)
-    share, unjudged = (f" ({area / tissue:.1%})" if tissue else "" for area in (tumor, unknown))
-    text = f"{tissue:.2f} mm2 of tissue, {tumor:.2f} mm2{share} of it tumour"
-    return text + f", {unknown:.2f} mm2{unjudged} unknown and not judged" * bool(unknown)
+    tissue, unknown = (sum(getattr(one, name) or 0 for one in records) for name in ("tissue_mm2", "unknown_mm2"))
+    found: dict[str, float] = {}
+    for name, area in ((name, area) for record in records for name, area in record.by_class.items()):
+        found[name] = found.get(name, 0.0) + (area["mm2"] or 0.0)
+
+    def of_tissue(area: float) -> str:
+        return f"{area:.2f} mm2" + (f" ({area / tissue:.1%})" if tissue else "")
+
+    classes = "".join(f", {of_tissue(area)} of it {escape(in_words(name))}" for name, area in found.items())
+    return f"{tissue:.2f} mm2 of tissue{classes}" + f", {of_tissue(unknown)} unknown and not judged" * bool(unknown)
 
 
-def _row(record: SlideRecord, number: int | None) -> str:
+def _row(record: SlideRecord, number: int | None, classes: Sequence[str]) -> str:
     name = _name(record.slide)
     link = name if number is None else f'<a href="#slide-{number}">{name}</a>'
-    values = [(getattr(record, field, None), form) for field, form in _COLUMNS.values()]
+    areas = [record.by_class.get(name, {}) for name in classes]
+    values = [(record.tissue_mm2, ".2f")]
+    values += [(one.get(kind), form) for one in areas for kind, form in (("mm2", ".2f"), ("share", ".1%"))]
+    values += [(getattr(record, field, None), form) for field, form in _COLUMNS.values()]
     cells = [cell(format(one, form) if isinstance(one, int | float) else "", one) for one, form in values]
     said = "; ".join(record.warnings)
     if record.error is not None:
@@ -113,7 +128,9 @@ def _row(record: SlideRecord, number: int | None) -> str:
 
 def _cohort(record: SlideRecord) -> str:
     """Return what the cohort says of a slide, as HTML: its label, split and site."""
-    told = (_LABELS.get(getattr(record, "label", None)), getattr(record, "split", None), getattr(record, "site", None))
+    label = getattr(record, "label", None)
+    word = label if [*record.by_class] != ["tumor"] else "tumour" if label else "normal"
+    told = (None if label is None else f"label {word}", getattr(record, "split", None), getattr(record, "site", None))
     return ", ".join(escape(str(one)) for one in told if one)
 
 

@@ -252,10 +252,13 @@ def _arriving(
 
 
 def _record(work: _Work, heatmap: Heatmap, status: Status, warnings: tuple[str, ...]) -> SlideRecord:
-    areas = {"tissue": heatmap.tissue, "tumor": heatmap.tumor, "unknown": heatmap.unknown}
-    cells = {name: int(mask.sum()) for name, mask in areas.items()}
+    called = {name: int(cells.sum()) for name, cells in heatmap.called.items()}
+    tissue, unknown = int(heatmap.tissue.sum()), int(heatmap.unknown.sum())
+    cells = {"tissue": tissue, "unknown": unknown, "tumor": called[heatmap.positive_class]}
+    share, mm2 = {name: round(count / max(1, tissue), 6) for name, count in called.items()}, heatmap.cell_mm2
+    classes = {name: {"mm2": round(count * mm2, 6), "share": share[name]} for name, count in called.items()}
     values = heatmap.probabilities[heatmap.judged]
-    numbers = {f"{name}_mm2": count * heatmap.cell_mm2 for name, count in cells.items()}
+    numbers = {f"{name}_mm2": count * mm2 for name, count in cells.items()}
     numbers["largest_focus_mm2"] = float((foci := heatmap.foci_mm2).max(initial=0))
     if values.size:
         numbers |= {"mean_probability": float(values.mean()), "max_probability": float(values.max())}
@@ -272,8 +275,9 @@ def _record(work: _Work, heatmap: Heatmap, status: Status, warnings: tuple[str, 
         model=f"{heatmap.model.get('name', '')} {heatmap.model.get('version', '')}".strip(),
         provider=heatmap.run.get("provider"),
         foci=len(foci),
-        tumor_share=round(cells["tumor"] / cells["tissue"], 6) if values.size else None,
-        unknown_share=round(cells["unknown"] / cells["tissue"], 6) if cells["tissue"] else None,
+        tumor_share=share[heatmap.positive_class] if values.size else None,
+        classes=classes if [*called] != ["tumor"] else {},
+        unknown_share=round(unknown / tissue, 6) if tissue else None,
         tiles=heatmap.run["tiles"],
         bad_tiles=heatmap.run["bad_tiles"],
         warnings=warnings,

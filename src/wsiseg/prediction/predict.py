@@ -19,7 +19,7 @@ from wsiseg.prediction.processes import in_processes, on_cluster
 from wsiseg.prediction.stored import check_models
 from wsiseg.run.errors import ModelFileError, UsageError, counted
 from wsiseg.run.proof import Written
-from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, now, slides_of, spoken, totals
+from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, in_words, now, slides_of, spoken, totals
 from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import Cohort, CohortSlide, in_shard
 from wsiseg.slides.dicom import ADDRESS
@@ -204,7 +204,20 @@ def opened_models(config: PredictConfig) -> Iterator[list[ModelFile]]:
         for model in models:
             if config.map == "dense" and model.card.output_stride is None:
                 raise UsageError(f"{model.path}: this model gives no dense map", "use --map tile")
+        _check_classes(models, config)
         yield models
+
+
+def _check_classes(models: Sequence[ModelFile], config: PredictConfig) -> None:
+    """Refuse models that cannot be averaged as they give other classes, and a threshold for several classes."""
+    first, *others = models
+    for model in others:
+        classes = [[in_words(name).casefold() for name in one.card.given] for one in (first, model)]
+        if classes[0] != classes[1] or len(classes[0]) > 1:
+            listed = " and ".join(", ".join(one.card.given) for one in (first, model))
+            raise UsageError(f"{model.path}: cannot be averaged with {first.path}: {listed}", "map with each alone")
+    if config.threshold is not None and first.card.thresholds:
+        raise UsageError(f"{first.path}: has a threshold for each of its classes", "leave out --threshold")
 
 
 def _open_models(names: Sequence[str], device: str, stack: ExitStack) -> list[ModelFile]:

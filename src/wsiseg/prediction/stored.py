@@ -69,11 +69,13 @@ def answered(path: Path, slide: Slide, tissue: TissueMask, model: ModelFile) -> 
         raise UsageError(f"{path}: was made by {stored.encoder}, {model.path.name} takes features of {wanted.encoder}")
     grid = stored.tiles.grid
     stride, side = grid.stride_px, grid.tile_px // grid.stride_px
-    probabilities, sums = model.answer_features(stored.features).probabilities, Sums.empty(grid.shape)
+    probabilities = model.answer_features(stored.features).probabilities.reshape(len(stored.features), -1)
+    sums = Sums.empty(grid.shape, classes=probabilities.shape[1])
     for step in np.ndindex(side, side):
         cells = grid.cells(stored.tiles.corners) + step
         is_there = (cells < grid.shape).all(1)
-        np.add.at(sums.total[0], tuple(cells[is_there].T), probabilities[is_there])
+        for total, values in zip(sums.total, probabilities.T, strict=True):
+            np.add.at(total, tuple(cells[is_there].T), values[is_there])
         np.add.at(sums.weight, tuple(cells[is_there].T), 1)
     is_inside = tissue.share(Grid(grid.size_px, grid.mpp, stride, stride, grid.tile_mpp)) > 0
     return Plan(grid, is_inside & (sums.weight > 0), (), is_dense=False), sums

@@ -23,6 +23,7 @@ from wsiseg.pages.pictures import (
     shades,
 )
 from wsiseg.run.errors import counted
+from wsiseg.run.record import in_words
 from wsiseg.slides.slide import ASSUMED, SlideFacts
 
 if TYPE_CHECKING:
@@ -73,7 +74,11 @@ def _scale(threshold: float) -> str:
 
 
 def viewed(found: Results, slide: str, most_bytes: int) -> str:
-    """Return the slide with its map over it, and the histogram, in about so many bytes at most."""
+    """Return the slide with its map over it, and the histogram, in about so many bytes at most; class by class."""
+    several = found.heatmap.by_class
+    if len(several) > 1:
+        parts = (viewed(Results(one, found.jpeg), slide, most_bytes // len(several)) for one in several)
+        return "".join(f"<h4>{_word(one)}</h4>{part}" for one, part in zip(several, parts, strict=True))
     drawn = _histogram(found.heatmap) if found.heatmap.tissue.any() else ""
     most_bytes = max(1, most_bytes - len(drawn))
     longest_px = int(min(KEPT_PX, max(_LEAST_PX, (most_bytes / _BYTES_PER_PIXEL) ** 0.5)))
@@ -83,6 +88,10 @@ def viewed(found: Results, slide: str, most_bytes: int) -> str:
             return f'<div class="row">{pictures}{drawn}</div>'
         smaller = min(0.97 * (most_bytes / len(pictures)) ** 0.5, 0.9)
         longest_px = max(_LEAST_PX, int(smaller * longest_px))
+
+
+def _word(heatmap: Heatmap) -> str:
+    return escape(in_words(heatmap.positive_class))
 
 
 def slide_jpeg(picture: NDArray[np.uint8], slide: SlideFacts) -> bytes:
@@ -145,8 +154,8 @@ def _histogram(heatmap: Heatmap) -> str:
         f'<figure class="histogram" style="--threshold: {heatmap.threshold:.2%}; {_scale(heatmap.threshold)}">'
         f"<div>{counted(values.size, 'judged cell')}; the highest bar has {counts.max():,} (logarithmic)</div>"
         f'<div class="bars">{bars}<b></b></div><div class="scale"></div>'
-        '<div class="ends"><span>0</span><span>probability of tumour</span><span>1</span></div>'
-        f"<div>tumour from {heatmap.threshold:.2f}</div></figure>"
+        f'<div class="ends"><span>0</span><span>probability of {_word(heatmap)}</span><span>1</span></div>'
+        f"<div>{_word(heatmap)} from {heatmap.threshold:.2f}</div></figure>"
     )
 
 
@@ -157,8 +166,9 @@ def _pictures(found: Results, name: str, longest_px: int) -> str:
         images.append(f'alt="slide {name}" src="{picture_address("jpeg", jpeg)}"')
     if found.heatmap.tissue.any():
         png, box = overlay(found.heatmap, longest_px)
+        alt = f"{_word(found.heatmap)} map of {name}"
         place = "left: {:.4%}; top: {:.4%}; width: {:.4%}; height: {:.4%}".format(*box)
-        images.append(f'class="map" style="{place}" alt="tumour map of {name}" src="{picture_address("png", png)}"')
+        images.append(f'class="map" style="{place}" alt="{alt}" src="{picture_address("png", png)}"')
     slide = found.heatmap.slide
     _, _, width, height = slide.shown_px
     style = f"--ratio: {width / height:.5f}; --widest: {round(1.5 * longest_px * min(1, width / height))}px"

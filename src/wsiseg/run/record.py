@@ -19,6 +19,11 @@ _WRITING_S, _WRITING_SHARE = 0.1, 0.05  # that the record of a run may cost: at 
 Status = Literal["ok", "no_tissue", "skipped", "up_to_date", "suspect", "failed", "planned"]  # the last of a dry run
 
 
+def in_words(name: str) -> str:
+    """Return a class as sentences call it."""
+    return "tumour" if name.casefold() in {"tumor", "tumour"} else name
+
+
 class Failure(BaseModel, frozen=True):
     """Why a slide failed or was skipped."""
 
@@ -43,8 +48,9 @@ class SlideRecord(BaseModel, frozen=True, extra="allow"):
     mpp: tuple[float, float] | None = None
     mpp_source: str | None = None
     tissue_mm2: float | None = None
-    tumor_mm2: float | None = None
+    tumor_mm2: float | None = None  # of the first class, where others than tumour are mapped
     tumor_share: float | None = None
+    classes: dict[str, dict[str, float | None]] = Field(default_factory=dict)  # mm2 and share of each, where it is so
     unknown_mm2: float | None = None
     unknown_share: float | None = None
     tiles: int = 0
@@ -52,6 +58,11 @@ class SlideRecord(BaseModel, frozen=True, extra="allow"):
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     written: dict[str, Written] = Field(default_factory=dict)  # its files, by their names in the folder of the run
+
+    @property
+    def by_class(self) -> dict[str, dict[str, float | None]]:
+        """The area and the share of the tissue of each class, as `mm2` and `share`."""
+        return self.classes or {"tumor": {"mm2": self.tumor_mm2, "share": self.tumor_share}}
 
     @classmethod
     def of_error(cls, slide: str, path: Path, error: WsisegError | OSError, *, must_be_slide: bool) -> Self:

@@ -25,8 +25,12 @@ class Cohort:
     slides: tuple[CohortSlide, ...]
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path, of: str = table.TUMOR, *, is_first: bool = True) -> Self:
         """Read a cohort CSV; paths in it are relative to its folder.
+
+        Of another class than tumour, label and percentages are those of the columns `<class>_label`, `<class>_min`,
+        `<class>_percent` and `<class>_max`. Where there is no `<class>_label`, the column `label` is that of the class
+        that `is_first`, unless the table has such columns of tumour: then it is tumour's.
 
         Raises:
             UsageError: It cannot be read, or rows are wrong: one line for each of them.
@@ -35,7 +39,7 @@ class Cohort:
         slides, lines = [], []
         for line, values in table.rows(path, problems):
             try:
-                slides.append(slide_of(values, path.parent))
+                slides.append(slide_of(values, path.parent, of, is_first=is_first))
                 lines.append(f"line {line}")
             except ValueError as error:
                 problems.append(f"line {line}: {error}")

@@ -39,12 +39,12 @@ class CohortSlide:
     slide: str  # unique id; outputs are named after it
     path: Path  # where the slide lies
     case: str = ""  # slides of one case (patient) never cross splits; the slide's own id where nothing is known
-    label: int | None = None  # 1 if the slide holds tumour, 0 if not, None if nobody knows
+    label: int | None = None  # 1 if it holds tumour (or the class that was asked for), 0 if not, None if nobody knows
     split: str | None = None  # train, val, test or None
     site: str = ""  # the organ, or empty
     mpp: float | None = None  # micrometers per level-0 pixel in place of what the file says, or None
     extra: dict[str, str] = field(default_factory=dict)  # further columns, kept as they are
-    tumor_min: float | None = None  # at least so many percent of its tissue are tumour
+    tumor_min: float | None = None  # at least so many percent of its tissue are tumour, or that class
     tumor_percent: float | None = None  # about so many percent are
     tumor_max: float | None = None  # at most so many percent are
     doubts: tuple[str, ...] = ()  # what its name says that could not be used; not kept in the CSV
@@ -99,8 +99,8 @@ class CohortSlide:
         return Slide(self.path, mpp=self.mpp or mpp, longest_read_s=longest_read_s)
 
 
-def slide_of(values: Mapping[str, str], folder: Path) -> CohortSlide:
-    """Return the slide of a row of a table that lies in a folder.
+def slide_of(values: Mapping[str, str], folder: Path, of: str = table.TUMOR, *, is_first: bool = True) -> CohortSlide:
+    """Return the slide of a row of a table that lies in a folder, with what that says `of` a class.
 
     Raises:
         ValueError: Something in it does not fit; the message says what.
@@ -115,7 +115,7 @@ def slide_of(values: Mapping[str, str], folder: Path) -> CohortSlide:
         path=_located(folder, path),
         case=unicodedata.normalize("NFC", values.get("case", "")),
         site=values.get("site", ""),
-        **_known(values),
+        **_known(values, of, is_first=is_first),
         extra={key: value for key, value in values.items() if key not in table.KNOWN},
         is_named=True,
     )
@@ -133,9 +133,12 @@ def _located(folder: Path, text: str) -> Path:
     return next((folder / form for form in forms if (folder / form).exists()), folder / slashed)
 
 
-def _known(values: Mapping[str, str]) -> dict[str, Any]:
+def _known(values: Mapping[str, str], of: str, *, is_first: bool) -> dict[str, Any]:
     """Return what has a meaning, in figures or in the words that people and folders have; None where one is empty."""
-    label, split, mpp = (values.get(name, "") for name in ("label", "split", "mpp"))
+    split, mpp = (values.get(name, "") for name in ("split", "mpp"))
+    said = {name.casefold(): "" if table.is_missing(text) else text for name, text in values.items()}
+    is_label = is_first and (of == table.TUMOR or not said.keys() & {*table.PERCENTAGES, "tumor_label"})
+    label = said.get(f"{of}_label".casefold()) or (said.get("label", "") if is_label else "")
     word = re.sub(r"^([01])[.,]0+$", r"\1", plain(label))
     if word and word not in _WORDS:
         raise ValueError(f"label {label!r} is not 1, 0 or empty, nor a word for one of them as yes, tumor or normal")
@@ -143,9 +146,11 @@ def _known(values: Mapping[str, str]) -> dict[str, Any]:
         raise ValueError(f"split {split!r} is not train, val, test or empty")
     if mpp and not positive(mpp):
         raise ValueError(f"mpp {mpp!r} is not a positive number")
-    percentages = {name: _percent(name, values.get(name, "")) for name in table.PERCENTAGES}
+    columns = {name: name.replace(table.TUMOR, of, 1) for name in table.PERCENTAGES}
+    percentages = {column: _percent(column, said.get(column.casefold(), "")) for column in columns.values()}
     label_said = _label(_WORDS.get(word), percentages)
-    return {"label": label_said, "split": SPLITS.get(plain(split)), "mpp": positive(mpp) or None, **percentages}
+    stated = dict(zip(columns, percentages.values(), strict=True))
+    return {"label": label_said, "split": SPLITS.get(plain(split)), "mpp": positive(mpp) or None, **stated}
 
 
 def _percent(name: str, text: str) -> float | None:

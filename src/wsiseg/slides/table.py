@@ -15,6 +15,7 @@ from wsiseg.run.errors import UsageError
 
 COLUMNS = ("slide", "path", "case", "label", "split", "site", "mpp")
 """Columns that have a meaning, found in upper and lower case; others keep their names."""
+TUMOR = "tumor"
 PERCENTAGES = ("tumor_min", "tumor_percent", "tumor_max")
 """Further columns with a meaning: percent of the tissue, in rising order."""
 KNOWN = (*COLUMNS, *PERCENTAGES)

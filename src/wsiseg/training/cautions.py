@@ -35,7 +35,9 @@ def cautions(config: TrainConfig, slides: Sequence[LabelledSlide], device: torch
         )
     if not validation:
         yield "no validation slides: the last epoch is kept"
-    elif not {0, 1} <= {slide.label for slide in validation}:
+    elif not any(
+        {0, 1} <= {one.label for one in seen} for seen in zip(*(one.by_class for one in validation), strict=True)
+    ):
         yield "the validation slides are all of one class: the epoch of their lowest risk is kept"
     if config.precision == "bfloat16" and device.type == "cpu" and cpu_has(_BFLOAT16) is False:
         yield "this CPU has no instructions for bfloat16 (AVX512-BF16, AMX): float32 is many times as fast on it"
@@ -53,7 +55,7 @@ def looks(config: TrainConfig, slides: Sequence[LabelledSlide]) -> tuple[int, in
         if slide.split == "train":
             bag = config.epochs * min(config.bag, slide.tiles)
             trained += bag
-            ranked += bag * (slide.label != 0 and config.micro_batch is not None)
+            ranked += bag * (config.micro_batch is not None and any(one.label != 0 for one in slide.by_class))
         else:
             scored += min(config.validation_tiles, slide.tiles) * (1 + config.epochs * (slide.split == "val"))
     return trained, scored, trained * (1 + _BACKWARD) + ranked + scored

@@ -19,7 +19,7 @@ from wsiseg.run.record import Pace, Progress
 from wsiseg.training.bags import ahead, drawn, order_of, visits_of
 from wsiseg.training.processes import Processes, stop_asked
 from wsiseg.training.run_folder import Row, RunFolder, State
-from wsiseg.training.scoring import pixel_measures, slide_measures
+from wsiseg.training.scoring import by_class, mean_of, pixel_measures, slide_measures
 from wsiseg.training.step import Stepper, moving_average, optimizer_of, set_learning_rate, set_training
 from wsiseg.training.task import Task
 
@@ -199,8 +199,9 @@ def _measured(learner: Learner) -> Row:
     tiles, seconds = sum(tiles for _, tiles in risks), max(state.seconds, 1e-9)
     row: Row = {"epoch": state.epoch + 1, "risk": float(np.mean([risk for risk, _ in risks]))}
     row |= {f"val_{name}": value for name, value in slide_measures(found, learner.stepper.risk, task.labels).items()}
-    if task.truths:
-        row["val_pixel_auc"] = pixel_measures(found, task.truths, _THRESHOLD)["auc"]
+    if any(task.truths):
+        seen = zip(by_class(found, len(task.truths)), task.truths, strict=True)
+        row["val_pixel_auc"] = mean_of([pixel_measures(one, truths, _THRESHOLD) for one, truths in seen])["auc"]
     row |= {"lr": learner.optimizer.param_groups[0]["lr"], "tiles_per_s": tiles / seconds}
     return row | {"waiting": state.waited / seconds, "seconds": seconds + time.monotonic() - began}
 

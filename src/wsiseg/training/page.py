@@ -9,6 +9,7 @@ import numpy as np
 
 from wsiseg.pages.page import cell, page, picture_address, table
 from wsiseg.pages.plots import Line, plot
+from wsiseg.run.record import in_words
 from wsiseg.tiles.packed import encoded
 from wsiseg.training.scoring import Scored
 
@@ -27,9 +28,12 @@ def training_page(
     facts: Mapping[str, str],
     figures: Mapping[str, Mapping[str, Mapping[str, float | None]]],
     history: Sequence[Mapping[str, Any]],
-    scores: Sequence[Scored],
+    scores: Mapping[str, Sequence[Scored]],
 ) -> str:
-    """Return the page of one configuration: facts and figures, curves by epoch, and tiles of the validation slides."""
+    """Return the page of one configuration: facts and figures, curves by epoch, and tiles of the validation slides.
+
+    The scores are by class.
+    """
     parts = [
         f"<h1>{escape(title)}</h1>",
         facts_table(facts),
@@ -37,10 +41,11 @@ def training_page(
         measures_table(figures),
         f'<h2>Curves</h2><div class="row">{"".join(_curves(history))}</div>',
     ]
-    if scores:
-        for highest, name in ((True, "Most"), (False, "Least")):
-            tiles = "".join(_striking(scores, highest=highest))
-            parts.append(f'<h2>{name} tumour-like tiles of validation slides</h2><div class="row">{tiles}</div>')
+    for name, seen in scores.items():
+        for highest, most in ((True, "Most"), (False, "Least")) if seen else ():
+            tiles = "".join(_striking(seen, highest=highest))
+            title = f"{most} {escape(in_words(name))}-like tiles of validation slides"
+            parts.append(f'<h2>{title}</h2><div class="row">{tiles}</div>')
     return page(title, "\n".join(parts))
 
 

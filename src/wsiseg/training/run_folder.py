@@ -128,18 +128,18 @@ class RunFolder:
 
 
 def fingerprints(
-    config: TrainConfig, slides: Sequence[LabelledSlide], truths: Mapping[str, TileTruth]
+    config: TrainConfig, slides: Sequence[LabelledSlide], truths: Sequence[Mapping[str, TileTruth]]
 ) -> dict[str, Any]:
     """Return what stands for the slides, tiles, labels, truth and starting weights that a run depends on."""
     places = "\n".join(f"{one.slide} {_known(one)} {one.split} {one.site} {one.fingerprint}" for one in slides)
     truth = hashlib.sha256()
-    for name, one in sorted(truths.items()):
+    for name, one in (pair for of_class in truths for pair in sorted(of_class.items())):
         truth.update(name.encode() + one.tumor.tobytes() + one.rest.tobytes())
     found = {
         "slides": hashlib.sha256(places.encode()).hexdigest()[:16],
         "max_tiles": config.max_tiles if any(one.stored > one.tiles for one in slides) else None,
     }
-    if truths:
+    if any(truths):
         found["labels of tiles"] = truth.hexdigest()[:16]
     if Path(config.init).is_file():
         with Path(config.init).open("rb") as file:
@@ -148,7 +148,8 @@ def fingerprints(
 
 
 def _known(slide: LabelledSlide) -> str:
-    return str(slide.label if slide.stated == (None, None) else (slide.label, *slide.stated))
+    seen = slide.by_class
+    return " ".join(str(one.label if one.stated == (None, None) else (one.label, *one.stated)) for one in seen)
 
 
 def as_csv(rows: Sequence[Row]) -> str:

@@ -26,7 +26,7 @@ _TILES_READ = 128
 
 @dataclass(frozen=True)
 class Scored:
-    """Tiles of one slide, by their indices int[n], with their logits float32[n]."""
+    """Tiles of one slide, by their indices int[n], with their logits float32[n, classes], or [n] of one class."""
 
     slide: LabelledSlide
     indices: Indices
@@ -37,6 +37,20 @@ class Scored:
         """float32[n] in 0..1."""
         probabilities: NDArray[np.float32] = torch.from_numpy(self.logits).sigmoid().numpy()
         return probabilities
+
+
+def by_class(slides: Sequence[Scored], count: int) -> list[list[Scored]]:
+    """Return slides as each of so many classes sees them, with logits [n]."""
+    return [
+        [replace(one, slide=one.slide.by_class[place], logits=one.logits[:, place]) for one in slides]
+        for place in range(count)
+    ]
+
+
+def mean_of(measures: Sequence[Measures]) -> Measures:
+    """Average measures over classes; None where one is undefined for all."""
+    every = {name: [value for one in measures if (value := one[name]) is not None] for name in measures[0]}
+    return {name: float(np.mean(values)) if values else None for name, values in every.items()}
 
 
 @torch.inference_mode()
@@ -76,7 +90,9 @@ def slide_measures(slides: Sequence[Scored], risk: Risk, labels: Mapping[str, Ti
     risks = [
         float(risk(torch.from_numpy(one.logits), one.slide, known)) for one in slides for known in _known(one, labels)
     ]
-    return {"slide_auc": _slide_auc(slides) if slides else None, "risk": float(np.mean(risks)) if risks else None}
+    areas = [{"slide_auc": _slide_auc(seen)} for seen in by_class(slides, slides[0].logits.shape[1])] if slides else []
+    area = mean_of(areas) if areas else {"slide_auc": None}
+    return {**area, "risk": float(np.mean(risks)) if risks else None}
 
 
 def _known(one: Scored, labels: Mapping[str, TileLabels] | None) -> list[Tensor | None]:

@@ -9,26 +9,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.annotations.classes import Classes
 from wsiseg.annotations.truth import Reading, open_truth, truth_files
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.mathematics.metrics import Floats
 from wsiseg.run.errors import UsageError, shortened
+from wsiseg.run.record import in_words
 from wsiseg.slides.cohort import Cohort, CohortSlide
 from wsiseg.slides.cohort_slide import Stated
+from wsiseg.slides.table import TUMOR
 from wsiseg.tiles.store import TileStore, fill_tiles, store_path
 
 Indices = NDArray[np.integer]
 TileLabels = NDArray[np.int8] | NDArray[np.float32]
-"""True labels of tiles, int8[tiles], or probabilities that are to be learned, float32[tiles]."""
+"""True labels of tiles, int8[tiles, classes], or probabilities that are to be learned, float32[tiles, classes]."""
 _SHOWN = 10
-_NO_TUMOR = "none of its {} training slides with tiles holds tumour"
-_NO_NORMAL = "its {} training slides with tiles all hold tumour, and of none is it known that some of it is normal"
+_NONE = "none of its {} training slides with tiles holds {}"
+_ALL = "its {} training slides with tiles all hold {}, and of none is it known that some of it is normal"
 _MOST = 0.5
 
 
 @dataclass(frozen=True)
 class LabelledSlide:
-    """A slide with tiles of which it is known whether it holds tumour, or how much."""
+    """A slide with tiles of which it is known whether it holds tumour, or how much; or another class that is learned.
+
+    Where several classes are learned, this is what is known of the first, and `others` the same slide with what is
+    known of each further one.
+    """
 
     slide: str
     label: int | None  # 1 if it holds tumour, 0 if not, None if it may hold up to the stated share or nobody knows
@@ -44,6 +51,12 @@ class LabelledSlide:
     has_pixels: bool = False  # the store holds the tiles themselves
     stated: Stated = (None, None)  # the least and the most share of tumour, where the cohort states them
     needs_normal: bool = False  # no training slide is without tumour, so that normal tissue is learned from this one
+    others: tuple["LabelledSlide", ...] = ()
+
+    @property
+    def by_class(self) -> tuple["LabelledSlide", ...]:
+        """The slide with what is known of each class, in their order."""
+        return (self, *self.others)
 
     def shares(self, alpha: float, beta: float) -> tuple[float, float]:
         """Return the least shares of tumour and of normal tissue: as stated, else by the label.
@@ -57,7 +70,7 @@ class LabelledSlide:
         if self.label == 0:
             return 0.0, 1.0
         if self.label is None:
-            alpha = 0.0
+            alpha, beta = 0.0, 0.0 if self.stated == (None, None) else beta
         least, most = self.stated
         if least is not None:
             alpha, beta = least, min(beta, 1 - least)
@@ -104,7 +117,7 @@ def in_parts(indices: Indices, size: int) -> list[Indices]:
     return [indices[begin : begin + size] for begin in range(0, len(indices), size)]
 
 
-def labelled_slides(
+def labelled_slides(  # noqa: PLR0913  one argument for each thing that decides
     cohort: Path,
     note: Callable[[str], None] = lambda _: None,
     most_tiles: int | None = None,
@@ -113,8 +126,9 @@ def labelled_slides(
     percent_error: float = 0.0,
     *,
     need_labels: bool = True,
+    classes: Sequence[str] = (TUMOR,),
 ) -> tuple[LabelledSlide, ...]:
-    """Find the slides of a cohort that have a label, or stated shares, and tiles.
+    """Find the slides of a cohort that have a label, or stated shares, of one of the classes, and tiles.
 
     Where no slide has a split, all are for training. Percentages may be wrong by `percent_error` points.
 
@@ -124,20 +138,22 @@ def labelled_slides(
     Raises:
         UsageError: Stores are missing or differ in tile size, or the training slides do not tell tumour from normal.
     """
-    rows = Cohort.read(cohort).slides
-    has_splits = any(row.split for row in rows)
+    rows = rows_by_class(cohort, classes)
+    has_splits = any(row.split for row, *_ in rows)
     slides, missing = [], []
-    for row in rows:
+    for row, *others in rows:
         split = row.split if has_splits else "train"
         store = store_path(stores or cohort.parent, row.slide)
-        if split is None or (need_labels and not row.can_teach):
+        if split is None or (need_labels and not any(one.can_teach for one in (row, *others))):
             continue
         if not store.is_dir():
             missing.append(row.slide)
             continue
         for doubt in row.doubts:
             note(f"{row.slide}: {doubt}")
-        slides.append(replace(_labelled(row, split, store, most_tiles), stated=row.stated(percent_error)))
+        slide = replace(_labelled(row, split, store, most_tiles), stated=row.stated(percent_error))
+        known = tuple(replace(slide, label=one.label, stated=one.stated(percent_error)) for one in others)
+        slides.append(replace(slide, others=known))
     if missing:
         advice = f"run wsiseg tile again, or take the slides out of {cohort.name}"
         raise UsageError(f"{cohort}: no tile store beside it for {', '.join(shortened(missing, _SHOWN))}", advice)
@@ -147,11 +163,24 @@ def labelled_slides(
     usable = tuple(slide for slide in slides if slide.tiles)
     if mpp is not None:
         usable = tuple(replace(slide, mpp=mpp) for slide in usable)
-    if need_labels:
-        _check_labels(cohort, usable)
+    by_class = list(zip(*(slide.by_class for slide in usable), strict=True))
+    for name, known in zip(classes, by_class if need_labels else (), strict=False):
+        _check_labels(cohort, name, known)
     _check_sizes(cohort, usable)
-    needs_normal = all(slide.label != 0 for slide in usable if slide.split == "train")
-    return tuple(replace(slide, needs_normal=needs_normal) for slide in usable)
+    seen = zip(*map(_with_normal, by_class), strict=True)
+    return tuple(replace(slide, others=tuple(others)) for slide, *others in seen)
+
+
+def rows_by_class(cohort: Path, classes: Sequence[str]) -> list[tuple[CohortSlide, ...]]:
+    """Read the rows of a cohort, each as it speaks of every class; a UsageError says which are wrong."""
+    tables = (Cohort.read(cohort, name, is_first=name == classes[0]) for name in classes)
+    return list(zip(*(table.slides for table in tables), strict=True))
+
+
+def _with_normal(slides: Sequence[LabelledSlide]) -> list[LabelledSlide]:
+    """Return slides, as one class sees them, that know whether normal tissue must be learned from them."""
+    needs_normal = all(slide.label != 0 for slide in slides if slide.split == "train")
+    return [replace(slide, needs_normal=needs_normal) for slide in slides]
 
 
 def _labelled(row: CohortSlide, split: str, store: Path, most_tiles: int | None) -> LabelledSlide:
@@ -165,13 +194,15 @@ def _labelled(row: CohortSlide, split: str, store: Path, most_tiles: int | None)
     return replace(slide, fingerprint=digest.hexdigest()[:16])
 
 
-def _check_labels(cohort: Path, slides: Sequence[LabelledSlide]) -> None:
+def _check_labels(cohort: Path, name: str, slides: Sequence[LabelledSlide]) -> None:
     training = [slide for slide in slides if slide.split == "train"]
+    word, counted = in_words(name), len(training)
     if not any(slide.label for slide in training):
-        raise UsageError(f"{cohort}: {_NO_TUMOR.format(len(training))}", "train needs slides with label 1")
+        advice = "train needs slides with label 1" + f" (or {name}_label, {name}_percent)" * (name != TUMOR)
+        raise UsageError(f"{cohort}: {_NONE.format(counted, word)}", advice)
     if not any(replace(slide, needs_normal=True).shares(1.0, 0.0)[1] > 0 for slide in training):
-        advice = "add slides with label 0, or say of some how much is tumour: tumor_percent, or tumor_max below 100"
-        raise UsageError(f"{cohort}: {_NO_NORMAL.format(len(training))}", advice)
+        advice = f"add slides with label 0, or say of some how much is {word}: {name}_percent, or {name}_max below 100"
+        raise UsageError(f"{cohort}: {_ALL.format(counted, word)}", advice)
 
 
 def _check_sizes(cohort: Path, slides: Sequence[LabelledSlide]) -> None:
@@ -201,28 +232,35 @@ class TileTruth:
         return labels
 
 
-def tile_truths(folder: Path, slides: Sequence[LabelledSlide], note: Callable[[str], None]) -> dict[str, TileTruth]:
+def tile_truths(
+    folder: Path, slides: Sequence[LabelledSlide], note: Callable[[str], None], classes: Classes | None = None
+) -> dict[str, TileTruth]:
     """Read the truth of slides, by slide; those without truth are left out and told.
 
     Raises:
-        UsageError: The folder is missing, or has no truth for any slide.
+        UsageError: The folder is missing, has no truth for any slide, or none with the class that is meant.
         AnnotationError: A file cannot be read.
     """
-    files = truth_files(folder)
-    found = {}
+    files, reading = truth_files(folder), Reading(classes or Classes())
+    found, names = {}, set[str]()
     for slide in slides:
         named = files.get(slide.slide) or files.get(slide.path.name)
         if named:
-            found[slide.slide] = _tile_truth(slide, named[0])
+            found[slide.slide], of_file = _tile_truth(slide, named[0], reading)
+            names |= of_file
     if not found:
         raise UsageError(f"{folder}: holds no truth for any slide of the cohort", "name its files after the slides")
+    if names and set(reading.classes.tumor) & set(reading.classes.absent(names)):
+        text = f"{folder}: nothing in it is of the class {', '.join(reading.classes.tumor)}"
+        raise UsageError(text, f"its classes are: {', '.join(sorted(names))}")
     missing = len(slides) - len(found)
     if missing:
         note(f"{folder}: no truth for {missing} of {len(slides)} slides; pixelwise measures are over the others")
     return found
 
 
-def _tile_truth(slide: LabelledSlide, path: Path) -> TileTruth:
+def _tile_truth(slide: LabelledSlide, path: Path, reading: Reading) -> tuple[TileTruth, frozenset[str]]:
+    """Return the truth of a slide, and the classes that its file has."""
     with slide.open() as store:
         tiles, used = store.tiles, slide.places
     grid = tiles.grid
@@ -230,7 +268,8 @@ def _tile_truth(slide: LabelledSlide, path: Path) -> TileTruth:
     # A heatmap of the tiles' cells knows where they end at the slide's border.
     x_edges, y_edges = Heatmap(np.full(grid.shape, np.nan, np.float32), grid.stride_um, tiles.slide).edges()
     area = np.diff(y_edges)[:, None] * np.diff(x_edges)[None, :]
-    tumor = open_truth(path, tiles.slide, Reading()).tumor.covered(x_edges, y_edges)
+    truth = open_truth(path, tiles.slide, reading)
+    tumor = truth.tumor.covered(x_edges, y_edges)
     rest = area - tumor
     row, column = grid.cells(tiles.corners).T
     inside = np.zeros(grid.shape, bool)
@@ -238,7 +277,7 @@ def _tile_truth(slide: LabelledSlide, path: Path) -> TileTruth:
         inside[np.minimum(row + down, grid.shape[0] - 1), np.minimum(column + right, grid.shape[1] - 1)] = True
     background = (float(tumor[~inside].sum()), float(rest[~inside].sum()))
     of_tiles = [_of_tiles(cells, side)[row, column][used] for cells in (tumor, rest)]
-    return TileTruth(of_tiles[0], of_tiles[1], background)
+    return TileTruth(of_tiles[0], of_tiles[1], background), truth.classes
 
 
 def _of_tiles(cells: Floats, side: int) -> Floats:

@@ -1,7 +1,7 @@
 """One step of training: which weights move and how fast, the risk of a bag, and its gradients."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -24,15 +24,34 @@ class Stepper:
     config: TrainConfig
     device: torch.device
 
-    def risk(self, logits: Tensor, slide: LabelledSlide, labels: Tensor | None = None, of: int | None = None) -> Tensor:
-        """Return the risk of a bag or of a part of it, by proxy labels where `labels` are not given; see `mil.risk`."""
+    def risk(
+        self, logits: Tensor, slide: LabelledSlide, labels: Tensor | None = None, of: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return the risk of a bag or of a part of it, the mean of its risks for each class; see `mil.risk`.
+
+        Args:
+            logits: float[n, classes].
+            slide: Where the tiles come from.
+            labels: [n, classes], as `TileLabels`; proxy labels where they are not given.
+            of: How many tiles of the bag have a label of each class, where these tiles are only a part of it.
+        """
         if labels is None:
             labels = self._proxy_labels(logits, slide)
-        weight = self.config.c0 if slide.label == 0 else self.config.c1
-        return mil.risk(logits, labels.to(logits.device, non_blocking=True), weight=weight, of=of)
+        labels = labels.to(logits.device, non_blocking=True)
+        risks = [
+            mil.risk(
+                logits[:, place],
+                labels[:, place],
+                weight=self.config.c0 if one.label == 0 else self.config.c1,
+                of=None if of is None else of[place],
+            )
+            for place, one in enumerate(slide.by_class)
+        ]
+        return torch.stack(risks).mean()
 
     def _proxy_labels(self, logits: Tensor, slide: LabelledSlide) -> Tensor:
-        return mil.proxy_labels(logits, *slide.shares(self.config.alpha, self.config.beta))
+        shares = [one.shares(self.config.alpha, self.config.beta) for one in slide.by_class]
+        return torch.stack([mil.proxy_labels(logits[:, place], *one) for place, one in enumerate(shares)], 1)
 
     def backward(self, network: nn.Module, bag: Bag, *, is_last: bool = True) -> Tensor:
         """Add the gradients of a bag's risk, times the bag's weight, to those of `network`; return the risk.
@@ -51,16 +70,19 @@ class Stepper:
             with _exchange(network, when=is_last):
                 return self._add(network, bag, bag.tiles, bag.labels, None)
         labels, is_ranked = self._ranked(network, bag, size)
-        kept = torch.nonzero(labels != mil.LEFT_OUT).flatten()
+        is_labelled = labels != mil.LEFT_OUT
+        kept, counts = torch.nonzero(is_labelled.any(1)).flatten(), is_labelled.sum(0).tolist()
         parts = kept[torch.randperm(len(kept))].split(size)
         total = torch.zeros((), device=self.device)
         with _statistics_held(network, when=is_ranked):
             for part in parts:
                 with _exchange(network, when=is_last and part is parts[-1]):
-                    total += self._add(network, bag, bag.tiles[part], labels[part], len(kept))
+                    total += self._add(network, bag, bag.tiles[part], labels[part], counts)
         return total
 
-    def _add(self, network: nn.Module, bag: Bag, tiles: Tensor, labels: Tensor | None, of: int | None) -> Tensor:
+    def _add(
+        self, network: nn.Module, bag: Bag, tiles: Tensor, labels: Tensor | None, of: Sequence[int] | None
+    ) -> Tensor:
         risk = self.risk(self._logits(network, tiles), bag.slide, labels, of)
         (bag.weight * risk).backward()
         return risk.detach()  # as a number it would hold up the device
@@ -75,8 +97,9 @@ class Stepper:
         """Label a bag's tiles, by a pass without gradients only where their ranks count; tell whether it was made."""
         if bag.labels is not None:
             return bag.labels, False
-        if bag.slide.label == mil.NORMAL:
-            return torch.full((len(bag.tiles),), mil.NORMAL, dtype=torch.int8), False
+        known = bag.slide.by_class
+        if all(one.label == mil.NORMAL for one in known):
+            return torch.full((len(bag.tiles), len(known)), mil.NORMAL, dtype=torch.int8), False
         logits = torch.cat([self._logits(network, part).cpu() for part in bag.tiles.split(size)])
         return self._proxy_labels(logits, bag.slide), True
 

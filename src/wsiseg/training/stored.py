@@ -13,12 +13,12 @@ import numpy as np
 from wsiseg.config.train import TrainConfig
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.outputs import written_whole
-from wsiseg.slides.cohort import Cohort, CohortSlide
+from wsiseg.slides.cohort import CohortSlide
 from wsiseg.tiles.store import store_path
 from wsiseg.tiles.stored_features import StoredFeatures, TileSize, features_file, read_features
 from wsiseg.training.features import FeatureBank, standard_of
 from wsiseg.training.processes import Processes
-from wsiseg.training.slides import LabelledSlide
+from wsiseg.training.slides import LabelledSlide, rows_by_class
 
 T = TypeVar("T")
 
@@ -60,7 +60,8 @@ def stored_cohort(config: TrainConfig, folder: Path, processes: Processes) -> St
     """
     import zarr  # noqa: PLC0415  heavy: only where a store is written
 
-    rows = [row for row in Cohort.read(config.cohort).slides if row.can_teach]
+    every = rows_by_class(config.cohort, config.classes)
+    rows = [row for row, *others in every if any(one.can_teach for one in (row, *others))]
     said = TileSize(config.tile, config.mpp) if config.tile and config.mpp else None
     files = {row.slide: features_file(folder, (row.slide, row.path.stem)) for row in rows}
     found = {row.slide: _read(row, files[row.slide], said) for row in rows}

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.network.network import ENCODER, LICENCE, Checkpoint, TileClassifier, build
+from wsiseg.mathematics.mil import LEFT_OUT
+from wsiseg.network.checkpoint import Checkpoint, ClassFit
+from wsiseg.network.network import ENCODER, LICENCE, TileClassifier, build
 from wsiseg.network.stage import Stage, stage_layer
 from wsiseg.network.weights import Note
 from wsiseg.run.errors import UsageError
@@ -29,10 +31,10 @@ from wsiseg.training.step import hold
 
 
 class PartView(nn.Module):
-    """The logits [n] of a part of each crop, `tile_px` wide: in training a random one if `is_random`, else the middle.
+    """The logits [n, classes] of a part of each crop, `tile_px` wide: in training a random one if `is_random`.
 
-    The part is pooled from the map of the whole crop, so that what lies around it is seen, as in a dense prediction,
-    where a tile cut out would end in zero padding.
+    Else it is the middle. The part is pooled from the map of the whole crop, so that what lies around it is seen, as in
+    a dense prediction, where a tile cut out would end in zero padding.
     """
 
     def __init__(self, classifier: TileClassifier, tile_px: int, *, is_random: bool = True) -> None:
@@ -44,13 +46,17 @@ class PartView(nn.Module):
     def forward(self, crops: Tensor) -> Tensor:
         """Return the logits of uint8 crops [n, side, side, 3], whose side exceeds the tile's."""
         logits = self.classifier.logit_map(crops)
-        cells = max(1, round(self.tile_px * logits.shape[1] / crops.shape[1]))
-        pooled = functional.avg_pool2d(logits[:, None], cells, stride=1)[:, 0]
-        parts = pooled.shape[1]
+        cells = max(1, round(self.tile_px * logits.shape[2] / crops.shape[1]))
+        pooled = functional.avg_pool2d(logits, cells, stride=1)
+        parts = pooled.shape[2]
         if not (self.training and self.is_random):
-            return pooled[:, parts // 2, parts // 2]
+            return pooled[:, :, parts // 2, parts // 2]
         row, column = torch.randint(parts, (2, len(crops))).to(logits.device, non_blocking=True)
-        return pooled[torch.arange(len(crops), device=logits.device), row, column]
+        return pooled[torch.arange(len(crops), device=logits.device), :, row, column]
+
+
+Truths = Sequence[Mapping[str, TileTruth]]
+"""What is truly of a class in the tiles of slides, by slide, for each class."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Task:
     network: nn.Module  # what gives logits of the source's tiles: the classifier, a view of it, or its head alone
     source: Source
     slides: tuple[LabelledSlide, ...]  # all slides with a label
-    truths: Mapping[str, TileTruth]  # what is truly tumour, by slide; empty where nobody knows
+    truths: Truths  # what is truly of each class, by slide; empty where nobody knows
     # What is learned of each tile by slide: true labels where training is supervised, or what a teacher said.
     labels: Mapping[str, TileLabels] | None
     device: torch.device
@@ -105,6 +111,7 @@ class Task:
             mpp=self.slides[0].mpp,
             alpha=None if self.labels is not None else config.alpha,
             beta=None if self.labels is not None else config.beta,
+            classes=tuple(map(ClassFit, config.classes)),
             trained_on={
                 "cohort": config.cohort.name,
                 **counts,
@@ -122,7 +129,7 @@ class Task:
         if not isinstance(self.source, FeatureBank):
             return self
         # The head of a checkpoint takes features as they are.
-        head = nn.Sequential(self.classifier.head, nn.Flatten(0))
+        head = nn.Sequential(self.classifier.head)
         return replace(self, network=head, source=replace(self.source, standard=None))
 
 
@@ -135,7 +142,7 @@ def started(
         UsageError: There is no such network, or it does not fit the tiles or the settings.
     """
     torch.manual_seed(config.seed)
-    classifier = build(config.arch, config.init, note, tile_px=tile_px)
+    classifier = build(config.arch, config.init, note, tile_px=tile_px, classes=config.classes)
     if classifier.window_px is not None and (config.context is not None or config.size_jitter):
         raise UsageError(f"{config.arch}: takes nothing but whole tiles", "leave out context and size-jitter")
     if colors is not None:
@@ -148,7 +155,7 @@ def task_of(
     config: TrainConfig,
     classifier: TileClassifier,
     slides: tuple[LabelledSlide, ...],
-    truths: Mapping[str, TileTruth],
+    truths: Truths,
     source: Source,
     taught: Mapping[str, TileLabels] | None = None,
 ) -> Task:
@@ -156,12 +163,13 @@ def task_of(
 
     What a teacher said of tiles is learned where it is given (`taught`).
     """
-    labels = true_labels(slides, truths) if config.supervised else taught
+    labels = taught and {name: targets[:, None] for name, targets in taught.items()}  # of the only class
+    labels = true_labels(slides, truths) if config.supervised else labels
     device = classifier.head.weight.device
     if isinstance(source, FeatureBank):
         torch.manual_seed(config.seed)
         classifier.head.reset_parameters()
-        return Task(classifier, nn.Sequential(classifier.head, nn.Flatten(0)), source, slides, truths, labels, device)
+        return Task(classifier, nn.Sequential(classifier.head), source, slides, truths, labels, device)
     hold(classifier, config.train_last)
     network: nn.Module = classifier
     if config.context is not None:
@@ -170,10 +178,21 @@ def task_of(
     return Task(classifier, network, source, slides, truths, labels, device)
 
 
-def true_labels(slides: Sequence[LabelledSlide], truths: Mapping[str, TileTruth]) -> dict[str, NDArray[np.int8]]:
-    """Return the true labels of the tiles of every slide that has a truth, and of those without tumour."""
-    labels = {slide.slide: np.zeros(slide.tiles, np.int8) for slide in slides if slide.label == 0}
-    return labels | {name: truth.labels for name, truth in truths.items()}
+def true_labels(slides: Sequence[LabelledSlide], truths: Truths) -> dict[str, NDArray[np.int8]]:
+    """Return the true labels of the tiles of every slide that has a truth or is without a class: [tiles, classes]."""
+    found = {}
+    for slide in slides:
+        known = [_true_labels(one, truth) for one, truth in zip(slide.by_class, truths, strict=True)]
+        if any(labels is not None for labels in known):
+            nothing = np.full(slide.tiles, LEFT_OUT, np.int8)
+            found[slide.slide] = np.stack([nothing if labels is None else labels for labels in known], 1)
+    return found
+
+
+def _true_labels(slide: LabelledSlide, truths: Mapping[str, TileTruth]) -> NDArray[np.int8] | None:
+    if slide.slide in truths:
+        return truths[slide.slide].labels
+    return np.zeros(slide.tiles, np.int8) if slide.label == 0 else None
 
 
 def filled_bank(

@@ -6,7 +6,7 @@ network, arXiv:1503.02531, at temperature 1). Slides that are known to hold no t
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.annotations.classes import Classes
 from wsiseg.heatmap.opening import open_prediction, prediction_files
 from wsiseg.mathematics.grid import share_of_cells
 from wsiseg.mathematics.mil import LEFT_OUT
@@ -44,6 +45,10 @@ class Teacher(Protocol):
     def licences(self) -> Iterable[str]:
         """The terms of using that, as far as they are stated."""
 
+    @property
+    def classes(self) -> Collection[str]:
+        """What it knows."""
+
     def said(self, slide: LabelledSlide) -> Targets:
         """Return a probability for each tile that is used of a slide, float32[tiles]; `LEFT_OUT` where it has none."""
 
@@ -64,6 +69,11 @@ class AskedModel:
         """Terms of the file and of the weights that it began with."""
         return self.model.card.licence, str(self.model.card.trained_on.get("weights_licence", ""))
 
+    @property
+    def classes(self) -> Collection[str]:
+        """The classes that the file gives."""
+        return self.model.card.given
+
     def said(self, slide: LabelledSlide) -> Targets:
         """Ask about all tiles; a UsageError says that the model takes tiles of another size."""
         _check(self.model, slide)
@@ -79,19 +89,21 @@ class Maps:
     paths: Mapping[str, Path]
     fingerprint: str
     licences: frozenset[str]
+    classes: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, folder: Path) -> Self:
         """Find the maps of a folder; a UsageError says that there are none."""
-        paths, digest, licences = prediction_files(folder), hashlib.sha256(), set()
+        paths, digest, licences, classes = prediction_files(folder), hashlib.sha256(), set(), set[str]()
         for name, path in paths.items():
             heatmap = open_prediction(path)
+            classes |= set(heatmap.classes)
             digest.update(f"{name} {heatmap.slide.fingerprint}".encode())
             for part in (heatmap.probabilities, heatmap.judged):
                 digest.update(part.tobytes())
             models = heatmap.model.get("models", [heatmap.model])
             licences |= {str(model.get("licence", "")) for model in models}
-        return cls(paths, digest.hexdigest(), frozenset(licences))
+        return cls(paths, digest.hexdigest(), frozenset(licences), frozenset(classes))
 
     def said(self, slide: LabelledSlide) -> Targets:
         """Average the judged cells over each tile; a UsageError says that there is no map, or that of another slide."""
@@ -157,19 +169,24 @@ class Teachers:
 
 
 @contextmanager
-def opened(names: Sequence[str], device: str) -> Iterator[Teachers | None]:
-    """Open the teachers, model files or folders of heatmaps; None where there are none.
+def opened(names: Sequence[str], device: str, of: str = "tumor") -> Iterator[Teachers | None]:
+    """Open the teachers of a class, model files or folders of heatmaps; None where there are none.
 
     Raises:
-        UsageError: There is no such file or folder, or a folder without heatmaps.
+        UsageError: There is no such file or folder, a folder without heatmaps, or it gives something else.
         ModelFileError: A file is invalid.
     """
     with ExitStack() as stack:
 
         def teacher(name: str) -> Teacher:
             if Path(name).is_dir():
-                return Maps.of(Path(name))
-            return AskedModel(stack.enter_context(ModelFile.open(model_path(name), device)))
+                found: Teacher = Maps.of(Path(name))
+            else:
+                found = AskedModel(stack.enter_context(ModelFile.open(model_path(name), device)))
+            if any(Classes.of(one) != Classes.of(of) for one in found.classes):
+                text = f"{name}: gives {' and '.join(sorted(found.classes))}, and not {of} alone"
+                raise UsageError(text, "a teacher is of the one class that is learned")
+            return found
 
         yield Teachers([teacher(name) for name in names]) if names else None
 

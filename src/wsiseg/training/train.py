@@ -10,33 +10,35 @@ from typing import Any
 
 import torch
 
+from wsiseg.annotations.classes import Classes
 from wsiseg.config.train import FEATURES, Precision, TrainConfig
+from wsiseg.network.checkpoint import Checkpoint
 from wsiseg.network.known_tissue import KnownTissue
-from wsiseg.network.network import Checkpoint, TileClassifier, load_classifier
-from wsiseg.pages.configurations import ALL, Configured, best_first
+from wsiseg.network.network import TileClassifier, load_classifier
+from wsiseg.pages.configurations import Configured, best_first
 from wsiseg.run.errors import DeviceError, UsageError
 from wsiseg.run.machine import cores
 from wsiseg.run.memory import keep_freed_memory
 from wsiseg.run.outputs import write_text
 from wsiseg.run.reader_processes import ReaderProcesses
 from wsiseg.run.record import Progress
+from wsiseg.slides.table import TUMOR
 from wsiseg.training.bags import TileSource
 from wsiseg.training.cautions import cautions, cost, looks
 from wsiseg.training.colors import Colors, cohort_colors
 from wsiseg.training.configurations import settings_of_grid, write_grid
 from wsiseg.training.features import Compute, FeatureBank
 from wsiseg.training.fit import fit
+from wsiseg.training.judging import judged
 from wsiseg.training.known_tissue import known_tissue
 from wsiseg.training.page import NOTE, training_page
 from wsiseg.training.processes import Processes, device_name, joined_processes
 from wsiseg.training.run_folder import RunFolder, fingerprints
-from wsiseg.training.scoring import Scored, calibration_error, chosen_threshold, fitted, pixel_measures
-from wsiseg.training.slides import LabelledSlide, TileTruth, labelled_slides, tile_truths
+from wsiseg.training.slides import LabelledSlide, labelled_slides, tile_truths
 from wsiseg.training.stored import StoredCohort, stored_cohort
-from wsiseg.training.task import Task, filled_bank, started, task_of
+from wsiseg.training.task import Task, Truths, filled_bank, started, task_of
 from wsiseg.training.teacher import Teachers, opened
 
-_THRESHOLD = 0.5
 _AMPERE = 8  # CUDA capability from which GPUs have bfloat16 and TF32
 
 
@@ -61,7 +63,7 @@ class _Ground:
     """What all configurations of a run share."""
 
     slides: tuple[LabelledSlide, ...]
-    truths: Mapping[str, TileTruth]
+    truths: Truths
     inputs: Mapping[str, Any]
     colors: Colors | None
     source: TileSource
@@ -88,13 +90,13 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
     """
     keep_freed_memory()
     torch.set_num_threads(min(torch.get_num_threads(), cores()))  # torch knows no quota of containers
-    with joined_processes() as processes, opened(config.teacher, "auto") as teachers:
+    with joined_processes() as processes, opened(config.teacher, "auto", config.classes[0]) as teachers:
         progress = progress if progress and processes.is_first else Progress()
         stored = stored_cohort(config, config.features, processes) if config.features else None
         if stored is not None:
             config = config.model_copy(update={"arch": f"{FEATURES}{stored.channels}"})
         slides = _slides(config, stored, progress)
-        truths = tile_truths(config.truth, slides, progress.note) if config.truth else {}
+        truths = _truths(config, slides, progress)
         others = {"stored features": stored, "teacher": teachers}
         inputs = fingerprints(config, slides, truths) | {name: one.fingerprint for name, one in others.items() if one}
         every = list(settings_of_grid(config)) if config.grid else [config]
@@ -125,7 +127,12 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
 def _slides(config: TrainConfig, stored: StoredCohort | None, progress: Progress) -> tuple[LabelledSlide, ...]:
     where, mpp = (None, None) if stored is None else (stored.stores, stored.size.mpp)
     how = progress.note, config.max_tiles, where, mpp, config.percent_error
-    return labelled_slides(config.cohort, *how, need_labels=not config.teacher)
+    return labelled_slides(config.cohort, *how, need_labels=not config.teacher, classes=config.classes)
+
+
+def _truths(config: TrainConfig, slides: Sequence[LabelledSlide], progress: Progress) -> Truths:
+    every = [Classes.of(name, config.classes) for name in config.classes]
+    return [tile_truths(config.truth, slides, progress.note, one) if config.truth else {} for one in every]
 
 
 def _readers(device: torch.device) -> AbstractContextManager[ReaderProcesses | None]:
@@ -232,7 +239,7 @@ def _trained(
     task = task_of(config, classifier, ground.slides, ground.truths, bank or ground.source, taught)
     state = fit(task, config, folder, processes, ground.progress)
     processes.wait()
-    checkpoint, validation = _judged(Checkpoint.load(folder.best), task, config, processes)
+    checkpoint, validation = judged(Checkpoint.load(folder.best), task, config, processes)
     if not bank:
         best = load_classifier(checkpoint).to(ground.source.device)
         known = known_tissue(best, ground.slides, ground.source, processes)
@@ -241,44 +248,13 @@ def _trained(
     if processes.is_first:
         checkpoint.save(folder.best)
         title = f"Training of {config.out.name}"
-        shown = [] if ground.stored else validation  # whose tiles are pictured
+        shown = {} if ground.stored else dict(zip(config.classes, validation, strict=True))  # whose tiles are pictured
         text = training_page(title, _facts(config, task, checkpoint), configured.figures, state.history, shown)
         write_text(config.out / "report.html", text)
         state.finished = True
         folder.save(state)
         folder.seal()
     return configured
-
-
-def _judged(
-    checkpoint: Checkpoint, task: Task, config: TrainConfig, processes: Processes
-) -> tuple[Checkpoint, list[Scored]]:
-    """Calibrate the kept epoch, choose its threshold and measure it; return the scores of validation slides too."""
-    best = task.best(checkpoint)
-    raw = best.scores(best.network, ["val", "test"], config, processes)
-    calibration = fitted([one for one in raw if one.slide.split == "val"], task.truths)
-    scores = calibration.applied(raw)
-    validation = [one for one in scores if one.slide.split == "val"]
-    threshold = chosen_threshold(validation, task.truths)
-    threshold = _THRESHOLD if threshold is None else min(threshold, 1.0)
-    figures = {**checkpoint.figures, "splits": split_measures(scores, task, threshold)}
-    for name, slides in (("calibration_error_before", raw), ("calibration_error", scores)):
-        error = calibration_error([one for one in slides if one.slide.split == "val"], task.truths)
-        figures |= {} if error is None else {name: error}
-    judged = replace(checkpoint, threshold=threshold, figures=figures)
-    return replace(judged, temperature=calibration.temperature, offset=calibration.offset), validation
-
-
-def split_measures(scores: Sequence[Scored], task: Task, threshold: float) -> dict[str, Any]:
-    """Return the measures of every split, over all its slides and by site."""
-    groups: dict[str, dict[str, list[Scored]]] = {}
-    for one in sorted(scores, key=lambda one: (one.slide.split != "val", one.slide.site)):
-        for name in filter(None, (ALL, one.slide.site)):
-            groups.setdefault(one.slide.split, {}).setdefault(name, []).append(one)
-    return {
-        split: {name: pixel_measures(group, task.truths, threshold) for name, group in sites.items()}
-        for split, sites in groups.items()
-    }
 
 
 def _facts(config: TrainConfig, task: Task, checkpoint: Checkpoint) -> dict[str, str]:
@@ -289,12 +265,13 @@ def _facts(config: TrainConfig, task: Task, checkpoint: Checkpoint) -> dict[str,
     elif stated and not config.supervised:
         shares += f", and what the cohort states of {stated} training slides"
     slides = ", ".join(f"{name} {len(task.split(name))}" for name in ("train", "val", "test"))
+    named = config.classes != (TUMOR,)
     how = "head on frozen features" if config.freeze else "all layers"
     return {
         "learned from": shares,
         "network": f"{config.arch}, {how}",
         "slides": slides,
         "kept": f"epoch {checkpoint.figures['epoch']['epoch']} of {config.epochs}",
-        "threshold": f"{checkpoint.threshold:.3f}",
+        "threshold": ", ".join(f"{one.threshold:.3f}" + f" ({one.name})" * named for one in checkpoint.classes),
         "use": NOTE,
     }
