@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -106,7 +107,9 @@ class Scope:
 
 def _scopes(config: EvaluateConfig) -> list[Scope]:
     """Return which slides are to be evaluated for each class of the maps."""
-    files = prediction_files(config.predictions[0]).values()
+    files: Iterable[Path] = ()
+    with suppress(UsageError):  # it is told later, when the gates were read
+        files = prediction_files(config.predictions[0]).values()
     classes = (_classes_in(path) for path in files if path.is_dir())
     every = next(filter(None, classes), Sought().every)
     if len(every) > 1 and config.tumor_class:

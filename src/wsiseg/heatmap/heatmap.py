@@ -2,9 +2,8 @@
 
 In memory a cell that was not looked at is NaN. On disk it is 0 with label 0, as the NGFF viewers need it.
 
-A cell that was looked at is tumour, normal or unknown. It is unknown where its tissue is unlike what the model was
-trained on: its probability is kept as computed, but means nothing, and no threshold changes that. What is said of
-tumour here holds for any other class that a model was trained to find.
+A cell that was looked at is tumour (or another class), normal or unknown. It is unknown where its tissue is unlike what
+the model was trained on: its probability is kept as computed, but means nothing, and no threshold changes that.
 """
 
 import io

@@ -218,7 +218,8 @@ def _compared(
     known: Heatmap, again: Heatmap, plan: Plan, part: Plan, tolerance: float, verdict: _Verdict
 ) -> tuple[float, int]:
     is_compared = complete(plan, part) & known.tissue & again.tissue
-    off = np.abs(known.probabilities - again.probabilities)[is_compared]
+    pairs = zip(known.by_class, again.by_class, strict=True)
+    off = np.max([np.abs(one.probabilities - other.probabilities)[is_compared] for one, other in pairs], 0)
     worst = float(off.max(initial=0))
     if worst > tolerance:
         many = int((off > tolerance).sum())
