@@ -151,9 +151,9 @@ def labelled_slides(  # noqa: PLR0913  one argument for each thing that decides
             continue
         for doubt in row.doubts:
             note(f"{row.slide}: {doubt}")
-        slide = replace(_labelled(row, split, store, most_tiles), stated=row.stated(percent_error))
-        known = tuple(replace(slide, label=one.label, stated=one.stated(percent_error)) for one in others)
-        slides.append(replace(slide, others=known))
+        slide = _labelled(row, split, store, most_tiles)
+        seen = [replace(slide, label=one.label, stated=one.stated(percent_error)) for one in (row, *others)]
+        slides.append(replace(seen[0], others=tuple(seen[1:])))
     if missing:
         advice = f"run wsiseg tile again, or take the slides out of {cohort.name}"
         raise UsageError(f"{cohort}: no tile store beside it for {', '.join(shortened(missing, _SHOWN))}", advice)
@@ -163,10 +163,17 @@ def labelled_slides(  # noqa: PLR0913  one argument for each thing that decides
     usable = tuple(slide for slide in slides if slide.tiles)
     if mpp is not None:
         usable = tuple(replace(slide, mpp=mpp) for slide in usable)
-    by_class = list(zip(*(slide.by_class for slide in usable), strict=True))
+    _check_sizes(cohort, usable)
+    return _checked(cohort, usable, classes, need_labels=need_labels)
+
+
+def _checked(
+    cohort: Path, slides: Sequence[LabelledSlide], classes: Sequence[str], *, need_labels: bool
+) -> tuple[LabelledSlide, ...]:
+    """Check that each class can be learned, and return slides that know whether normal tissue is learned from them."""
+    by_class = list(zip(*(slide.by_class for slide in slides), strict=True))
     for name, known in zip(classes, by_class if need_labels else (), strict=False):
         _check_labels(cohort, name, known)
-    _check_sizes(cohort, usable)
     seen = zip(*map(_with_normal, by_class), strict=True)
     return tuple(replace(slide, others=tuple(others)) for slide, *others in seen)
 
