@@ -50,7 +50,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made(cohort: Path, out: Path, **values: Any) -> Path:
     """Train on frozen features and export."""
-    few = {"freeze": True, "epochs": 20, "lr": 2e-2, "bag": 64, "max_tiles": 100, "alpha": 0.2, "beta": 0.4}
+    few = {"freeze": True, "epochs": 40, "lr": 1e-2, "bag": 64, "max_tiles": 100, "alpha": 0.2, "beta": 0.4}
     train(training(cohort, out / "run", **{**few, **values}))
     return export(ExportConfig(run=out / "run", out=out / "model.onnx", allow_loss=True, known_limit=900)).path
 

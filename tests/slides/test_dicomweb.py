@@ -125,7 +125,7 @@ def basic() -> dict[str, str]:
 
 def dots_are_where_they_were(path: str, heatmap: Heatmap) -> None:
     """Find the dots in an object, and compare their middles with those of the slide."""
-    read = hd.imread(path)
+    read: Any = hd.imread(path)
     if read.Modality == "SEG":
         options = {"rescale_fractional": False} if read.SegmentationType == "FRACTIONAL" else {}
         read = hd.seg.segread(path)

@@ -150,7 +150,7 @@ def _spacing(image: "Dataset") -> NDArray[np.float64]:
     return np.asarray([across, down], np.float64)
 
 
-def _segments(heatmap: "Heatmap", parameters: dict[str, str]) -> list["Dataset"]:
+def _segments(heatmap: "Heatmap", parameters: dict[str, str]) -> list[Any]:
     import highdicom as hd  # noqa: PLC0415  only where objects are made
     from pydicom.sr.codedict import codes  # noqa: PLC0415  the same
 
