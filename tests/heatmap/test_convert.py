@@ -9,6 +9,7 @@ import pytest
 import tifffile
 
 from making.maps import write_map
+from wsiseg.cli.streams import Streams
 from wsiseg.config.predict import ConvertConfig
 from wsiseg.heatmap.convert import convert
 from wsiseg.heatmap.heatmap import Heatmap
@@ -60,6 +61,25 @@ def test_a_slide_that_is_not_there_stops_no_other(maps: Path) -> None:
     assert plain.message.startswith("b.svs: not a DICOM slide")
     assert plain.hint == "give --dicomize"
     assert not list(maps.glob("*.dcm"))
+
+
+@pytest.mark.parametrize("birth", ["19500102", "1950 SECRET"])
+def test_nothing_is_said_of_a_patient(birth: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    from making.dicom_slides import write_dicom_slide  # noqa: PLC0415  needs them
+
+    with pydicom.config.disable_value_validation():
+        # Of a name in one piece, as many archives have them, libraries warn.
+        said = {"PatientName": "SECRET", "PatientBirthDate": birth, "PatientID": "SECRET" * 20}
+        files = write_dicom_slide(tmp_path / "slide", [np.zeros((96, 97, 3), np.uint8)], **said)
+    with RunFile(tmp_path / "run.json", Run(command="predict", started="2026-01-01T00:00:00Z")) as file:
+        write_map(tmp_path / "a.ome.zarr", np.ones((10, 10)), size=(97, 96))
+        file.add(SlideRecord(slide="a", path=str(files[0]), status="ok"))
+        file.finish()
+    run = convert(ConvertConfig(folder=tmp_path, to=("dicom-seg", "dicom-map")), Streams(verbose=True))
+    assert run.exit_code == (0 if birth.isdigit() else 1)
+    assert "SECRET" not in "".join(capfd.readouterr()) + (tmp_path / "run.convert.json").read_text()
 
 
 def test_what_cannot_be_converted_is_refused(maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:

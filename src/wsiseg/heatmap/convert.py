@@ -126,7 +126,7 @@ def _write(record: SlideRecord, config: ConvertConfig, out: Path) -> list[Path]:
     for form in config.to:
         for suffix, make in _OBJECTS.get(form, {}).items():
             paths.append(out / f"{record.slide}{suffix}")
-            with written_whole(paths[-1]) as partial_file:
+            with written_whole(paths[-1]) as partial_file, dicom.discreetly(record.slide):
                 make(heatmap, images).save_as(partial_file)
         if form in _FILES:
             suffix, write = _FILES[form]

@@ -11,7 +11,9 @@ Source: DICOM PS3.3 A.51 (Segmentation), A.75 (Parametric Map), C.8.12.4 (pixel 
 
 import hashlib
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,11 +51,27 @@ def source_images(path: Path) -> list["Dataset"]:
     files = next((series for series in found if path in {file.path for file in series}), None)
     if files is None:
         raise SlideError(f"{path.name}: not a DICOM slide, so no DICOM object can lie on it", "give --dicomize")
-    try:
+    with discreetly(path.name):
         images = [pydicom.dcmread(file.path, stop_before_pixels=True) for file in files]
         return sorted(images, key=lambda image: -image.TotalPixelMatrixColumns)
-    except (OSError, AttributeError, pydicom.errors.InvalidDicomError) as error:
-        raise SlideError(f"{path.name}: its DICOM attributes cannot be read: {error}", "get the slide again") from error
+
+
+@contextmanager
+def discreetly(name: str) -> Iterator[None]:
+    """Keep to ourselves what libraries say of DICOM attributes, as names of patients stand in it.
+
+    Raises:
+        SlideError: They cannot be read or copied; `name` is what they are of.
+    """
+    import pydicom  # noqa: PLC0415  only where objects are made
+
+    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except (ValueError, TypeError, AttributeError, LookupError, pydicom.errors.InvalidDicomError) as error:
+            text = f"{name}: an attribute of the DICOM slide is missing or not as the standard asks"
+            raise SlideError(text, f"check it with dciodvfy ({type(error).__name__})") from None
 
 
 def segmentation(heatmap: "Heatmap", images: Sequence["Dataset"]) -> "Dataset":
