@@ -63,7 +63,9 @@ def _shared(attributes: dict[str, Any]) -> Dataset:
         "Manufacturer": "made",
         "ContainerIdentifier": "c",
         "FocusMethod": "AUTO",
-        "SpecimenDescriptionSequence": [],
+        "ContainerTypeCodeSequence": [],
+        "IssuerOfTheContainerIdentifierSequence": [],
+        "SpecimenDescriptionSequence": [_specimen()],
         "AcquisitionDateTime": "20260102101112",
     }
     shared = Dataset()
@@ -96,7 +98,7 @@ def _image(picture: NDArray[np.uint8], spacing_mm: float) -> Dataset:
     image.ImagedVolumeWidth, image.ImagedVolumeHeight = width * spacing_mm, height * spacing_mm
     x, y = ORIGIN_MM
     image.TotalPixelMatrixOriginSequence = [_item(XOffsetInSlideCoordinateSystem=x, YOffsetInSlideCoordinateSystem=y)]
-    measures = _item(PixelSpacing=[spacing_mm, spacing_mm], SliceThickness=0.001)
+    measures = _item(PixelSpacing=[f"{spacing_mm:.10f}"] * 2, SliceThickness=0.001)
     image.SharedFunctionalGroupsSequence = [_item(PixelMeasuresSequence=[measures])]
     tiles = padded.reshape(down, TILE_PX, across, TILE_PX, 3).swapaxes(1, 2)
     image.PixelData = tiles.tobytes()
@@ -108,3 +110,9 @@ def _item(**attributes: Any) -> Dataset:
     for name, value in attributes.items():
         setattr(item, name, value)
     return item
+
+
+def _specimen() -> Dataset:
+    specimen = _item(SpecimenIdentifier="s", SpecimenUID=generate_uid())
+    specimen.IssuerOfTheSpecimenIdentifierSequence, specimen.SpecimenPreparationSequence = [], []
+    return specimen

@@ -175,9 +175,9 @@ def test_the_cache_stays_within_its_bounds(archive: Archive, tmp_path: Path) -> 
     assert not first.exists()
     assert second.exists()
     assert own.exists()
-    with pytest.raises(DownloadError, match="more than the cache may"):
+    with pytest.raises(DownloadError, match="more than the cache may hold"):
         fetch_series([address(archive, one[0]) for one in slides], cache, 1.5 * size, Progress())
-    with pytest.raises(DownloadError, match="larger than the cache may be"):
+    with pytest.raises(DownloadError, match="more than the cache may hold"):
         fetch_series([address(archive, slides[0][0])], tmp_path / "small", size / 3, Progress())
 
 

@@ -223,7 +223,7 @@ def _retrieve(client: Client, url: str, path: Path, most_bytes: float) -> None:
             for chunk in _first_part(client.steadily(response.iter_bytes(_CHUNK)), boundary[1] if boundary else None):
                 size += len(chunk)
                 if size > most_bytes:
-                    raise DownloadError(f"{path.stem}: larger than the cache may be", "set cache-gb higher")
+                    raise DownloadError(f"{path.stem}: more than the cache may hold", "set cache-gb higher")
                 file.write(chunk)
 
     client.patiently(attempt, path.stem)
@@ -263,7 +263,7 @@ def _make_room(cache: Path, kept: set[Path], most_bytes: float, further: Path) -
             shutil.rmtree(folder)
             del sizes[folder]
     if sum(sizes.values()) > most_bytes:
-        text = f"{cache}: the series take {sum(sizes.values()) / 1e9:.1f} GB, more than the cache may"
+        text = f"{cache}: the series take {sum(sizes.values()) / 1e9:.1f} GB, more than the cache may hold"
         raise DownloadError(text, "set cache-gb higher, or name fewer at once")
     return most_bytes - sum(sizes.values())
 
