@@ -3,6 +3,7 @@
 import csv
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_nothing_is_said_of_a_patient(birth: str, tmp_path: Path, capfd: pytest.
 
     with pydicom.config.disable_value_validation():
         # Of a name in one piece, as many archives have them, libraries warn.
-        said = {"PatientName": "SECRET", "PatientBirthDate": birth, "PatientID": "SECRET" * 20}
+        said: dict[str, Any] = {"PatientName": "SECRET", "PatientBirthDate": birth, "PatientID": "SECRET" * 20}
         files = write_dicom_slide(tmp_path / "slide", [np.zeros((96, 97, 3), np.uint8)], **said)
     with RunFile(tmp_path / "run.json", Run(command="predict", started="2026-01-01T00:00:00Z")) as file:
         write_map(tmp_path / "a.ome.zarr", np.ones((10, 10)), size=(97, 96))

@@ -127,7 +127,7 @@ def dots_are_where_they_were(path: str, heatmap: Heatmap) -> None:
     """Find the dots in an object, and compare their middles with those of the slide."""
     read: Any = hd.imread(path)
     if read.Modality == "SEG":
-        options = {"rescale_fractional": False} if read.SegmentationType == "FRACTIONAL" else {}
+        options: dict[str, Any] = {"rescale_fractional": False} if read.SegmentationType == "FRACTIONAL" else {}
         read = hd.seg.segread(path)
         matrix = read.get_total_pixel_matrix(**options)[..., 0] / (255 if options else 1)
     else:
