@@ -13,6 +13,7 @@ from wsiseg.config import doctor, evaluate, export, fetch, predict, tile, train
 
 REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"
 CONFIGS = {
+    ("init",): doctor.InitConfig,
     ("fetch", "example"): fetch.FetchExampleConfig,
     ("fetch", "demo"): fetch.FetchDemoConfig,
     ("fetch", "tcga"): fetch.FetchTcgaConfig,

@@ -9,6 +9,7 @@ import pytest
 import tifffile
 
 from making.models import write_color_filter_model
+from wsiseg.cli import commands
 from wsiseg.config.doctor import DoctorConfig
 from wsiseg.doctor import doctor
 from wsiseg.model_file.onnx_session import available_providers, has_fast_int8
@@ -120,9 +121,13 @@ def test_deep_names_the_tiles_that_cannot_be_read(make_slide: MakeSlide, data: P
 
 def test_a_model_file_prints_its_card(tmp_path: Path) -> None:
     path = write_color_filter_model(tmp_path / "m.onnx", mpp=0.25)
-    facts = doctor(DoctorConfig(model=str(path))).facts["model"]
+    found = doctor(DoctorConfig(model=str(path)))
+    facts = found.as_json()["model"]
     assert facts["mpp"] == 0.25
     assert facts["self-test"] == "passed"
+    page = "\n".join(commands._findings_lines(found))
+    assert "| input | RGB at 0.25 um per pixel" in page
+    assert "self_test" not in page
     assert facts["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ModelFileError, match=r"m\.onnx"):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wsiseg.config.doctor import DoctorConfig
+from wsiseg.model_file.card_page import written_page
 from wsiseg.model_file.model_file import ModelFile, model_path
 from wsiseg.model_file.onnx_session import GET_CUDA, PROVIDERS, available_providers, has_fast_int8, runtime
 from wsiseg.run.errors import DeviceError, ModelFileError, PixelSizeError, SlideError, shortened
@@ -41,10 +42,14 @@ def doctor(config: DoctorConfig, progress: Progress | None = None) -> Findings:
     """
     facts: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
+    page, card = "", dict[str, Any]()
     if config.slide is None and config.model is None:
         facts["installation"] = dict(_installation())
     if config.model is not None:
-        facts["model"] = dict(_model(config.model))
+        with ModelFile.open(model_path(config.model), "auto") as model:
+            facts["model"], page = dict(_model(model)), written_page(model.card, model.path.name, model.sha256)
+            # Its own sha256 is the one with the digits zeroed.
+            card = model.card.model_dump(mode="json", exclude={"self_test", "sha256"})
     if config.slide is not None:
         slide, complaint = _opened(config.slide, config.slide_mpp)
         problems += [complaint] if complaint else []
@@ -54,7 +59,7 @@ def doctor(config: DoctorConfig, progress: Progress | None = None) -> Findings:
                 bad = list(_unreadable(slide, config.threads, progress or Progress()))
                 facts["slide"]["unreadable tiles"] = len(bad)
                 problems += shortened(bad, _MOST_NAMED, " tiles")
-    return Findings(facts, tuple(problems))
+    return Findings(facts, tuple(problems), page, card)
 
 
 def _installation() -> Iterator[tuple[str, Any]]:
@@ -100,18 +105,14 @@ def _int8() -> str:
     return {None: "unknown", True: "fast", False: slow}[has_fast_int8()]
 
 
-def _model(name: str) -> Iterator[tuple[str, Any]]:
-    path = model_path(name)
-    with ModelFile.open(path, "auto") as model:
-        yield "file", str(path)
-        yield "sha256", model.sha256
-        yield "self-test", "passed"
-        yield "provider", model.provider
-        yield "tiles per second", dict(model.speeds) or {model.device: round(model.tiles_per_s(), 1)}
-        if model.card.precision == "int8":
-            yield "8-bit products", _int8()
-        # Its own sha256 is the one with the digits zeroed.
-        yield from model.card.model_dump(mode="json", exclude={"self_test", "sha256"}).items()
+def _model(model: ModelFile) -> Iterator[tuple[str, Any]]:
+    yield "file", str(model.path)
+    yield "sha256", model.sha256
+    yield "self-test", "passed"
+    yield "provider", model.provider
+    yield "tiles per second", dict(model.speeds) or {model.device: round(model.tiles_per_s(), 1)}
+    if model.card.precision == "int8":
+        yield "8-bit products", _int8()
 
 
 def _opened(path: Path, mpp: float | None) -> tuple[Slide, str]:

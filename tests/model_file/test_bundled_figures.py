@@ -1,5 +1,6 @@
 """The figures on the cards of the bundled models are those of the files themselves, at their thresholds."""
 
+import json
 import runpy
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.config.predict import PredictConfig
 from wsiseg.evaluation.evaluate import evaluate
+from wsiseg.model_file.card_page import front_matter
 from wsiseg.model_file.model_file import BUNDLED, ModelFile, model_path
 from wsiseg.prediction.predict import predict_slides
 
@@ -21,6 +23,21 @@ def test_the_cards_threshold_is_that_of_its_figures(name: str) -> None:
         evaluation: Any = model.card.figures["evaluation"]
         assert evaluation["split"] == "test"
         assert evaluation["threshold"]["value"] == model.card.threshold
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_page_beside_a_model_begins_with_what_hubs_read(name: str) -> None:
+    path = model_path(name)
+    with ModelFile.open(path) as model:
+        head = front_matter(model.card)
+        other = front_matter(model.card.model_copy(update={"licence": 'for friends: "only"'}))
+    assert path.with_suffix(".md").read_text(encoding="utf-8").startswith(head + "# ")
+    first, *lines, last, _ = head.splitlines()
+    assert (first, last) == ("---", "---")
+    told = {key: json.loads(value) for key, _, value in (line.partition(": ") for line in lines)}
+    assert told["license"] == "cc-by-4.0"
+    assert told["model-index"][0]["results"][0]["metrics"][0]["type"] == "auc"
+    assert 'license: "other"\nlicense_name: "for friends: \\"only\\""\n' in other
 
 
 @pytest.mark.slow

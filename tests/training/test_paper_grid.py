@@ -34,7 +34,7 @@ def test_the_command_ends_with_the_ranking() -> None:
     ranked = tuple(best_first(CONFIGURED))
     lines = list(commands._train_lines(Trained(Path("grid"), "ok", ranked[0], ranked)))
     assert lines[0] == "configurations, best first by the validation slides:"
-    assert lines[1].split("  ")[-4:] == ["val pixel AUC", "test pixel AUC", "val AUC of slides", "test AUC of slides"]
+    assert lines[1].split("  ")[-4:] == ["val pixel AUC", "test pixel AUC", "val slide AUC", "test slide AUC"]
     assert lines[2].split() == ["1.", "best", "0.800", "0.500", "0.900", "0.500"]
     assert lines[5].split() == ["4.", "supervised", "0.950", "0.980", "1.000", "1.000"]
     assert len({len(line) for line in lines[1:6]}) == 1, "figures stand below their heads"

@@ -8,7 +8,7 @@ import typer
 
 from wsiseg.cli.shell import app, command, needing_torch
 from wsiseg.cli.streams import Streams, outcome
-from wsiseg.config.doctor import DoctorConfig
+from wsiseg.config.doctor import DoctorConfig, InitConfig
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.config.export import ExportConfig
 from wsiseg.config.predict import ConvertConfig, PredictConfig, ViewConfig
@@ -21,6 +21,25 @@ if TYPE_CHECKING:
     from wsiseg.exporting.export import Exported
     from wsiseg.run.proof import Findings
     from wsiseg.training.train import Trained
+
+
+@command(app, InitConfig)
+def init(streams: Streams, config: InitConfig) -> None:
+    """Begin a study: write a table of slides to fill in, and every setting with what it means.
+
+    Writes FOLDER/cohort.csv, with a row for each slide that lies there, and FOLDER/tile.toml, train.toml, predict.toml
+    and evaluate.toml for --config. What is there already stays as it is.
+
+    Examples:
+        wsiseg init
+        wsiseg init study
+    """
+    from wsiseg.slides.init import init as begin  # noqa: PLC0415  loads numerical libraries
+
+    begun = begin(config)
+    for path in begun.kept:
+        streams.note(f"{path}: stays as it is")
+    streams.result({name: list(map(str, paths)) for name, paths in vars(begun).items()}, map(str, begun.written))
 
 
 @command(app, TileConfig)
@@ -150,7 +169,7 @@ def doctor(streams: Streams, config: DoctorConfig) -> int:
     from wsiseg.prediction.verify import is_of_run, verify  # noqa: PLC0415  the same
 
     findings = (verify if is_of_run(config.slide) else examine)(config, streams)
-    streams.result({**findings.facts, "problems": list(findings.problems)}, _findings_lines(findings))
+    streams.result(findings.as_json(), _findings_lines(findings))
     return findings.exit_code
 
 
@@ -207,6 +226,8 @@ def _findings_lines(findings: "Findings") -> Iterator[str]:
     for facts in findings.facts.values():
         for name, value in facts.items():
             yield f"{name}: {_text(value)}"
+    if findings.page:
+        yield f"\n{findings.page}"
     for problem in findings.problems:
         yield f"problem: {problem}"
 

@@ -1,11 +1,11 @@
-"""The settings of `wsiseg doctor`."""
+"""The settings of `wsiseg doctor` and of `wsiseg init`."""
 
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from wsiseg.config.settings import IN_FILE, Config, Shown
+from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Shown
 
 
 class DoctorConfig(Config):
@@ -26,3 +26,10 @@ class DoctorConfig(Config):
     """Read every tile of the slide."""
     threads: Annotated[int, IN_FILE] = 2
     """How many read at the same time."""
+
+
+class InitConfig(Config):
+    """Settings of `wsiseg init`."""
+
+    folder: Annotated[Path, ARGUMENT] = Path()
+    """Where to write; its slides are listed in the table."""

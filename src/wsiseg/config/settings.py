@@ -5,6 +5,7 @@ what the command line, `--help`, the TOML file and the reference show.
 """
 
 import difflib
+import textwrap
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tomli_w
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic_core import to_jsonable_python
 
 from wsiseg.run.errors import UsageError
 
@@ -83,6 +85,19 @@ class Config(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=Tr
     def to_toml(self) -> str:
         """Return the settings as TOML; a field that is None is left out."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    @classmethod
+    def commented(cls) -> str:
+        """Return TOML that sets nothing: each setting that need not be given, its meaning, and behind # its default."""
+        lines = []
+        for name, field in cls.model_fields.items():
+            if not field.is_required():
+                value = to_jsonable_python(field.get_default())
+                typed = name.replace("_", "-")
+                line = f"{typed} =" if value is None else tomli_w.dumps({typed: value}, indent=0)
+                meaning = textwrap.wrap(" ".join((field.description or "").split()), 110)
+                lines += ["", *(f"# {text}" for text in meaning), "#" + " ".join(line.split()).replace(", ]", " ]")]
+        return "\n".join(lines) + "\n"
 
     @classmethod
     def _sentence(cls, problem: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails, a TypedDict of a private module

@@ -16,13 +16,13 @@ from wsiseg.exporting.from_others import from_state_dict
 from wsiseg.exporting.from_run import from_run
 from wsiseg.exporting.from_wsinfer import from_wsinfer
 from wsiseg.exporting.head import HeadGraph, exported_head
-from wsiseg.exporting.model_page import parity_line, written_page
 from wsiseg.exporting.onnx_graph import DenseGraph, TileGraph, to_onnx
 from wsiseg.exporting.origin import Origin, limited, with_limit
 from wsiseg.exporting.parity import OnnxGraph, compared
 from wsiseg.exporting.precision import to_float16, to_int8
 from wsiseg.exporting.sample_tiles import Samples, from_cohort, from_folder, textures
 from wsiseg.exporting.self_test_images import chosen_test, self_test_side, unseen_layers
+from wsiseg.model_file.card_page import front_matter, parity_line, written_page
 from wsiseg.model_file.model_card import METADATA_KEY, ModelCard, Parity, signed
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.model_file.onnx_session import has_fast_int8, runtime
@@ -97,7 +97,7 @@ def export(config: ExportConfig, progress: Progress | None = None) -> Exported:
             sha256, card = model.sha256, model.card
     for warning in card.warnings:
         progress.note(f"warning: {warning}")
-    write_text(page, written_page(card, config.out.name, sha256))
+    write_text(page, front_matter(card) + written_page(card, config.out.name, sha256))
     return Exported(config.out, page, "ok", sha256, card)
 
 

@@ -12,7 +12,7 @@ from wsiseg.pages.drawing import INK, Drawing, Rectangle, Text
 
 STEPS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 ALPHAS, BETAS = STEPS[1:], STEPS[:-1]
-_RANKING = ("auc", "slide_auc")
+_RANKING = {"auc": "pixel AUC", "slide_auc": "slide AUC"}  # what ranks, the first one first
 MEASURES = ("auc", "auc_background", "precision", "recall", "f1", "slide_auc")
 _NAMES = {"auc": "pixel AUC", "auc_background": "pixel AUC with background", "f1": "F1", "slide_auc": "AUC of slides"}
 _CELL_W, _CELL_H, _LEFT, _TOP = 58, 34, 50, 66
@@ -67,7 +67,7 @@ def ranking(configured: Sequence[Configured]) -> list[list[str]]:
         for split in ("val", "test")
         if any(one.measure(name, split) is not None for one in configured)
     ]
-    rows = [["", "configuration", *(f"{split} {_NAMES[name]}" for name, split in columns)]]
+    rows = [["", "configuration", *(f"{split} {_RANKING[name]}" for name, split in columns)]]
     for number, one in enumerate(best_first(configured), 1):
         values = [one.measure(*column) for column in columns]
         rows.append([f"{number}.", one.out.name, *("" if value is None else f"{value:.3f}" for value in values)])

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,15 @@ class Findings:
 
     facts: dict[str, dict[str, Any]]  # names and values for a person, by what was examined
     problems: tuple[str, ...] = ()  # what must be mended
+    page: str = ""  # of a model, for a person
+    card: dict[str, Any] = field(default_factory=dict)  # what that page is made of
 
     @property
     def exit_code(self) -> int:
         """0 where nothing is wrong, else 1."""
         return 1 if self.problems else 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON, the card's fields among the facts of the model."""
+        model = {"model": {**self.facts["model"], **self.card}} if self.card else {}
+        return {**self.facts, **model, "problems": list(self.problems)}

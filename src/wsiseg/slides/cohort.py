@@ -50,8 +50,8 @@ class Cohort:
         _refuse(f"{path}: not a valid cohort:", [*problems, *contradictions(slides, lines)])
         return cls(tuple(slides))
 
-    def write(self, path: Path) -> None:
-        """Write the cohort as CSV, paths relative to its folder, whole or not at all."""
+    def write(self, path: Path, comments: str = "") -> None:
+        """Write the cohort as CSV below some comments, paths relative to its folder, whole or not at all."""
         extra = sorted({name for slide in self.slides for name in slide.extra})
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
@@ -61,7 +61,7 @@ class Cohort:
         for slide in self.slides:
             values = {**vars(slide), "path": _relative(slide.path, path.parent).as_posix()}
             writer.writerow([*(values[name] for name in known), *(slide.extra.get(name, "") for name in extra)])
-        write_text(path, buffer.getvalue())
+        write_text(path, comments + buffer.getvalue())
 
     @classmethod
     def from_inputs(cls, inputs: Sequence[str], piped: Iterable[str] = ()) -> Self:

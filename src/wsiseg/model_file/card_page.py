@@ -1,9 +1,15 @@
 """The model card as a page of Markdown."""
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wsiseg.model_file.model_card import ModelCard, Parity
+
+_TASK = "image-segmentation"
+_METRICS = ("auc", "average_precision", "precision", "recall", "f1", "iou")
+_LICENCES = r"(cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-\d\.\d|apache-2\.0|mit|bsd-[23]-clause)(?![\w-])"
 
 
 def written_page(card: ModelCard, file: str, sha256: str) -> str:
@@ -29,6 +35,36 @@ def written_page(card: ModelCard, file: str, sha256: str) -> str:
         "*Weakly supervised multiple instance learning histopathological tumor segmentation*, MICCAI 2020.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def front_matter(card: ModelCard) -> str:
+    """Return what hubs of models read above the page, as YAML between dashes: each value is JSON, which YAML holds.
+
+    The keys are those of Hugging Face's model cards. A licence that they have no name for is `other`.
+    """
+    known = re.match(_LICENCES, re.sub(r"\s+", "-", card.licence.lower()))
+    evaluation = card.figures.get("evaluation")
+    block = evaluation.get("without_background") if isinstance(evaluation, Mapping) else None
+    measures = block if isinstance(block, Mapping) else {}
+    found = {name: one.get("value") for name, one in measures.items() if isinstance(one, Mapping)}
+    metrics = [{"type": name, "value": found[name]} for name in _METRICS if found.get(name) is not None]
+    split = evaluation.get("split") if isinstance(evaluation, Mapping) else None
+    result: dict[str, Any] = {
+        "task": {"type": _TASK},
+        "dataset": {"type": "histology", "name": str(card.trained_on.get("data", "slides")), "split": split or "all"},
+        "metrics": metrics,
+    }
+    lines: dict[str, Any] = {
+        "license": known[0] if known else "other",
+        **({} if known else {"license_name": card.licence}),
+        "library_name": "wsiseg",
+        "pipeline_tag": _TASK,
+        "tags": ["onnx", "histopathology", "whole-slide-images", "multiple-instance-learning"],
+        "metrics": [one["type"] for one in metrics],
+        "model-index": [{"name": card.name, "results": [result]}] if metrics else [],
+    }
+    told = (f"{name}: {json.dumps(value, ensure_ascii=False)}\n" for name, value in lines.items() if value)
+    return f"---\n{''.join(told)}---\n\n"
 
 
 def parity_line(row: Parity) -> str:
