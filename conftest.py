@@ -1,4 +1,4 @@
-"""Runs every block of code in README.md and docs as a test: ```python blocks, and the `$` lines of ```console blocks.
+"""Runs every block of code in README.md and docs as a test: ```python blocks, and ```sh blocks line by line.
 
 A ```toml block becomes a file of the name in its first line, as `# card.toml`.
 
@@ -29,22 +29,21 @@ LONG_PAGES = ("first-map.md", "export.md", "train.md")
 """Of whose blocks the tests are slow."""
 
 
-def run_console(example: Example) -> None:
-    """Run the lines of a block that begin with `$`; the others show what a reader sees."""
+def run_shell(example: Example) -> None:
+    """Run the lines of a block, which a reader copies as they stand."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "WSISEG_OFFLINE": "1", "PATH": path}
     for line in str(example.parsed).splitlines():
-        if line.startswith("$ "):
-            done = subprocess.run(
-                ["bash", "-c", line[2:]],  # noqa: S607  the reader's own shell
-                cwd=example.namespace["folder"],
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=LONGEST_S,
-                check=False,
-            )
-            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"  # noqa: S101  this is a test
+        done = subprocess.run(
+            ["bash", "-c", line],  # noqa: S607  the reader's own shell
+            cwd=example.namespace["folder"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_S,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"  # noqa: S101  this is a test
 
 
 def enter_folder(namespace: dict[str, Any]) -> None:
@@ -68,11 +67,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-class ConsoleParser(CodeBlockParser):
-    """Finds ```console blocks."""
+class ShellParser(CodeBlockParser):
+    """Finds ```sh blocks."""
 
     def __init__(self) -> None:
-        super().__init__("console", run_console)
+        super().__init__("sh", run_shell)
 
 
 def write_toml(example: Example) -> None:
@@ -92,7 +91,7 @@ class TomlParser(CodeBlockParser):
 
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser(), ConsoleParser(), TomlParser(), SkipParser()],
+    parsers=[PythonCodeBlockParser(), ShellParser(), TomlParser(), SkipParser()],
     patterns=["*.md"],
     excludes=["CHANGELOG.md", "CONTRIBUTING.md"],
     setup=enter_folder,

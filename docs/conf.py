@@ -5,8 +5,10 @@ import wsiseg
 project = "wsiseg"
 author = "the wsiseg team"
 release = wsiseg.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["narrow.css"]
 html_title = f"wsiseg {release}"
 exclude_patterns = ["_build"]
 autodoc_typehints = "description"

@@ -2,7 +2,9 @@
 
 import re
 import runpy
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -61,3 +63,23 @@ def test_the_readme_opens_with_the_two_commands() -> None:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     first = [line for line in lines if line.startswith(("make ", "pip ", "wsiseg "))][:2]
     assert [line.split("#")[0].strip() for line in first] == ["make demo", "make test"]
+
+
+def test_the_readme_on_pypi_has_no_relative_link_and_here_no_broken_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        sys.modules, "hatchling.metadata.plugin.interface", SimpleNamespace(MetadataHookInterface=object)
+    )
+    script = runpy.run_path(str(ROOT / "scripts" / "readme_for_pypi.py"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert [link for link in links if not (link.startswith("https:") or (ROOT / link).exists())] == []
+    there = re.findall(r"\]\(([^)]*)\)", script["absolute"](text, "https://github.com/a/b"))
+    assert len(there) == len(links)
+    assert [link for link in there if not link.startswith("https://")] == []
+    assert "https://raw.githubusercontent.com/a/b/main/docs/demo.png" in there
+    assert "https://github.com/a/b/blob/main/docs/index.md" in there
+
+
+def test_blocks_are_copied_without_prompts() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    assert [page.name for page in pages if re.search(r"^(```console|\$ )", page.read_text("utf-8"), re.MULTILINE)] == []

@@ -1,3 +1,6 @@
+import base64
+import io
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -362,3 +365,15 @@ def test_pixels_much_coarser_than_asked_are_spoken_of(make_slide: MakeSlide) -> 
     with Slide(make_slide("a.tiff", mpp=1.0)) as slide:
         assert slide.coarseness(0.5) == ("its pixels of 1 um are 2.0 times coarser than 0.5 um",)
         assert slide.coarseness(0.7) == ()
+
+
+def test_a_notebook_shows_a_small_picture_of_the_scan_alone(make_slide: MakeSlide) -> None:
+    path = make_slide("a<b>.scn", np.full((1000, 1500, 3), (200, 60, 60), np.uint8), frame=(700, 300, 4000, 3000))
+    with Slide(path) as slide:
+        html = slide._repr_html_()
+    (picture,) = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+        assert abs(image.width - 600) <= 2
+        assert abs(image.height - 400) <= 2
+        assert np.asarray(image)[..., 1].max() < 100, "nothing of the empty surround"
+    assert "a&lt;b&gt;.scn: 4000 x 3000 px" in html

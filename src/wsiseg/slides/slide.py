@@ -4,16 +4,20 @@ All coordinates are level-0 pixels of OpenSlide's own frame (for MRXS and its li
 `SlideFacts.bounds_px` says where the scan lies in it).
 """
 
+import base64
 import hashlib
+import io
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from html import escape
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from wsiseg.run.errors import PixelSizeError
 from wsiseg.slides import pyramid
@@ -22,6 +26,7 @@ from wsiseg.slides.pyramid import MOST_UNREADABLE, Picture
 from wsiseg.slides.slide_file import LONGEST_READ_S, SlideFile
 
 _Pair = tuple[float, float]
+_NOTEBOOK_PX = 600
 _BLOCK_PX = 2048  # side of what is read of a level at once
 _SMALLEST_BLOCK_PX = 128  # an unreadable block is divided down to this
 _LARGE_RATIO = 8  # from here on a region may be of many more pixels than its picture
@@ -223,6 +228,17 @@ class Slide(AbstractContextManager["Slide"]):
         self._file.fill([(window.corner, region) for window, region in zip(windows, regions, strict=True)], number)
         for image, region, window in zip(out, regions, windows, strict=True):
             image[:] = pyramid.resized(region, size, ratio, window.box)
+
+    def _repr_html_(self) -> str:
+        """Return a small picture of the tissue, as notebooks show it; of labels nothing is ever shown."""
+        facts = self.facts
+        picture = self.overview(max(facts.shown_px[2:]) * max(self.mpp) / _NOTEBOOK_PX).image
+        buffer = io.BytesIO()
+        Image.fromarray(picture[facts.shown_part(picture.shape)]).save(buffer, "JPEG", quality=80)
+        picture_text = base64.b64encode(buffer.getvalue()).decode()
+        size = f"{facts.size_px[0]} x {facts.size_px[1]} px of {self.mpp[0]:.4g} um ({facts.mpp_source})"
+        image = f'<img src="data:image/jpeg;base64,{picture_text}" alt="slide">'
+        return f"{image}<p>{escape(facts.file)}: {escape(size)}</p>"
 
     def read_level(self, number: int, pixel: tuple[int, int], size: tuple[int, int]) -> NDArray[np.uint8]:
         """Read pixels as a level holds them, uint8[height, width, 3] in RGB.
