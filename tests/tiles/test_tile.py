@@ -14,7 +14,10 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from selenium.webdriver.common.by import By
 
+from making.browser import opened
+from making.slides import write_slide
 from wsiseg.config.tile import TileConfig
 from wsiseg.run.errors import UsageError
 from wsiseg.run.record import Progress, Run
@@ -356,3 +359,27 @@ def test_the_images_of_a_glas_cohort_are_tissue_and_the_glass_between_is_not(dat
     assert np.mean(recalls) >= 0.95
     assert min(recalls) >= 0.95
     assert max(shares) <= 0.02
+
+
+def test_the_page_has_every_slide_with_its_picture_label_and_split(tmp_path: Path, make_slide: MakeSlide) -> None:
+    for number in range(4):
+        make_slide(f"slides/{number}.tiff")
+    write_slide(tmp_path / "slides" / "glass.tiff", np.full((768, 1024, 3), 243, np.uint8))
+    rows = [f"{number},slides/{number}.tiff,{number % 2},<b>colon" for number in range(4)]
+    table = tmp_path / "cohort.csv"
+    table.write_text("\n".join(["slide,path,label,site", *rows, "glass,slides/glass.tiff,,"]))
+    tile(TileConfig(inputs=(str(table),), out=tmp_path / "out"))
+    page = tmp_path / "out" / "report.html"
+    text = page.read_text()
+    assert text.count('href="./') == text.count("data:image/jpeg") >= 4
+    assert "&lt;b&gt;colon" in text
+    assert "<b>colon" not in text
+    splits = {row.slide: row.split for row in Cohort.read(tmp_path / "out" / "cohort.csv").slides}
+    for number in range(4):
+        label = "tumour" if number % 2 else "normal"
+        assert f"label {label}, {splits[str(number)]}, &lt;b&gt;colon" in text
+    with opened(page) as shown:
+        shown.driver.find_element(By.ID, "filter").send_keys("Tumour COLON")
+        rows_shown = [row for row in shown.driver.find_elements(By.CSS_SELECTOR, "tbody tr") if row.is_displayed()]
+        assert [row.find_element(By.CSS_SELECTOR, "td").text for row in rows_shown] == ["1", "3"]
+        assert shown.console() == []

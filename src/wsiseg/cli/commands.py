@@ -46,7 +46,8 @@ def init(streams: Streams, config: InitConfig) -> None:
 def tile(streams: Streams, config: TileConfig) -> int:
     """Find the tissue of slides and the tiles that cover it.
 
-    Writes OUT/SLIDE.tiles.zarr, OUT/SLIDE.png (what was kept), OUT/cohort.csv and OUT/run.json.
+    Writes OUT/SLIDE.tiles.zarr, OUT/SLIDE.png (what was kept), OUT/cohort.csv, OUT/run.json and OUT/report.html, a
+    table of all slides to look at.
 
     Examples:
         wsiseg tile slides/ --out tiles

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from wsiseg.run.record import SlideRecord
+
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --soft: #f2f4f6; --line: #d0d5da; --link: #0b5cad; }
 @media (prefers-color-scheme: dark) {
@@ -55,6 +57,17 @@ for (const table of document.querySelectorAll("table.sortable")) {
 }
 """
 
+FILTER = '<p><input type="search" id="filter" placeholder="filter slides" aria-label="filter slides"></p>'
+"""A field whose words every row of the sortable table below must have, or it is hidden."""
+_FILTERING = """
+document.getElementById("filter")?.addEventListener("input", event => {
+  const words = event.target.value.toLowerCase().split(/\\s+/);
+  for (const row of document.querySelector("table.sortable").tBodies[0].rows) {
+    row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
+  }
+});
+"""
+
 
 def page(title: str, body: str, script: str = "", style: str = "") -> str:
     """Return a whole page of a plain title and HTML, with a script that runs when it stands, and CSS of its own."""
@@ -62,7 +75,7 @@ def page(title: str, body: str, script: str = "", style: str = "") -> str:
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<style>{_STYLE}{style}</style></head>\n<body>\n{body}\n<script>{_SORTING}{script}</script>\n</body></html>\n"
+        f"<style>{_STYLE}{style}</style></head>\n<body>\n{body}\n<script>{_SORTING}{_FILTERING}{script}</script>\n</body></html>\n"
     )
 
 
@@ -97,3 +110,11 @@ def cell(html: str, value: object = None, *, is_text: bool = False) -> str:
     kind = ' class="text"' if is_text else ""
     stored = "" if value is None and is_text else f' data-value="{escape("" if value is None else str(value))}"'
     return f"<td{kind}{stored}>{html}</td>"
+
+
+def of_cohort(record: SlideRecord) -> str:
+    """Return what the cohort says of a slide, as HTML: its label, split and site."""
+    label = getattr(record, "label", None)
+    word = label if [*record.by_class] != ["tumor"] else "tumour" if label else "normal"
+    told = (None if label is None else f"label {word}", getattr(record, "split", None), getattr(record, "site", None))
+    return ", ".join(escape(str(one)) for one in told if one)

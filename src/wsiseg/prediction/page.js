@@ -8,10 +8,6 @@ for (const row of rows) {  // a small copy of each map, which the page need not 
   copy.setAttribute("aria-hidden", true);
   link.prepend(copy);
 }
-document.getElementById("filter").addEventListener("input", event => {
-  const words = event.target.value.toLowerCase().split(/\s+/);
-  for (const row of rows) row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
-});
 const slider = document.getElementById("opacity");
 const bar = document.querySelector(".bar");
 const sections = [...document.querySelectorAll("section.slide")];

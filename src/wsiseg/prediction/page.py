@@ -8,14 +8,13 @@ from importlib import resources
 from typing import Any
 from urllib.parse import quote
 
-from wsiseg.pages.page import cell, page, sortable_table
+from wsiseg.pages.page import FILTER, cell, of_cohort, page, sortable_table
 from wsiseg.prediction.viewer import Results, colors, viewed
 from wsiseg.run.errors import counted
 from wsiseg.run.record import Run, SlideRecord, in_words, totals
 
 _MOST_SECTIONS = 1000
 _MOST_PICTURE_BYTES = 22_000_000  # of all pictures as text, so that a page of hundreds of slides stays below 25 MB
-_FILTER = '<p><input type="search" id="filter" placeholder="filter slides" aria-label="filter slides"></p>'
 _COLUMNS = {
     "unknown": ("unknown_share", ".1%"),
     "mean p": ("mean_probability", ".3f"),
@@ -43,7 +42,7 @@ def predict_page(run: Run, title: str, results: Callable[[str], Results | None])
     words = " and ".join(escape(in_words(name)) for name in classes)
     head = f"{words[:1].upper()}{words[1:]} maps"
     parts = [f"<h1>{head}: {_name(title)}</h1>", *_about(run), "<h2>Slides</h2>"]
-    parts.append(_FILTER + sortable_table(["slide", "status", *_heads(classes), "cohort", "notes"], rows))
+    parts.append(FILTER + sortable_table(["slide", "status", *_heads(classes), "cohort", "notes"], rows))
     if shown:
         parts += ["<h2>Maps</h2>", bar.replace("tumour", words), *_sections(run, shown, results)]
     if left:
@@ -122,16 +121,8 @@ def _row(record: SlideRecord, number: int | None, classes: Sequence[str]) -> str
     if record.error is not None:
         said = "; ".join(filter(None, (record.error.message, record.error.hint)))
     ends = [cell(link, record.slide, is_text=True), cell(_status(record), record.status)]
-    told = (cell(text, is_text=True) for text in (_cohort(record), escape(said)))
+    told = (cell(text, is_text=True) for text in (of_cohort(record), escape(said)))
     return "".join([*ends, *cells, *told])
-
-
-def _cohort(record: SlideRecord) -> str:
-    """Return what the cohort says of a slide, as HTML: its label, split and site."""
-    label = getattr(record, "label", None)
-    word = label if [*record.by_class] != ["tumor"] else "tumour" if label else "normal"
-    told = (None if label is None else f"label {word}", getattr(record, "split", None), getattr(record, "site", None))
-    return ", ".join(escape(str(one)) for one in told if one)
 
 
 def _status(record: SlideRecord) -> str:

@@ -18,12 +18,13 @@ from wsiseg.config.tile import TileConfig
 from wsiseg.mathematics.grid import Grid
 from wsiseg.pages import pictures as report
 from wsiseg.run.errors import SlideError, UsageError, WsisegError, counted
-from wsiseg.run.outputs import locked, written_whole
-from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, Status, now
+from wsiseg.run.outputs import locked, write_text, written_whole
+from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, Status, now, slides_of
 from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import Cohort, CohortSlide, in_shard
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.packed import encoded, save_packed
+from wsiseg.tiles.page import tile_page
 from wsiseg.tiles.store import Tiles, TileStore, store_path
 from wsiseg.tiles.tissue import TissueMask
 from wsiseg.tiles.tissue_choice import TissueChoice
@@ -55,7 +56,17 @@ def tile(config: TileConfig, progress: Progress | None = None) -> Run:
             file.add(record)
             progress.done(record)
         _write_cohort(cohort, file.run, config)
-        return file.finish()
+        run = file.finish()
+    _write_page(config.out)
+    return run
+
+
+def _write_page(out: Path) -> None:
+    """Write the page of all slides in a folder, those of earlier runs among them."""
+    rows = dict[str, CohortSlide]()
+    with suppress(UsageError):  # there is none where no slide has tiles
+        rows = {slide.slide: slide for slide in Cohort.read(out / COHORT).slides}
+    write_text(out / "report.html", tile_page(out.resolve().name, slides_of(out), rows))
 
 
 def _write_cohort(cohort: Cohort, run: Run, config: TileConfig) -> None:
