@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
@@ -36,7 +37,7 @@ def _row(record: SlideRecord, *, has_picture: bool) -> str:
     status = record.status.replace("_", " ")
     name, picture = f"<bdi>{escape(record.slide)}</bdi>", Path(record.outputs.get("picture", ""))
     image = _image(picture) if has_picture else ""
-    shown = f'<a href="./{quote(picture.name)}">{image}{name}</a>' if image else name
+    shown = f'<a href="./{quote(os.fsencode(picture.name))}">{image}{name}</a>' if image else name
     return "".join([
         cell(shown, record.slide, is_text=True),
         cell(f'<span class="bad">{status}</span>' if record.status == "failed" else status, record.status),
