@@ -11,6 +11,7 @@ from wsiseg.annotations.classes import Classes
 from wsiseg.annotations.coverage import NOTHING, Mask, Truth
 from wsiseg.annotations.masks import chosen, whole_slide_step, zeroed
 from wsiseg.annotations.outlines import AnnotationError
+from wsiseg.run.errors import DAMAGED
 from wsiseg.slides.slide import SlideFacts
 
 _MOST_BYTES = 2**30  # of labels held in memory; larger ones are read from a coarser level, or every nth
@@ -39,15 +40,15 @@ def read_labels(path: Path, slide: SlideFacts, classes: Classes) -> Truth:
         size = (values.shape[1], values.shape[0])
         properties = about["image-label"].get("properties", [])
         names = {int(one["label-value"]): str(one.get("class", "")) for one in properties}
-        place = _place(image["axes"], level, slide, size, every)
-    except (OSError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        place, notes = _place(image["axes"], level, slide, size, every), _differences(path.name, own, slide)
+        is_zeroed = own.get("model", {}).get("zeroed_by_hand")
+    except DAMAGED as error:
         raise AnnotationError(f"{path.name}: no NGFF labels: {error}", "give a folder with labels") from error
-    if own.get("model", {}).get("zeroed_by_hand"):
+    if is_zeroed:
         raise zeroed(path.name)
     step, offset = place or (whole_slide_step(path.name, slide, size), (0.0, 0.0))
     *areas, known = chosen(path.name, values, classes, names)
     tumor, ignored = (Mask(area, step, offset) for area in areas)
-    notes = _differences(path.name, own, slide)
     if level is not image["datasets"][0] or every > 1:
         notes += (f"{path.name}: its labels were read at {size[0]}x{size[1]} pixels",)
     return Truth(tumor, ignored if ignored.pixels.any() else NOTHING, notes, known)

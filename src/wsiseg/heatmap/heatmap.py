@@ -25,7 +25,7 @@ from wsiseg.heatmap.qupath import collection_text
 from wsiseg.mathematics.grid import Grid, block_means, sizes_of_parts
 from wsiseg.pages.page import picture_address
 from wsiseg.pages.pictures import colored, hatch
-from wsiseg.run.errors import WsisegError
+from wsiseg.run.errors import DAMAGED, WsisegError
 from wsiseg.run.outputs import written_whole
 from wsiseg.run.record import in_words
 from wsiseg.slides.slide import ASSUMED, SlideFacts
@@ -296,5 +296,5 @@ class Heatmap:
                 positive_class=name,
             )
             return heatmap.with_others(dict(others), [*channels[1 : len(listed)]])
-        except (OSError, KeyError, ValueError, TypeError) as error:
+        except DAMAGED as error:
             raise WsisegError(f"{path}: not a heatmap of wsiseg: {error}", "name what predict wrote") from error

@@ -4,6 +4,7 @@ Specification: https://ngff.openmicroscopy.org/0.4 and /0.5 (multiscales, omero,
 is what QuPath reads; 0.5 lies on zarr 3. All transformations stand at the data sets, where every viewer looks.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -23,6 +24,7 @@ _COLORS = {0: (0, 0, 0, 0), 1: (*pictures.NORMAL, 96), UNKNOWN: (128, 128, 128, 
 _NAMES = {0: "background", 1: "tissue", UNKNOWN: "unknown"}
 _WINDOW = {"min": 0.0, "start": 0.0}
 _CHUNK = 256
+_MOST_CELLS = 100_000_000  # of 16 um on 160 mm x 160 mm
 _SMALLEST_LEVEL = 64  # the pyramid ends where a level is no larger
 
 
@@ -102,8 +104,10 @@ def open_levels(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8], dic
     import zarr  # noqa: PLC0415  heavy: only where a heatmap is read
 
     group = zarr.open_group(str(path), mode="r")
-    values = cast("zarr.Array[Any]", group["0"])[...]
-    labels = cast("zarr.Array[Any]", group["labels/segmentation/0"])[0]
+    stored = [cast("zarr.Array[Any]", group[name]) for name in ("0", "labels/segmentation/0")]
+    if any(array.size > _MOST_CELLS or math.prod(array.chunks) > _MOST_CELLS for array in stored):
+        raise ValueError(f"more than {_MOST_CELLS:,} cells, which no slide has")
+    values, labels = stored[0][...], stored[1][0]
     own = cast("dict[str, Any]", group.attrs["wsiseg"])
     return np.asarray(values, np.float32), np.asarray(labels, np.uint8), own
 

@@ -21,8 +21,17 @@ and what is wrong, and a second argument that says what to do next:
 `raise PixelSizeError("a.tiff: no pixel size in the file", "give --slide-mpp or the mpp column")`.
 """
 
+import struct
+import zlib
 from collections.abc import Sequence
 from typing import ClassVar
+from zipfile import BadZipFile
+
+DAMAGED = (
+    *(OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError, MemoryError),
+    *(AssertionError, EOFError, BadZipFile, struct.error, zlib.error),
+)
+"""What zarr, NumPy, HDF5 and their codecs raise at files that are damaged, or claim to be larger than memory."""
 
 
 def shortened(names: Sequence[str], most: int, what: str = "") -> list[str]:

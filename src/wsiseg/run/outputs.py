@@ -16,9 +16,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-from wsiseg.run.errors import OutputError
+from wsiseg.run.errors import DAMAGED, OutputError
 
 PACKED_FROM = 10_000_000
 """Bytes from which a text that may grow long is packed."""
@@ -199,7 +198,8 @@ def load_arrays(path: Path, key: str) -> dict[str, Any] | None:
     import numpy as np  # noqa: PLC0415  heavy: only where there are arrays
 
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # Opened here, as NumPy leaves a file open that turns out to be damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return dict(stored) if str(stored["key"]) == key else None
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except DAMAGED:
         return None

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.mathematics.grid import Grid
-from wsiseg.run.errors import WsisegError
+from wsiseg.run.errors import DAMAGED, WsisegError
 from wsiseg.slides.slide import Slide, SlideFacts
 from wsiseg.tiles.packed import PackedTiles
 
 Indices = Sequence[int] | NDArray[np.integer]
 _SUFFIX = ".tiles.zarr"
+_MOST_NUMBERS = 50_000_000  # of an array
 _ARRAYS: dict[str, Any] = {"corners": np.int32, "tissue_share": np.float32, "inside_share": np.float32}
 _FACTS = {"tile_px": int, "stride_px": int, "mpp": float, "tissue_mm2": float, "bad_tiles": int}
 
@@ -68,6 +69,8 @@ class Tiles:
     def load(cls, group: Any) -> Self:  # noqa: ANN401  a zarr group
         """Read what `save` wrote."""
         own = group.attrs["wsiseg"]
+        if any(max(group[name].size, *group[name].chunks) > _MOST_NUMBERS for name in _ARRAYS):
+            raise ValueError(f"more than {_MOST_NUMBERS:,} numbers, which no slide has")
         arrays: dict[str, Any] = {name: np.asarray(group[name][:], kind) for name, kind in _ARRAYS.items()}
         facts: dict[str, Any] = {name: kind(own[name]) for name, kind in _FACTS.items()}
         slide, warnings = SlideFacts.from_json(own["slide"]), tuple(own["warnings"])
@@ -87,7 +90,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         # Without the format zarr looks for files of the older one too, in the background.
         yield zarr.open_group(str(path), mode="r", zarr_format=3)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except DAMAGED as error:
         raise WsisegError(f"{path}: not a tile store: {error}", "make it again with wsiseg tile") from error
 
 

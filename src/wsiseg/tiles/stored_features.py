@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.run.errors import UsageError, WsisegError
+from wsiseg.run.errors import DAMAGED, UsageError, WsisegError
 from wsiseg.run.outputs import written_whole
 from wsiseg.slides.slide import SlideFacts
 from wsiseg.tiles.store import Tiles
@@ -177,7 +177,7 @@ def _of_hdf5(path: Path) -> tuple[NDArray[Any], NDArray[Any], dict[str, Any]]:
             sets = [_data_set(library, file, one, path) for one in (name, "coords")]
             facts = {key: value for one in (file, *reversed(sets)) for key, value in one.attrs.items()}
             return sets[0][:], sets[1][:], facts
-    except OSError as error:
+    except DAMAGED as error:
         raise WsisegError(f"{path}: cannot be read as HDF5: {error}", "compute the features again") from error
 
 
@@ -199,10 +199,12 @@ def _of_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any], dict[str, Any]]:
         with zipfile.ZipFile(path) as packed:
             if sum(one.file_size for one in packed.infolist()) > _MOST_BYTES:
                 raise WsisegError(f"{path}: unpacks to more than the features of any slide", "check the file")
-        with np.load(path, allow_pickle=False) as file, np.load(places, allow_pickle=False) as where:
+        # Opened here, as NumPy leaves a file open that turns out to be damaged.
+        with path.open("rb") as packed_file, places.open("rb") as packed_places:
+            file, where = (np.load(one, allow_pickle=False) for one in (packed_file, packed_places))
             facts = json.loads(path.with_suffix(".meta.json").read_text(encoding="utf-8"))
             return file["features"], np.stack([where["x"], where["y"]], 1), facts
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise WsisegError(f"{path}: not features as slide2vec stores them: {error}", "keep its tiles folder") from error
 
 
