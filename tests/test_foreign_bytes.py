@@ -229,6 +229,20 @@ def test_changed_bytes_are_a_result_or_a_sentence(
     tried(sound, tmp_path / "case", name, which, changes)
 
 
+KEPT: list[tuple[str, float, list[Change]]] = [
+    ("heatmap", 0.9375, [("over", 0.0, b"\0\0\0\0")]),  # blosc: a RuntimeError
+    ("heatmap", 0.9375, [("over", 0.03125, b"\xff\xff\xff\xff")]),  # blosc: a SystemError
+    ("arrays", 0.0, [("end", 0.5, b"-1")]),  # NumPy left the file open
+]
+
+
+@pytest.mark.parametrize(("name", "which", "changes"), KEPT)
+def test_what_once_broke_a_reader_is_a_sentence_now(
+    sound: Path, tmp_path: Path, name: str, which: float, changes: list[Change]
+) -> None:
+    tried(sound, tmp_path / "case", name, which, changes)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 @fuzz(CASES // len(READERS), is_fixed=False)

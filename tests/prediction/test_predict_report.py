@@ -363,11 +363,16 @@ def test_the_page_stays_small(tmp_path: Path, count: int, least_px: int) -> None
         assert shown.console() == []
 
 
-def test_pictures_beyond_a_thousand_slides_are_left_out_and_said() -> None:
-    made = many(1003)
-    text = predict_page(made, "many", lambda _slide: None)
-    assert text.count("<section") == 1000
-    assert "3 further slides are in the table only" in text
+def test_of_thousands_of_slides_a_few_are_shown_and_the_page_stays_below_5_mb() -> None:
+    made = many(10_000)
+    first = [record.slide for record in made.slides[:5]]
+    noisy = noisy_results(first)
+    text = predict_page(made, "many", lambda slide: noisy(slide) if slide in first else None)
+    assert text.count("<section") == 50
+    assert "9,950 further slides are in slides.csv or the table only" in text
+    assert len(text.encode()) + 45 * 20_000 < 5e6  # what the pictures of the others would take
+    few = predict_page(many(1003), "many", lambda _slide: None)
+    assert "953 further slides are in the table only" in few
 
 
 def test_a_kept_picture_that_is_none_is_refused() -> None:

@@ -15,6 +15,8 @@ from wsiseg.run.record import Run, SlideRecord, in_words, totals
 
 _MOST_SECTIONS = 1000
 _MOST_PICTURE_BYTES = 22_000_000  # of all pictures as text, so that a page of hundreds of slides stays below 25 MB
+_FEW_SECTIONS, _FEW_PICTURE_BYTES = 50, 1_000_000  # where there are more slides than sections: nobody looks at all
+_MOST_ROWS = 5000
 _COLUMNS = {
     "unknown": ("unknown_share", ".1%"),
     "mean p": ("mean_probability", ".3f"),
@@ -31,10 +33,12 @@ def predict_page(run: Run, title: str, results: Callable[[str], Results | None])
         run.slides, key=lambda record: (record.status not in ("failed", "suspect"), _natural(record.slide))
     )
     mapped = [record for record in records if record.status not in ("failed", "skipped")]
-    shown, left = mapped[:_MOST_SECTIONS], len(mapped[_MOST_SECTIONS:])
+    is_large = len(mapped) > _MOST_SECTIONS
+    shown = mapped[:_FEW_SECTIONS] if is_large else mapped
+    left = len(mapped) - len(shown)
     numbers = {record.slide: number for number, record in enumerate(shown)}
     classes = list(dict.fromkeys(name for record in records for name in record.by_class)) or ["tumor"]
-    rows = [_row(record, numbers.get(record.slide), classes) for record in records]
+    rows = [_row(record, numbers.get(record.slide), classes) for record in records[:_MOST_ROWS]]
     bar, script, style = (
         resources.files("wsiseg.prediction").joinpath(f"page.{kind}").read_text("utf-8")
         for kind in ("html", "js", "css")
@@ -44,9 +48,11 @@ def predict_page(run: Run, title: str, results: Callable[[str], Results | None])
     parts = [f"<h1>{head}: {_name(title)}</h1>", *_about(run), "<h2>Slides</h2>"]
     parts.append(FILTER + sortable_table(["slide", "status", *_heads(classes), "cohort", "notes"], rows))
     if shown:
-        parts += ["<h2>Maps</h2>", bar.replace("tumour", words), *_sections(run, shown, results)]
+        most_bytes = _FEW_PICTURE_BYTES if is_large else _MOST_PICTURE_BYTES
+        parts += ["<h2>Maps</h2>", bar.replace("tumour", words), *_sections(run, shown, results, most_bytes)]
     if left:
-        parts.append(f"<p>{counted(left, 'further slide')} {'is' if left == 1 else 'are'} in the table only.</p>")
+        where = "the table" if len(records) <= _MOST_ROWS else "slides.csv or the table"
+        parts.append(f"<p>{counted(left, 'further slide')} {'is' if left == 1 else 'are'} in {where} only.</p>")
     return page(f"{head}: {title}", "\n".join(parts), script if shown else "", colors() + style)
 
 
@@ -130,12 +136,14 @@ def _status(record: SlideRecord) -> str:
     return f'<span class="bad">{text}</span>' if record.status in ("failed", "suspect") else text
 
 
-def _sections(run: Run, records: Sequence[SlideRecord], results: Callable[[str], Results | None]) -> Iterator[str]:
+def _sections(
+    run: Run, records: Sequence[SlideRecord], results: Callable[[str], Results | None], most_bytes: int
+) -> Iterator[str]:
     for number, record in enumerate(records):
         found = results(record.slide)
         pictures = "<p>Its results are not there any more.</p>"
         if found is not None:
-            pictures = viewed(found, record.slide, _MOST_PICTURE_BYTES // len(records))
+            pictures = viewed(found, record.slide, most_bytes // len(records))
         yield (
             f'<section class="slide" id="slide-{number}" tabindex="-1" aria-labelledby="name-{number}">'
             f'<h3 id="name-{number}">{_name(record.slide)}</h3>{_facts(run, record, found)}{pictures}</section>'

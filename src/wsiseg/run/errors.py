@@ -29,7 +29,7 @@ from zipfile import BadZipFile
 
 DAMAGED = (
     *(OSError, KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError, MemoryError),
-    *(AssertionError, EOFError, BadZipFile, struct.error, zlib.error),
+    *(AssertionError, SystemError, EOFError, BadZipFile, struct.error, zlib.error),
 )
 """What zarr, NumPy, HDF5 and their codecs raise at files that are damaged, or claim to be larger than memory."""
 

@@ -1,0 +1,71 @@
+"""What predict itself costs a slide that is up to date, in cohorts of growing size, and how large the page gets.
+
+python benchmarks/cohort_scale.py 100 1000 10000
+
+One small made slide is mapped with a colour filter as the model; slides of a cohort and their results are links to it.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from making.models import write_color_filter_model
+from making.slides import write_slide
+from wsiseg.config.predict import PredictConfig
+from wsiseg.prediction.predict import predict_slides
+from wsiseg.run.proof import sealed
+
+
+def link_cohort(folder: Path, count: int) -> PredictConfig:
+    """Make a cohort of so many slides, all up to date."""
+    slide = write_slide(folder / "0" / "slide.tiff", size=(600, 400))
+    model = write_color_filter_model(folder / "m.onnx")
+    lines, out = ["slide,path"], folder / "out"
+    (folder / "cohort.csv").write_text("slide,path\ns0,0/slide.tiff\n")
+    config = PredictConfig.checked(inputs=(str(folder / "cohort.csv"),), model=(str(model),), out=out)
+    predict_slides(config)
+    made = [path for path in out.iterdir() if path.name.startswith("s0.")]
+    run = json.loads((out / "run.json").read_text())
+    (record,) = run["slides"]
+    records = []
+    for number in range(count):
+        name = f"s{number}"
+        lines.append(f"{name},{number}/slide.tiff")
+        renamed = json.loads(json.dumps(record).replace("s0.", f"{name}."))
+        records.append({**renamed, "slide": name, "path": str(folder / str(number) / "slide.tiff")})
+        if number:
+            (folder / str(number)).mkdir()
+            os.link(slide, folder / str(number) / "slide.tiff")
+            for path in made:
+                place = out / path.name.replace("s0.", f"{name}.", 1)
+                if path.is_dir():
+                    shutil.copytree(path, place, copy_function=os.link)
+                else:
+                    os.link(path, place)
+            os.link(out / ".thumbnails" / "s0.jpg", out / ".thumbnails" / f"{name}.jpg")
+    (folder / "cohort.csv").write_text("\n".join(lines) + "\n")
+    (out / "run.json").write_text(json.dumps(sealed({**run, "slides": records})))
+    return config
+
+
+def main() -> None:
+    """Print a line for each number of slides."""
+    for count in map(int, sys.argv[1:]):
+        with tempfile.TemporaryDirectory() as name:
+            config = link_cohort(Path(name), count)
+            began = time.perf_counter()
+            run = predict_slides(config)
+            seconds = time.perf_counter() - began
+            assert run.totals == {"ok": 0, "failed": 0, "up_to_date": count}, run.totals  # noqa: S101  a benchmark
+            size = config.report.stat().st_size / 1e6
+            print(f"{count:6} slides: {1000 * seconds / count:6.2f} ms a slide, page {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
