@@ -162,7 +162,7 @@ def _named(client: Client, place: Series) -> Series:
 
 
 def _fetch(client: Client, place: Series, cache: Path, progress: Progress, make_room: Callable[[Path], float]) -> Path:
-    """Fetch a series into its folder of the cache; `make_room` for it returns the bytes that are still free."""
+    """Fetch a series into its folder of the cache; `make_room` for it returns the bytes that can be free."""
     name = hashed(place.series or "")
     wanted = _instances(client, place, f"series {name}")
     folder, listed = cache / name, "\n".join(map(hashed, wanted))
@@ -250,7 +250,7 @@ def _first_part(chunks: Iterator[bytes], boundary: str | None) -> Iterator[bytes
 
 
 def _make_room(cache: Path, kept: set[Path], most_bytes: float, further: Path) -> float:
-    """Remove the series that were fetched longest ago until the rest fits, and return the bytes that are free.
+    """Remove the series that were fetched longest ago until the rest fits, and return the bytes that can be free.
 
     Raises:
         DownloadError: What must be kept does not fit.
@@ -258,14 +258,15 @@ def _make_room(cache: Path, kept: set[Path], most_bytes: float, further: Path) -
     # Nothing else that may lie there is counted, let alone removed.
     folders = sorted((path.parent for path in cache.glob(f"*/{_LIST}")), key=lambda path: path.stat().st_mtime)
     sizes = {folder: sum(file.stat().st_size for file in folder.glob("*.dcm")) for folder in folders}
-    for folder in [one for one in folders if one not in kept and one != further]:
+    others = [folder for folder in folders if folder not in {*kept, further}]
+    for folder in others:
         if sum(sizes.values()) > most_bytes:
             shutil.rmtree(folder)
             del sizes[folder]
     if sum(sizes.values()) > most_bytes:
         text = f"{cache}: the series take {sum(sizes.values()) / 1e9:.1f} GB, more than the cache may hold"
         raise DownloadError(text, "set cache-gb higher, or name fewer at once")
-    return most_bytes - sum(sizes.values())
+    return most_bytes - sum(size for folder, size in sizes.items() if folder not in others)
 
 
 def store(client: Client, root: str, path: Path) -> None:
