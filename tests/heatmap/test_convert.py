@@ -86,7 +86,8 @@ def test_a_slide_that_is_not_dicom_becomes_so(data: Path, tmp_path: Path) -> Non
         *("a.dicom", "a.map.dcm", "a.ome.zarr", "b.ome.zarr"),
     ]
     with Slide(slide) as before, Slide(tmp_path / "a.dicom") as after:
-        assert np.array_equal(*(one.read_level(0, (700, 900), (500, 500)) for one in (before, after)))
+        pixels = [one.read_level(0, (700, 900), (500, 500)) for one in (before, after)]
+    assert np.array_equal(pixels[0], pixels[1])
 
 
 @pytest.mark.parametrize("birth", ["19500102", "1950 SECRET"])
