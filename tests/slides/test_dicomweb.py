@@ -195,7 +195,8 @@ def test_what_is_no_whole_slide_is_refused(archive: Archive, slide: list[Path], 
     refused(address(archive, slide[0]), "half a series: its finest level is missing")
     archive.add(slide[0], label)
     refused(address(archive, label), "not in the archive|not a slide")
-    refused(address(archive, slide[0], with_series=False), "holds 2 series of slides; name one of them")
+    with pytest.raises(UsageError, match="holds 2 series of slides; name a series"):
+        fetch_series([address(archive, slide[0], with_series=False)], tmp_path / "cache", 1e9, Progress(), HASTY)
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ def fetch_series(
         patience: How long to try.
 
     Raises:
-        UsageError: An address is not one.
+        UsageError: An address is not one, or names a study that does not hold one series of slides.
         DownloadError: A series is not there, is not whole, is not a slide, is too large, or does not arrive.
         OutputError: The folder cannot be written.
     """
@@ -157,7 +157,7 @@ def _named(client: Client, place: Series) -> Series:
     found = _search(client, f"{place.root}/studies/{place.study}/series?Modality=SM").texts(_SERIES)
     if len(found) != 1:
         text = f"study {hashed(place.study)}: holds {len(found)} series of slides"
-        raise DownloadError(text, "name one of them, as dicomweb://HOST/PATH/studies/UID/series/UID")
+        raise UsageError(text, "name a series, as dicomweb://HOST/PATH/studies/UID/series/UID")
     return place._replace(series=found[0][0])
 
 
