@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 import tomli_w
@@ -64,6 +64,7 @@ def samples(settings: type[Config], name: str) -> Iterator[Any]:
     """Yield values for a field, right and wrong ones."""
     field = settings.model_fields[name]
     kind = scalar_of(field)
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     many = get_origin(kind_of(field)) is tuple
     if kind is bool:
         yield True

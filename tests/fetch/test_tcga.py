@@ -505,19 +505,9 @@ def test_the_command_line_names_what_failed_and_goes_on(server: Server, tmp_path
     good, bad = made_file(0), made_file(1)
     server.add(good, bad)
     server.fault = lambda path, _: "html" if bad.id in path else "ok"
-    command = [
-        sys.executable,
-        "-m",
-        "wsiseg",
-        "fetch",
-        "tcga",
-        "--out",
-        str(tmp_path),
-        "--mirror",
-        server.url,
-        "--json",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "wsiseg", "fetch", "tcga", "--out", str(tmp_path), "--json"]
+    mirrored = {**os.environ, "WSISEG_MIRROR_GDC": server.url}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=mirrored)
     assert done.returncode == 6
     answer = json.loads(done.stdout)
     assert [problem["file"] for problem in answer["failed"]] == [bad.name]
@@ -526,15 +516,16 @@ def test_the_command_line_names_what_failed_and_goes_on(server: Server, tmp_path
     with (tmp_path / "cohort.csv").open() as file:
         assert [row["path"] for row in csv.DictReader(file)] == [good.name]
     server.fault = lambda _path, _number: "ok"
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert subprocess.run(command, capture_output=True, check=False, env=mirrored).returncode == 0
 
 
 def test_an_interrupted_run_leaves_a_cohort_of_what_is_there(server: Server, tmp_path: Path) -> None:
     first, second = made_file(0, 1000), made_file(1, 3_000_000)
     server.add(first, second)
     server.pause_s = 0.02
-    command = [sys.executable, "-m", "wsiseg", "fetch", "tcga", "--out", str(tmp_path), "--mirror", server.url]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "wsiseg", "fetch", "tcga", "--out", str(tmp_path)]
+    mirrored = {**os.environ, "WSISEG_MIRROR_GDC": server.url}
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=mirrored)
     while server.sent[second.name] < 100_000 or not (tmp_path / first.name).exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

@@ -45,7 +45,7 @@ class FetchTcgaConfig(_SeveralFilesConfig):
 
     out: Path = Path("tcga")
     """Folder for the slides and their tables."""
-    mirror: Annotated[str | None, Shown(variables=("WSISEG_MIRROR_GDC",))] = None
+    mirror: Annotated[str | None, Shown("file", variables=("WSISEG_MIRROR_GDC",))] = None
     """Address of a mirror, in place of the GDC."""
     site: tuple[str, ...] = ()
     """Primary sites, as `Breast`, `Kidney` or `Bronchus and lung`; all where none is given."""

@@ -69,7 +69,7 @@ class PredictConfig(Config):
     """Write the cells as CSV too."""
     cells: bool = False
     """Write the cells too as detections for QuPath with the measurement p(tumor), as SLIDE.cells.geojson.gz."""
-    cache: Path | None = None
+    cache: Annotated[Path | None, IN_FILE] = None
     """Folder for series of an archive; `.dicomweb` in that of the maps where it is not given."""
     cache_gb: Annotated[float, IN_FILE] = Field(default=100.0, gt=0)
     """Gigabytes that it may hold; the series that were fetched longest ago leave it first."""
