@@ -117,6 +117,7 @@ def test_cells_that_qupath_classified_count_when_their_class_is_named(data: Path
     assert 0 < read(path, "Cell").tumor.total < read(path, "Cell", "Nucleus").tumor.total
 
 
+@pytest.mark.slow
 def test_camelyon_outlines_cover_what_painting_them_covers(data: Path) -> None:
     step = 8
     for path in sorted((data / "annotations" / "camelyon16_json").glob("Tumor_*.json")):

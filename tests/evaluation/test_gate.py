@@ -176,6 +176,7 @@ def test_the_command_leaves_with_3_and_a_table_of_what_fell_short(folder: Path) 
     assert evaluated(folder, "--fail-under", "nonsense=1").returncode == 2
 
 
+@pytest.mark.slow
 def test_a_gate_is_not_green_while_slides_have_no_map_and_every_figure_says_so(tmp_path: Path) -> None:
     write_run(tmp_path, slides=7)  # three of the test split
     for number in (4, 6):

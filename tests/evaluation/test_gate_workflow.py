@@ -58,6 +58,7 @@ def test_the_gate_is_green_for_a_good_model(tmp_path: Path) -> None:
     assert stored["without_background"]["auc"]["value"] > 0.95
 
 
+@pytest.mark.slow
 def test_the_gate_is_red_for_a_model_broken_on_purpose(tmp_path: Path) -> None:
     code, said = run_workflow(tmp_path, broken_model(tmp_path / "broken.onnx"))
     assert code == 3

@@ -249,6 +249,7 @@ def test_the_card_says_what_the_run_knows(exported: Exported) -> None:
         assert fact in page
 
 
+@pytest.mark.slow
 def test_a_card_takes_the_figures_of_an_evaluation_the_kind_of_map_and_what_a_person_says(
     trained: tuple[Path, TileClassifier], cohort: Path, tmp_path: Path
 ) -> None:
@@ -300,6 +301,7 @@ def test_an_export_is_done_once_in_the_folder_of_its_run_too(
     assert export(config.model_copy(update={"overwrite": True})).sha256 == first.sha256, "the same bytes every time"
 
 
+@pytest.mark.slow
 def test_the_same_training_in_another_place_and_time_makes_the_same_file(
     trained: tuple[Path, TileClassifier], tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ def cohorts(draw: st.DrawFn) -> Cohort:
     split_of: dict[str, str | None] = {}
     slides = []
     for name in names:
-        case, label = draw(st.sampled_from(["p1", "p2", name])), draw(st.sampled_from([0, 1, None]))
+        case, label = draw(st.sampled_from(["case 1", "case 2", name])), draw(st.sampled_from([0, 1, None]))
         split = split_of.setdefault(case, draw(st.sampled_from(["train", "val", "test"])))
         slides.append(
             CohortSlide(
