@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from making.progress import Heard
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.config.export import ExportConfig
 from wsiseg.config.predict import PredictConfig
@@ -20,20 +21,12 @@ from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.model_file import ModelFile
 from wsiseg.prediction.predict import predict_slides
-from wsiseg.run.record import Progress, Run
+from wsiseg.run.record import Run
 from wsiseg.tiles.store import TileStore
 from wsiseg.tiles.tile import tile
 
 OLD = Path(__file__).parent / "data" / "version-0.1"
 RUN_OF: dict[str, dict[str, Any]] = {"run": {"train_last": 1, "micro_batch": 12}, "frozen": {"freeze": True}}
-
-
-class Notes(Progress):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.texts.append(text)
 
 
 @pytest.fixture
@@ -101,8 +94,8 @@ def test_a_finished_run_is_up_to_date(run: str) -> None:
     from wsiseg.training.train import train  # noqa: PLC0415  loads torch
 
     before = Path(run, "last.pt").read_bytes()
-    notes = Notes()
-    assert train(settings_of(run), notes).status == "up_to_date", notes.texts
+    heard = Heard()
+    assert train(settings_of(run), heard).status == "up_to_date", heard.notes
     assert Path(run, "last.pt").read_bytes() == before
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import nn
 
 from making.models import with_card, with_changed_card
+from making.progress import Heard
 from making.tiled import TILE_PX, write_tiled_cohort
 from making.trained import description, settled, tiles_of, write_run
 from wsiseg.config.export import CardFacts, ExportConfig
@@ -37,18 +38,9 @@ from wsiseg.network.network import TileClassifier, build
 from wsiseg.network.stage import Stage
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.errors import GateError, ModelFileError, UsageError, WsisegError
-from wsiseg.run.record import Progress
 from wsiseg.slides.cohort import Cohort
 
 Images = NDArray[np.uint8]
-
-
-class Notes(Progress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -291,10 +283,10 @@ def test_an_export_is_done_once_in_the_folder_of_its_run_too(
     config = ExportConfig(run=tmp_path, out=tmp_path / "m.onnx")
     first = export(config)
     assert export(config) == replace(first, status="up_to_date")
-    notes = Notes()
-    again = export(config.model_copy(update={"card": CardFacts(name="other")}), notes)
+    heard = Heard()
+    again = export(config.model_copy(update={"card": CardFacts(name="other")}), heard)
     assert (again.status, again.card.name) == ("ok", "other")
-    assert any("exported again" in line for line in notes.lines)
+    assert any("exported again" in line for line in heard.notes)
     config.out.write_bytes(b"something else")
     with pytest.raises(UsageError, match="--overwrite"):
         export(config)
@@ -366,15 +358,15 @@ def test_networks_without_a_regular_map_give_tiles_only(cohort: Path, tmp_path: 
 def test_fewer_bits_follow_closely(
     trained: tuple[Path, TileClassifier], tiles: Images, tmp_path: Path, precision: str, exported: Exported
 ) -> None:
-    notes = Notes()
+    heard = Heard()
     config = ExportConfig.checked(run=trained[0], out=tmp_path / "m", precision=f"{precision},fp32")
-    found = export(config, notes)
+    found = export(config, heard)
     path = found.path / f"{precision}.onnx"
     row = found.card.parity[-1]
     assert (row.graph, row.reference, row.passed) == (precision, "fp32", True)
-    assert any("tiles/s" in line for line in notes.lines)
+    assert any("tiles/s" in line for line in heard.notes)
     is_slow = precision == "int8" and has_fast_int8() is False
-    assert any("no instructions for 8-bit products" in line for line in notes.lines) == is_slow
+    assert any("no instructions for 8-bit products" in line for line in heard.notes) == is_slow
     share = {"fp16": 0.55, "int8": 0.8}[precision]
     assert path.stat().st_size < share * exported.path.stat().st_size
     assert (found.path / "fp32.onnx").stat().st_size > 0.9 * exported.path.stat().st_size
@@ -394,10 +386,10 @@ def test_int8_needs_real_tiles(trained: tuple[Path, TileClassifier], tmp_path: P
     config = ExportConfig(run=run / "best.pt", out=tmp_path / "m.onnx", precision="int8")
     with pytest.raises(UsageError, match="--calibration"):
         export(config)
-    notes = Notes()
-    found = export(config.model_copy(update={"allow_loss": True}), notes)
+    heard = Heard()
+    found = export(config.model_copy(update={"allow_loss": True}), heard)
     assert found.card.parity[-1].source == "seeded textures"
-    assert any("made-up" in line for line in notes.lines)
+    assert any("made-up" in line for line in heard.notes)
     (tmp_path / "images").mkdir()
     for number, tile in enumerate(tiles):
         Image.fromarray(tile).save(tmp_path / "images" / f"{number}.png")
@@ -480,6 +472,7 @@ def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
             ExportConfig.checked(out=out, **settings)
 
 
+@pytest.mark.slow
 def test_command_line(trained: tuple[Path, TileClassifier], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "wsiseg", "export", str(trained[0]), "--out", str(tmp_path / "m.onnx")]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True, timeout=120)
@@ -507,10 +500,10 @@ def test_the_run_of_a_cohort_that_is_gone_is_exported_with_a_warning(
     trained: tuple[Path, TileClassifier], tmp_path: Path
 ) -> None:
     (tmp_path / "best.pt").write_bytes((trained[0] / "best.pt").read_bytes())
-    notes = Notes()
-    found = export(ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx"), notes)
+    heard = Heard()
+    found = export(ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "m.onnx"), heard)
     assert found.card.parity[0].source == "seeded textures"
-    assert any("made-up" in line for line in notes.lines)
+    assert any("made-up" in line for line in heard.notes)
 
 
 def test_the_splits_of_a_cohort_are_kept_apart(cohort: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from making.progress import Heard
 from making.tiled import TILE_PX, write_tiled_cohort
 from making.trained import tiles_of, write_run
 from wsiseg.config.export import ExportConfig
@@ -18,21 +19,10 @@ from wsiseg.network.network import TileClassifier, build, load_classifier
 from wsiseg.network.tokens import TokenMap
 from wsiseg.prediction.predict import predict
 from wsiseg.run.errors import UsageError
-from wsiseg.run.record import Progress
 from wsiseg.slides.cohort import Cohort
 from wsiseg.training.train import train
 
 VIT = "timm:test_vit"
-
-
-class Notes(Progress):
-    """Remembers what a person is told."""
-
-    def __init__(self, lines: list[str]) -> None:
-        self.lines = lines
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -157,13 +147,13 @@ def test_what_the_licence_of_weights_forbids_is_said_by_every_file(
     checkpoint = Checkpoint.load(trained[0] / "best.pt")
     checkpoint.trained_on["weights_licence"] = "cc-by-nc-nd-4.0"
     checkpoint.save(tmp_path / "best.pt")
-    notes: list[str] = []
-    file = export(ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "model.onnx"), Notes(notes))
+    heard = Heard()
+    file = export(ExportConfig(run=tmp_path / "best.pt", out=tmp_path / "model.onnx"), heard)
     said = [
         f"the licence of its weights (cc-by-nc-nd-4.0) forbids {what}"
         for what in ("commercial use", "models derived from it")
     ]
-    assert [note for note in notes if "forbids" in note] == [f"warning: {text}" for text in said]
+    assert [note for note in heard.notes if "forbids" in note] == [f"warning: {text}" for text in said]
     with ModelFile.open(file.path) as model:
         assert [warning for warning in model.warnings if "forbids" in warning] == [f"model.onnx: {one}" for one in said]
     assert load_classifier(Checkpoint.load(tmp_path / "best.pt")).licence == "cc-by-nc-nd-4.0"

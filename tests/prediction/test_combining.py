@@ -16,6 +16,7 @@ from ome_zarr_models.v05 import Image as Image05
 
 from making.maps import slide_facts
 from making.models import write_color_filter_model, write_lopsided_model
+from making.progress import Heard
 from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.mapping import combined
@@ -99,13 +100,8 @@ def test_one_model_has_one_channel(tmp_path: Path, slide: Path) -> None:
     assert Heatmap.open(record.outputs["zarr"]).disagreement is None
 
 
-class Listener(Progress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.tiles = 0
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+class Listener(Heard):
+    tiles = 0
 
     def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:  # noqa: ARG002  one slide
         self.tiles += tiles

@@ -9,6 +9,7 @@ import pytest
 
 from making.models import write_color_filter_model
 from making.predictions import digest, write_slides
+from making.progress import Heard
 from wsiseg.config.doctor import DoctorConfig
 from wsiseg.config.predict import PredictConfig
 from wsiseg.prediction.predict import predict_slides
@@ -17,14 +18,6 @@ from wsiseg.run.errors import UsageError
 from wsiseg.run.record import Progress, Run
 
 SLIDES = 5
-
-
-class Notes(Progress):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.texts.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +68,9 @@ def test_shards_in_one_folder_are_joined_in_it(place: Path, tmp_path: Path) -> N
 
 def test_shards_of_other_settings_are_told_and_folders_without_a_run_refused(place: Path, tmp_path: Path) -> None:
     predicted(place, str(tmp_path / "other"), shard="1/3", map="tile")
-    notes = Notes()
-    merged(tmp_path / "out", place / "2", tmp_path / "other", progress=notes)
-    assert "warning: these runs differ in settings; that of the last one is recorded" in notes.texts
+    heard = Heard()
+    merged(tmp_path / "out", place / "2", tmp_path / "other", progress=heard)
+    assert "warning: these runs differ in settings; that of the last one is recorded" in heard.notes
     with pytest.raises(UsageError, match="holds no run of predict"):
         merged(tmp_path / "out", place / "slides")
     with pytest.raises(UsageError, match="leave out shard"):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from making.maps import box, write_outlines
 from making.models import write_color_filter_model
+from making.progress import Heard
 from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.predict import predict_slides
@@ -29,14 +30,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def slide(make_slide: MakeSlide) -> Path:
     noise = np.random.default_rng(0).integers(60, 230, (56, 56, 3)).repeat(32, 0).repeat(32, 1).astype(np.uint8)
     return make_slide("slides/a.tiff", noise)
-
-
-class Listener(Progress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def run(model: Path, out: Path, slide: Path, watch: Progress | None = None, **settings: Any) -> tuple[SlideRecord, ...]:
@@ -113,7 +106,7 @@ def test_tissue_and_outlines_count_together(tmp_path: Path, model: Path, make_sl
 
 
 def test_a_slide_is_done_again_when_its_outlines_change_and_only_then(tmp_path: Path, model: Path, slide: Path) -> None:
-    roi, out, listener = tmp_path / "roi.geojson", tmp_path / "out", Listener()
+    roi, out, listener = tmp_path / "roi.geojson", tmp_path / "out", Heard()
     write_outlines(roi, box(0, 0, 896, 896))
     statuses = [run(model, out, slide, roi=str(roi))[0].status for _ in range(2)]
     assert statuses == ["ok", "up_to_date"]

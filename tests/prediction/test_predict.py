@@ -20,6 +20,7 @@ from shapely.geometry import shape
 
 import wsiseg
 from making.models import write_color_filter_model
+from making.progress import Heard
 from making.slides import stained_picture
 from wsiseg.cli.streams import Streams
 from wsiseg.config.predict import PredictConfig
@@ -45,23 +46,6 @@ def disc(width: int, height: int, center: tuple[float, float], radius: float) ->
     y, x = np.ogrid[:height, :width]
     is_dark = (x + 0.5 - center[0]) ** 2 + (y + 0.5 - center[1]) ** 2 < radius**2
     return np.where(is_dark[..., None], PURPLE, PINK)
-
-
-class Heard(Progress):
-    """Remembers what a person would have read."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-        self.details: list[str] = []
-
-    def note(self, text: str) -> None:
-        """Remember it."""
-        self.notes.append(text)
-
-    def detail(self, text: str) -> None:
-        """Remember it."""
-        self.details.append(text)
 
 
 def run(

@@ -11,25 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from making.progress import Heard
 from making.tiled import SMALL, TILE_PX, training
 from wsiseg.config.tile import TileConfig
 from wsiseg.network.network import build
 from wsiseg.run.errors import UsageError
-from wsiseg.run.record import Progress
 from wsiseg.tiles.tile import tile
 from wsiseg.training.cautions import cautions, cost, looks
 from wsiseg.training.features import Compute
 from wsiseg.training.scoring import Scored, pixels_of
 from wsiseg.training.slides import evenly, labelled_slides, spread, tile_truths
 from wsiseg.training.train import train
-
-
-class Listening(Progress):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 @given(st.integers(0, 5000), st.integers(1, 300), st.integers(0, 9))
@@ -149,7 +141,7 @@ def test_a_run_on_other_labels_truth_weights_or_tiles_is_not_up_to_date(
     change(copied)
     with pytest.raises(UsageError, match=f"was made with other settings: {name}; "):
         train(config.model_copy(update={"resume": True}))
-    listening = Listening()
+    listening = Heard()
     assert train(config, listening).status == "ok"
-    assert f"{tmp_path / 'run'}: trained again, as these changed: {name}" in listening.said
+    assert f"{tmp_path / 'run'}: trained again, as these changed: {name}" in listening.notes
     assert train(config).status == "up_to_date"

@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from making.progress import Heard
 from making.tiled import SMALL, TILE_PX, training
 from wsiseg.config.doctor import DoctorConfig
 from wsiseg.config.train import TrainConfig
@@ -26,22 +27,11 @@ from wsiseg.network.network import build, load_classifier
 from wsiseg.network.weights import read_torch
 from wsiseg.prediction.verify import verify
 from wsiseg.run.errors import DeviceError, UsageError, WsisegError
-from wsiseg.run.record import Progress
 from wsiseg.training.bags import TileSource
 from wsiseg.training.fit import better
 from wsiseg.training.processes import Processes, device_name, interleaved
 from wsiseg.training.slides import labelled_slides, tile_truths
 from wsiseg.training.train import Trained, precision_on, train
-
-
-class Listening(Progress):
-    """Remembers what a person would have read."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -55,7 +45,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_leaves_checkpoint_state_settings_and_measures(cohort: Path, truth: Path, tmp_path: Path) -> None:
-    out, listening = tmp_path / "run", Listening()
+    out, listening = tmp_path / "run", Heard()
     trained = train(training(cohort, out, truth=truth), listening)
     assert isinstance(trained, Trained)
     assert {path.name for path in out.iterdir()} == {
@@ -78,7 +68,7 @@ def test_a_run_leaves_checkpoint_state_settings_and_measures(cohort: Path, truth
     assert set(measures) == {"auc", "auc_background", "precision", "recall", "f1", "slide_auc"}
     assert trained.best.figures["test"]["colon"] == measures
     assert TrainConfig.of_run(out / "config.toml") == training(cohort, out, truth=truth, precision="float32")
-    assert re.search(r"epoch 2/2: risk \d", listening.said[-1])
+    assert re.search(r"epoch 2/2: risk \d", listening.notes[-1])
 
 
 def test_colors_are_those_of_the_training_tiles(cohort: Path, tmp_path: Path) -> None:
@@ -137,9 +127,9 @@ def test_the_same_again_is_up_to_date_and_other_settings_are_redone(cohort: Path
     before = (tmp_path / "best.pt").stat().st_mtime_ns
     assert train(training(cohort, tmp_path)).status == "up_to_date"
     assert (tmp_path / "best.pt").stat().st_mtime_ns == before
-    listening = Listening()
+    listening = Heard()
     assert train(training(cohort, tmp_path, lr=1e-3), listening).status == "ok"
-    assert listening.said.count(f"{tmp_path}: trained again, as these changed: lr") == 1
+    assert listening.notes.count(f"{tmp_path}: trained again, as these changed: lr") == 1
     with pytest.raises(UsageError, match="was made with other settings: beta"):
         train(training(cohort, tmp_path, lr=1e-3, beta=0.4, resume=True))
 
@@ -219,9 +209,9 @@ def test_a_run_without_validation_slides_keeps_the_last_epoch(cohort: Path, tmp_
     text = cohort.read_text().replace(",val,", ",train,")
     alone = cohort.with_name("no-val.csv")
     alone.write_text(text)
-    listening = Listening()
+    listening = Heard()
     train(training(alone, tmp_path), listening)
-    assert "no validation slides: the last epoch is kept" in listening.said
+    assert "no validation slides: the last epoch is kept" in listening.notes
     assert Checkpoint.load(tmp_path / "best.pt").figures["epoch"]["epoch"] == 2
 
 
@@ -277,9 +267,9 @@ def test_a_grid_that_was_stopped_before_its_table_writes_it(cohort: Path, tmp_pa
     for name in ("grid.csv", "grid.png", "report.html"):
         (tmp_path / name).unlink()
     (tmp_path / "alpha-0.2-beta-0" / "last.pt").unlink()
-    listening = Listening()
+    listening = Heard()
     assert train(settings, listening).status == "ok"
-    assert [text for text in listening.said if text.startswith("alpha")] == ["alpha-0.2-beta-0:"]
+    assert [text for text in listening.notes if text.startswith("alpha")] == ["alpha-0.2-beta-0:"]
     assert (tmp_path / "grid.csv").read_text() == table
     (tmp_path / "report.html").unlink()
     assert train(settings).status == "up_to_date"

@@ -17,7 +17,10 @@ from wsiseg.network.stage import Stage, described, squared
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.outputs import written_whole
 from wsiseg.training.bags import Source, ahead, at_once
-from wsiseg.training.slides import Indices, LabelledSlide, in_parts
+from wsiseg.training.slides import Indices, LabelledSlide, evenly, in_parts
+
+DESCRIBED = 64
+"""Tiles of a slide, at equal distances, that say what its tissue is like."""
 
 _TILES_READ = 128
 _STAGE = ".stage.npy"
@@ -68,7 +71,7 @@ class FeatureBank:
         _save(features, self.path(slide))
 
     def save_stage(self, stage: NDArray[np.float32], slide: LabelledSlide) -> None:
-        """Write what an early stage is like in every tile of a slide, float32[tiles, channels]."""
+        """Write what an early stage is like in the described tiles of a slide, float32[tiles, channels]."""
         _save(stage, self.path(slide).with_suffix(_STAGE))
 
     def stage(self, slide: LabelledSlide) -> NDArray[np.float32] | None:
@@ -197,7 +200,7 @@ def fill(
                     stage.append(found[:, channels:])
                 advance(len(indices))
             if compute.stage is not None:
-                bank.save_stage(np.concatenate(stage), slide)
+                bank.save_stage(np.concatenate(stage)[evenly(slide.tiles, DESCRIBED)], slide)
             bank.save(out, slide)
 
 

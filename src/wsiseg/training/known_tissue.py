@@ -13,12 +13,12 @@ from wsiseg.network.known_tissue import Features, KnownTissue
 from wsiseg.network.network import TileClassifier
 from wsiseg.network.stage import STRIDE_PX, Reached, Stage, described, squared, stage_layer
 from wsiseg.training.bags import TileSource, ahead
-from wsiseg.training.features import FeatureBank
+from wsiseg.training.features import DESCRIBED, FeatureBank
 from wsiseg.training.processes import Processes
 from wsiseg.training.slides import LabelledSlide, evenly
 
 # With 16 tiles and 8 crops a slide only a third of the foreign cells were unknown that are with these.
-_MOST_SLIDES, _MOST_TILES, _MOST_CROPS, _AT_ONCE = 100, 64, 24, 16
+_MOST_SLIDES, _MOST_CROPS, _AT_ONCE = 100, 24, 16
 _BYTES_AHEAD = 16_000_000  # of a slide
 _AROUND_PX = 32  # which an early stage hardly sees beyond
 
@@ -58,13 +58,13 @@ def _some(slides: Sequence[LabelledSlide]) -> list[LabelledSlide]:
 
 def _read(source: TileSource, bank: FeatureBank | None, slide: LabelledSlide) -> Read:
     """Read tiles of a slide alone, as a map by tiles sees them, unless the bank has them, and within crops."""
-    tiles, crops = evenly(slide.tiles, _MOST_TILES), evenly(slide.tiles, _MOST_CROPS)
+    tiles, crops = evenly(slide.tiles, DESCRIBED), evenly(slide.tiles, _MOST_CROPS)
     kept = None if bank is None else bank.stage(slide)
     read = [] if kept is not None else [(0, replace(source, context_px=None).read(slide, tiles))]
     if slide.path.exists():
         wider = replace(source, context_px=slide.tile_px + 2 * _AROUND_PX)
         read.append((_AROUND_PX // STRIDE_PX, wider.read(slide, crops)))
-    return [] if kept is None else [kept[tiles]], read
+    return [] if kept is None else [kept], read
 
 
 def _described(
