@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Devices, Gone, MapKind, Shard, Share, Shown, run_name
 
-_LOCAL = ("localhost", "127.0.0.1", "::1")
+LOCAL = ("localhost", "127.0.0.1", "::1")
+"""Names of this machine, to which http is safe."""
 Form = Literal["dicom-seg", "dicom-map", "ome-tiff", "ngff-0.5", "csv"]
 
 
@@ -154,7 +155,7 @@ class ConvertConfig(Config):
     def _can_be_stored(self) -> Self:
         if self.store is not None:
             address = urlsplit(self.store)
-            is_safe = address.scheme == "https" or (address.scheme == "http" and address.hostname in _LOCAL)
+            is_safe = address.scheme == "https" or (address.scheme == "http" and address.hostname in LOCAL)
             if not is_safe or not address.hostname or "@" in address.netloc:
                 raise ValueError(
                     "store is the address of a service, https://HOST/PATH (http on this machine), no login"

@@ -21,13 +21,13 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import RootModel
 
+from wsiseg.config.predict import LOCAL
 from wsiseg.run.connection import USUAL, Client, Patience, TemporaryError, open_client, refuse_offline, shown_url
 from wsiseg.run.errors import DownloadError, UsageError, counted
 from wsiseg.run.outputs import write_text, written_whole
 from wsiseg.run.record import Progress
 from wsiseg.slides.dicom import NOT_SLIDES, dicom_file, hashed
 
-_LOCAL = {"localhost", "127.0.0.1", "::1"}
 _ADDRESS = re.compile(r"dicomweb://(?P<root>[^@?#]+?)/studies/(?P<study>\d[\d.]*)(?:/series/(?P<series>\d[\d.]*))?/?")
 _AT_ONCE = 4
 _CHUNK = 1 << 20
@@ -67,7 +67,7 @@ class Series(NamedTuple):
             text = "a DICOMweb address of another form than dicomweb://HOST/PATH/studies/UID/series/UID"
             raise UsageError(text, "copy both identifiers from the archive; a login does not belong into an address")
         host = urlsplit(f"//{found['root']}").hostname
-        return cls(f"{'http' if host in _LOCAL else 'https'}://{found['root']}", found["study"], found["series"])
+        return cls(f"{'http' if host in LOCAL else 'https'}://{found['root']}", found["study"], found["series"])
 
 
 @contextmanager
