@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wsiseg.run.outputs import written_whole
 
-_LEAST_PX, _MOST_PX = 700, 2000  # the longer side of a picture
+_LEAST_PX, _MOST_PX = 700, 1200  # the longer side of a picture
 INK, _PAPER, _WARNING = (34, 34, 34), (255, 255, 255), (179, 38, 30)
 TUMOR, NORMAL = (213, 94, 0), (0, 114, 178)
 """What is tumour and what is not, by the truth and by a map; told apart by people who see no red or no green too."""
@@ -143,7 +143,7 @@ def _enlarged(
 
 
 def scaled(thumbnail: NDArray[np.uint8], least: int = _LEAST_PX) -> Image.Image:
-    """Bring the longer side of a picture (uint8[rows, columns, 3]) to at most 2000 pixels and at least so many.
+    """Bring the longer side of a picture (uint8[rows, columns, 3]) to at most 1200 pixels and at least so many.
 
     Small slides are magnified so that cells can be seen.
     """
