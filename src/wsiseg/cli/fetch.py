@@ -31,7 +31,7 @@ app.add_typer(fetch, name="fetch")
 
 @command(fetch, FetchExampleConfig)
 def example(streams: Streams, config: FetchExampleConfig) -> None:
-    """Write a small cohort to learn with: 12 slides of lymph node and colon with labels, splits and truth.
+    """Write a small cohort to learn with: 14 slides of lymph node and colon with labels, splits and truth.
 
     It comes with the package (CC0 and CC BY 4.0, see its README), so no network is needed. What is there is kept.
 
