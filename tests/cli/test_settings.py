@@ -31,7 +31,7 @@ ALL: dict[str, type[Config]] = {
     "fetch tumor-maps": fetch.FetchTumorMapsConfig,
     "fetch model": fetch.FetchModelConfig,
 }
-MOST_FLAGS = {"train": 24, "export": 15, "predict": 20, "evaluate": 14, "fetch tcga": 12}
+MOST_FLAGS = {"train": 19, "export": 14, "predict": 20, "evaluate": 14, "fetch tcga": 12}
 FIELDS = [(name, field) for name, settings in ALL.items() for field in settings.model_fields]
 NEEDED = {
     "inputs": ["a.svs"],

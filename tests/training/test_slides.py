@@ -73,7 +73,7 @@ def test_a_cap_and_a_long_run_are_told_before_they_begin(cohort: Path, tmp_path:
     assert said.startswith(
         f"8 of 8 slides have more than 20 tiles, {slides[0].slide} the most with {slides[0].stored}: "
     )
-    assert said.endswith("20 of each are used, spread evenly over its tissue (--max-tiles)")
+    assert said.endswith("20 of each are used, spread evenly over its tissue (max-tiles)")
     compute = Compute(build(SMALL, "none").eval())
     assert list(cost(19_999, compute, TILE_PX, "features")) == []
     (said,) = cost(50_000_000, compute, TILE_PX, "features of 50000000 tiles")

@@ -86,7 +86,7 @@ class ExportConfig(Config):
     """Distance from the tissue of training beyond which tissue is unknown; measured on tiles where it is not given."""
     head: bool = False
     """Write the head alone, for `wsiseg predict --features`; a run on stored features has nothing else."""
-    map: MapOfModel | None = None
+    map: Annotated[MapOfModel | None, IN_FILE] = None
     """The kind of map that predict makes with this model unless it is told otherwise; dense where the model can."""
     calibration: Path | None = None
     """Folder of images, or cohort CSV beside tile stores, to calibrate and compare with in place of the run's tiles."""

@@ -48,7 +48,7 @@ class TrainConfig(Config):
     """Least share of normal tissue in a tumour slide, where the cohort states none."""
     classes: Annotated[tuple[ClassName, ...], IN_FILE] = Field(default=("tumor",), min_length=1, max_length=16)
     """What is learned: each class from its own columns of the cohort, by a logit of its own."""
-    percent_error: float = Field(default=10.0, ge=0, le=100)
+    percent_error: Annotated[float, IN_FILE] = Field(default=10.0, ge=0, le=100)
     """Points by which a percentage in the column `tumor_percent` of the cohort may be wrong."""
     grid: bool = False
     """Train the 15 configurations of alpha and beta in steps of 0.2."""
@@ -79,7 +79,7 @@ class TrainConfig(Config):
     """Times that every training slide is visited."""
     bag: int = Field(default=150, ge=1)
     """Tiles drawn from a slide at a time."""
-    max_tiles: int = Field(default=2000, ge=1)
+    max_tiles: Annotated[int, IN_FILE] = Field(default=2000, ge=1)
     """Tiles of a slide that are used at most, the same ones in every run, spread evenly over its tissue."""
     micro_batch: int | None = Field(default=None, ge=1)
     """Tiles held with their gradients at a time; all of a bag where it is not given."""

@@ -31,7 +31,7 @@ def cautions(config: TrainConfig, slides: Sequence[LabelledSlide], device: torch
         largest = max(cut, key=lambda slide: slide.stored)
         yield (
             f"{len(cut)} of {len(slides)} slides have more than {config.max_tiles} tiles, {largest.slide} the most "
-            f"with {largest.stored}: {config.max_tiles} of each are used, spread evenly over its tissue (--max-tiles)"
+            f"with {largest.stored}: {config.max_tiles} of each are used, spread evenly over its tissue (max-tiles)"
         )
     if not validation:
         yield "no validation slides: the last epoch is kept"

@@ -221,7 +221,7 @@ def filled_bank(
     compute = Compute(classifier.eval(), config.context and slides[0].tile_px, config.precision == "bfloat16")
     missing = sum(count for slide, count in tiles.items() if not bank.path(slide).exists())
     for sentence in cost(missing, compute, config.context or slides[0].tile_px, f"features of {missing} tiles"):
-        progress.note(f"{sentence}; lower --max-tiles to save time")
+        progress.note(f"{sentence}; a lower max-tiles in the file of --config saves time")
     layer = stage_layer(classifier)
     is_alike = compute.middle_px is None and not compute.bfloat16  # as what describes known tissue
     with Stage(classifier.backbone, layer) if layer and is_alike else nullcontext() as stage:
