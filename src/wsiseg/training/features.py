@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsiseg.network.network import TileClassifier
-from wsiseg.network.stage import Stage, described, squared
+from wsiseg.network.stage import Stage, summary
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.outputs import written_whole
 from wsiseg.training.bags import Source, ahead, at_once
@@ -164,7 +164,7 @@ class Compute:
         middle = maps[:, :, begin : begin + cells, begin : begin + cells]
         found = [middle.float().mean((2, 3))]
         if self.stage is not None:
-            found.append(described(squared(self.stage.map).mean((2, 3))))
+            found.append(summary(self.stage.map))
         features: NDArray[np.float32] = torch.cat(found, 1).cpu().numpy()
         return features
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wsiseg.network.known_tissue import Features, KnownTissue
 from wsiseg.network.network import TileClassifier
-from wsiseg.network.stage import STRIDE_PX, Reached, Stage, described, squared, stage_layer
+from wsiseg.network.stage import STRIDE_PX, Reached, Stage, stage_layer, summary
 from wsiseg.training.bags import TileSource, ahead
 from wsiseg.training.features import DESCRIBED, FeatureBank
 from wsiseg.training.processes import Processes
@@ -81,5 +81,5 @@ def _of_middle(classifier: TileClassifier, stage: Stage, crops: Tensor, around: 
     with suppress(Reached):
         classifier.backbone(classifier.normalised(crops.to(classifier.head.weight.device)))
     rows, columns = (slice(around, size - around) for size in stage.map.shape[2:])
-    found: Features = described(squared(stage.map[:, :, rows, columns]).mean((2, 3))).cpu().numpy()
+    found: Features = summary(stage.map[:, :, rows, columns]).cpu().numpy()
     return found
