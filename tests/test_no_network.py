@@ -12,7 +12,7 @@ import pytest
 
 from making.cohorts import write_cohort
 from making.models import write_color_filter_model
-from making.predictions import write_slides
+from making.predictions import command, write_slides
 from making.servers import serving
 
 SOURCES = Path(__file__).resolve().parents[1] / "src" / "wsiseg"
@@ -20,6 +20,31 @@ LINGER_S = 14
 """ONNX Runtime's telemetry looks its host up ten seconds after the import."""
 _CALLS = "trace=socket,connect,bind,sendto,sendmsg,sendmmsg"
 _IN_NAMESPACE = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+_LOOKED_AT = """
+import signal, subprocess, sys, urllib.request
+viewer = subprocess.Popen([sys.executable, "-m", "wsiseg", "view", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+address = viewer.stdout.readline().strip()
+page = urllib.request.urlopen(address).read().decode()
+assert "<html" in page
+viewer.send_signal(signal.SIGINT)
+assert viewer.wait() == 130
+"""
+"""A program that starts `wsiseg view`, asks for its page and ends it as Ctrl-C does."""
+_TELLTALE = """
+import socket, threading
+CALLS = {
+    "connects": "socket.create_connection(('192.0.2.1', 443), 1)",
+    "looks up a name": "socket.getaddrinfo('telemetry.example', 443)",
+    "sends": "socket.socket(type=socket.SOCK_DGRAM).sendto(b'me', ('198.51.100.7', 53))",
+}
+def tell(program):
+    try:
+        exec(program)
+    except OSError:
+        pass
+threading.Timer(1, tell, [CALLS["HOW"]]).start()
+"""
+"""A dependency that tells somebody that it is used, a second after it was imported."""
 _LOCAL = re.compile(r'inet_addr\("127\.[\d.]+"\)|inet_pton\(AF_INET6, "::1"')
 
 
@@ -106,29 +131,56 @@ def sockets(home: Path, *arguments: object, outside: bool = False, **settings: s
     return [line for line in log.read_text().splitlines() if "AF_INET" in line]
 
 
+def strangers(calls: list[str]) -> list[str]:
+    """Return the calls that name an address of another machine than this one."""
+    return [call for call in calls if re.search(r"sin6?_(port|addr)|inet_", call) and not _LOCAL.search(call)]
+
+
 @pytest.mark.slow
 def test_no_command_opens_a_socket(traced_home: Path, model: Path, tmp_path: Path) -> None:
-    def wsiseg(*arguments: object) -> list[str]:
-        return sockets(traced_home, "-m", "wsiseg", *arguments)
+    def quiet(*arguments: object) -> None:
+        assert sockets(traced_home, "-m", "wsiseg", *arguments) == []
 
     write_cohort(tmp_path)
     table, run, exported = tmp_path / "tiles" / "cohort.csv", tmp_path / "run", tmp_path / "model.onnx"
     slides, truth, out = tmp_path / "slides", tmp_path / "truth", tmp_path / "out"
     network = ("--arch", "timm:test_resnet", "--init", "none", "--device", "cpu")
     assert sockets(traced_home, "-c", "import wsiseg; wsiseg.ModelFile, wsiseg.predict") == []
-    assert wsiseg("fetch", "example", "--out", tmp_path / "example") == []
-    assert wsiseg("tile", tmp_path / "cohort.csv", "--out", table.parent, "--tile", 64, "--pixels") == []
-    assert wsiseg("train", table, "--out", run, *network, "--epochs", 1, "--bag", 8) == []
-    assert wsiseg("export", run, "--out", exported, "--precision", "int8", "--allow-loss") == []
-    assert wsiseg("predict", slides, "--model", exported, "--out", out) == []
-    assert wsiseg("convert", out, "--to", "csv") == []
-    assert (
-        wsiseg("evaluate", out, "--truth", truth, "--cohort", tmp_path / "cohort.csv", "--out", tmp_path / "found")
-        == []
-    )
-    assert wsiseg("doctor") == []
-    assert wsiseg("doctor", "--model", model) == []
+    quiet("fetch", "example", "--out", tmp_path / "example")
+    quiet("init", tmp_path / "example")
+    quiet("tile", tmp_path / "cohort.csv", "--out", table.parent, "--tile", 64, "--pixels")
+    quiet("train", table, "--out", run, *network, "--epochs", 1, "--bag", 8)
+    quiet("train", table, "--out", tmp_path / "grid", *network, "--epochs", 1, "--bag", 4, "--grid", "--freeze")
+    quiet("export", run, "--out", exported, "--precision", "int8", "--allow-loss")
+    quiet("predict", slides, "--model", exported, "--out", out)
+    quiet("convert", out, "--to", "csv", "--to", "ome-tiff", "--to", "ngff-0.5")
+    quiet("evaluate", out, "--truth", truth, "--cohort", tmp_path / "cohort.csv", "--out", tmp_path / "found")
+    quiet("doctor")
+    quiet("doctor", "--model", model)
+    quiet("doctor", slides / "slide-0.tiff", "--deep")
+    quiet("doctor", out, "--sample", 4)
     assert left_behind(traced_home) == []
+
+
+@pytest.mark.slow
+def test_view_talks_to_its_browser_alone(traced_home: Path, slides: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    subprocess.run(command(slides, model, out), check=True, capture_output=True)
+    calls = sockets(traced_home, "-c", _LOOKED_AT, out)
+    assert any("bind(" in call for call in calls)
+    assert strangers(calls) == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced_home")
+@pytest.mark.parametrize("how", ["connects", "looks up a name", "sends"])
+def test_a_dependency_that_talks_is_found(how: str, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "telltale.py").write_text(_TELLTALE.replace("HOW", how))
+    (home / "sitecustomize.py").write_text("import telltale\n")
+    calls = sockets(home, "-m", "wsiseg", "doctor")
+    assert strangers(calls), calls
 
 
 @pytest.mark.slow
@@ -136,8 +188,7 @@ def test_dask_workers_talk_among_themselves_alone(traced_home: Path, slides: Pat
     arguments = ("-m", "wsiseg", "predict", slides, "--model", model, "--tissue", "none", "--out", tmp_path / "out")
     calls = sockets(traced_home, *arguments, "--dask", "local:2")
     assert calls
-    strangers = [call for call in calls if "sin" in call and not _LOCAL.search(call)]
-    assert strangers == []
+    assert strangers(calls) == []
     assert left_behind(traced_home) == []
 
 

@@ -52,6 +52,13 @@ def test_files_hold_the_cells(maps: Path) -> None:
     assert np.array_equal(again.probabilities, heatmap.probabilities, equal_nan=True)
 
 
+def test_a_file_says_nothing_of_the_machine_that_wrote_it(maps: Path) -> None:
+    for name in ("one", "other"):
+        convert(ConvertConfig(folder=maps, to=("csv", "ome-tiff"), slide=("a",), out=maps / name))
+    for name in ("a.csv", "a.map.ome.tiff"):
+        assert (maps / "one" / name).read_bytes() == (maps / "other" / name).read_bytes()
+
+
 def test_a_slide_that_is_not_there_stops_no_other(maps: Path) -> None:
     pytest.importorskip("highdicom")
     (maps / "b.svs").write_bytes(b"II")

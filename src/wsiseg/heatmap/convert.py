@@ -1,11 +1,13 @@
 """`wsiseg convert`, a verb that lives with its noun: maps that predict wrote become files of other programs."""
 
 import csv
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import NAMESPACE_OID, uuid5
 
 import numpy as np
 
@@ -174,7 +176,10 @@ def write_ome_tiff(path: Path, heatmap: Heatmap) -> None:
     layers = np.stack([*classes, heatmap.unknown.astype(np.float32)])
     levels, cell = halved(layers), heatmap.cell_um
     scaled = {} if heatmap.slide.mpp_source == ASSUMED else {"PhysicalSizeX": cell, "PhysicalSizeY": cell}
-    metadata = {"axes": "CYX", "Channel": {"Name": [*(f"p({name})" for name in heatmap.classes), "unknown"]}, **scaled}
+    # By default the file would be named after the network card of this machine, and the time.
+    mark = uuid5(NAMESPACE_OID, hashlib.sha256(layers.tobytes()).hexdigest())
+    names = [*(f"p({name})" for name in heatmap.classes), "unknown"]
+    metadata = {"axes": "CYX", "Channel": {"Name": names}, "UUID": str(mark), **scaled}
     kinds: dict[str, Any] = {"tile": (_TILE_PX, _TILE_PX), "compression": "zlib", "photometric": "minisblack"}
     with written_whole(path) as partial, tifffile.TiffWriter(partial, ome=True) as tiff:
         tiff.write(levels[0], subifds=len(levels) - 1, metadata=metadata, **kinds)
