@@ -1,7 +1,5 @@
 import hashlib
-import shutil
 import ssl
-import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -10,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from making.servers import FAULTS, Server, made_file, serving
+from making.servers import FAULTS, Server, made_file, serving, write_certificate
 from wsiseg.fetch.http import Checksum, Wanted, download
 from wsiseg.run.connection import GoneError, Patience, open_client
 from wsiseg.run.errors import DownloadError, OutputError
@@ -265,15 +263,9 @@ def test_a_proxy_that_cannot_be_used_is_one_sentence(tmp_path: Path, monkeypatch
 def test_a_certificate_of_the_house_is_trusted_where_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl to make a certificate")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    make = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=here"]
-    make += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(make, check=True, capture_output=True)
+    certificate = write_certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(certificate)
     with serving(context) as server:
         server.add(CONTENT)
         with pytest.raises(DownloadError, match=r"its certificate is not trusted; .* SSL_CERT_FILE"):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 pytest.importorskip("highdicom")
 
-from making.dicom_slides import ORIGIN_MM, write_dicom_slide
+from making.dicom_slides import ORIGIN_MM, in_parts, write_dicom_slide
 from making.maps import slide_facts
 from wsiseg.heatmap import dicom
 from wsiseg.heatmap.heatmap import Heatmap
@@ -137,3 +137,21 @@ def test_made_slides_are_slides(tmp_path: Path) -> None:
     with Slide(tmp_path) as slide:
         assert slide.level_sizes_px == SIZES
         assert np.array_equal(slide.read_level(1, (0, 0), SIZES[1]), pictures[1])
+
+
+def test_a_level_in_several_files_is_read_and_gets_objects(tmp_path: Path) -> None:
+    pictures = [np.random.default_rng(size[0]).integers(0, 255, (*size[::-1], 3)).astype(np.uint8) for size in SIZES]
+    files = write_dicom_slide(tmp_path, pictures)
+    heatmap = a_map(cell_px=3.5)
+    whole = dicom.parametric_map(heatmap, dicom.source_images(files[0]))
+    parts = [part for file in files[:2] for part in in_parts(file)]
+    with Slide(parts[1]) as slide:
+        assert slide.level_sizes_px == SIZES
+        for level, picture in enumerate(pictures):
+            assert np.array_equal(slide.read_level(level, (0, 0), SIZES[level]), picture)
+    made = dicom.parametric_map(heatmap, dicom.source_images(parts[1]))
+    assert made.TotalPixelMatrixColumns == whole.TotalPixelMatrixColumns == SIZES[1][0]
+    assert made.FloatPixelData == whole.FloatPixelData
+    parts[1].unlink()
+    with pytest.raises(SlideError, match=r"cannot be opened: Found only one SOP instance in concatenation \.\.\.;"):
+        Slide(parts[0])

@@ -3,20 +3,25 @@
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 
+from making.servers import write_certificate
+
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 LOGIN = ("me", "secret")
 _CHUNK = 1 << 14
+_PASSED = {"Accept", "Authorization", "Content-Type"}
 
 
 @dataclass(frozen=True)
@@ -24,10 +29,11 @@ class Archive:
     """A running archive."""
 
     host: str  # with its port
+    scheme: str = "http"
 
     @property
     def root(self) -> str:
-        return f"http://{self.host}/dicom-web"
+        return f"{self.scheme}://{self.host}/dicom-web"
 
     def instances(self) -> list[str]:
         """Return Orthanc's own names of all that it holds."""
@@ -117,3 +123,33 @@ def cut_after(archive: Archive, sent: int | None = None, received: int | None = 
     finally:
         for one in (listener, *opened):
             one.close()
+
+
+@contextmanager
+def behind_tls(archive: Archive, folder: Path) -> Iterator[tuple[Archive, Path]]:
+    """Yield an https address of the archive, and its certificate, which nobody else signed.
+
+    A relay decrypts, as the Orthanc of Debian 12 ends with a fault at the first connection by TLS. Its address is not
+    one that is asked by http.
+    """
+    certificate = write_certificate(folder, "127.0.0.2")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    class Relay(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            passed = {name: value for name, value in self.headers.items() if name in _PASSED}
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            answer = httpx.request(self.command, f"http://{archive.host}{self.path}", headers=passed, content=body)
+            self.send_response(answer.status_code)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_POST = do_GET  # noqa: N815  the name that the library looks for
+
+    with ThreadingHTTPServer(("127.0.0.2", 0), Relay) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Archive(f"127.0.0.2:{server.server_port}", "https"), certificate
+        server.shutdown()

@@ -1,12 +1,14 @@
 """DICOM slides written from arrays, level by level, of any downsample."""
 
 from collections.abc import Sequence
+from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
@@ -43,6 +45,25 @@ def write_dicom_slide(
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID
         files.append(folder / f"{image.SOPInstanceUID}.dcm")
         image.save_as(files[-1], enforce_file_format=True)
+    return files
+
+
+def in_parts(file: Path, count: int = 2) -> list[Path]:
+    """Replace an image by a concatenation: files that hold a share of its frames each (DICOM PS3.3 C.7.6.16.2.2.4)."""
+    whole = dcmread(file)
+    frames, size, uid = int(whole.NumberOfFrames), len(whole.PixelData) // int(whole.NumberOfFrames), generate_uid()
+    bounds = [frames * part // count for part in range(count + 1)]
+    files = []
+    for number, (first, last) in enumerate(pairwise(bounds), 1):
+        part = deepcopy(whole)
+        part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        part.ConcatenationUID, part.SOPInstanceUIDOfConcatenationSource = uid, whole.SOPInstanceUID
+        part.InConcatenationNumber, part.InConcatenationTotalNumber = number, count
+        part.ConcatenationFrameOffsetNumber, part.NumberOfFrames = first, last - first
+        part.PixelData = whole.PixelData[first * size : last * size]
+        files.append(file.with_stem(f"{file.stem}.{number}"))
+        part.save_as(files[-1], enforce_file_format=True)
+    file.unlink()
     return files
 
 

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import random
+import shutil
 import socket
 import ssl
 import struct
+import subprocess
 import threading
 import time
 import uuid
@@ -14,8 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import pytest
 
 FAULTS = (
     *("ok", "slow", "429", "429_date", "500", "503", "reset", "reset_early", "cut", "short", "long", "no_range"),
@@ -301,3 +306,16 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[Server]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def write_certificate(folder: Path, host: str = "127.0.0.1") -> Path:
+    """Write the certificate of an address, signed by nobody else, with its key in the same file."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl to make a certificate")
+    path = folder / "certificate.pem"
+    make = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=here"]
+    make += ["-addext", f"subjectAltName=IP:{host}", "-keyout", str(folder / "key.pem"), "-out", str(path)]
+    subprocess.run(make, check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + (folder / "key.pem").read_bytes())
+    return path

@@ -1,6 +1,7 @@
 """Slides come from a real archive as they are, and maps go there whole or not at all."""
 
 import base64
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ pytest.importorskip("highdicom")
 import highdicom as hd
 import pydicom
 
-from making.archives import LOGIN, Archive, cut_after, orthanc
+from making.archives import LOGIN, Archive, behind_tls, cut_after, orthanc
 from making.dicom_slides import write_dicom_slide
 from making.models import write_color_filter_model
 from wsiseg.config.predict import ConvertConfig, PredictConfig
@@ -187,22 +188,32 @@ def test_the_cache_stays_within_its_bounds(archive: Archive, tmp_path: Path) -> 
         fetch_series([address(archive, slides[0][0])], tmp_path / "small", size / 3, Progress())
 
 
+def started(*command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "wsiseg", *command], stderr=subprocess.PIPE, text=True)
+
+
+def refused(running: subprocess.Popen[str], code: int, sentence: str) -> None:
+    said = running.communicate()[1].splitlines()
+    assert running.returncode == code, said
+    assert re.search(sentence, said[-1]), said
+    assert [line for line in said[:-1] if "to fetch" not in line] == []
+
+
 @pytest.mark.slow
 def test_what_is_no_whole_slide_is_refused(archive: Archive, slide: list[Path], tmp_path: Path) -> None:
-    def refused(place: str, sentence: str) -> None:
-        with pytest.raises(DownloadError, match=sentence):
-            fetch_series([place], tmp_path / "cache", 1e9, Progress(), HASTY)
+    def not_mapped(place: str, code: int, sentence: str) -> None:
+        refused(started("predict", place, "--out", str(tmp_path / "out")), code, sentence)
+        assert list((tmp_path / "out").glob("[!.]*")) == []
 
     uids = pydicom.dcmread(slide[0], stop_before_pixels=True)
     of_study: dict[str, Any] = {"StudyInstanceUID": uids.StudyInstanceUID}
     (label,) = write_dicom_slide(tmp_path / "label", dotted()[2:], flavor="LABEL", **of_study)
-    refused(address(archive, slide[0]), "not in the archive")
+    not_mapped(address(archive, slide[0]), 6, "not in the archive")
     archive.add(*slide[1:])
-    refused(address(archive, slide[0]), "half a series: its finest level is missing")
+    not_mapped(address(archive, slide[0]), 6, "half a series: its finest level is missing")
     archive.add(slide[0], label)
-    refused(address(archive, label), "not in the archive|not a slide")
-    with pytest.raises(UsageError, match="holds 2 series of slides; name a series"):
-        fetch_series([address(archive, slide[0], with_series=False)], tmp_path / "cache", 1e9, Progress(), HASTY)
+    not_mapped(address(archive, label), 6, "not in the archive|not a slide")
+    not_mapped(address(archive, slide[0], with_series=False), 2, "holds 2 series of slides; name a series")
 
 
 @pytest.mark.slow
@@ -218,10 +229,37 @@ def test_a_label_in_the_series_stays_in_the_archive(archive: Archive, slide: lis
 def test_a_server_that_goes_in_the_middle_keeps_nothing_half(
     archive: Archive, slide: list[Path], tmp_path: Path
 ) -> None:
-    maps = mapped(str(slide[0]), tmp_path)
-    with cut_after(archive, sent=30_000) as wire, pytest.raises(DownloadError, match="times in a row"):
-        convert(ConvertConfig(folder=maps, to=("dicom-map",), store=wire.root), patience=HASTY)
+    maps, out = mapped(str(slide[0]), tmp_path), tmp_path / "out"
+    with cut_after(archive, sent=30_000) as wire:
+        refused(started("convert", str(maps), "--to", "dicom-map", "--store", wire.root), 6, "times in a row; run it")
     assert archive.instances() == []
+    archive.add(*slide)
+    with cut_after(archive, received=2_000_000) as wire:
+        refused(started("predict", address(wire, slide[0]), "--out", str(out)), 6, "times in a row; run it")
+    assert [path.name for path in out.iterdir()] == [".dicomweb"]
+    assert {path.read_bytes() for path in out.rglob("*.dcm")} < {path.read_bytes() for path in slide}
+
+
+@pytest.mark.slow
+def test_an_archive_must_be_trusted(
+    archive: Archive, slide: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps, out = mapped(str(slide[0]), tmp_path), tmp_path / "out"
+    archive.add(*slide)
+    with behind_tls(archive, tmp_path) as (secure, certificate):
+        storing = ["convert", str(maps), "--to", "dicom-map", "--store", secure.root]
+        fetching = ["predict", address(secure, slide[0]), "--out", str(out), "--model", str(tmp_path / "m.onnx")]
+        for command in (storing, fetching):
+            sentence = r"https://127\.0\.0\.2.*: its certificate is not trusted; .* SSL_CERT_FILE"
+            refused(started(*command), 6, sentence)
+        assert len(archive.instances()) == len(slide)
+        assert not list(tmp_path.rglob("*.map.dcm"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        for command in (storing, [*fetching, "--tissue", "none"]):
+            said = started(*command).communicate(timeout=60)[1]
+            assert "error" not in said.lower(), said
+        assert len(archive.instances()) == len(slide) + 1
+        assert len(list(out.glob("*.ome.zarr"))) == 1
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from wsiseg.run.errors import DownloadError
+from wsiseg.run.errors import DownloadError, without_identifiers
 from wsiseg.run.version import __version__
 
 T = TypeVar("T")
@@ -266,5 +266,4 @@ def shown_url(url: str) -> str:
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return "a broken address"
-    path = re.sub(r"\d+(\.\d+){3,}", "...", parts.path)
-    return shown(f"{parts.scheme}://{parts.hostname or ''}{port}{path}")
+    return shown(f"{parts.scheme}://{parts.hostname or ''}{port}{without_identifiers(parts.path)}")

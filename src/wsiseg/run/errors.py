@@ -21,6 +21,7 @@ and what is wrong, and a second argument that says what to do next:
 `raise PixelSizeError("a.tiff: no pixel size in the file", "give --slide-mpp or the mpp column")`.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -43,6 +44,11 @@ def counted(count: int, what: str) -> str:
     """Return a number of things in words, as `1 slide` and `1,200 patches`."""
     ending = "es" if what.endswith("ch") else "s"
     return f"{count:,} {what}{'' if count == 1 else ending}"
+
+
+def without_identifiers(text: str) -> str:
+    """Return a text as messages may quote it: without the identifiers of DICOM, which lead to a patient."""
+    return re.sub(r"\d+(\.\d+){3,}", "...", text)
 
 
 class WsisegError(Exception):

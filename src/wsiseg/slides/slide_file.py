@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsiseg.run.errors import SlideError
+from wsiseg.run.errors import SlideError, without_identifiers
 from wsiseg.slides import formats, tiff
 from wsiseg.slides.dicom import dicom_file, series_file
 from wsiseg.slides.formats import CONVERT, GET_AGAIN
@@ -164,7 +164,7 @@ def _open(path: Path) -> "AbstractSlide":
     except openslide.OpenSlideUnsupportedFormatError:
         return _open_image(path)
     except openslide.OpenSlideError as error:
-        reason = str(error).replace(f"Reading {path}: ", "")
+        reason = without_identifiers(str(error).replace(f"Reading {path}: ", ""))
         raise SlideError(f"{path.name}: cannot be opened: {reason}", _advice(reason)) from error
     vendor = slide.properties.get("openslide.vendor", "")
     # What OpenSlide opens, but would read wrongly, or not without ending the process.
@@ -185,8 +185,9 @@ def _read(
     try:
         region = handle.read_region(corner, level, size)
     except (OpenSlideError, OSError, SyntaxError) as error:
-        text = f"{name}: the {size[0]}x{size[1]} pixels at {corner} of level {level} cannot be read: {error}"
-        raise SlideError(text, _advice(str(error))) from error
+        reason = without_identifiers(str(error))
+        text = f"{name}: the {size[0]}x{size[1]} pixels at {corner} of level {level} cannot be read: {reason}"
+        raise SlideError(text, _advice(reason)) from error
     if region.getchannel("A").getextrema()[0] == _OPAQUE:
         return region.convert("RGB")
     flat = Image.new("RGB", region.size, "#" + handle.properties.get("openslide.background-color", "FFFFFF"))
