@@ -72,9 +72,6 @@ def write_levels(  # noqa: PLR0913  one argument for each thing the format state
     import zarr  # noqa: PLC0415  heavy: only where a heatmap is written
 
     images, masks = halved(values), _pyramid(labels[None], lambda level: level[:, ::2, ::2])
-    root = zarr.create_group(str(path), zarr_format=2 if ngff == "0.4" else 3)
-    listed = root.create_group("labels")
-    segmentation = listed.create_group("segmentation")
     cell, pixel = (cell_um, mpp) if is_scaled else (cell_um / mpp[0], (1.0, 1.0))
     placed = [_placed(cell * 2**level, pixel) for level in range(len(images))]
     unit = {"unit": "micrometer"} if is_scaled else {}
@@ -86,9 +83,10 @@ def write_levels(  # noqa: PLR0913  one argument for each thing the format state
         "multiscales": [_multiscale(placed, "segmentation", "nearest", unit)],
         "image-label": _image_label(classes),
     }
-    root.attrs.update({**_versioned(image, ngff), "wsiseg": own})
-    listed.attrs.update(_versioned({"labels": ["segmentation"]}, ngff))
-    segmentation.attrs.update(_versioned(label, ngff))
+    stated = {**_versioned(image, ngff), "wsiseg": own}
+    root = zarr.create_group(str(path), zarr_format=2 if ngff == "0.4" else 3, attributes=stated)
+    listed = root.create_group("labels", attributes=_versioned({"labels": ["segmentation"]}, ngff))
+    segmentation = listed.create_group("segmentation", attributes=_versioned(label, ngff))
     for group, levels in ((root, images), (segmentation, masks)):
         _write_arrays(group, levels, ngff)
     root.create_group("OME")

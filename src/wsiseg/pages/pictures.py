@@ -1,6 +1,8 @@
 """Pictures of what was found on a slide, for people."""
 
 import math
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -116,7 +118,8 @@ def _mapped(
     over = Image.blend(plain, places.convert("RGB"), _OPACITY)
     looked = _enlarged(~np.isnan(probabilities), plain.size, extent)
     pixels = np.array(Image.composite(over, plain, looked))
-    hatch(pixels, np.asarray(_enlarged(unknown, plain.size, extent)), _line(plain))
+    if unknown.any():
+        hatch(pixels, np.asarray(_enlarged(unknown, plain.size, extent)), _line(plain))
     tumor = np.asarray(_enlarged(probabilities >= threshold, plain.size, extent))
     pixels[rim(tumor, _line(plain))] = INK
     return Image.fromarray(pixels)
@@ -221,4 +224,22 @@ def _measure(framed: Image.Image, width_um: float, width_px: int) -> None:
 
 def _save(path: Path, picture: Image.Image) -> None:
     with written_whole(path) as partial:
-        picture.save(partial, "PNG", compress_level=1)  # a tenth larger than by default, in half the time
+        partial.write_bytes(_png(np.asarray(picture)))
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return a picture (uint8[rows, columns, 3]) as a PNG whose rows are stored as differences from those above them.
+
+    Pillow tries five kinds of differences for every row, which takes longer than compressing them; the file would be as
+    large (PNG Specification, third edition, sections 5.3, 9.2 and 11.2).
+    """
+    rows, columns, _ = pixels.shape
+    lines = np.full((rows, 1 + 3 * columns), 2, np.uint8)  # each begins with the kind of its differences
+    lines[:, 1:] = np.diff(pixels.reshape(rows, -1), axis=0, prepend=np.uint8(0))
+    head = struct.pack(">IIBBBBB", columns, rows, 8, 2, 0, 0, 0)  # of 8 bits a sample, in RGB
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(lines.data, 1)), (b"IEND", b""))
+    parts = (
+        b"%b%b%b%b" % (struct.pack(">I", len(data)), name, data, struct.pack(">I", zlib.crc32(name + data)))
+        for name, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,16 +55,14 @@ class Sums:
         layers = np.zeros((classes + with_distances, *shape), np.float32)
         return cls(layers, np.zeros(shape, np.float32), classes=classes)
 
-    def add(self, cells: Cells, answer: Answer, weight: NDArray[np.float32]) -> None:
-        """Add the answer for the cells of a window, of their shape or of one value, with their weights."""
-        row, column, rows, columns = cells
-        place = np.s_[row : row + rows, column : column + columns]
-        seen = self.weight[place].shape
+    def add(self, place: Any, answer: Answer, weight: NDArray[np.float32]) -> None:  # noqa: ANN401  any index of NumPy
+        """Add the answer for the cells at an index [rows, columns] with their weights; some may lie beyond the map."""
+        within = tuple(map(slice, self.weight[place].shape))
         told = (one.reshape(*weight.shape, -1) for one in answer if one is not None)
         layers = (values for one in told for values in np.moveaxis(one, -1, 0))
         for total, values in zip(self.total, layers, strict=True):
-            total[place] += (values * weight)[: seen[0], : seen[1]]
-        self.weight[place] += weight[: seen[0], : seen[1]]
+            total[place] += (values * weight)[within]
+        self.weight[place] += weight[within]
 
     def answer(self, plan: Plan) -> Answer:
         """Return what was said of every cell, [rows, columns], NaN where nobody looked or nothing could be read.
@@ -110,9 +108,15 @@ class Asking:
             seen = zip(self.plan.windows[windows], answer.features, readable[:, 0, 0], strict=False)
             self.features += [(cells, values) for cells, values, is_readable in seen if is_readable]
             answer = answer._replace(features=None)
-        for number, cells in enumerate(self.plan.windows[windows]):
-            weight = _weight(self.plan, cells) * readable[number]
-            self.sums.add(cells, answer.changed(itemgetter(number)), weight)
+        asked = self.plan.windows[windows]
+        if self.plan.is_dense:
+            for number, cells in enumerate(asked):
+                weight = _weight(self.plan, cells) * readable[number]
+                place = np.s_[cells[0] : cells[0] + cells[2], cells[1] : cells[1] + cells[3]]
+                self.sums.add(place, answer.changed(itemgetter(number)), weight)
+        else:  # all at once: one by one they would take a tenth of the time of decoding
+            rows, columns, _, _ = np.transpose(asked)
+            self.sums.add((rows, columns), answer, readable[:, 0, 0].astype(np.float32))
         self.sums.done = windows.stop
         try:
             self.after(self, self.plan.tiles(windows), waited)

@@ -31,7 +31,7 @@ SAVE_EVERY_S = 30.0
 """How often what is known of an unfinished slide is kept."""
 
 _READING = 3  # changes when pixels or answers do, so that no map is half of one kind and half of another
-_PICTURE_PX = 1200  # longer side of the picture of a small slide
+_PICTURE_PX, _AS_IT_IS_PX = 1200, 1000  # longer side of the picture of a small slide; of a level that serves as it is
 _MOST_PICTURE_PX = 64_000_000  # of the level that it is read from
 
 
@@ -73,7 +73,8 @@ def prepare(row: CohortSlide, slide: Slide, models: list[ModelFile], config: Pre
 def picture_of(job: Job) -> NDArray[np.uint8]:
     """Read the slide for people, uint8[rows, columns, 3]: finer than the thumbnail where that costs little."""
     slide = job.slide
-    scale = max(1.0, max(slide.size_px) / _PICTURE_PX)
+    smaller = max((px for px in map(max, slide.level_sizes_px) if px <= _PICTURE_PX), default=0)
+    scale = max(1.0, max(slide.size_px) / (smaller if smaller >= _AS_IT_IS_PX else _PICTURE_PX))
     level = slide.levels[level_for(slide.levels, (scale, scale))]
     if max(job.thumbnail.shape) >= _PICTURE_PX or level.size_px[0] * level.size_px[1] > _MOST_PICTURE_PX:
         return job.thumbnail
@@ -236,8 +237,7 @@ def map_of(job: Job, askings: Sequence[Asking], models: list[ModelFile], config:
     for asking in askings:
         if asking.failure is not None:
             raise asking.failure
-    members = [_member(job, asking, model, config) for asking, model in zip(askings, models, strict=True)]
-    heatmap = combined(members)
+    heatmap = combined([_member(job, asking, model, config) for asking, model in zip(askings, models, strict=True)])
     facts = {**heatmap.run, **settings_of(models, config, job.places)}
     return replace(heatmap, run=facts, threshold=threshold_of(models, config))
 

@@ -132,11 +132,12 @@ def overlay(heatmap: Heatmap, longest_px: int) -> Overlay:
 def _png(values: NDArray[np.float32], unknown: NDArray[np.bool_], threshold: float, copies: int) -> bytes:
     from PIL import Image  # noqa: PLC0415  heavy: only where pictures are made
 
-    unknown = unknown.repeat(copies, 0).repeat(copies, 1)
-    filled = np.where(unknown, -1.0, np.nan_to_num(values, nan=-1.0).repeat(copies, 0).repeat(copies, 1))
-    indices = np.where(filled < 0, 0, 1 + shades(np.maximum(filled, 0), threshold) // _SHADES).astype(np.uint8)
+    known = np.where(unknown, -1.0, np.nan_to_num(values, nan=-1.0))
+    colored = np.where(known < 0, 0, 1 + shades(np.maximum(known, 0), threshold) // _SHADES).astype(np.uint8)
+    indices = colored.repeat(copies, 0).repeat(copies, 1)
+    unknown, tumor = (one.repeat(copies, 0).repeat(copies, 1) for one in (unknown, known >= threshold))
     indices[unknown] = _STEPS + 2 - is_line(unknown.shape, *_HATCH_PX)[unknown]
-    indices[rim(filled >= threshold, 2 if copies > _WIDE else 1)] = _STEPS + 3
+    indices[rim(tumor, 2 if copies > _WIDE else 1)] = _STEPS + 3
     colors = palette()[_SHADES // 2 :: _SHADES]
     image = Image.fromarray(indices)
     image.putpalette(bytes((255, 255, 255)) + colors.tobytes() + bytes((*DARK, *LIGHT, *INK)))
