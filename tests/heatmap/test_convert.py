@@ -12,7 +12,7 @@ import tifffile
 
 from making.maps import write_map
 from wsiseg.cli.streams import Streams
-from wsiseg.config.predict import ConvertConfig
+from wsiseg.config.predict import ConvertConfig, Form
 from wsiseg.heatmap.convert import convert
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.run.errors import UsageError, WsisegError
@@ -121,9 +121,11 @@ def test_what_cannot_be_converted_is_refused(maps: Path, monkeypatch: pytest.Mon
         convert(ConvertConfig(folder=maps, to=("csv",), slide=("a", "c")))
     with pytest.raises(UsageError, match="no maps there"):
         convert(ConvertConfig(folder=maps / "empty", to=("csv",)))
-    monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(WsisegError, match=r"dicom-seg needs highdicom.*pip install 'wsiseg\[dicom\]'"):
-        convert(ConvertConfig(folder=maps, to=("csv", "dicom-seg")))
+    forms: list[tuple[Form, str, str]] = [("dicom-seg", "highdicom", "dicom"), ("spatialdata",) * 3]
+    for form, package, extra in forms:
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(WsisegError, match=rf"{form} needs {package}.*pip install 'wsiseg\[{extra}\]'"):
+            convert(ConvertConfig(folder=maps, to=("csv", form)))
     assert not (maps / "a.csv").exists()
 
 

@@ -141,7 +141,8 @@ def convert(streams: Streams, config: ConvertConfig) -> int:
     """Write maps in the forms of other programs: DICOM objects that lie on their DICOM slides, OME-TIFF, CSV.
 
     Writes for every slide OUT/SLIDE.segmentation.dcm and OUT/SLIDE.probability.dcm, OUT/SLIDE.map.dcm,
-    OUT/SLIDE.map.ome.tiff, OUT/SLIDE.ngff.zarr or OUT/SLIDE.csv, as --to says, and OUT/run.convert.json.
+    OUT/SLIDE.map.ome.tiff, OUT/SLIDE.ngff.zarr, OUT/SLIDE.spatialdata.zarr or OUT/SLIDE.csv, as --to says, and
+    OUT/run.convert.json.
 
     Examples:
         wsiseg convert maps --to dicom-seg --to dicom-map

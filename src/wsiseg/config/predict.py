@@ -11,7 +11,7 @@ from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Devices, Gone, Map
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 """Names of this machine, to which http is safe."""
-Form = Literal["dicom-seg", "dicom-map", "ome-tiff", "ngff-0.5", "csv"]
+Form = Literal["dicom-seg", "dicom-map", "ome-tiff", "ngff-0.5", "spatialdata", "csv"]
 
 
 class PredictConfig(Config):
@@ -137,7 +137,7 @@ class ConvertConfig(Config):
     """The folder that predict wrote."""
     to: Annotated[tuple[Form, ...], Shown(metavar="FORM")] = Field(min_length=1)
     """What to write, several times for several: dicom-seg (two DICOM Segmentations: binary, and fractional with the
-    probability), dicom-map (a DICOM Parametric Map), ome-tiff, ngff-0.5, or csv (a row a cell)."""
+    probability), dicom-map (a DICOM Parametric Map), ome-tiff, ngff-0.5, spatialdata, or csv (a row a cell)."""
     out: Path | None = None
     """Folder for what is written; the folder of the maps where it is not given."""
     slide: tuple[str, ...] = ()

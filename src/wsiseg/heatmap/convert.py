@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -109,13 +110,14 @@ def _check_extra(forms: tuple[Form, ...]) -> None:
     """Refuse forms whose packages are missing before anything is written."""
     import importlib  # noqa: PLC0415  only here
 
-    needed = {"dicom-seg": "highdicom", "dicom-map": "highdicom", "ome-tiff": "tifffile"}
+    needed = {"dicom-seg": "highdicom", "dicom-map": "highdicom", "ome-tiff": "tifffile", "spatialdata": "spatialdata"}
     for form in forms:
         try:
             importlib.import_module(needed.get(form, "csv"))
         except ModuleNotFoundError as error:
+            extra = "spatialdata" if form == "spatialdata" else "dicom"
             text = f"{form} needs {error.name}, which is not installed"
-            raise WsisegError(text, "pip install 'wsiseg[dicom]'") from error
+            raise WsisegError(text, f"pip install 'wsiseg[{extra}]'") from error
 
 
 def _write(record: SlideRecord, config: ConvertConfig, out: Path) -> list[Path]:
@@ -187,6 +189,56 @@ def write_ome_tiff(path: Path, heatmap: Heatmap) -> None:
             tiff.write(level, subfiletype=1, metadata=None, **kinds)
 
 
+def write_spatialdata(path: Path, heatmap: Heatmap) -> None:
+    """Write probabilities, states of cells, what the states mean, and outlines as SpatialData.
+
+    The coordinate system `global` is that of level-0 pixels, `micrometers` is there where their size is known; cell
+    (0, 0) begins at the origin of both. Source: https://spatialdata.scverse.org/en/stable/design_doc.html
+    """
+    import spatialdata as sd  # noqa: PLC0415  only where one is written: it loads for seconds
+    from anndata import AnnData  # noqa: PLC0415  the same
+
+    images = np.stack([np.nan_to_num(one.probabilities) for one in heatmap.by_class])
+    cells, pixels = _placed(heatmap, heatmap.cell_level0), _placed(heatmap, (1.0, 1.0))
+    names, outlines = labels_of(heatmap.classes), _outlines(heatmap)
+    states = AnnData(obs={"region": ["state"] * len(names), "label": [*names], "state": [*names.values()]})
+    states.obs["region"] = states.obs["region"].astype("category")
+    elements = {
+        "probability": sd.models.Image2DModel.parse(images, ("c", "y", "x"), [*heatmap.classes], cells),
+        "state": sd.models.Labels2DModel.parse(heatmap.labels, ("y", "x"), transformations=cells),
+        "states": sd.models.TableModel.parse(states, "state", "region", "label"),
+        **({"outlines": sd.models.ShapesModel.parse(outlines, transformations=pixels)} if len(outlines) else {}),
+    }
+    stated = {"version": heatmap.version, "model": heatmap.model, "run": heatmap.run, "warnings": [*heatmap.warnings]}
+    stated["thresholds"] = {one.positive_class: one.threshold for one in heatmap.by_class}
+    with written_whole(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "zarr v3 autosharding")  # anndata tells its callers of plans
+        sd.SpatialData.init_from_elements(elements, attrs={"wsiseg": stated}).write(partial)
+
+
+def _placed(heatmap: Heatmap, step: tuple[float, float]) -> dict[str, Any]:
+    """Return how what counts in steps of so many level-0 pixels lies in the systems of coordinates."""
+    from spatialdata.transformations import Scale  # noqa: PLC0415  only where one is written
+
+    systems = (
+        {"global": (1.0, 1.0)}
+        if heatmap.slide.mpp_source == ASSUMED
+        else {"global": (1.0, 1.0), "micrometers": heatmap.slide.mpp}
+    )
+    return {name: Scale(np.multiply(unit, step), ("x", "y")) for name, unit in systems.items()}
+
+
+def _outlines(heatmap: Heatmap) -> Any:  # noqa: ANN401  geopandas is not typed
+    """Return a table of the outlines that QuPath gets, in level-0 pixels."""
+    from geopandas import GeoDataFrame  # noqa: PLC0415  only where one is written
+    from shapely.geometry import shape  # noqa: PLC0415  the same
+
+    features = heatmap.to_geojson(crop_to_bounds=False)["features"]
+    stated = [one["properties"] for one in features]
+    rows = [{"name": one["name"], "class": one["classification"]["name"], **one["measurements"]} for one in stated]
+    return GeoDataFrame(rows, geometry=[shape(one["geometry"]) for one in features])
+
+
 _OBJECTS: dict[Form, dict[str, Callable[[Heatmap, "Sequence[Dataset]"], "Dataset"]]] = {
     "dicom-seg": {".segmentation.dcm": dicom.segmentation, ".probability.dcm": dicom.probability},
     "dicom-map": {".map.dcm": dicom.parametric_map},
@@ -194,5 +246,6 @@ _OBJECTS: dict[Form, dict[str, Callable[[Heatmap, "Sequence[Dataset]"], "Dataset
 _FILES: dict[Form, tuple[str, Callable[[Path, Heatmap], None]]] = {
     "ome-tiff": (".map.ome.tiff", write_ome_tiff),
     "ngff-0.5": (".ngff.zarr", lambda path, heatmap: heatmap.save(path, "0.5")),
+    "spatialdata": (".spatialdata.zarr", write_spatialdata),
     "csv": (".csv", write_csv),
 }
