@@ -3,6 +3,7 @@
 python benchmarks/cohort_scale.py 100 1000 10000
 
 One small made slide is mapped with a colour filter as the model; slides of a cohort and their results are links to it.
+So predict first looks at each again, as after a move to another disk, and then finds all of them as recorded.
 """
 
 import json
@@ -55,16 +56,18 @@ def link_cohort(folder: Path, count: int) -> PredictConfig:
 
 
 def main() -> None:
-    """Print a line for each number of slides."""
+    """Print two lines for each number of slides."""
     for count in map(int, sys.argv[1:]):
         with tempfile.TemporaryDirectory() as name:
             config = link_cohort(Path(name), count)
-            began = time.perf_counter()
-            run = predict_slides(config)
-            seconds = time.perf_counter() - began
-            assert run.totals == {"ok": 0, "failed": 0, "up_to_date": count}, run.totals  # noqa: S101  a benchmark
-            size = config.report.stat().st_size / 1e6
-            print(f"{count:6} slides: {1000 * seconds / count:6.2f} ms a slide, page {size:.1f} MB")
+            for way in ("looked at again", "as recorded"):
+                began, computed = time.perf_counter(), time.process_time()
+                run = predict_slides(config)
+                spent = time.perf_counter() - began, time.process_time() - computed
+                took, computing = (1000 * seconds / count for seconds in spent)
+                assert run.totals == {"ok": 0, "failed": 0, "up_to_date": count}, run.totals  # noqa: S101  a benchmark
+                told = f"{took:6.2f} ms a slide, {computing:.2f} of them computing"
+                print(f"{count:6} slides {way}: {told}, page {config.report.stat().st_size / 1e6:.1f} MB", flush=True)
 
 
 if __name__ == "__main__":

@@ -180,15 +180,24 @@ class MapFiles:
 def write_overviews(file: RunFile, folder: Path, run_file: str, report: Path) -> None:
     """Write the page of a run, of all slides that its file names, and the table of all runs in the folder.
 
-    What they are is added to the file of the run.
+    A page that shows the same results already stays. What they are is added to the file of the run.
 
     Raises:
         OutputError: They cannot be written.
     """
-    write_text(report, predict_page(Run.read(folder / run_file), folder.resolve().name, partial(_results, folder)))
+    run = Run.read(folder / run_file)
+    if file.before is None or not _is_page_of(file.before, run, folder, report):
+        write_text(report, predict_page(run, folder.resolve().name, partial(_results, folder)))
     with locked(folder / ".slides.csv.lock"):  # whoever is last has read what all others wrote
         write_text(folder / "slides.csv", _slides_csv(slides_of(folder)))
         file.update(written=written(folder, [report, folder / "slides.csv"]))
+
+
+def _is_page_of(before: Run, run: Run, folder: Path, report: Path) -> bool:
+    """Tell whether the page is what an earlier run wrote, of the very results that there are now."""
+    earlier, states = ({record.slide: record.state for record in one.slides} for one in (before, run))
+    is_same = earlier == states and all(states.values())
+    return is_same and before.written.get(report.name) == written(folder, [report]).get(report.name, "gone")
 
 
 def _slides_csv(records: Sequence[SlideRecord]) -> str:

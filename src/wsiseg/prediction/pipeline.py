@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
-from wsiseg.model_file.model_file import ModelFile
 from wsiseg.model_file.onnx_session import CPU
 from wsiseg.prediction.feed import Feed
 from wsiseg.prediction.inference import Asking
@@ -32,10 +30,10 @@ from wsiseg.prediction.mapping import (
     threshold_of,
     warnings_of,
 )
-from wsiseg.prediction.places import Places
 from wsiseg.prediction.stored import write_of
+from wsiseg.prediction.unchanged import Marks, Setting, marks_of
 from wsiseg.run.errors import WsisegError
-from wsiseg.run.record import Progress, SlideRecord, Status
+from wsiseg.run.record import SlideRecord, Status
 from wsiseg.slides.cohort import CohortSlide
 from wsiseg.slides.slide import Slide
 
@@ -45,20 +43,6 @@ if TYPE_CHECKING:
 _AT_ONCE = 2  # slides that are opened or written
 _LANES = 2  # batches that an accelerator is given at once: it copies one while it computes the other
 _LOOK_AGAIN_S, _FORETOLD_AFTER_S = 1.0, 2.0
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all slides of a run share."""
-
-    places: Places
-    models: list[ModelFile]
-    config: PredictConfig
-    progress: Progress
-
-    def files(self, row: CohortSlide) -> MapFiles:
-        """Return where the results of a slide lie."""
-        return MapFiles.of(self.config, row.slide)
 
 
 @dataclass
@@ -73,6 +57,7 @@ class _Work:
     record: SlideRecord | None = None  # what became of it, once that is known
     job: Job | None = None  # while it is open
     picture: "Future[NDArray[np.uint8]] | None" = None
+    marks: Marks = field(default_factory=list)  # of the slide, before it was opened
     known: Heatmap | None = None  # a map of the very probabilities that are asked for
     askings: list[Asking] = field(default_factory=list)
     foretells: tuple[float, int] | None = None  # of the first slide, when it was begun, and how many slides there are
@@ -93,12 +78,12 @@ class _Work:
 
         def step() -> SlideRecord | None:
             began, config = time.monotonic(), self.setting.config
-            known = None if config.overwrite else self.files.open()
+            known, self.marks = None if config.overwrite else self.files.open(), marks_of(self.row.path)
             slide = self.row.open(config.slide_mpp, config.read_timeout)
             try:
                 if known is not None and self._is_up_to_date(known, slide):
                     slide.close()
-                    return _record(self, known, "up_to_date", known.warnings)
+                    return self._with_state(_record(self, known, "up_to_date", known.warnings))
                 self._prepare(slide, reader, began)
             except BaseException:
                 slide.close()
@@ -106,6 +91,9 @@ class _Work:
             return None
 
         self.attempt(step)
+
+    def _with_state(self, record: SlideRecord) -> SlideRecord:
+        return record.model_copy(update={"state": self.setting.state(self.row, self.marks)})
 
     def plan(self, speed: float) -> SlideRecord:
         """Say what would be done, at so many tiles a second."""
@@ -187,6 +175,7 @@ class _Work:
             self.files.write(heatmap, picture.result(), notes, warnings)
             status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if heatmap.warnings else "ok"
             record = _record(self, heatmap, status, warnings)
+            record = self._with_state(record)
             return record.model_copy(update={"waiting_share": share, "written": self.files.written()})
 
         self.attempt(step)
@@ -215,8 +204,9 @@ def planned(rows: Sequence[CohortSlide], setting: Setting) -> Iterator[SlideReco
     asked = [model for model in setting.models if model.card.input != "features"]  # a head takes no time
     speed = min((model.tiles_per_s() for model in asked), default=math.inf)
     for row in rows:
-        work = _Work(setting, row, setting.files(row))
-        work.attempt(partial(work.plan, speed))
+        work = _Work(setting, row, setting.files(row), record=setting.unchanged(row))
+        if work.record is None:
+            work.attempt(partial(work.plan, speed))
         yield work.finish()
 
 

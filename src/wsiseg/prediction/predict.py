@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from wsiseg.model_file.model_file import ModelFile, model_path
 from wsiseg.prediction.map_files import MapFiles, write_overviews
 from wsiseg.prediction.mapping import kind, map_slide, prepare
 from wsiseg.prediction.merging import merge
-from wsiseg.prediction.pipeline import Setting, planned, records
+from wsiseg.prediction.pipeline import planned, records
 from wsiseg.prediction.places import Places
 from wsiseg.prediction.processes import in_processes, on_cluster
 from wsiseg.prediction.stored import check_models
+from wsiseg.prediction.unchanged import Setting
 from wsiseg.run.errors import ModelFileError, UsageError, counted
-from wsiseg.run.proof import Written
 from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, in_words, now, slides_of, spoken, totals
 from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import Cohort, CohortSlide, in_shard
@@ -79,16 +80,17 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
             progress.note(line)
         for model in models:
             progress.detail(_particulars(model, config))
+        setting = Setting(places, models, config, progress, _earlier(config.out))
         if config.dry_run:
-            return _dry_run(rows, Setting(places, models, config, progress))
+            return _dry_run(rows, setting)
         progress.begin(len(rows))
-        earlier = _written_before(config.out)
         with RunFile(config.out / config.run_name, _run(config, models)) as file:
             try:
-                for record in _records(rows, places, models, config, progress):
+                for record in _records(rows, setting):
                     if record.status == "up_to_date":  # what lies there now must not pass for what was written
-                        was = earlier.get(record.slide) or MapFiles.of(config, record.slide).written()
-                        record = record.model_copy(update={"written": was})  # noqa: PLW2901  the same slide
+                        was = setting.earlier.get(record.slide, record).written
+                        hashes = was or MapFiles.of(config, record.slide).written()
+                        record = record.model_copy(update={"written": hashes})  # noqa: PLW2901  the same slide
                     file.add(record)
                     progress.done(record)
                 return file.finish()
@@ -96,10 +98,10 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
                 write_overviews(file, config.out, config.run_name, config.report)
 
 
-def _written_before(folder: Path) -> dict[str, dict[str, Written]]:
-    """Return what earlier runs wrote for each slide."""
+def _earlier(folder: Path) -> dict[str, SlideRecord]:
+    """Return what earlier runs recorded of each slide."""
     with suppress(OSError, ValueError):
-        return {record.slide: record.written for record in slides_of(folder)}
+        return {record.slide: record for record in slides_of(folder)}
     return {}
 
 
@@ -125,12 +127,24 @@ def _dry_run(rows: list[CohortSlide], setting: Setting) -> Run:
     return run
 
 
-def _records(
-    rows: list[CohortSlide], places: Places, models: list[ModelFile], config: PredictConfig, progress: Progress
-) -> Iterator[SlideRecord]:
+def _records(rows: list[CohortSlide], setting: Setting) -> Iterator[SlideRecord]:
+    """Return what is recorded of slides that are up to date for sure, and map the others."""
+    others = []
+    for row in rows:
+        record = setting.unchanged(row)
+        if record is None:
+            others.append(row)
+        else:
+            yield record
+    if others:
+        yield from _mapped(others, replace(setting, earlier={}))
+
+
+def _mapped(rows: list[CohortSlide], setting: Setting) -> Iterator[SlideRecord]:
     """Map slides in this process, in several of this machine, or on a cluster."""
+    places, models, config, progress = setting.places, setting.models, setting.config, setting.progress
     if config.dask is None and len(config.devices) == 1:
-        return records(rows, Setting(places, models, config, progress))
+        return records(rows, setting)
     hashes = tuple(model.sha256 for model in models)
     opened = zip(config.model, models, strict=True)  # of a folder all processes take the same file
     names = tuple(str(model.path) if Path(name).is_dir() else name for name, model in opened)

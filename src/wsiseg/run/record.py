@@ -58,6 +58,7 @@ class SlideRecord(BaseModel, frozen=True, extra="allow"):
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     written: dict[str, Written] = Field(default_factory=dict)  # its files, by their names in the folder of the run
+    state: str = ""  # changes when its files, results or settings do; empty where that cannot be told at a glance
 
     @property
     def by_class(self) -> dict[str, dict[str, float | None]]:
@@ -205,7 +206,7 @@ class RunFile:
     """
 
     def __init__(self, path: Path | None, run: Run) -> None:
-        self.path = path
+        self.path, self.before = path, _read(path)  # the run that the file held, if any
         self._run = run
         self._slides = list(run.slides)
         self._began, self._spent = time.monotonic(), 0.0
@@ -247,13 +248,18 @@ class RunFile:
         self._spent += time.monotonic() - began
 
 
+def _read(path: Path | None) -> Run | None:
+    """Read the file of a run, if there is one that can be read."""
+    try:
+        return None if path is None else Run.read(path)
+    except (OSError, ValueError):
+        return None
+
+
 def _with_earlier(path: Path, run: Run) -> Run:
     """Put the slides that other runs have written to the same file before those of this run."""
-    try:
-        earlier = Run.read(path)
-    except (OSError, ValueError):
-        return run
-    if earlier.command != run.command:
+    earlier = _read(path)
+    if earlier is None or earlier.command != run.command:
         return run
     mine = {record.slide for record in run.slides}
     slides = (*(record for record in earlier.slides if record.slide not in mine), *run.slides)
