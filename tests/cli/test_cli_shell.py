@@ -68,7 +68,9 @@ def test_settings_may_stand_in_a_file_and_the_command_line_counts_more(make_slid
 def test_results_go_to_one_stream_and_words_to_the_other(make_slide: MakeSlide, tmp_path: Path) -> None:
     slide = make_slide("a.tiff")
     done = wsiseg("tile", slide, "--out", tmp_path / "o")
-    assert [Path(line).name for line in done.stdout.splitlines()] == ["a.tiles.zarr", "a.png"]
+    page, cohort, said = done.stdout.splitlines()
+    assert (Path(page).name, Path(cohort).name) == ("report.html", "cohort.csv")
+    assert said.startswith("a: ok, ")
     assert done.stderr.startswith("[1/1] a: ok")
     quiet = wsiseg("tile", slide, "--out", tmp_path / "o", "--quiet")
     assert quiet.stderr == ""
@@ -102,7 +104,8 @@ def test_names_survive_any_locale(make_slide: MakeSlide, tmp_path: Path, name: b
     command = [sys.executable, "-m", "wsiseg", "tile", str(slide), "--out", str(tmp_path / "o")]
     environment = {**os.environ, **ascii_only, "NO_COLOR": "1"}
     lines = subprocess.run(command, capture_output=True, check=True, env=environment).stdout.splitlines()
-    assert [Path(os.fsdecode(line)).exists() for line in lines] == [True, True]
+    assert [Path(os.fsdecode(line)).exists() for line in lines[:2]] == [True, True]
+    assert lines[2].startswith(Path(os.fsdecode(name)).stem.encode(errors="surrogateescape") + b": ok, ")
     shown = subprocess.run([*command, "--json"], capture_output=True, check=True, env=environment).stdout
     assert os.fsencode(json.loads(shown.decode("utf-8"))["slides"][0]["path"]).endswith(name)
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -114,23 +115,43 @@ def test_a_time_is_said_as_a_person_would(seconds: float, text: str) -> None:
     assert spoken(seconds) == text
 
 
+def on_terminal(*arguments: object, out: Path | None = None, columns: int = 80) -> tuple[int, str]:
+    """Run wsiseg with standard error on a terminal, and standard output too unless it goes to a file."""
+    own, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "LINES": "30"}
+    with (out or Path(os.devnull)).open("wb") as file:
+        stdout = file if out else terminal
+        command = [sys.executable, "-m", "wsiseg", *map(str, arguments)]
+        process = subprocess.Popen(command, stdout=stdout, stderr=terminal, env=environment)
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # the terminal is closed when nobody holds its other end
+        while part := os.read(own, 4096):
+            shown += part
+    os.close(own)
+    return process.wait(), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r\n", "\n")
+
+
 def test_a_terminal_shows_tiles_speed_waiting_and_time_left(tmp_path: Path, make_slide: MakeSlide, model: Path) -> None:
     make_slide("slides/a.tiff", size=(3000, 3000), compression="jpeg")
-    command = [sys.executable, "-m", "wsiseg", "predict", str(tmp_path / "slides"), "--model", str(model)]
-    own, terminal = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "30"}
-    with subprocess.Popen(
-        [*command, "--tissue", "none", "--out", str(tmp_path / "out")],
-        stdout=subprocess.DEVNULL, stderr=terminal, env=environment,
-    ) as process:  # fmt: skip
-        os.close(terminal)
-        shown = b""
-        try:
-            while part := os.read(own, 4096):
-                shown += part
-        except OSError:  # the terminal is closed when nobody holds its other end
-            pass
-    os.close(own)
-    assert process.returncode == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    arguments = ("predict", tmp_path / "slides", "--model", model, "--tissue", "none", "--out", tmp_path / "out")
+    code, text = on_terminal(*arguments, out=tmp_path / "printed.txt", columns=160)
+    assert code == 0
     assert re.search(r"slides .*0/1 +[\d.]+ tiles/s, \d+% waiting for reading, about \d+ s left", text), text
+    printed = (tmp_path / "printed.txt").read_text().splitlines()
+    assert printed[0] == str(tmp_path / "out/report.html"), (
+        "what a terminal draws on the one stream left the other alone"
+    )
+    assert printed[1].startswith("a: ok, ")
+
+
+def test_a_terminal_is_told_once_and_words_stay_whole(tmp_path: Path, make_slide: MakeSlide) -> None:
+    make_slide("a.tiff", size=(700, 600))
+    code, text = on_terminal("tile", tmp_path / "a.tiff", tmp_path / "gone.tiff", "--out", tmp_path / "out", columns=40)
+    assert code == 1
+    assert text.count("a: ok, ") == 1
+    assert text.splitlines()[-2:] == [str(tmp_path / "out/report.html"), str(tmp_path / "out/cohort.csv")]
+    assert "no such file; check the path" in re.sub(r"\n  ", " ", text)
+    assert "0.0 tiles/s" not in text
+    told = [line for line in text.splitlines() if "/" not in line and "\r" not in line]
+    assert max(map(len, told)) <= 40

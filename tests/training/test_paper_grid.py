@@ -33,16 +33,19 @@ def test_slides_rank_where_there_is_no_truth() -> None:
 def test_the_command_ends_with_the_ranking() -> None:
     ranked = tuple(best_first(CONFIGURED))
     lines = list(commands._train_lines(Trained(Path("grid"), "ok", ranked[0], ranked)))
-    assert lines[0] == "configurations, best first by the validation slides:"
-    assert lines[1].split("  ")[-4:] == ["val pixel AUC", "test pixel AUC", "val slide AUC", "test slide AUC"]
-    assert lines[2].split() == ["1.", "best", "0.800", "0.500", "0.900", "0.500"]
-    assert lines[5].split() == ["4.", "supervised", "0.950", "0.980", "1.000", "1.000"]
-    assert len({len(line) for line in lines[1:6]}) == 1, "figures stand below their heads"
-    assert lines[6:] == ["grid/best/best.pt", "grid/grid.csv"]
+    assert lines[:2] == ["grid/report.html", "AUC of configurations, best first by the validation slides:"]
+    assert lines[2].split("  ")[-4:] == ["val pixel", "test pixel", "val slide", "test slide"]
+    assert lines[3].split() == ["1.", "best", "0.800", "0.500", "0.900", "0.500"]
+    assert lines[6].split() == ["4.", "supervised", "0.950", "0.980", "1.000", "1.000"]
+    assert len({len(line) for line in lines[2:7]}) == 1, "figures stand below their heads"
+    assert lines[7:] == ["grid/grid.csv", "grid/best/best.pt"]
     words = shlex.split(export_command(replace(ranked[0], out=Path("a grid/it's best"))))
     assert words == ["wsiseg", "export", "a grid/it's best", "--out", "it's best.onnx"]
     alone = Trained(Path("run"), "ok", CONFIGURED[0])
-    assert list(commands._train_lines(alone))[:2] == [
-        "val: auc 0.700, slide_auc 0.900",
-        "test: auc 0.990, slide_auc 1.000",
+    assert list(commands._train_lines(alone)) == [
+        "run/report.html",
+        "        auc  slide_auc",
+        "val   0.700      0.900",
+        "test  0.990      1.000",
+        f"{CONFIGURED[0].out}/best.pt",
     ]

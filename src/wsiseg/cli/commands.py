@@ -1,13 +1,16 @@
 """The commands that do one thing each: settings -> one call to a verb -> its result printed."""
 
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from wsiseg.cli.shell import app, command, needing_torch
-from wsiseg.cli.streams import Streams, outcome
+from wsiseg.cli.shell import StoppedError, app, command, needing_torch
+from wsiseg.cli.streams import Streams, fitted
 from wsiseg.config.doctor import DoctorConfig, InitConfig
 from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.config.export import ExportConfig
@@ -47,7 +50,7 @@ def tile(streams: Streams, config: TileConfig) -> int:
     """Find the tissue of slides and the tiles that cover it.
 
     Writes OUT/SLIDE.tiles.zarr, OUT/SLIDE.png (what was kept), OUT/cohort.csv, OUT/run.json and OUT/report.html, a
-    table of all slides to look at.
+    table of all slides to look at. Prints where the page and the cohort are and what became of each slide.
 
     Examples:
         wsiseg tile slides/ --out tiles
@@ -56,7 +59,7 @@ def tile(streams: Streams, config: TileConfig) -> int:
     """
     from wsiseg.tiles.tile import tile as tile_slides  # noqa: PLC0415  loads numerical libraries
 
-    return streams.run(tile_slides(config, streams))
+    return streams.run(tile_slides(config, streams), [config.out / "report.html", config.out / "cohort.csv"])
 
 
 @command(app, TrainConfig)
@@ -68,7 +71,7 @@ def train(streams: Streams, config: TrainConfig) -> None:
 
     Examples:
         wsiseg train tiles/cohort.csv --out run
-        wsiseg train tiles/cohort.csv --freeze --grid --truth truth --supervised --out grid
+        wsiseg train tiles/cohort.csv --freeze --grid --truth truth --out grid
         wsiseg train tiles/cohort.csv --out run --resume
     """
     trained: Trained = needing_torch("train", "training.train")(config, streams)
@@ -113,7 +116,7 @@ def predict(streams: Streams, config: PredictConfig) -> int:
     from wsiseg.prediction.predict import predict_slides  # noqa: PLC0415  loads numerical libraries
 
     run = predict_slides(config, streams)
-    return streams.run(run, [*([] if config.dry_run else [str(config.report)]), *map(outcome, run.slides)])
+    return streams.run(run, [] if config.dry_run else [config.report])
 
 
 @command(app, ViewConfig)
@@ -133,7 +136,8 @@ def view(streams: Streams, config: ViewConfig) -> None:
     with viewing(config) as server:
         streams.result({"address": server.address}, [server.address])
         streams.note("open this address in a browser; Ctrl-C ends it")
-        server.serve_forever()
+        with suppress(StoppedError):  # so it ends
+            server.serve_forever()
 
 
 @command(app, ConvertConfig)
@@ -183,10 +187,10 @@ def evaluate(streams: Streams, config: EvaluateConfig) -> int:
     where a gate (--fail-under, --fail-over) is not met, with 1 where a slide failed or has no map.
 
     Examples:
-        wsiseg evaluate wsiseg-out --truth outlines
-        wsiseg evaluate wsiseg-out --truth outlines --cohort cohort.csv --out evaluation
-        wsiseg evaluate wsiseg-out --truth outlines --fail-under auc=0.80 --junit junit.xml
-        wsiseg evaluate wsiseg-out --cohort cohort.csv --out evaluation
+        wsiseg evaluate maps --truth outlines
+        wsiseg evaluate maps --truth outlines --cohort cohort.csv --out evaluation
+        wsiseg evaluate maps --truth outlines --fail-under auc=0.8 --junit ci.xml
+        wsiseg evaluate maps --cohort cohort.csv --out evaluation
         wsiseg evaluate --pcam pcam --model mine.onnx --out evaluation
     """
     from wsiseg.evaluation.evaluate import evaluate as measure  # noqa: PLC0415  loads numerical libraries
@@ -197,41 +201,47 @@ def evaluate(streams: Streams, config: EvaluateConfig) -> int:
         streams.result({"outputs": paths}, paths)
         return 0
     report = measure(config, streams)
-    _tell(streams, report)
+    _tell(streams, report, config.out)
     return report.exit_code
 
 
 def _train_lines(trained: "Trained") -> Iterator[str]:
+    yield str(trained.out / "report.html")
     if trained.configurations:
         from wsiseg.pages.configurations import ranking  # noqa: PLC0415  loads numerical libraries
 
-        yield "configurations, best first by the validation slides:"
-        rows = ranking(trained.configurations)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for number, name, *figures in rows:
-            numbers = (f"  {one:>{width}}" for one, width in zip(figures, widths[2:], strict=True))
-            yield f"{number:>{widths[0]}} {name:<{widths[1]}}{''.join(numbers)}"
-        yield str(trained.best.out / "best.pt")
+        yield "AUC of configurations, best first by the validation slides:"
+        yield from _aligned([[one.removesuffix(" AUC") for one in row] for row in ranking(trained.configurations)], 2)
         yield str(trained.out / "grid.csv")
     else:
-        yield from _measures(trained.best.figures)
-        yield str(trained.best.out / "best.pt")
+        yield from _aligned(_measures(trained.best.figures), 1)
+    yield str(trained.best.out / "best.pt")
 
 
-def _measures(figures: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> Iterator[str]:
-    for split, groups in figures.items():
-        known = {name: value for name, value in groups["all"].items() if value is not None}
-        yield f"{split}: " + ", ".join(f"{name} {value:.3f}" for name, value in known.items())
+def _measures(figures: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> list[list[str]]:
+    """Return heads and rows of a table: a row for each split."""
+    names = list(next(iter(figures.values()), {}).get("all", {}))
+    texts = {
+        split: ["" if one is None else f"{one:.3f}" for one in map(groups["all"].get, names)]
+        for split, groups in figures.items()
+    }
+    return [["", *names], *([split, *row] for split, row in texts.items())]
+
+
+def _aligned(rows: Sequence[Sequence[str]], names: int) -> Iterator[str]:
+    """Write a table whose first columns, so many, are names and the others numbers."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [one.rjust(width) for one, width in zip(row, widths, strict=True)]
+        cells[names - 1] = row[names - 1].ljust(widths[names - 1])
+        yield "  ".join(cells)
 
 
 def _findings_lines(findings: "Findings") -> Iterator[str]:
-    for facts in findings.facts.values():
-        for name, value in facts.items():
-            yield f"{name}: {_text(value)}"
-    if findings.page:
-        yield f"\n{findings.page}"
-    for problem in findings.problems:
-        yield f"problem: {problem}"
+    facts = [f"{name}: {_text(value)}" for facts in findings.facts.values() for name, value in facts.items()]
+    page = [f"\n{findings.page}"] if findings.page else []
+    for text in (*facts, *page, *(f"problem: {one}" for one in findings.problems)):
+        yield fitted(text, sys.stdout)
 
 
 def _text(value: Any) -> str:  # noqa: ANN401  any JSON value
@@ -242,14 +252,15 @@ def _text(value: Any) -> str:  # noqa: ANN401  any JSON value
     return "none" if value is None else str(value)
 
 
-def _tell(streams: Streams, report: "Report") -> None:
+def _tell(streams: Streams, report: "Report", out: Path | None) -> None:
     from wsiseg.evaluation.gate import gate_lines  # noqa: PLC0415  loads numerical libraries
 
     for note in report.notes:
         streams.note(f"note: {note}")
     for line in gate_lines(report):
         typer.echo(line, err=True)
-    streams.result(report.model_dump(mode="json", by_alias=True), _report_lines(report))
+    page = [] if out is None else [str(out / "report.html")]
+    streams.result(report.model_dump(mode="json", by_alias=True), [*page, *_report_lines(report)])
 
 
 def _report_lines(report: "Report") -> Iterator[str]:
@@ -260,12 +271,13 @@ def _report_lines(report: "Report") -> Iterator[str]:
             yield f"class {each.positive_class}"
             yield from _report_lines(each)
         return
-    yield f"{'':20}{''.join(f'{head:>28}' for head in report.columns)}  over"
+    yield f"{report.scope}:"
+    yield f"{'':20}{''.join(f'{head:>28}' for head in report.columns)}"
     for name, texts in report.rows.items():
-        yield f"{name:20}{''.join(f'{text:>28}' for text in texts)}  {report.counted}"
+        yield f"{name:20}{''.join(f'{text:>28}' for text in texts)}"
     if report.slide_auc:
-        yield f"{'slide_auc':20}{with_interval(report.slide_auc):>28}{'':28}  {report.counted}"
+        yield f"{'slide_auc':20}{with_interval(report.slide_auc):>28}"
     percentages = report.percentages or {}
     for name, one in measured(percentages).items():
-        yield f"{name:20}{with_interval(one):>28}{'':28}  percentages of {percentages['slides']} slides"
+        yield f"{name:20}{with_interval(one):>28}  percentages of {percentages['slides']} slides"
     yield f"{'threshold':20}{report.threshold.value:>28.4f}  ({report.threshold.origin})"

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, 
 import typer
 from pydantic.fields import FieldInfo
 
-from wsiseg.cli.streams import Streams
+from wsiseg.cli.streams import Streams, fitted
 from wsiseg.config.settings import Config, Shown, read_toml
 from wsiseg.run.errors import OutputError, UsageError, WsisegError
 from wsiseg.run.version import __version__
@@ -204,11 +204,18 @@ def command(
 
         shared = [_CONFIG, *(optional(flag, bool, option) for flag, option in _FLAGS.items())]
         run.__signature__ = inspect.Signature([*parameters(settings), *shared])  # type: ignore[attr-defined]  # what Typer reads
-        text = escaped(inspect.getdoc(function) or "").replace("Examples:\n", "Examples:\n\n\b\n")  # line by line
+        text = _help(inspect.getdoc(function) or "")
         group.command(name or function.__name__, help=text)(run)
         return run
 
     return register
+
+
+def _help(text: str) -> str:
+    """Return a docstring for Typer, which leaves lines as they are: a paragraph becomes one, examples stay so."""
+    said, _, examples = escaped(text).partition("Examples:\n")
+    paragraphs = "\n\n".join(" ".join(one.split()) for one in said.split("\n\n"))
+    return f"{paragraphs}\b\nExamples:\n{examples}" if examples else paragraphs
 
 
 def needing_torch(verb: str, module: str) -> Callable[..., Any]:
@@ -235,7 +242,7 @@ def main() -> NoReturn:
         app()
     except WsisegError as error:
         _fail(str(error), error.exit_code)
-    except _StoppedError as stopped:
+    except StoppedError as stopped:
         number = stopped.args[0]
         how = "interrupted" if number == signal.SIGINT else "terminated"
         _fail(f"{how}; the same command again goes on from here", 128 + number)
@@ -273,15 +280,15 @@ def _as_found(error: UnicodeError) -> tuple[str | bytes, int]:
         return codecs.backslashreplace_errors(error)
 
 
-class _StoppedError(BaseException):
+class StoppedError(BaseException):
     """The run was interrupted or terminated; unwinds the stack so that reports are finished."""
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     # Not a KeyboardInterrupt, for which Typer would leave without a word.
-    raise _StoppedError(number)
+    raise StoppedError(number)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
-    typer.echo(f"wsiseg: {sentence}", err=True)
+    typer.echo(fitted(f"wsiseg: {sentence}", sys.stderr), err=True)
     sys.exit(code)

@@ -3,10 +3,12 @@
 import io
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import typer
 
@@ -36,7 +38,8 @@ class Streams(Progress):
         self, *, json: bool = False, quiet: bool = False, verbose: bool = False, no_progress: bool = False
     ) -> None:
         self.json, self.quiet, self.verbose = json, quiet, verbose
-        self._draws = not no_progress and not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._is_seen = not quiet and sys.stderr.isatty()
+        self._draws = self._is_seen and not no_progress and os.environ.get("TERM") != "dumb"
         self._bar: RichProgress | None = None
         self._pace, self._begun = Pace(0), dict[str, Pace]()
         self._of_files = False
@@ -47,11 +50,16 @@ class Streams(Progress):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end_bar()
+
+    def _end_bar(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
 
     def result(self, value: Mapping[str, Any], lines: Iterable[str]) -> None:
         """Print the result: `value` as JSON where that is asked for, else `lines`."""
+        self._end_bar()
         if self.json:
             if isinstance(sys.stdout, io.TextIOWrapper):
                 # JSON is UTF-8 whatever the locale; a byte of a file name that is no text becomes an escape of JSON.
@@ -62,10 +70,16 @@ class Streams(Progress):
                 sys.stdout.write(f"{line}\n")  # Typer would replace what an ASCII locale cannot write
         sys.stdout.flush()
 
-    def run(self, run: Run, lines: Iterable[str] | None = None) -> int:
-        """Print the record of a run as JSON, or `lines`, else what it wrote, one path a line; return its exit code."""
-        paths = (path for record in run.slides for path in record.outputs.values())
-        self.result(run.model_dump(mode="json", by_alias=True), paths if lines is None else lines)
+    def run(self, run: Run, pages: Iterable[Path] | None = None) -> int:
+        """Print the record of a run and return its exit code.
+
+        That is JSON, or where the pages are and what became of each slide, which a terminal has shown already; without
+        `pages` it is what the run wrote, one path a line.
+        """
+        told = [] if self._done >= len(run.slides) and self._is_seen and sys.stdout.isatty() else run.slides
+        paths = [path for record in run.slides for path in record.outputs.values()]
+        lines = paths if pages is None else [*map(str, pages), *(fitted(outcome(one), sys.stdout) for one in told)]
+        self.result(run.model_dump(mode="json", by_alias=True), lines)
         if run.has_no_slide:
             names = shortened([Path(record.path).name for record in run.slides], _MOST_NAMED)
             text = f"none of the files can be read as a slide: {', '.join(names)}"
@@ -76,6 +90,7 @@ class Streams(Progress):
         """Say something on standard error."""
         if self.quiet:
             return
+        text = fitted(text, sys.stderr)
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -139,10 +154,24 @@ class Streams(Progress):
     def _speed(self) -> str:
         """Say how fast it goes, how much of the time is spent waiting for slides to be read, and how long it takes."""
         speed = max(0, self._tiles) / self._pace.seconds
-        said = [f"{spoken_size(speed)}/s" if self._of_files else f"{speed:.1f} tiles/s"]
+        said = [f"{spoken_size(speed)}/s" if self._of_files else f"{speed:.1f} tiles/s"] if self._tiles else []
         if self._waited_s:
             said.append(f"{self._waited_s / self._pace.seconds:.0%} waiting for reading")
         return ", ".join([*said, *filter(None, [self._pace.left()])])
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """Break lines between words where a terminal would break them anywhere; commands stay whole, to be copied."""
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(line if line.startswith("wsiseg ") else _broken(line, width) for line in text.split("\n"))
+
+
+def _broken(line: str, width: int) -> str:
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    lines = textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def outcome(record: SlideRecord) -> str:
@@ -162,7 +191,8 @@ def outcome(record: SlideRecord) -> str:
         parts.append(f"{record.unknown_share:.0%} unknown")
     if record.tiles:
         parts.append(f"{record.tiles} {'tiles' if record.tumor_mm2 is None else 'cells'}")
-    return ", ".join([*parts, f"{record.seconds:.1f} s"])
+    about = "about " if record.status == "planned" else ""
+    return ", ".join([*parts, f"{about}{record.seconds:.1f} s"])
 
 
 def _bar(*, of_files: bool) -> "RichProgress":
@@ -171,4 +201,8 @@ def _bar(*, of_files: bool) -> "RichProgress":
 
     name, pace = (progress.TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[pace]}"))
     count = progress.DownloadColumn() if of_files else progress.MofNCompleteColumn()
-    return progress.Progress(name, progress.BarColumn(), count, pace, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    # What is printed to standard output is not for standard error.
+    return progress.Progress(
+        name, progress.BarColumn(), count, pace, console=console, transient=True, redirect_stdout=False
+    )

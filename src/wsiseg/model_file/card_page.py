@@ -105,8 +105,13 @@ def _figures(figures: Mapping[str, Any]) -> str:
     """Show the validation of the training, and the evaluation where there is one."""
     parts = []
     validation = {name: value for name, value in figures.get("validation", {}).items() if value is not None}
+    splits = validation.pop("splits", {})
     if validation:
         parts.append("On the validation slides, while training:\n\n" + _facts(validation))
+    if splits:
+        found = [(split, site, *_measures(block)) for split, sites in splits.items() for site, block in sites.items()]
+        head = "On the slides that training set aside, over the pixels of tissue:\n\n"
+        parts.append(head + _table(("split", "site", "AUC", "precision", "recall", "F1"), found))
     evaluation = figures.get("evaluation")
     if evaluation:
         head = f"On the {evaluation['split']} split" if evaluation.get("split") else "On all slides that were evaluated"

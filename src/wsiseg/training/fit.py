@@ -25,6 +25,7 @@ from wsiseg.training.task import Task
 
 _THRESHOLD = 0.5
 _RISKS_AT_ONCE = 16
+_LONG_S = 5.0  # an epoch
 _Risk = tuple[Tensor, str, int]
 """The risk of a bag, its slide and how many tiles count for it."""
 _LOWER = "lower --lr; the last good state is kept"
@@ -114,7 +115,7 @@ def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes
             state.history.append(row)
             state.epoch, state.place, state.risks, state.seconds, state.waited = state.epoch + 1, 0, [], 0.0, 0.0
             learner.save()
-            progress.note(f"epoch {_said(row, config.epochs)}, {pace.left()}")
+            progress.note(f"epoch {_said(row, config.epochs, pace.left())}")
     return state
 
 
@@ -214,8 +215,10 @@ def _speed(state: State) -> str:
     return f"{said}, {tiles / state.seconds:.1f} tiles/s, {state.waited / state.seconds:.0%} waiting"
 
 
-def _said(row: Row, epochs: int) -> str:
-    names = {"val_slide_auc": "slide AUC", "val_risk": "validation risk", "val_pixel_auc": "pixel AUC"}
+def _said(row: Row, epochs: int, left: str) -> str:
+    """Say what came of an epoch; how fast it was and how long the others will take, unless that is no time at all."""
+    names = {"val_risk": "val risk", "val_slide_auc": "slide AUC", "val_pixel_auc": "pixel AUC"}
     measures = "".join(f", {names[name]} {row[name]:.3f}" for name in names if row.get(name) is not None)
-    speed = f"{row['tiles_per_s']:.1f} tiles/s, {row['waiting']:.0%} waiting"
-    return f"{row['epoch']}/{epochs}: risk {row['risk']:.4f}{measures}, {speed}"
+    is_long = row["seconds"] > _LONG_S
+    speed = f", {row['tiles_per_s']:.1f} tiles/s, {row['waiting']:.0%} waiting, {left}" if is_long else ""
+    return f"{row['epoch']}/{epochs}: risk {row['risk']:.3f}{measures}{speed}"
