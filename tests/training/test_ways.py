@@ -173,13 +173,19 @@ def test_steps_of_several_slides_a_falling_rate_and_an_average_that_is_kept(coho
 
 
 def test_views_are_further_copies_of_training_tiles(cohort: Path, tmp_path: Path) -> None:
-    train(training(cohort, tmp_path, freeze=True, views=3, context=96, epochs=1, max_tiles=8))
-    features = {path.name.partition(".")[0]: np.load(path) for path in (tmp_path / "features").rglob("*.npy")}
+    def features_of(name: str, **values: object) -> dict[str, NDArray[np.float16]]:
+        train(training(cohort, tmp_path / name, freeze=True, epochs=1, max_tiles=8, **values))
+        return {path.name.partition(".")[0]: np.load(path) for path in (tmp_path / name).rglob("features/*/*.npy")
+                if not path.stem.endswith("stage")}  # fmt: skip
+
+    features, alone = features_of("views", views=3, context=96), features_of("alone")
     assert {name: len(views) for name, views in features.items()} == {
         f"slide-{number}": 3 if number < 4 else 1 for number in range(8)
     }
     first, second, third = features["slide-1"]
     assert len({view.tobytes() for view in (first, second, third)}) == 3
+    # Only further copies are crops.
+    assert all(np.array_equal(features[name][0], alone[name][0]) for name in alone)
 
 
 def test_weak_labels_teach_where_the_tumour_is(cohort: Path, truth: Path, tmp_path: Path) -> None:

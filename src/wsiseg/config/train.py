@@ -74,7 +74,8 @@ class TrainConfig(Config):
     mpp: Annotated[float | None, IN_FILE] = Field(default=None, gt=0, le=100)
     """Micrometers per pixel of the tiles of `features`, where their files do not say it."""
     views: Annotated[int, IN_FILE] = Field(default=1, ge=1, le=64)
-    """Copies of each training tile whose features are computed with `freeze`; all but the first are augmented."""
+    """Copies of each training tile whose features are computed with `freeze`; all but the first are augmented, and they
+    alone are crops where `context` is given."""
     epochs: int = Field(default=20, ge=1)
     """Times that every training slide is visited."""
     bag: int = Field(default=150, ge=1)

@@ -41,7 +41,7 @@ class TileSource:
     """Tiles as pixels, uint8[n, side, side, 3] on `device`; or crops around them whose side is `context_px`.
 
     `stain` and `size` are the largest random changes of the amounts of stains and of the side of tiles. `readers` read,
-    where there are any.
+    where there are any. If `is_whole`, crops are only drawn; what is read is the tile.
     """
 
     device: torch.device = CPU
@@ -49,19 +49,24 @@ class TileSource:
     context_px: int | None = None
     readers: ReaderProcesses | None = None
     size: float = 0.0
+    is_whole: bool = False
 
     def draw(self, slide: LabelledSlide, indices: Indices, random: np.random.Generator) -> Tensor:
         """Read tiles and change each at random."""
-        return self._read(slide, indices, lambda tiles: augmented(tiles, random, self.stain, self.size))
+        return self._read(
+            slide, indices, self.context_px, lambda tiles: augmented(tiles, random, self.stain, self.size)
+        )
 
     def read(self, slide: LabelledSlide, indices: Indices) -> Tensor:
         """Read tiles."""
-        return self._read(slide, indices, lambda tiles: tiles)
+        return self._read(slide, indices, None if self.is_whole else self.context_px, lambda tiles: tiles)
 
-    def _read(self, slide: LabelledSlide, indices: Indices, change: Callable[[Tensor], Tensor]) -> Tensor:
+    def _read(
+        self, slide: LabelledSlide, indices: Indices, side: int | None, change: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         if self.readers is None:
-            return self._changed(slide.read(indices, self.context_px), change)
-        shape, task = slide.task(indices, self.context_px)
+            return self._changed(slide.read(indices, side), change)
+        shape, task = slide.task(indices, side)
         return self.readers.read(shape, lambda tiles: self._changed(tiles, change), fill_tiles, *task)
 
     def _changed(self, tiles: NDArray[np.uint8], change: Callable[[Tensor], Tensor]) -> Tensor:

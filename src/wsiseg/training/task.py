@@ -207,7 +207,7 @@ def filled_bank(
 
     Those that an earlier run left in `config.out` for the same weights and tiles are used.
     """
-    how = (config.context, config.stain_jitter, config.seed, config.precision)
+    how = (config.context and (config.context, config.views > 1), config.stain_jitter, config.seed, config.precision)
     bank = FeatureBank(config.out / "features" / fingerprint(classifier, how), config.views)
     own = processes.share(sorted(slides, key=lambda slide: slide.tiles))  # for each alike many tiles
     tiles = {slide: slide.tiles * bank.copies(slide) for slide in own}
