@@ -186,15 +186,13 @@ def test_a_gate_is_not_green_while_slides_have_no_map_and_every_figure_says_so(t
     done = evaluated(tmp_path, *gate_of_one)
     assert done.returncode == 1
     assert "slide-4: has no map in" in done.stderr
-    figures = [line for line in done.stdout.splitlines()[1:] if not line.startswith("threshold")]
-    assert len(figures) >= 10
-    assert all(line.endswith("  1 of 3 slides") for line in figures)
+    assert done.stdout.splitlines()[:2] == [str(tmp_path / "out" / "report.html"), "1 of 3 slides:"]
     suite = ElementTree.parse(junit_file).getroot()[0]
     assert (suite.get("failures"), suite.get("errors"), suite.get("tests")) == ("0", "2", "8")
     told = next(one.find("system-out").text for one in suite if one.get("classname") == "gate")
     assert "over 1 of 3 slides, threshold" in told
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<td>1 of 3 slides</td>") >= len(figures) + 1  # and the gate
+    assert page.count("1 of 3 slides</h2>") >= 4
     block = json.loads((tmp_path / "out" / "metrics.json").read_text())["with_background"]
     assert (block["slides"], block["expected_slides"]) == (1, 3)
     assert evaluated(tmp_path, *gate_of_one, "--allow-missing").returncode == 0

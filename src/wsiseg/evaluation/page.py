@@ -171,17 +171,20 @@ def _classes(report: Report) -> str:
 
 
 def _measures(report: Report) -> str:
-    rows = [[escape(name), *texts] for name, texts in report.rows.items()]
+    rows = [[escape(name.replace("_", " ")), *map(_kept, texts)] for name, texts in report.rows.items()]
     if report.slide_auc:
-        rows.append(["AUC of whole slides", with_interval(report.slide_auc), ""])
+        rows.append(["AUC of whole slides", _kept(with_interval(report.slide_auc)), ""])
     for name, one in measured(report.percentages or {}).items():
-        rows.append([f"percentages: {name.replace('_', ' ')}", with_interval(one), ""])
+        rows.append([f"percentages: {name.replace('_', ' ')}", _kept(with_interval(one)), ""])
     if report.froc:
         unjudged = f"{report.froc['unjudged']} lesions unjudged"
         rows.append(["free-response ROC score", figure(report.froc["score"]), unjudged])
-    return _titled(
-        f"Measures, {report.scope}", ["measure", *report.columns, "over"], [[*row, report.counted] for row in rows]
-    )
+    return _titled(f"Measures, {report.scope}", ["measure", *report.columns], rows)
+
+
+def _kept(text: str) -> str:
+    """Return a measure as HTML whose interval stays on one line."""
+    return re.sub(r" (\(.+\))$", r' <span class="interval">\1</span>', text)
 
 
 def _slider(report: Report, slides: Sequence[Compared]) -> str:
@@ -199,7 +202,11 @@ def _slider(report: Report, slides: Sequence[Compared]) -> str:
 def _group(title: str, groups: Mapping[str, Any], word: str) -> str:
     shown = [*((mode, name) for mode in MODES for name in ("auc", "f1")), *((MODES[0], name) for name in _UNKNOWN)]
     rows = [
-        [escape(name), *(with_interval(group[mode][one]) for mode, one in shown), of_expected(group[MODES[0]])]
+        [
+            escape(name.replace("_", " ")),
+            *(_kept(with_interval(group[mode][one])) for mode, one in shown),
+            of_expected(group[MODES[0]]),
+        ]
         for name, group in groups.items()
     ]
     heads = [f"{measure}, {NAMES[mode]}" for mode in MODES for measure in ("AUC", "F1")]

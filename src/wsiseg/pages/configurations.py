@@ -79,9 +79,16 @@ def export_command(one: Configured) -> str:
     return shlex.join(["wsiseg", "export", str(one.out), "--out", f"{one.out.name}.onnx"])
 
 
-def picture(configured: Sequence[Configured], split: str, sites: Sequence[str] = (ALL,)) -> Drawing:
-    """Draw a matrix for each measure that is known, over some sites, alpha down and beta across, as the paper does."""
-    shown = [name for name in MEASURES if any(one.measure(name, split, sites) is not None for one in configured)]
+def known_measures(configured: Sequence[Configured], split: str, sites: Sequence[str] = (ALL,)) -> list[str]:
+    """Return the measures that are known of any configuration."""
+    return [name for name in MEASURES if any(one.measure(name, split, sites) is not None for one in configured)]
+
+
+def picture(
+    configured: Sequence[Configured], split: str, sites: Sequence[str] = (ALL,), names: Sequence[str] | None = None
+) -> Drawing:
+    """Draw a matrix for each of some measures, or all that are known, alpha down and beta across, as the paper does."""
+    shown = known_measures(configured, split, sites) if names is None else names
     columns = min(_COLUMNS, max(1, len(shown)))
     width, height = _LEFT + _CELL_W * len(BETAS) + 24, _TOP + _CELL_H * len(ALPHAS) + 40
     drawing = Drawing(columns * width, -(-len(shown) // columns) * height, f"Configurations on the {split} split")

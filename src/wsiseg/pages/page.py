@@ -2,8 +2,10 @@
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import zip_longest
 from typing import Any
 
 from wsiseg.run.record import SlideRecord
@@ -22,15 +24,22 @@ h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; overflow-wrap: anywhere; }
 a { color: var(--link); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child, td.text, th.text { text-align: left; }
-td.text { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
-th { background: var(--soft); }
+th:first-child, td:first-child, .text, .name { text-align: left; }
+td.text { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
+th { background: var(--soft); white-space: normal; vertical-align: bottom; }
 th button { all: unset; cursor: pointer; font-weight: 600; }
 th button:focus-visible, input:focus-visible, a:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
+.sortable { font-size: .9rem; } .sortable th, .sortable td { padding: .25rem .45rem; }
+#filter { padding: .25rem .5rem; width: 16rem; max-width: 100%; font: inherit; }
 .wide, pre { overflow-x: auto; }
+td:has(.interval), td:has(.interval) ~ td { white-space: normal; }
+.interval { display: inline-block; white-space: nowrap; }
 @media (max-width: 32rem) { table { font-size: .85rem; } th, td { padding: .2rem .3rem; white-space: normal; } }
 .row { display: flex; flex-wrap: wrap; gap: 1rem; }
-.row > figure { margin: 0; }
+.row > figure, .tiles > figure { margin: 0; }
+.row > figure:has(svg) { flex: 1 1 18rem; max-width: 27rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); gap: 1rem; }
+.tiles img { width: 100%; height: auto; }
 figcaption, .small { font-size: .85rem; opacity: .85; }
 figure svg { max-width: 100%; height: auto; border-radius: 4px; }
 .cells { image-rendering: pixelated; width: 20rem; max-width: 100%; border: 1px solid var(--line); background: #fff; }
@@ -40,6 +49,8 @@ figure svg { max-width: 100%; height: auto; border-radius: 4px; }
 input[type=range] { width: min(30rem, 100%); vertical-align: middle; }
 """
 
+NAME = "name"
+"""Of cells and heads: a short text, to the left."""
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 _SORTING = """
@@ -91,8 +102,15 @@ def picture_address(kind: str, content: bytes) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; heads are text, cells are HTML."""
-    return _table("", map(escape, heads), ("".join(f"<td>{one}</td>" for one in row) for row in rows))
+    """Return a table; heads are text, cells are HTML. Columns of figures stand to the right, others to the left."""
+    known = [*rows]
+    kinds = [NAME if any(map(_is_word, column)) else "" for column in zip(*known, strict=True)]
+    return _table("", map(escape, heads), ("".join(map(_cell, kinds, row)) for row in known))
+
+
+def _is_word(html: str) -> bool:
+    """Return True for a cell that begins like a word; intervals and signs are of figures."""
+    return re.match(r"\s*[^\W\d_]", re.sub(r"<[^>]*>", "", html)) is not None
 
 
 def sortable_table(heads: Sequence[str], rows: Iterable[str]) -> str:
@@ -101,15 +119,22 @@ def sortable_table(heads: Sequence[str], rows: Iterable[str]) -> str:
 
 
 def _table(kind: str, heads: Iterable[str], rows: Iterable[str]) -> str:
-    head, body = "".join(f"<th>{one}</th>" for one in heads), "".join(f"<tr>{row}</tr>" for row in rows)
+    known = [*rows]
+    kinds = re.findall(r"<td(?: class=\"(\w+)\")?", known[0]) if known else []
+    head = "".join(f'<th class="{one}">{text}</th>' for text, one in zip_longest(heads, kinds, fillvalue=""))
+    body = "".join(f"<tr>{row}</tr>" for row in known)
     return f'<div class="wide"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def cell(html: str, value: object = None, *, is_text: bool = False) -> str:
     """Return a cell of a sortable table; it sorts by `value`, texts without one by what they show."""
-    kind = ' class="text"' if is_text else ""
     stored = "" if value is None and is_text else f' data-value="{escape("" if value is None else str(value))}"'
-    return f"<td{kind}{stored}>{html}</td>"
+    return _cell("text" if is_text else NAME if isinstance(value, str) else "", html, stored)
+
+
+def _cell(kind: str, html: str, more: str = "") -> str:
+    marked = f' class="{kind}"' if kind else ""
+    return f"<td{marked}{more}>{html}</td>"
 
 
 def of_cohort(record: SlideRecord) -> str:

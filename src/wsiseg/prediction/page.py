@@ -38,7 +38,8 @@ def predict_page(run: Run, title: str, results: Callable[[str], Results | None])
     left = len(mapped) - len(shown)
     numbers = {record.slide: number for number, record in enumerate(shown)}
     classes = list(dict.fromkeys(name for record in records for name in record.by_class)) or ["tumor"]
-    rows = [_row(record, numbers.get(record.slide), classes) for record in records[:_MOST_ROWS]]
+    told = ["cohort"] if any(map(of_cohort, records)) else []
+    rows = [_row(record, numbers.get(record.slide), classes, told) for record in records[:_MOST_ROWS]]
     bar, script, style = (
         resources.files("wsiseg.prediction").joinpath(f"page.{kind}").read_text("utf-8")
         for kind in ("html", "js", "css")
@@ -46,7 +47,7 @@ def predict_page(run: Run, title: str, results: Callable[[str], Results | None])
     words = " and ".join(escape(in_words(name)) for name in classes)
     head = f"{words[:1].upper()}{words[1:]} maps"
     parts = [f"<h1>{head}: {_name(title)}</h1>", *_about(run), "<h2>Slides</h2>"]
-    parts.append(FILTER + sortable_table(["slide", "status", *_heads(classes), "cohort", "notes"], rows))
+    parts.append(FILTER + sortable_table(["slide", "status", *_heads(classes), *told, "notes"], rows))
     if shown:
         most_bytes = _FEW_PICTURE_BYTES if is_large else _MOST_PICTURE_BYTES
         parts += ["<h2>Maps</h2>", bar.replace("tumour", words), *_sections(run, shown, results, most_bytes)]
@@ -115,7 +116,7 @@ def _areas(records: Sequence[SlideRecord]) -> str:
     return f"{tissue:.2f} mm2 of tissue{classes}" + f", {of_tissue(unknown)} unknown and not judged" * bool(unknown)
 
 
-def _row(record: SlideRecord, number: int | None, classes: Sequence[str]) -> str:
+def _row(record: SlideRecord, number: int | None, classes: Sequence[str], told: Sequence[str]) -> str:
     name = _name(record.slide)
     link = name if number is None else f'<a href="#slide-{number}">{name}</a>'
     areas = [record.by_class.get(name, {}) for name in classes]
@@ -127,8 +128,8 @@ def _row(record: SlideRecord, number: int | None, classes: Sequence[str]) -> str
     if record.error is not None:
         said = "; ".join(filter(None, (record.error.message, record.error.hint)))
     ends = [cell(link, record.slide, is_text=True), cell(_status(record), record.status)]
-    told = (cell(text, is_text=True) for text in (of_cohort(record), escape(said)))
-    return "".join([*ends, *cells, *told])
+    texts = [*(of_cohort(record) for _ in told), escape(said)]
+    return "".join([*ends, *cells, *(cell(text, is_text=True) for text in texts)])
 
 
 def _status(record: SlideRecord) -> str:

@@ -12,6 +12,7 @@ from wsiseg.pages.configurations import (
     Configured,
     best_first,
     export_command,
+    known_measures,
     picture,
     ranking,
 )
@@ -66,7 +67,14 @@ def write_grid(config: TrainConfig, configured: Sequence[Configured]) -> None:
     parts = [f"<h1>{escape(title)}</h1>", facts_table({"network": config.arch, "use": NOTE})]
     parts += ["<h2>Configurations, best first by validation</h2>", rows_table(heads, figures)]
     parts += ["<p>A model file of the best one:</p>", f"<pre>{escape(export_command(ranked[0]))}</pre>"]
-    parts += [f'<div class="wide">{drawing.svg()}</div>', "<h2>All measures</h2>"]
+    parts += [f'<div class="row">{"".join(_figures(configured, split))}</div>', "<h2>All measures</h2>"]
     parts += [f"<h3>{one.out.name}</h3>{measures_table(one.figures)}" for one in ranked]
     write_text(config.out / "report.html", page(title, "\n".join(parts)))
     folder.seal()
+
+
+def _figures(configured: Sequence[Configured], split: str) -> Iterator[str]:
+    """Yield a figure for each measure, which stand as a page has room for them."""
+    sites = configured[0].in_distribution(split)
+    for name in known_measures(configured, split, sites):
+        yield f"<figure>{picture(configured, split, sites, [name]).svg()}</figure>"

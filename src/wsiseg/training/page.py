@@ -45,7 +45,7 @@ def training_page(
         for highest, most in ((True, "Most"), (False, "Least")) if seen else ():
             tiles = "".join(_striking(seen, highest=highest))
             title = f"{most} {escape(in_words(name))}-like tiles of validation slides"
-            parts.append(f'<h2>{title}</h2><div class="row">{tiles}</div>')
+            parts.append(f'<h2>{title}</h2><div class="tiles">{tiles}</div>')
     return page(title, "\n".join(parts))
 
 
