@@ -185,9 +185,8 @@ def _predicted(root: Path, task: dict[str, Any], count: int, tiles: int) -> Rate
     seconds = time.perf_counter() - began
     for one in children:
         one.communicate()
-    if count > 1:
-        return {"whole": tiles / seconds}
-    return {"whole": tiles / seconds, "middle": results[0]["middle"], "cpu_us": 1e6 * results[0]["cpu_s"] / tiles}
+    found = {"whole": tiles / seconds, "cpu_us": 1e6 * sum(one["cpu_s"] for one in results) / tiles}
+    return {**found, "middle": results[0]["middle"]} if count == 1 else found
 
 
 def _line(process: "subprocess.Popen[str]") -> str:

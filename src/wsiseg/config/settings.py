@@ -65,7 +65,7 @@ class Gone:
     is_flag: bool = False  # it took no value
 
 
-class Config(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+class Config(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True):
     """Base of all settings; unknown names are refused."""
 
     gone: ClassVar[Mapping[str, Gone]] = {}  # by name; refused with what to do instead

@@ -6,9 +6,9 @@ is what QuPath reads; 0.5 lies on zarr 3. All transformations stand at the data 
 
 import math
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,13 +193,13 @@ def _write_ome_xml(path: Path, shape: tuple[int, ...], classes: Sequence[str], c
     """Write the sizes once more as OME-XML, where Bio-Formats looks for them."""
     sizes = "" if cell_um is None else "".join(f'PhysicalSize{x}="{cell_um}" PhysicalSize{x}Unit="µm" ' for x in "XY")
     channels = "".join(
-        f'<Channel ID="Channel:0:{number}" Name={quoteattr(label)} SamplesPerPixel="1"/>'
+        f'<Channel ID="Channel:0:{number}" Name="{escape(label)}" SamplesPerPixel="1"/>'
         for number, label in enumerate(_channels(classes, shape[0]))
     )
-    name = quoteattr(f"{' and '.join(map(in_words, classes))} probability")
+    name = escape(f"{' and '.join(map(in_words, classes))} probability")
     text = (
         '<?xml version="1.0" encoding="UTF-8"?>\n<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
-        f'<Image ID="Image:0" Name={name}><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="float" '
+        f'<Image ID="Image:0" Name="{name}"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="float" '
         f'SizeX="{shape[2]}" SizeY="{shape[1]}" SizeZ="1" SizeC="{shape[0]}" SizeT="1" {sizes}>{channels}'
         "<MetadataOnly/></Pixels></Image></OME>\n"
     )
