@@ -6,6 +6,7 @@ same stores are decoded by libjpeg-turbo into memory that is used again, by as m
 compared runs in turn, `--rounds` times; medians are printed.
 
     python benchmarks/feed_training.py --old ../wsiseg-of-last-month
+    python benchmarks/feed_training.py --unchanged
 
 `whole` are tiles a second of the epochs after the first, `cpu_us` is time of processors a tile over all of the run
 beyond its imports, which hardly depends on what else the machine does. Needs the packages of wsiseg[train] and
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=4096, help="side of a slide in pixels, 3072 at least")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--stain-jitter", type=float, default=0.0)
+    parser.add_argument("--unchanged", action="store_true", help="turn no tiles and change no colours: the feed alone")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     if _OF_CHILD in os.environ:
@@ -58,7 +60,12 @@ def main() -> None:
 def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run everything in turn."""
     cohort = _stores(given, folder)
-    task = {"cohort": str(cohort), "epochs": given.epochs, "stain_jitter": given.stain_jitter}
+    task = {
+        "cohort": str(cohort),
+        "epochs": given.epochs,
+        "stain_jitter": given.stain_jitter,
+        "unchanged": given.unchanged,
+    }
     found: dict[str, list[Rates]] = {}
     for number in range(given.rounds):
         found.setdefault("decoding", []).append(_decoding(cohort.parent))
@@ -122,9 +129,12 @@ def _decoding(stores: Path) -> Rates:
 def trained(task: dict[str, Any]) -> Rates:
     """Train a network of one layer with the checkout that is measured."""
     from wsiseg.config.train import TrainConfig  # noqa: PLC0415  of the checkout that is measured
+    from wsiseg.training import bags  # noqa: PLC0415  the same
     from wsiseg.training.train import train  # noqa: PLC0415  the same
 
     one_layer()
+    if task.pop("unchanged"):
+        bags.augmented = lambda tiles, *_: tiles  # type: ignore[attr-defined]  # an earlier checkout has another one
     out = Path(task.pop("out"))
     config = TrainConfig.checked(cohort=Path(task.pop("cohort")), out=out, init="none", colors="weights", **task)
     used = time.process_time()
@@ -149,7 +159,7 @@ def one_layer() -> None:
             return super().normalised(images[:, ::32, ::32])
 
     for one in (module, network):  # before and after the training
-        one.build = lambda *_: OneLayer(nn.Identity(), 3, (0.5,) * 3, (0.25,) * 3)  # type: ignore[assignment]
+        one.build = lambda *_, **__: OneLayer(nn.Identity(), 3, (0.5,) * 3, (0.25,) * 3)  # type: ignore[assignment]
 
 
 if __name__ == "__main__":
