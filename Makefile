@@ -6,7 +6,7 @@ BIN := $(DEV_ENV)/bin
 SOURCES := src tests benchmarks scripts docs
 SHOWN := colon-6 node-6
 
-.PHONY: demo picture test test-slow mutate check format docs bench dist model evidence example clean
+.PHONY: demo picture test test-slow mutate check format docs notebook bench dist model evidence example clean
 
 demo: $(USER_ENV)/.installed  ## tumour maps of real colon and lymph node, made with the bundled model, and the truth
 	$(USER_ENV)/bin/wsiseg fetch example --out demo
@@ -40,6 +40,11 @@ format: $(DEV_ENV)/.installed  ## bring the code into shape
 docs: $(DEV_ENV)/.installed  ## the documentation, in docs/_build
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
+notebook: $(DEV_ENV)/.installed  ## the tutorial as tutorial.ipynb, run once
+	$(BIN)/python -m pip install --quiet --group notebook
+	$(BIN)/jupytext --to ipynb --output tutorial.ipynb docs/tutorial/notebook.md
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter-execute --inplace tutorial.ipynb
+
 bench: $(DEV_ENV)/.installed  ## the measurements: make bench SLIDE=big.tiff SLIDES=folder
 	$(BIN)/python benchmarks/tiling.py $(SLIDE) $(SLIDES)
 	$(BIN)/python benchmarks/feed_training.py
@@ -55,7 +60,7 @@ dist: $(DEV_ENV)/.installed  ## the wheel and the source archive, in dist
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 
 clean:  ## remove what was made, but not the environments
-	rm -rf demo dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo tutorial.ipynb dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(USER_ENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(USER_ENV)
