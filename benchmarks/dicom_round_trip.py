@@ -66,7 +66,7 @@ def main() -> None:
 def journey(slide: Path, folder: Path, archive: Archive, marked: Sizes | None = None) -> dict[str, Any]:
     """Take every step and compare what arrives with what left; `marked` has the sizes of a stand-in."""
     model = write_color_filter_model(folder / "model.onnx")
-    predicting = ["--model", str(model), "--tissue", "none", "--out"]
+    predicting = ["--model", str(model), "--out"]
     seconds = {"predict": command("predict", str(slide), *predicting, str(folder / "maps"))}
     objects = ["--to", "dicom-seg", "--to", "dicom-map", "--dicomize", "--out", str(folder / "objects")]
     seconds["convert and store"] = command("convert", str(folder / "maps"), *objects, "--store", archive.root)
@@ -86,7 +86,9 @@ def journey(slide: Path, folder: Path, archive: Archive, marked: Sizes | None = 
         "slide": {"name": slide.name, "bytes": slide.stat().st_size},
         "pixels": compared(slide, next((folder / "again" / ".dicomweb" / name).glob("*.dcm"))),
         "cells": int(heatmap.tissue.sum()),
-        "cells that differ between both maps": int((heatmap.probabilities != again.probabilities).sum()),
+        "cells that differ between both maps": int(
+            (np.nan_to_num(heatmap.probabilities, nan=-1) != np.nan_to_num(again.probabilities, nan=-1)).sum()
+        ),
         "objects": [measured(one, heatmap, marked) for one in fetched],
         "objects that differ from what was stored": differing(fetched, folder / "objects"),
         "seconds": seconds,
