@@ -30,7 +30,7 @@ from wsiseg.training.fit import fit
 from wsiseg.training.processes import joined_processes
 from wsiseg.training.run_folder import RunFolder
 from wsiseg.training.scoring import by_class, pixels_of
-from wsiseg.training.slides import LabelledSlide, TileTruth, labelled_slides, tile_truths
+from wsiseg.training.slides import LabelledSlide, TileTruth, labelled_slides, tile_truths, with_normal
 from wsiseg.training.task import filled_bank, started, task_of
 from wsiseg.training.train import device_of
 
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--set", type=json.loads, default={}, help="other settings of training, as JSON")
     given = parser.parse_args()
     usual = {"arch": "timm:tf_efficientnet_lite0", "freeze": True, "lr": 1e-3, "max_tiles": 200, "precision": "float32"}
+    usual |= {"schedule": "cosine", "weight_decay": 10.0}
     config = TrainConfig(cohort=given.cohort, out=given.out, init=given.init, **{**usual, **given.set})
     slides = labelled_slides(config.cohort, most_tiles=config.max_tiles)
     truths = tile_truths(given.truth, slides, print)
@@ -76,7 +77,7 @@ def main() -> None:
 
 def features(config: TrainConfig, slides: tuple[LabelledSlide, ...]) -> FeatureBank:
     """Compute the features of all slides, or find them."""
-    classifier = started(config, None, device_of("cpu"), print)
+    classifier = started(config, slides[0].tile_px, None, device_of("cpu"), print)
     with joined_processes() as processes:
         return filled_bank(config, classifier, slides, TileSource(), processes, Progress())
 
@@ -98,7 +99,7 @@ def said(arm: str, slides: Sequence[LabelledSlide], shares: Mapping[str, float],
         bounds = max(0.0, about - POINTS), float(np.clip(about + POINTS, 0.01, 1))
         stated = (shares[slide.slide],) * 2 if "exact" in kind else bounds if kind not in {"", "true"} else (None, None)
         told.append(replace(slide, stated=stated))
-    return told
+    return with_normal(told)
 
 
 def trained(
@@ -117,7 +118,9 @@ def trained(
     config.out.mkdir(parents=True, exist_ok=True)
     bank = replace(bank, standard=standard_of(bank, [slide for slide in told if slide.split == "train"]))
     with joined_processes() as processes:
-        task = task_of(config, started(config, None, device_of("cpu"), lambda _: None), told, [truths], bank)
+        task = task_of(
+            config, started(config, slides[0].tile_px, None, device_of("cpu"), lambda _: None), told, [truths], bank
+        )
         folder = RunFolder(config, {})
         fit(task, config, folder, processes, Progress())
         best = task.best(Checkpoint.load(folder.best))

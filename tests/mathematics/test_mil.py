@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from wsiseg.mathematics.mil import LEFT_OUT, NORMAL, TUMOR, counts, proxy_labels, risk
+from wsiseg.mathematics.mil import LEFT_OUT, NORMAL, TUMOR, counts, proxy_labels, risk, share_risk, share_target
 from wsiseg.run.errors import UsageError
 
 STEPS = [k / 20 for k in range(21)]
@@ -187,3 +187,30 @@ def test_logits_that_differ_in_their_last_digit_are_told_apart() -> None:
     logits[1] = torch.nextafter(logits[0], torch.tensor(2.0))
     logits[0] = torch.nextafter(logits[2], torch.tensor(0.0))
     assert proxy_labels(logits, 0.4, 0.4).tolist() == [NORMAL, TUMOR, LEFT_OUT]
+
+
+@given(
+    tumors=st.lists(st.integers(0, 20), min_size=2, max_size=12).filter(lambda each: len(set(each)) > 1),
+    tumor=st.floats(-5, 5),
+    normal=st.floats(-5, 5),
+    error=st.floats(0, 0.1),
+)
+def test_shares_alone_give_the_risk_of_true_labels_where_tissue_is_alike_in_all_slides(
+    tumors: list[int], tumor: float, normal: float, error: float
+) -> None:
+    stated = [(count / 20 - error, count / 20 + error) for count in tumors]
+    by_shares, by_labels = [], []
+    for count, bounds in zip(tumors, stated, strict=True):
+        labels = torch.tensor([1.0] * count + [0.0] * (20 - count), dtype=torch.float64)
+        logits = labels * tumor + (1 - labels) * normal
+        target = share_target(bounds, [*stated, (0.3, None)])
+        assert target is not None
+        by_shares.append(float(share_risk(logits[:7], target, of=20) + share_risk(logits[7:], target, of=20)))
+        by_labels.append(float(functional.binary_cross_entropy_with_logits(logits, labels)))
+    assert sum(by_shares) == pytest.approx(sum(by_labels), rel=1e-6, abs=1e-6)
+
+
+def test_shares_that_are_alike_or_unknown_draw_no_tile() -> None:
+    assert share_target((0.2, 0.4), [(0.2, 0.4), (0.1, 0.5)]) is None
+    assert share_target((None, 0.4), [(0.2, 0.4), (0.5, 0.5)]) is None
+    assert share_target((0.2, 0.4), []) is None

@@ -109,6 +109,26 @@ def test_the_risk_of_classes_is_the_mean_of_their_own(micro_batch: int | None) -
         assert float(network.weight.grad[place, channel]) == pytest.approx(slope, rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.parametrize("micro_batch", [None, 7])
+def test_without_normal_slides_tiles_are_drawn_to_what_the_share_of_their_slide_says(micro_batch: int | None) -> None:
+    random = np.random.default_rng(0)
+    weights, features = random.normal(size=CHANNELS), random.normal(size=(TILES, CHANNELS))
+    config = TrainConfig(cohort=HERE, out=HERE, c1=C1, micro_batch=micro_batch)
+    slide = LabelledSlide("a", 1, "train", "", HERE, HERE, TILES, 64, 0.5, "", stated=(0.2, 0.4), target=-1.0)
+    network = Linear(weights)
+    risk = Stepper(config, CPU).backward(network, Bag(slide, torch.from_numpy(features), WEIGHT))
+
+    def risk_at(moved: Floats) -> float:
+        logits = features @ moved
+        return literal_risk(logits, (0.2, 0.2), C1) + C1 * float(np.mean(np.log1p(np.exp(logits)) + logits))
+
+    assert risk == pytest.approx(risk_at(weights), rel=1e-5)
+    steps = 1e-6 * np.eye(CHANNELS)
+    slopes = [WEIGHT * (risk_at(weights + step) - risk_at(weights - step)) / 2e-6 for step in steps]
+    assert network.weights.grad is not None
+    assert network.weights.grad.tolist() == pytest.approx(slopes, rel=1e-3, abs=1e-5)
+
+
 def test_without_normal_slides_all_is_called_normal_that_is_known_to_be() -> None:
     slide = LabelledSlide("a", 1, "train", "", HERE, HERE, TILES, 64, 0.5, "", stated=(0.5, 0.6), needs_normal=True)
     assert slide.shares(ALPHA, BETA) == (0.5, 0.4)

@@ -6,6 +6,8 @@ and the others are left out. A slide without tumour has the shares 0 and 1.
 """
 
 import math
+from collections.abc import Iterable
+from statistics import fmean, pvariance
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from wsiseg.run.errors import UsageError
 TUMOR, NORMAL, LEFT_OUT = 1, 0, -1
 # 0.29 * 100 is 28.999999999999996 in floating point, and means 29.
 _FLOAT_NOISE = 1e-9
+_Bounds = tuple[float | None, float | None]
 
 
 def counts(tiles: int, alpha: float, beta: float) -> tuple[int, int]:
@@ -87,3 +90,42 @@ def risk(logits: Tensor, labels: Tensor, *, weight: float = 1.0, of: int | None 
     # Tiles that are left out weigh nothing: to pick the others a GPU would have to tell how many they are.
     total = functional.binary_cross_entropy_with_logits(logits, targets, kept, reduction="sum")
     return weight * total / (of or kept.sum().clamp(min=1))
+
+
+def share_target(stated: _Bounds, among: Iterable[_Bounds]) -> float | None:
+    """Return what `share_risk` draws the tiles of a slide to, by the middle s of its two bounds and those of all.
+
+        t(s) = m + (s - m) m (1 - m) / v,  with m the mean and v the variance of s over all slides
+
+    A slide with more tumour than others has the target above m, also above 1, and one with less below it, also below 0.
+    With it as the target of all tiles, the risks of all slides have the gradients that true labels would have, where a
+    network gives tumour one logit and normal tissue another in all slides. Source: the mean operator of Quadrianto et
+    al., Estimating labels from label proportions, JMLR 2009, which comes here from the regression on the shares.
+
+    Args:
+        stated: Least and most share of tumour in the slide, 0..1.
+        among: Those of all training slides.
+
+    Returns:
+        None where a bound is missing, or where the shares do not differ, and so tell nothing of what tumour looks like.
+    """
+    shares = [(least + most) / 2 for least, most in among if least is not None and most is not None]
+    least, most = stated
+    if least is None or most is None or not shares:
+        return None
+    mean = fmean(shares)
+    variance = pvariance(shares, mean)
+    return mean + ((least + most) / 2 - mean) * mean * (1 - mean) / variance if variance > _FLOAT_NOISE else None
+
+
+def share_risk(logits: Tensor, target: float, *, weight: float = 1.0, of: int | None = None) -> Tensor:
+    """Return the mean of log(1 + exp f(x)) - target f(x) over tiles: the cross-entropy, for targets beyond 0..1 too.
+
+    Args:
+        logits: float[n], a logit f(x) per tile.
+        target: As `share_target` returns it.
+        weight: That of the slide.
+        of: How many tiles the bag has, where these are only a part of it.
+    """
+    total = functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target), reduction="sum")
+    return weight * total / (of or len(logits))

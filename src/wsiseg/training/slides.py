@@ -13,6 +13,7 @@ from wsiseg.annotations.classes import Classes
 from wsiseg.annotations.truth import Reading, open_truth, truth_files
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.mathematics.metrics import Floats
+from wsiseg.mathematics.mil import share_target
 from wsiseg.run.errors import UsageError, shortened
 from wsiseg.run.record import in_words
 from wsiseg.slides.cohort import Cohort, CohortSlide
@@ -51,6 +52,7 @@ class LabelledSlide:
     has_pixels: bool = False  # the store holds the tiles themselves
     stated: Stated = (None, None)  # the least and the most share of tumour, where the cohort states them
     needs_normal: bool = False  # no training slide is without tumour, so that normal tissue is learned from this one
+    target: float | None = None  # what its tiles are drawn to by its share then; see `mil.share_target`
     others: tuple["LabelledSlide", ...] = ()
 
     @property
@@ -174,7 +176,7 @@ def _checked(
     by_class = list(zip(*(slide.by_class for slide in slides), strict=True))
     for name, known in zip(classes, by_class if need_labels else (), strict=False):
         _check_labels(cohort, name, known)
-    seen = zip(*map(_with_normal, by_class), strict=True)
+    seen = zip(*map(with_normal, by_class), strict=True)
     return tuple(replace(slide, others=tuple(others)) for slide, *others in seen)
 
 
@@ -184,10 +186,13 @@ def rows_by_class(cohort: Path, classes: Sequence[str]) -> list[tuple[CohortSlid
     return list(zip(*(table.slides for table in tables), strict=True))
 
 
-def _with_normal(slides: Sequence[LabelledSlide]) -> list[LabelledSlide]:
-    """Return slides, as one class sees them, that know whether normal tissue must be learned from them."""
-    needs_normal = all(slide.label != 0 for slide in slides if slide.split == "train")
-    return [replace(slide, needs_normal=needs_normal) for slide in slides]
+def with_normal(slides: Sequence[LabelledSlide]) -> list[LabelledSlide]:
+    """Return slides, as one class sees them, that know whether normal tissue is learned from them, and how."""
+    training = [slide for slide in slides if slide.split == "train"]
+    if any(slide.label == 0 for slide in training):
+        return list(slides)
+    among = [slide.stated for slide in training]
+    return [replace(slide, needs_normal=True, target=share_target(slide.stated, among)) for slide in slides]
 
 
 def _labelled(row: CohortSlide, split: str, store: Path, most_tiles: int | None) -> LabelledSlide:

@@ -25,7 +25,12 @@ class Stepper:
     device: torch.device
 
     def risk(
-        self, logits: Tensor, slide: LabelledSlide, labels: Tensor | None = None, of: Sequence[int] | None = None
+        self,
+        logits: Tensor,
+        slide: LabelledSlide,
+        labels: Tensor | None = None,
+        of: Sequence[int] | None = None,
+        ranked: int | None = None,
     ) -> Tensor:
         """Return the risk of a bag or of a part of it, the mean of its risks for each class; see `mil.risk`.
 
@@ -34,20 +39,23 @@ class Stepper:
             slide: Where the tiles come from.
             labels: [n, classes], as `TileLabels`; proxy labels where they are not given.
             of: How many tiles of the bag have a label of each class, where these tiles are only a part of it.
+            ranked: How many tiles it has, where its ranks gave these labels.
         """
         if labels is None:
-            labels = self._proxy_labels(logits, slide)
+            labels, ranked = self._proxy_labels(logits, slide), len(logits)
         labels = labels.to(logits.device, non_blocking=True)
-        risks = [
-            mil.risk(
-                logits[:, place],
-                labels[:, place],
-                weight=self.config.c0 if one.label == 0 else self.config.c1,
-                of=None if of is None else of[place],
-            )
-            for place, one in enumerate(slide.by_class)
-        ]
-        return torch.stack(risks).mean()
+        counts = of or [None] * len(slide.by_class)
+        seen = zip(logits.unbind(1), labels.unbind(1), slide.by_class, counts, strict=True)
+        return torch.stack([self._of_class(*one, ranked) for one in seen]).mean()
+
+    def _of_class(
+        self, logits: Tensor, labels: Tensor, slide: LabelledSlide, of: int | None, ranked: int | None
+    ) -> Tensor:
+        weight = self.config.c0 if slide.label == 0 else self.config.c1
+        risk = mil.risk(logits, labels, weight=weight, of=of)
+        if ranked is None or slide.target is None:
+            return risk
+        return risk + mil.share_risk(logits, slide.target, weight=weight, of=ranked)
 
     def _proxy_labels(self, logits: Tensor, slide: LabelledSlide) -> Tensor:
         shares = [one.shares(self.config.alpha, self.config.beta) for one in slide.by_class]
@@ -68,22 +76,31 @@ class Stepper:
         size = self.config.micro_batch or len(bag.tiles)
         if size >= len(bag.tiles):
             with _exchange(network, when=is_last):
-                return self._add(network, bag, bag.tiles, bag.labels, None)
+                return self._add(network, bag, bag.tiles, bag.labels)
         labels, is_ranked = self._ranked(network, bag, size)
         is_labelled = labels != mil.LEFT_OUT
-        kept, counts = torch.nonzero(is_labelled.any(1)).flatten(), is_labelled.sum(0).tolist()
+        is_drawn = is_ranked and any(one.target is not None for one in bag.slide.by_class)
+        kept, counts = torch.nonzero(is_labelled.any(1) | is_drawn).flatten(), is_labelled.sum(0).tolist()
         parts = kept[torch.randperm(len(kept))].split(size)
         total = torch.zeros((), device=self.device)
         with _statistics_held(network, when=is_ranked):
             for part in parts:
                 with _exchange(network, when=is_last and part is parts[-1]):
-                    total += self._add(network, bag, bag.tiles[part], labels[part], counts)
+                    total += self._add(
+                        network, bag, bag.tiles[part], labels[part], counts, len(bag.tiles) if is_ranked else None
+                    )
         return total
 
     def _add(
-        self, network: nn.Module, bag: Bag, tiles: Tensor, labels: Tensor | None, of: Sequence[int] | None
+        self,
+        network: nn.Module,
+        bag: Bag,
+        tiles: Tensor,
+        labels: Tensor | None,
+        of: Sequence[int] | None = None,
+        ranked: int | None = None,
     ) -> Tensor:
-        risk = self.risk(self._logits(network, tiles), bag.slide, labels, of)
+        risk = self.risk(self._logits(network, tiles), bag.slide, labels, of, ranked)
         (bag.weight * risk).backward()
         return risk.detach()  # as a number it would hold up the device
 
