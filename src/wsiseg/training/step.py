@@ -44,7 +44,7 @@ class Stepper:
         if labels is None:
             labels, ranked = self._proxy_labels(logits, slide), len(logits)
         labels = labels.to(logits.device, non_blocking=True)
-        counts = of or [None] * len(slide.by_class)
+        counts: Sequence[int | None] = of or [None] * len(slide.by_class)
         seen = zip(logits.unbind(1), labels.unbind(1), slide.by_class, counts, strict=True)
         return torch.stack([self._of_class(*one, ranked) for one in seen]).mean()
 
