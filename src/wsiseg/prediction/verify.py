@@ -154,6 +154,7 @@ def _ask_again(
 ) -> None:  # fmt: skip
     """Ask the models of runs about a sample of every slide again."""
     worst, cells = 0.0, 0
+    progress.begin(len(known))
     for run in {id(run): run for _, run, _ in known}.values():
         try:
             settings = _settings(folder, run, config)
