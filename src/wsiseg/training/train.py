@@ -115,9 +115,8 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
         for caution in cautions(config, slides, device):
             progress.note(caution)
         with _readers(device) as readers:
-            source = TileSource(
-                device, config.stain_jitter, config.context, readers, config.size_jitter, is_whole=config.views > 1
-            )
+            how = (config.stain_jitter, config.context, readers, config.size_jitter)
+            source = TileSource(device, *how, is_whole=config.views > 1)
             colors = cohort_colors(config, slides, source, processes, progress.note)
             ground = _Ground(slides, truths, inputs, colors, source, processes, progress, stored, teachers)
             configured = _configurations(config, every, done, ground)
