@@ -1,12 +1,13 @@
 """What tests share: the real data where they lie, and slides made on the spot."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
 
+from making.servers import Server, serving
 from making.slides import write_slide
 
 MakeSlide = Callable[..., Path]
@@ -34,3 +35,18 @@ def make_slide(tmp_path: Path) -> MakeSlide:
         return write_slide(tmp_path / name, picture, **settings)  # type: ignore[arg-type]  # checked in write_slide
 
     return make
+
+
+@pytest.fixture(scope="session")
+def _running() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def server(_running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """Give a server on loopback, empty and well-behaved."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "WSISEG_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    _running.reset()
+    return _running

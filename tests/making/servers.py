@@ -204,6 +204,9 @@ class Handler(BaseHTTPRequestHandler):
             self.stream(stored, fault)
 
     def stream(self, stored: Stored, fault: str) -> None:
+        if self.headers.get("If-Match", f'"{stored.md5}"') != f'"{stored.md5}"':
+            self.answer(412, b"")
+            return
         start = self.start_of_range(fault, len(stored.content))
         if start is None:
             self.answer(416, b"")
@@ -213,11 +216,11 @@ class Handler(BaseHTTPRequestHandler):
             at = random.Random(self.path).randrange(len(body))
             body = body[:at] + bytes([body[at] ^ 0xFF]) + body[at + 1 :]
         if fault in {"chunked", "surplus", "truncated_chunks"}:
-            self.head(start, fault, len(stored.content), None)
+            self.head(start, fault, stored, None)
             self.send_chunked(stored, body + (b"x" * 5000 if fault == "surplus" else b""), fault)
             return
         length = {"short": len(body) + 1000, "long": max(0, len(body) - 777)}.get(fault, len(body))
-        self.head(start, fault, len(stored.content), length)
+        self.head(start, fault, stored, length)
         cut = len(body) // 2 if fault in {"reset", "stall", "cut"} else min(length, len(body))
         self.send_body(stored, body[:cut], _SLOW_S if fault == "slow" else self.state.pause_s)
         if fault == "stall":
@@ -234,9 +237,11 @@ class Handler(BaseHTTPRequestHandler):
             return 0
         return start if start < size else None
 
-    def head(self, start: int, fault: str, size: int, length: int | None) -> None:
-        self.send_response(206 if start else 200)
-        if start:
+    def head(self, start: int, fault: str, stored: Stored, length: int | None) -> None:
+        size, is_part = len(stored.content), start or self.headers.get("Range") == "bytes=0-0"
+        self.send_response(206 if is_part else 200)
+        self.send_header("ETag", f'"{stored.md5}"')
+        if is_part:
             said = start + 1 if fault == "wrong_range" else start
             self.send_header("Content-Range", f"bytes {said}-{size - 1}/{size}")
         self.send_header("Content-Type", "application/octet-stream")

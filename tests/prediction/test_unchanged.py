@@ -15,6 +15,7 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.prediction.unchanged import marks_of
 from wsiseg.run.record import Run
+from wsiseg.slides.cohort import CohortSlide
 from wsiseg.slides.slide import Slide
 
 LATER = (2_000_000_000, 2_000_000_000)
@@ -141,7 +142,7 @@ def test_marks_are_of_all_files_of_a_slide_or_of_none(tmp_path: Path) -> None:
         (tmp_path / name).write_text(name)
 
     def files(name: str) -> list[str]:
-        return [Path(path).name for path, *_ in marks_of(tmp_path / name)]
+        return [Path(path).name for path, *_ in marks_of(CohortSlide(name, tmp_path / name))]
 
     assert files("a.mrxs") == ["a.mrxs", "Data0001.dat"]
     assert files("d") == ["1.dcm", "2.dcm"]

@@ -26,9 +26,10 @@ from wsiseg.config.predict import ConvertConfig, PredictConfig
 from wsiseg.heatmap.convert import convert
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.predict import predict_slides
-from wsiseg.run.connection import Patience, TemporaryError
+from wsiseg.run.connection import USUAL, Patience, TemporaryError
 from wsiseg.run.errors import DownloadError, UsageError
 from wsiseg.run.record import Progress
+from wsiseg.slides.cache import Cache
 from wsiseg.slides.dicom import hashed
 from wsiseg.slides.dicomweb import Series, _first_part, fetch_series
 
@@ -49,6 +50,11 @@ def dotted() -> list[NDArray[np.uint8]]:
             picture[inside] = (150, 60, 120)
         levels.append(picture)
     return levels
+
+
+def fetched(addresses: list[str], cache: Path, most_bytes: float, patience: Patience = USUAL) -> list[Path]:
+    with Cache(cache, most_bytes) as opened:
+        return fetch_series(addresses, opened, Progress(), patience)
 
 
 def address(archive: Archive, file: Path, *, with_series: bool = True) -> str:
@@ -89,7 +95,7 @@ def test_a_map_goes_to_the_archive_and_comes_back(archive: Archive, slide: list[
     place = address(archive, slide[0])
     maps = mapped(place, tmp_path)
     name = hashed(place.rpartition("/")[2])
-    fetched = sorted((maps / ".dicomweb" / name).glob("*.dcm"))
+    fetched = sorted((maps / ".slides" / name).glob("*.dcm"))
     assert sorted(one.read_bytes() for one in fetched) == sorted(one.read_bytes() for one in slide)
 
     run = convert(ConvertConfig(folder=maps, to=("dicom-seg", "dicom-map"), store=archive.root))
@@ -156,16 +162,16 @@ def test_what_is_there_is_not_fetched_again(archive: Archive, slide: list[Path],
     archive.add(*slide)
     place, cache = address(archive, slide[0]), tmp_path / "cache"
     with cut_after(archive, received=2_000_000) as wire, pytest.raises(DownloadError, match="times in a row"):
-        fetch_series([address(wire, slide[0])], cache, 1e9, Progress(), HASTY)
+        fetched([address(wire, slide[0])], cache, 1e9, HASTY)
     there = {path: path.stat().st_mtime_ns for path in cache.rglob("*.dcm")}
     assert len(there) < len(slide), "what was cut is not there"
-    (found,) = fetch_series([place], cache, 1e9, Progress())
+    (found,) = fetched([place], cache, 1e9)
     whole = {path: path.stat().st_mtime_ns for path in found.parent.glob("*.dcm")}
     assert len(whole) == len(slide)
     assert there.items() <= whole.items()
     gone = min(whole)
     gone.unlink()
-    fetch_series([place], cache, 1e9, Progress())
+    fetched([place], cache, 1e9)
     assert gone.is_file()
     assert all(path.stat().st_mtime_ns == time for path, time in whole.items() if path != gone)
 
@@ -178,14 +184,14 @@ def test_the_cache_stays_within_its_bounds(archive: Archive, tmp_path: Path) -> 
     own = cache / "photos" / "own.jpg"
     own.parent.mkdir(parents=True)
     own.write_bytes(bytes(2 * size))
-    first, second = (fetch_series([address(archive, one[0])], cache, 1.5 * size, Progress())[0] for one in slides)
+    first, second = (fetched([address(archive, one[0])], cache, 1.5 * size)[0] for one in slides)
     assert not first.exists()
     assert second.exists()
     assert own.exists()
     with pytest.raises(DownloadError, match="more than the cache may hold"):
-        fetch_series([address(archive, one[0]) for one in slides], cache, 1.5 * size, Progress())
+        fetched([address(archive, one[0]) for one in slides], cache, 1.5 * size)
     with pytest.raises(DownloadError, match="more than the cache may hold"):
-        fetch_series([address(archive, slides[0][0])], tmp_path / "small", size / 3, Progress())
+        fetched([address(archive, slides[0][0])], tmp_path / "small", size / 3)
 
 
 def started(*command: str) -> subprocess.Popen[str]:
@@ -221,7 +227,7 @@ def test_a_label_in_the_series_stays_in_the_archive(archive: Archive, slide: lis
     uids = pydicom.dcmread(slide[0], stop_before_pixels=True)
     same = {name: uids[name].value for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")}
     archive.add(*slide, *write_dicom_slide(tmp_path / "label", dotted()[2:], flavor="LABEL", **same))
-    (found,) = fetch_series([address(archive, slide[0], with_series=False)], tmp_path / "cache", 1e9, Progress())
+    (found,) = fetched([address(archive, slide[0], with_series=False)], tmp_path / "cache", 1e9)
     assert len(list(found.parent.glob("*.dcm"))) == len(slide)
 
 
@@ -236,7 +242,7 @@ def test_a_server_that_goes_in_the_middle_keeps_nothing_half(
     archive.add(*slide)
     with cut_after(archive, received=2_000_000) as wire:
         refused(started("predict", address(wire, slide[0]), "--out", str(out)), 6, "times in a row; run it")
-    assert [path.name for path in out.iterdir()] == [".dicomweb"]
+    assert [path.name for path in out.iterdir()] == [".slides"]
     assert {path.read_bytes() for path in out.rglob("*.dcm")} < {path.read_bytes() for path in slide}
 
 
@@ -288,7 +294,7 @@ def test_netrc_lets_us_in(archive: Archive, slide: list[Path], tmp_path: Path, m
     (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login {LOGIN[0]} password {LOGIN[1]}\n")
     (tmp_path / "netrc").chmod(0o600)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert fetch_series([address(archive, slide[0])], tmp_path / "cache", 1e9, Progress())
+    assert fetched([address(archive, slide[0])], tmp_path / "cache", 1e9)
 
 
 def test_addresses() -> None:
@@ -303,7 +309,7 @@ def test_addresses() -> None:
 def test_nothing_is_asked_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WSISEG_OFFLINE", "1")
     with pytest.raises(DownloadError, match=r"http://localhost:1: not fetched, as WSISEG_OFFLINE is set"):
-        fetch_series(["dicomweb://localhost:1/studies/1.2/series/3.4"], tmp_path, 1e9, Progress())
+        fetched(["dicomweb://localhost:1/studies/1.2/series/3.4"], tmp_path, 1e9)
 
 
 def test_a_part_is_what_lies_between_the_boundaries() -> None:

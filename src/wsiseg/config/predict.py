@@ -24,8 +24,8 @@ class PredictConfig(Config):
     }
 
     inputs: Annotated[tuple[str, ...], Shown("argument", "INPUT...")]
-    """Slides, folders, globs, a cohort CSV, `-` for one path per line on standard input, or series of an archive as
-    dicomweb://HOST/PATH/studies/UID/series/UID."""
+    """Slides, folders, globs, a cohort CSV, `-` for one path per line on standard input, slides that lie elsewhere as
+    s3://, gs:// or https:// addresses, or series of an archive as dicomweb://HOST/PATH/studies/UID/series/UID."""
     model: tuple[str, ...] = ("default",)
     """Model files; several are averaged. Of a folder that export wrote the file that is fastest here is taken.
     `default` and `node` come with wsiseg."""
@@ -71,9 +71,9 @@ class PredictConfig(Config):
     cells: bool = False
     """Write the cells too as detections for QuPath with the measurement p(tumor), as SLIDE.cells.geojson.gz."""
     cache: Annotated[Path | None, IN_FILE] = None
-    """Folder for series of an archive; `.dicomweb` in that of the maps where it is not given."""
+    """Folder for slides that are fetched; `.slides` in that of the maps where it is not given."""
     cache_gb: Annotated[float, IN_FILE] = Field(default=100.0, gt=0)
-    """Gigabytes that it may hold; the series that were fetched longest ago leave it first."""
+    """Gigabytes that it may hold; the slides that were asked for longest ago leave it first."""
     ngff: Literal["0.4", "0.5"] = "0.4"
     """Version of the heatmap's format."""
     max_bad_tiles: Annotated[Share, IN_FILE] = 0.01
@@ -82,6 +82,11 @@ class PredictConfig(Config):
     """Seconds after which a slide is given up because reading from it hangs."""
     overwrite: bool = False
     """Redo what is already there."""
+
+    @property
+    def cache_place(self) -> tuple[Path, float]:
+        """Where slides that are fetched lie, and how many bytes they may take."""
+        return self.cache or self.out / ".slides", self.cache_gb * 1e9
 
     @property
     def run_name(self) -> str:

@@ -10,8 +10,8 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Literal
 
-from wsiseg.fetch.http import Wanted, download
 from wsiseg.run.connection import Client, GoneError
+from wsiseg.run.download import Wanted, download
 from wsiseg.run.errors import DownloadError, OutputError, WsisegError
 from wsiseg.run.record import Progress, SlideRecord
 

@@ -13,8 +13,8 @@ from io import BytesIO
 from pathlib import Path
 
 from wsiseg.config.fetch import FetchDemoConfig
-from wsiseg.fetch.http import Checksum, Wanted, download
 from wsiseg.run.connection import Patience, open_client, refuse_offline
+from wsiseg.run.download import Checksum, Wanted, download
 from wsiseg.run.errors import DownloadError
 from wsiseg.run.outputs import scratch_folder, written_whole
 from wsiseg.run.record import Progress

@@ -11,8 +11,8 @@ from pydantic import AliasPath, BaseModel, Field
 
 from wsiseg.config.fetch import FetchModelConfig
 from wsiseg.fetch.batch import fetch_all
-from wsiseg.fetch.http import Checksum, Wanted
 from wsiseg.run.connection import USUAL, Client, Patience, open_client
+from wsiseg.run.download import Checksum, Wanted
 from wsiseg.run.errors import DownloadError, UsageError
 from wsiseg.run.outputs import write_json
 from wsiseg.run.record import Progress

@@ -7,9 +7,9 @@ without asking anyone. Four slides are the exception; all counts together are th
 
 from pathlib import Path
 
-from wsiseg.fetch.http import Checksum, Wanted, download
 from wsiseg.fetch.manifest import Entry, read_manifest
 from wsiseg.run.connection import Client, refuse_offline
+from wsiseg.run.download import Checksum, Wanted, download
 from wsiseg.run.outputs import scratch_folder
 
 REPOSITORY = "https://raw.githubusercontent.com/MarvinLer/tcga_segmentation"

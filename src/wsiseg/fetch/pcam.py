@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from wsiseg.config.fetch import FetchPcamConfig
 from wsiseg.fetch.batch import Outcome, fetch_all
-from wsiseg.fetch.http import Checksum, Wanted
 from wsiseg.run.connection import USUAL, Patience, open_client
+from wsiseg.run.download import Checksum, Wanted
 from wsiseg.run.record import Progress
 from wsiseg.tiles.pcam_files import BASE, FILES, PcamFile
 

@@ -14,9 +14,9 @@ from wsiseg.config.fetch import FetchTcgaConfig
 from wsiseg.fetch import paper
 from wsiseg.fetch.batch import Outcome, fetch_all
 from wsiseg.fetch.gdc import S3, SITE, Gdc, TcgaSlide
-from wsiseg.fetch.http import Checksum, Wanted
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
 from wsiseg.run.connection import USUAL, Patience, open_client
+from wsiseg.run.download import Checksum, Wanted
 from wsiseg.run.errors import DownloadError, UsageError, WsisegError
 from wsiseg.run.record import Progress
 from wsiseg.slides import barcode

@@ -8,11 +8,11 @@ from pydantic import BaseModel
 from wsiseg.config.fetch import FetchTumorMapsConfig
 from wsiseg.fetch import paper
 from wsiseg.fetch.batch import Outcome, fetch_all
-from wsiseg.fetch.http import Wanted
 from wsiseg.fetch.manifest import read_manifest
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.opening import published_heatmap
 from wsiseg.run.connection import USUAL, GoneError, Patience, open_client
+from wsiseg.run.download import Wanted
 from wsiseg.run.errors import DownloadError, PixelSizeError, UsageError, WsisegError
 from wsiseg.run.outputs import write_text
 from wsiseg.run.record import Failure, Progress

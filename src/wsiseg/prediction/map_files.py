@@ -29,6 +29,7 @@ from wsiseg.prediction.page import predict_page
 from wsiseg.prediction.viewer import Results, slide_jpeg
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.outputs import (
+    UNTOUCHED_S,
     cannot_be_written,
     csv_text,
     load_arrays,
@@ -46,7 +47,6 @@ from wsiseg.slides.slide import ASSUMED, Slide
 if TYPE_CHECKING:
     from filelock import SoftFileLease
 
-_UNTOUCHED_S = 120.0
 OTHER_THRESHOLD = "the threshold changed"
 """Why a map is written again where the model need not be asked again."""
 
@@ -256,17 +256,28 @@ class SlideLocks:
         self._waiting: dict[Path, SoftFileLease] = {}
         self._told: set[Path] = set()
 
-    def take(self, path: Path) -> "SoftFileLease | None":
-        """Take a lock, or return None while another process has it.
+    def take(self, *paths: Path) -> "list[SoftFileLease] | None":
+        """Take locks, or return None while another process has one of them.
 
         Raises:
             OutputError: The folder cannot be written.
         """
+        taken: list[SoftFileLease] = []
+        for path in paths:
+            lock = self._take(path)
+            if lock is None:
+                for one in taken:
+                    one.release()
+                return None
+            taken.append(lock)
+        return taken
+
+    def _take(self, path: Path) -> "SoftFileLease | None":
         from filelock import SoftFileLease, Timeout  # noqa: PLC0415  only where files are written
 
         # The same object must look again, as it remembers for how long nothing touched the file.
         lock = self._waiting.pop(path, None) or SoftFileLease(
-            path, timeout=0, lease_duration=_UNTOUCHED_S, thread_local=False
+            path, timeout=0, lease_duration=UNTOUCHED_S, thread_local=False
         )
         try:
             lock.acquire()

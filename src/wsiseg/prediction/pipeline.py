@@ -34,6 +34,8 @@ from wsiseg.prediction.stored import write_of
 from wsiseg.prediction.unchanged import Marks, Setting, marks_of
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.record import SlideRecord, Status
+from wsiseg.slides.address import bare
+from wsiseg.slides.cache import Cache, lock_of
 from wsiseg.slides.cohort import CohortSlide
 from wsiseg.slides.slide import Slide
 
@@ -52,7 +54,7 @@ class _Work:
     setting: Setting
     row: CohortSlide
     files: MapFiles
-    lock: "SoftFileLease | None" = None  # held until the results are written; None where nothing is
+    locks: "Sequence[SoftFileLease]" = ()  # held until the results are written
     began: float = field(default_factory=time.monotonic)
     record: SlideRecord | None = None  # what became of it, once that is known
     job: Job | None = None  # while it is open
@@ -78,8 +80,8 @@ class _Work:
 
         def step() -> SlideRecord | None:
             began, config = time.monotonic(), self.setting.config
-            known, self.marks = None if config.overwrite else self.files.open(), marks_of(self.row.path)
-            slide = self.row.open(config.slide_mpp, config.read_timeout)
+            known, self.marks = None if config.overwrite else self.files.open(), marks_of(self.row)
+            slide = self._slide()
             try:
                 if known is not None and self._is_up_to_date(known, slide):
                     slide.close()
@@ -99,11 +101,20 @@ class _Work:
         """Say what would be done, at so many tiles a second."""
         config = self.setting.config
         known = None if config.overwrite else self.files.open()
-        with self.row.open(config.slide_mpp, config.read_timeout) as slide:
+        with self._slide() as slide:
             if known is not None and self._is_up_to_date(known, slide):
                 return _record(self, known, "up_to_date", known.warnings)
             job = prepare(self.row, slide, self.setting.models, config, self.setting.places)
             return plan_record(job, 0 if self.known else job.tiles, speed)  # a new threshold alone asks about none
+
+    def _slide(self) -> Slide:
+        """Open the slide, fetched first where it lies elsewhere."""
+        config = self.setting.config
+        if self.row.address:
+            from wsiseg.slides.remote import fetch  # noqa: PLC0415  loads the HTTP client
+
+            fetch(self.row, Cache(*config.cache_place), self.setting.progress)
+        return self.row.open(config.slide_mpp, config.read_timeout)
 
     def _is_up_to_date(self, known: Heatmap, slide: Slide) -> bool:
         """Tell whether nothing is to be done; otherwise say why, and keep what of it can be used."""
@@ -152,10 +163,11 @@ class _Work:
                 self._write(self.job, self.picture)
             assert self.record is not None  # noqa: S101  it could not be opened, was done, or was written
             seconds = self.record.seconds or round(time.monotonic() - self.began, 3)
-            return self.record.model_copy(update={"seconds": seconds})
+            elsewhere = {"address": bare(self.row.address)} if self.row.address else {}
+            return self.record.model_copy(update={"seconds": seconds, **elsewhere})
         finally:
-            if self.lock is not None:
-                self.lock.release()
+            for lock in self.locks:
+                lock.release()
 
     def _write(self, job: Job, picture: "Future[NDArray[np.uint8]]") -> None:
         began, name, share, progress = time.monotonic(), self.row.slide, None, self.setting.progress
@@ -222,12 +234,12 @@ def _arriving(
         while waiting and len(opening) < ahead and time.monotonic() >= look_again:
             row = waiting.popleft()
             files = setting.files(row)
-            lock = locks.take(files.lock)
-            if lock is None:  # another process works on it: look again after the others
+            taken = locks.take(files.lock, *([lock_of(row.path.parent)] if row.address else []))
+            if taken is None:  # another works on it: look again after the others
                 waiting.append(row)
                 look_again = time.monotonic() + _LOOK_AGAIN_S / len(waiting)
                 continue
-            work = _Work(setting, row, files, lock)
+            work = _Work(setting, row, files, taken)
             opening.append((work, opener.submit(work.open, opener)))
         if not opening or not opening[0][1].done():
             if not opening:

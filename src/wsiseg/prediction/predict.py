@@ -22,6 +22,7 @@ from wsiseg.prediction.unchanged import Setting
 from wsiseg.run.errors import ModelFileError, UsageError, counted
 from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, in_words, now, slides_of, spoken, totals
 from wsiseg.run.version import __version__
+from wsiseg.slides.cache import Cache
 from wsiseg.slides.cohort import Cohort, CohortSlide, in_shard
 from wsiseg.slides.dicom import ADDRESS
 from wsiseg.slides.slide import Slide
@@ -71,8 +72,17 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
     progress = progress or Progress()
     if config.merge:
         return merge(config, progress)
-    cohort = Cohort.from_inputs(_fetched(config, progress), sys.stdin if "-" in config.inputs else ())
-    rows = [row for row in cohort.slides if in_shard(row.slide, config.shard)]
+    with Cache(*config.cache_place) as cache:
+        return _predict(config, cache, progress)
+
+
+def _predict(config: PredictConfig, cache: Cache, progress: Progress) -> Run:
+    cohort = Cohort.from_inputs(_fetched(config, cache, progress), sys.stdin if "-" in config.inputs else ())
+    rows = [_in_cache(row, cache) for row in cohort.slides if in_shard(row.slide, config.shard)]
+    if any(row.address for row in rows):
+        from wsiseg.slides.remote import check  # noqa: PLC0415  loads the HTTP client
+
+        check(rows)
     names = [row.slide for row in cohort.slides if not row.skipped]
     places = Places.of(config.tissue, config.roi, config.exclude, names, config.features)
     with opened_models(config) as models:
@@ -105,14 +115,19 @@ def _earlier(folder: Path) -> dict[str, SlideRecord]:
     return {}
 
 
-def _fetched(config: PredictConfig, progress: Progress) -> list[str]:
+def _in_cache(row: CohortSlide, cache: Cache) -> CohortSlide:
+    """Return a slide with its place in the cache where it lies elsewhere."""
+    return replace(row, path=cache.folder / row.path) if row.address else row
+
+
+def _fetched(config: PredictConfig, cache: Cache, progress: Progress) -> list[str]:
     """Return the inputs, with a file of the slide in place of the address of a series."""
     addresses = [one for one in config.inputs if one.startswith(ADDRESS)]
     if not addresses:
         return list(config.inputs)
     from wsiseg.slides.dicomweb import fetch_series  # noqa: PLC0415  loads the HTTP client
 
-    files = iter(fetch_series(addresses, config.cache or config.out / ".dicomweb", config.cache_gb * 1e9, progress))
+    files = iter(fetch_series(addresses, cache, progress))
     return [str(next(files)) if one.startswith(ADDRESS) else one for one in config.inputs]
 
 

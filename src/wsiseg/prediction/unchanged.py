@@ -18,17 +18,24 @@ from wsiseg.prediction.places import Places
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.record import Progress, SlideRecord
 from wsiseg.run.version import __version__
+from wsiseg.slides.address import bare
 from wsiseg.slides.cohort import CohortSlide
 from wsiseg.slides.formats import SLIDE_SUFFIXES
 
 Marks = list[tuple[str, int, int]]
-"""Of each file: its path, its size in bytes, and when it changed, in ns."""
+"""Of each file: its path, its size in bytes, and when it changed, in ns; of one elsewhere its address with its ETag."""
 
 _OF_MANY_FILES = frozenset([".vms", ".vmu", ".dcm", ".dicom"])  # nobody knows which without opening them
 
 
-def marks_of(slide: Path) -> Marks:
+def marks_of(row: CohortSlide) -> Marks:
     """Return the marks of all files of a slide; nothing where they cannot be told without opening it."""
+    slide = row.path
+    if row.address:
+        from wsiseg.slides.remote import asked  # noqa: PLC0415  loads the HTTP client
+
+        size, version = asked(row)
+        return [(f"{bare(row.address)} {version}", size, 0)] if version else []
     suffix = slide.suffix.lower()
     try:
         if slide.is_dir() or suffix in SLIDE_SUFFIXES - _OF_MANY_FILES:
@@ -90,7 +97,7 @@ class Setting:
         if was is None or not was.state or self.config.overwrite:
             return None
         try:
-            is_same = was.state == self.state(row, marks_of(row.path))
+            is_same = was.state == self.state(row, marks_of(row))
         except (WsisegError, OSError):  # opening it says what is wrong
             return None
         return was.model_copy(update={"status": "up_to_date", "seconds": 0.0}) if is_same else None

@@ -4,6 +4,7 @@ Nothing from outside is trusted, and addresses are shown without what is secret 
 """
 
 import ipaddress
+import logging
 import os
 import random
 import re
@@ -51,6 +52,7 @@ class Patience:
     longest_wait_s: float = 60.0
     longest_asked_s: float = 300.0  # a server that asks to come back later than this is given up
     connect_s: float = 30.0  # longest time to make a connection
+    room_s: float = 600.0  # longest time to wait for room in a cache
     read_s: float = 60.0  # longest silence of a server
     slowest: float = 500.0  # bytes a second; a server that stays below over `read_s` is taken for stuck
 
@@ -67,6 +69,7 @@ def open_client(patience: Patience, auth: Callable[[httpx.Request], httpx.Reques
     """
     timeout = httpx.Timeout(patience.read_s, connect=patience.connect_s, pool=None)
     headers = {"User-Agent": f"wsiseg/{__version__}", "Accept-Encoding": "identity"}
+    logging.getLogger("httpx").addFilter(_without_secrets)
     try:
         connections = httpx.Client(timeout=timeout, headers=headers, auth=auth)
     except (ImportError, ValueError, OSError) as error:
@@ -74,6 +77,13 @@ def open_client(patience: Patience, auth: Callable[[httpx.Request], httpx.Reques
         raise DownloadError(f"the network settings of the environment cannot be used: {error}", advice) from error
     with connections:
         yield Client(connections, patience)
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """Let the HTTP client log an address only as it may be shown, to whoever set up a log."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(shown_url(str(one)) if isinstance(one, httpx.URL) else one for one in record.args)
+    return True
 
 
 @dataclass(frozen=True)
@@ -207,6 +217,8 @@ def _refuse_failure(response: httpx.Response, url: str) -> None:
         raise TemporaryError(text, float(asked) if asked.isdecimal() else 0.0)  # of a date nothing is known
     if code in {httpx.codes.NOT_FOUND, httpx.codes.GONE}:
         raise GoneError(f"{shown_url(url)}: {text}", "it may have been moved or withdrawn")
+    if code == httpx.codes.PRECONDITION_FAILED:
+        raise DownloadError(f"{shown_url(url)}: changed while it was fetched", "run it again")
     raise DownloadError(f"{shown_url(url)}: {text}", "check that it is open to you")
 
 

@@ -22,6 +22,9 @@ from wsiseg.run.errors import DAMAGED, OutputError
 PACKED_FROM = 10_000_000
 """Bytes from which a text that may grow long is packed."""
 
+UNTOUCHED_S = 120.0
+"""Seconds after which a lock is free whose holder gives no sign of life, as its machine is gone."""
+
 _HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
 
 

@@ -12,6 +12,7 @@ from typing import Self
 from wsiseg.run.errors import UsageError, shortened
 from wsiseg.run.outputs import write_text
 from wsiseg.slides import discovery, split, table
+from wsiseg.slides.address import is_address
 from wsiseg.slides.cohort_slide import CohortSlide, contradictions, distinct, of_one_case, slide_of
 
 __all__ = ["Cohort", "CohortSlide", "in_shard"]
@@ -123,7 +124,7 @@ def _relative(path: Path, folder: Path) -> Path:
 
 def _slides_at(text: str) -> list[tuple[CohortSlide, bool]]:
     """Return the slides that a path names, each with True if a table lists it."""
-    is_table = Path(text).suffix.lower() in table.SUFFIXES
+    is_table = Path(text).suffix.lower() in table.SUFFIXES and not is_address(text)
     return [(slide, is_table) for slide in (Cohort.read(Path(text)).slides if is_table else discovery.find(text))]
 
 
@@ -138,7 +139,9 @@ def _unique(found: Sequence[tuple[CohortSlide, bool]]) -> list[CohortSlide]:
             continue
         key = (path, slide.slide if is_listed else "")
         first = unique.setdefault(key, slide)
-        if is_listed and first != slide:
+        if first.address != slide.address:
+            differing.append(f"slide {slide.slide!r} has two addresses that differ in their query alone")
+        elif is_listed and first != slide:
             differing.append(f"slide {slide.slide!r} stands in two tables that say different things of it")
         elif slide.is_named and not first.is_named:
             unique[key] = replace(first, is_named=True)

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wsiseg.run.errors import NotASlideError
+from wsiseg.run.errors import NotASlideError, SlideError
 from wsiseg.slides import table
+from wsiseg.slides.address import bare, is_address, place_of
 from wsiseg.slides.pixel_size import positive
 from wsiseg.slides.slide import Slide
 from wsiseg.slides.slide_file import LONGEST_READ_S
@@ -49,6 +50,7 @@ class CohortSlide:
     tumor_max: float | None = None  # at most so many percent are
     doubts: tuple[str, ...] = ()  # what its name says that could not be used; not kept in the CSV
     skipped: str = ""  # why it is not to be read on its own, or empty; not kept in the CSV
+    address: str = field(default="", repr=False)  # where it is to be fetched from; `path` is its place in a cache then
     is_named: bool = field(default=False, compare=False)  # the user named the file itself; not kept in the CSV
 
     @property
@@ -96,6 +98,9 @@ class CohortSlide:
         """
         if self.skipped:
             raise NotASlideError(self.skipped)
+        if self.address and not self.path.is_file():
+            text = f"{bare(self.address)}: lies elsewhere, and predict alone fetches slides"
+            raise SlideError(text, "fetch it, and name the file")
         return Slide(self.path, mpp=self.mpp or mpp, longest_read_s=longest_read_s)
 
 
@@ -110,9 +115,11 @@ def slide_of(values: Mapping[str, str], folder: Path, of: str = table.TUMOR, *, 
         raise ValueError("slide and path are needed")
     if problem := name_problem(slide):
         raise ValueError(f"slide {slide!r} {problem}: give it an id that can name a file")
+    is_elsewhere = is_address(path)
     return CohortSlide(
         slide=slide,
-        path=_located(folder, path),
+        path=place_of(path) if is_elsewhere else _located(folder, path),
+        address=path if is_elsewhere else "",
         case=unicodedata.normalize("NFC", values.get("case", "")),
         site=values.get("site", ""),
         **_known(values, of, is_first=is_first),

@@ -9,8 +9,7 @@ import netrc
 import os
 import re
 import secrets
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -24,15 +23,15 @@ from pydantic import RootModel
 from wsiseg.config.predict import LOCAL
 from wsiseg.run.connection import USUAL, Client, Patience, TemporaryError, open_client, refuse_offline, shown_url
 from wsiseg.run.errors import DownloadError, UsageError, counted
-from wsiseg.run.outputs import write_text, written_whole
+from wsiseg.run.outputs import written_whole
 from wsiseg.run.record import Progress
+from wsiseg.slides.cache import Cache
 from wsiseg.slides.dicom import NOT_SLIDES, dicom_file, hashed
 
 _ADDRESS = re.compile(r"dicomweb://(?P<root>[^@?#]+?)/studies/(?P<study>\d[\d.]*)(?:/series/(?P<series>\d[\d.]*))?/?")
 _AT_ONCE = 4
 _CHUNK = 1 << 20
 _MOST_HEAD_BYTES = 1 << 16
-_LIST = ".instances"
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _STORED = 'multipart/related; type="application/dicom"; boundary='
 _LOGIN = "set WSISEG_DICOMWEB_USER and WSISEG_DICOMWEB_PASSWORD, or WSISEG_DICOMWEB_TOKEN, or write ~/.netrc"
@@ -125,15 +124,12 @@ def _search(client: Client, url: str) -> _Found:
         raise
 
 
-def fetch_series(
-    addresses: Sequence[str], cache: Path, most_bytes: float, progress: Progress, patience: Patience = USUAL
-) -> list[Path]:
-    """Fetch the slides of some series and return a file of each; other series leave the folder as room is needed.
+def fetch_series(addresses: Sequence[str], cache: Cache, progress: Progress, patience: Patience = USUAL) -> list[Path]:
+    """Fetch the slides of some series and return a file of each; other slides leave the cache as room is needed.
 
     Args:
         addresses: As `Series.of` reads them.
-        cache: The folder, in which each series has a folder of its own.
-        most_bytes: How much all of them may hold.
+        cache: Where each series has a folder of its own, in use until the cache is closed.
         progress: Is told how many files come.
         patience: How long to try.
 
@@ -145,8 +141,7 @@ def fetch_series(
     found = list[Path]()
     for place in [Series.of(address) for address in addresses]:
         with open_archive(place.root, patience) as client:
-            make_room = partial(_make_room, cache, {path.parent for path in found}, most_bytes)
-            found.append(_fetch(client, _named(client, place), cache, progress, make_room))
+            found.append(_fetch(client, _named(client, place), cache, progress))
     return found
 
 
@@ -161,25 +156,23 @@ def _named(client: Client, place: Series) -> Series:
     return place._replace(series=found[0][0])
 
 
-def _fetch(client: Client, place: Series, cache: Path, progress: Progress, make_room: Callable[[Path], float]) -> Path:
-    """Fetch a series into its folder of the cache; `make_room` for it returns the bytes that can be free."""
+def _fetch(client: Client, place: Series, cache: Cache, progress: Progress) -> Path:
+    """Fetch a series into its folder of the cache."""
     name = hashed(place.series or "")
     wanted = _instances(client, place, f"series {name}")
-    folder, listed = cache / name, "\n".join(map(hashed, wanted))
-    known = folder / _LIST
-    if known.is_file() and known.read_text("utf-8") != listed:
-        shutil.rmtree(folder)  # of another state of the archive
-    write_text(known, listed)
+    folder = cache.folder / name
+    cache.keep(folder)
+    cache.begin(folder, "\n".join(map(hashed, wanted)))
     files = [folder / f"{name}{f'-{number}' if number else ''}.dcm" for number in range(len(wanted))]
     missing = [(uid, path) for uid, path in zip(wanted, files, strict=True) if not path.is_file()]
     progress.note(f"series {name}: {counted(len(missing), 'file')} to fetch, {len(files) - len(missing)} there")
     with ThreadPoolExecutor(_AT_ONCE, "fetcher") as pool:
         base = f"{place.root}/studies/{place.study}/series/{place.series}/instances"
-        work = [pool.submit(_retrieve, client, f"{base}/{uid}", path, make_room(folder)) for uid, path in missing]
+        work = [pool.submit(_retrieve, client, f"{base}/{uid}", path, cache.most_bytes) for uid, path in missing]
         try:
             for one in work:
                 one.result()
-                make_room(folder)
+                cache.make_room(folder)
         finally:
             pool.shutdown(cancel_futures=True)
     return _checked(files, name)
@@ -247,26 +240,6 @@ def _first_part(chunks: Iterator[bytes], boundary: str | None) -> Iterator[bytes
     except StopIteration:
         raise TemporaryError("ended in the middle") from None
     yield held.partition(end)[0]
-
-
-def _make_room(cache: Path, kept: set[Path], most_bytes: float, further: Path) -> float:
-    """Remove the series that were fetched longest ago until the rest fits, and return the bytes that can be free.
-
-    Raises:
-        DownloadError: What must be kept does not fit.
-    """
-    # Nothing else that may lie there is counted, let alone removed.
-    folders = sorted((path.parent for path in cache.glob(f"*/{_LIST}")), key=lambda path: path.stat().st_mtime)
-    sizes = {folder: sum(file.stat().st_size for file in folder.glob("*.dcm")) for folder in folders}
-    others = [folder for folder in folders if folder not in {*kept, further}]
-    for folder in others:
-        if sum(sizes.values()) > most_bytes:
-            shutil.rmtree(folder)
-            del sizes[folder]
-    if sum(sizes.values()) > most_bytes:
-        text = f"{cache}: the series take {sum(sizes.values()) / 1e9:.1f} GB, more than the cache may hold"
-        raise DownloadError(text, "set cache-gb higher, or name fewer at once")
-    return most_bytes - sum(size for folder, size in sizes.items() if folder not in others)
 
 
 def store(client: Client, root: str, path: Path) -> None:

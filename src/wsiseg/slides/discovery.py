@@ -9,6 +9,7 @@ from pathlib import Path
 from wsiseg.run.errors import UsageError
 from wsiseg.run.record import Run
 from wsiseg.slides import barcode
+from wsiseg.slides.address import is_address, place_of
 from wsiseg.slides.cohort_slide import LABELS, SPLITS, CohortSlide, plain
 from wsiseg.slides.dicom import DicomFile, by_series, dicom_file
 from wsiseg.slides.formats import SLIDE_SUFFIXES
@@ -18,13 +19,15 @@ _MOST_RUN_BYTES = 2**28
 
 
 def find(text: str) -> list[CohortSlide]:
-    """Find the files that a path, a folder (searched in depth) or a glob names; one that does not exist is found too.
+    """Find the files that a path, a folder (searched in depth), a glob or an address names; also what does not exist.
 
     Left out of folders are hidden files, what MRXS and VMS slides keep beside them, and what wsiseg itself wrote.
 
     Raises:
         UsageError: A folder cannot be listed.
     """
+    if is_address(text):
+        return [replace(_of(place_of(text), Path()), address=text, is_named=True)]
     path = Path(text)
     if path.is_dir():
         return [_of(file, path) for file in _files(path)]

@@ -20,6 +20,8 @@ GET_AGAIN = "the file is broken or incomplete: get it again"
 _PLAIN = frozenset([".tif", ".tiff", ".png", ".jpg", ".jpeg"])
 _TIFF_BASED = frozenset([".svs", ".scn", ".bif"])
 _OTHERS = frozenset([".ndpi", ".vms", ".vmu", ".mrxs", ".svslide", ".czi", ".dcm", ".dicom"])
+ONE_FILE = _PLAIN | _TIFF_BASED | {".ndpi", ".svslide", ".czi"}
+"""Names of slides that have nothing beside them."""
 SLIDE_SUFFIXES = _PLAIN | _TIFF_BASED | _OTHERS
 """Names that promise a slide: a file with one of these that cannot be read has failed, wherever it was found."""
 

@@ -9,8 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from making.servers import FAULTS, Server, made_file, serving, write_certificate
-from wsiseg.fetch.http import Checksum, Wanted, download
 from wsiseg.run.connection import GoneError, Patience, open_client
+from wsiseg.run.download import Checksum, Wanted, download
 from wsiseg.run.errors import DownloadError, OutputError
 
 QUICK = Patience(tries=4, first_wait_s=0.001, longest_wait_s=0.005, read_s=0.3, connect_s=1, slowest=1)
@@ -191,7 +191,7 @@ def test_a_server_that_asks_for_an_hour_is_given_up(server: Server, tmp_path: Pa
 
 def test_a_server_that_drips_is_given_up(server: Server, tmp_path: Path) -> None:
     def drip(handler: object) -> None:
-        handler.head(0, "ok", 10_000, 10_000)  # type: ignore[attr-defined]  # the handler of the server
+        handler.head(0, "ok", made_file(0, 10_000), 10_000)  # type: ignore[attr-defined]  # the handler of the server
         for _ in range(200):
             handler.wfile.write(b"x")  # type: ignore[attr-defined]  # the same
             time.sleep(0.02)

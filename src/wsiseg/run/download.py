@@ -43,8 +43,9 @@ class Wanted:
     path: Path
     urls: tuple[str, ...]  # the later ones are tried where the earlier fail
     size: int | None = None  # bytes
-    checksum: Checksum | None = None  # without one a download cannot be resumed
+    checksum: Checksum | None = None  # without this or the next a download cannot be resumed
     most: int = 16 << 30  # more bytes than this are refused where the size is not known
+    version: str = ""  # the ETag that the server must still have for it
 
     @property
     def name(self) -> str:
@@ -117,7 +118,8 @@ class _Part:
     def complete(self, client: Client, url: str) -> None:
         """Attempt to bring the file to its end from one address."""
         size, checksum = self.wanted.size, self.wanted.checksum
-        if checksum is None or (size is not None and self.size > size):
+        has_mark = checksum is not None or self.wanted.version
+        if not has_mark or (size is not None and self.size > size):
             self._restart()
         if size is None or self.size < size:
             self._receive(client, url)
@@ -129,6 +131,7 @@ class _Part:
 
     def _receive(self, client: Client, url: str) -> None:
         headers = {"Range": f"bytes={self.size}-"} if self.size else {}
+        headers |= {"If-Match": self.wanted.version} if self.wanted.version else {}
         with client.opened(url, headers) as response:
             if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                 if self.wanted.size is not None:
@@ -149,7 +152,7 @@ class _Part:
             advice = "log in to the network, or check the proxy and the address, and run it again"
             raise DownloadError(f"{self.wanted.name}: a web page came in place of the file", advice)
         size = self.wanted.size
-        start, whole = _stated(response)
+        start, whole = stated(response)
         if start is None or start not in {0, self.size}:
             self._restart()
             raise TemporaryError("the server sent another part of the file than was asked for")
@@ -175,7 +178,7 @@ class _Part:
         self.file.truncate(0)
 
 
-def _stated(response: httpx.Response) -> tuple[int | None, int | None]:
+def stated(response: httpx.Response) -> tuple[int | None, int | None]:
     """Return the byte that an answer begins at and the size of the whole file, each None where it is not stated."""
     is_part = response.status_code == httpx.codes.PARTIAL_CONTENT
     whole = f"bytes 0-0/{response.headers.get('content-length', '*')}"
