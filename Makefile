@@ -1,12 +1,14 @@
-# Two environments: .venv is what a user gets (no torch), .venv-dev has everything that tests and training need.
+# Three environments: .venv is what a user gets (no torch), .venv-dev has everything that tests and training need, and
+# .venv-release what examines the first before a release.
 PYTHON ?= python3
 USER_ENV := .venv
 DEV_ENV := .venv-dev
+RELEASE_ENV := .venv-release
 BIN := $(DEV_ENV)/bin
 SOURCES := src tests benchmarks scripts docs
 SHOWN := colon-6 node-6
 
-.PHONY: demo picture test test-slow mutate check format docs notebook bench dist model evidence example clean
+.PHONY: demo picture test test-slow mutate check format docs notebook bench dist bom audit model evidence example clean
 
 demo: $(USER_ENV)/.installed  ## tumour maps of real colon and lymph node, made with the bundled model, and the truth
 	$(USER_ENV)/bin/wsiseg fetch example --out demo
@@ -59,13 +61,29 @@ evidence: $(DEV_ENV)/.installed  ## after make model, what docs/explanation/evid
 dist: $(DEV_ENV)/.installed  ## the wheel and the source archive, in dist
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 
+bom: $(USER_ENV)/.installed $(RELEASE_ENV)/.installed  ## what a user installs, as a CycloneDX software bill of materials
+	mkdir -p bom
+	$(RELEASE_ENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --output-file bom/wsiseg.cdx.json $(USER_ENV)/bin/python
+
+audit: $(USER_ENV)/.installed $(RELEASE_ENV)/.installed  ## known holes in what a user installs; asks PyPI
+	mkdir -p bom
+	$(USER_ENV)/bin/python -m pip freeze --exclude-editable > bom/requirements.txt
+	$(RELEASE_ENV)/bin/pip-audit --strict --disable-pip --no-deps --requirement bom/requirements.txt
+
 clean:  ## remove what was made, but not the environments
-	rm -rf demo tutorial.ipynb dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo tutorial.ipynb dist bom docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(USER_ENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(USER_ENV)
 	$(USER_ENV)/bin/python -m pip install --quiet --upgrade pip
 	$(USER_ENV)/bin/python -m pip install --quiet --editable .
+	touch $@
+
+$(RELEASE_ENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(RELEASE_ENV)
+	$(RELEASE_ENV)/bin/python -m pip install --quiet --upgrade pip
+	$(RELEASE_ENV)/bin/python -m pip install --quiet --group release
 	touch $@
 
 $(DEV_ENV)/.installed: pyproject.toml
