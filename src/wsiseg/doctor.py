@@ -15,9 +15,9 @@ from wsiseg.config.doctor import DoctorConfig
 from wsiseg.model_file.card_page import written_page
 from wsiseg.model_file.model_file import ModelFile, model_path
 from wsiseg.model_file.onnx_session import GET_CUDA, PROVIDERS, available_providers, has_fast_int8, runtime
-from wsiseg.run.errors import DeviceError, ModelFileError, PixelSizeError, SlideError, shortened
+from wsiseg.run.errors import DeviceError, ModelFileError, PixelSizeError, SlideError, UsageError, shortened
 from wsiseg.run.machine import cores, memory_bytes
-from wsiseg.run.proof import Findings
+from wsiseg.run.proof import Findings, signer
 from wsiseg.run.record import Progress
 from wsiseg.run.version import __version__
 from wsiseg.slides.slide import Slide
@@ -38,17 +38,24 @@ def doctor(config: DoctorConfig, progress: Progress | None = None) -> Findings:
     Raises:
         SlideError: The slide cannot be opened.
         ModelFileError: The model file is invalid.
-        UsageError: There is no such model file.
+        UsageError: There is no such model file, or nothing that can be signed.
     """
     facts: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
     page, card = "", dict[str, Any]()
+    if config.signed_by is not None and config.model is None:
+        raise UsageError("signed-by is for runs and for model files", "name one, or leave it out")
     if config.slide is None and config.model is None:
         facts["installation"] = dict(_installation())
     if config.model is not None:
         with ModelFile.open(model_path(config.model), "auto") as model:
             facts["model"], page = dict(_model(model)), written_page(model.card, model.path.name, model.sha256)
             # Its own sha256 is the one with the digits zeroed.
+            if config.signed_by is not None:
+                try:
+                    facts["model"]["signed by"] = signer(model.path, config.signed_by)
+                except ValueError as error:
+                    problems.append(str(error))
             card = model.card.model_dump(mode="json", exclude={"self_test", "sha256"})
     if config.slide is not None:
         slide, complaint = _opened(config.slide, config.slide_mpp)

@@ -20,6 +20,9 @@ class DoctorConfig(Config):
     """Folder that the slides of a run lie in now, where they are not where predict read them."""
     sample: int = Field(default=0, ge=0)
     """About how many tiles of each slide of a run to ask its model about again."""
+    signed_by: Path | None = None
+    """File of those who may sign, as OpenSSH's allowed_signers; run.json or the model file must bear the signature of
+    one of them."""
     slide_mpp: float | None = None
     """Micrometers per level-0 pixel, in place of what the file says."""
     deep: bool = False

@@ -19,7 +19,7 @@ from wsiseg.prediction.places import Places
 from wsiseg.prediction.predict import opened_models
 from wsiseg.prediction.windows import Plan
 from wsiseg.run.errors import WsisegError, counted
-from wsiseg.run.proof import SEAL, Findings, Written, differences, sealed
+from wsiseg.run.proof import SEAL, Findings, Written, differences, sealed, signer
 from wsiseg.run.record import Progress, Run, SlideRecord, run_files
 from wsiseg.slides.cohort import CohortSlide
 from wsiseg.slides.slide import Slide
@@ -53,6 +53,9 @@ def verify(config: DoctorConfig, progress: Progress | None = None) -> Findings:
     name = path.resolve().name if path.name.endswith(_HEATMAP) else None
     folder = path.resolve().parent if name else path
     runs = [run for file in run_files(folder) for run in _read(file, verdict)]
+    if config.signed_by is not None:
+        signers = [who for file in run_files(folder) for who in _signed(file, config.signed_by, verdict)]
+        verdict.facts["signed by"] = ", ".join(sorted({*signers})) or "nobody"
     latest = {record.slide: (record, run) for run in sorted(runs, key=lambda run: run.started) for record in run.slides}
     mapped = [(record, run) for record, run in latest.values() if record.status in _MAPPED and run.command == "predict"]
     mapped = [one for one in mapped if name in (None, f"{one[0].slide}{_HEATMAP}")]
@@ -88,6 +91,14 @@ def _read(path: Path, verdict: _Verdict) -> Iterator[Run]:
     else:
         verdict.unproven.append(f"{path.name}: no hashes recorded, by wsiseg {run.version or 'of an earlier version'}")
     yield run
+
+
+def _signed(path: Path, allowed: Path, verdict: _Verdict) -> Iterator[str]:
+    """Yield who signed a record."""
+    try:
+        yield signer(path, allowed)
+    except ValueError as error:
+        verdict.problems.append(str(error))
 
 
 def _verify_files(

@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import BaseModel
 
+from wsiseg.run.errors import UsageError
+
 SEAL = "digest"
 """The field of a record that holds the hash of all its others."""
+_NAMESPACE = "wsiseg"  # a signature of something else cannot pass for one of a run or a model
 
 
 class Written(BaseModel, frozen=True):
@@ -56,6 +60,40 @@ def differences(folder: Path, known: Mapping[str, Written]) -> Iterator[str]:
             yield f"{name}: has {now.bytes:,} bytes, but {before.bytes:,} were written"
         elif now.sha256 != before.sha256:
             yield f"{name}: its content is not what was written (sha256 {now.sha256[:12]}, not {before.sha256[:12]})"
+
+
+def signer(path: Path, allowed: Path) -> str:
+    """Return who signed a file, of those that a file of allowed signers names; the signature lies beside it as `.sig`.
+
+    Signatures are OpenSSH's (PROTOCOL.sshsig), of the namespace wsiseg.
+
+    Raises:
+        UsageError: There is no ssh-keygen, or no file of allowed signers.
+        ValueError: The file is not signed by one of them; the message says why.
+    """
+    signature = path.with_name(f"{path.name}.sig")
+    if not allowed.is_file():
+        raise UsageError(f"{allowed}: there is no such file of allowed signers", "name one with --signed-by")
+    if not signature.is_file():
+        raise ValueError(f"{path.name}: is not signed, as there is no {signature.name}")
+    given = ("-f", str(allowed.absolute()), "-s", str(signature.absolute()))
+    try:
+        found = _ssh_keygen("find-principals", *given)
+        name = found.stdout.splitlines()[0].split(",")[0] if found.returncode == 0 else ""
+        with path.open("rb") as file:
+            done = _ssh_keygen("verify", *given, "-I", name, "-n", _NAMESPACE, content=file) if name else found
+    except FileNotFoundError as error:
+        raise UsageError("signatures are checked by ssh-keygen, which is not there", "install OpenSSH") from error
+    if done.returncode:
+        reason = (done.stderr + done.stdout).strip().splitlines() or ["no reason given"]
+        raise ValueError(f"{path.name}: is not signed by one of {allowed.name}: {reason[-1]}")
+    return name
+
+
+def _ssh_keygen(what: str, *arguments: str, content: BinaryIO | None = None) -> "subprocess.CompletedProcess[str]":
+    command = ["ssh-keygen", "-Y", what, *arguments]
+    given = subprocess.DEVNULL if content is None else content
+    return subprocess.run(command, stdin=given, capture_output=True, text=True, errors="replace", check=False)
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
