@@ -13,7 +13,7 @@ import pytest
 
 from making.models import write_color_filter_model
 from making.predictions import command, digest, write_slides
-from wsiseg.prediction import map_files
+from wsiseg.prediction import locks
 
 SLIDES = 6
 
@@ -117,11 +117,11 @@ def test_a_process_on_another_machine_is_waited_for_by_name(tmp_path: Path, slid
 def test_a_process_on_another_machine_that_gives_no_sign_of_life_is_waited_for_no_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(map_files, "UNTOUCHED_S", 2.0)
+    monkeypatch.setattr(locks, "UNTOUCHED_S", 2.0)
     path = tmp_path / ".s0.lock"
     write_lock(path, 4711, "node-17", duration=2.0)
-    locks, began = map_files.SlideLocks(), time.monotonic()
-    while (taken := locks.take(path)) is None:
+    waiting, began = locks.SlideLocks(), time.monotonic()
+    while (taken := waiting.take(path)) is None:
         time.sleep(0.1)
     assert 2 <= time.monotonic() - began < 10
     taken[0].release()

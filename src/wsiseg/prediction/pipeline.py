@@ -16,7 +16,8 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.model_file.onnx_session import CPU
 from wsiseg.prediction.feed import Feed
 from wsiseg.prediction.inference import Asking
-from wsiseg.prediction.map_files import OTHER_THRESHOLD, MapFiles, SlideLocks, what_changed
+from wsiseg.prediction.locks import SlideLocks
+from wsiseg.prediction.map_files import OTHER_THRESHOLD, MapFiles, what_changed
 from wsiseg.prediction.mapping import (
     Job,
     askings_of,
