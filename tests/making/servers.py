@@ -211,7 +211,8 @@ class Handler(BaseHTTPRequestHandler):
         if start is None:
             self.answer(416, b"")
             return
-        body = stored.content[start:]
+        is_asked_only = self.headers.get("Range") == "bytes=0-0"
+        body = stored.content[: 1 if is_asked_only else None][start:]
         if fault == "corrupt" and body:
             at = random.Random(self.path).randrange(len(body))
             body = body[:at] + bytes([body[at] ^ 0xFF]) + body[at + 1 :]
