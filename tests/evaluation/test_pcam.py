@@ -21,6 +21,7 @@ from wsiseg.config.evaluate import EvaluateConfig, PcamScale
 from wsiseg.evaluation import pcam
 from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
+from wsiseg.model_file.answer import Answer
 from wsiseg.model_file.model_file import BUNDLED, ModelFile, model_path
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.record import Progress
@@ -135,6 +136,24 @@ def test_patches_run_through_the_protocol(folder: Path, model: Path, tmp_path: P
         path.name for path in (tmp_path / "out").iterdir()
     }
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["unit"] == "patch"
+
+
+def test_answers_of_turned_patches_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_patches(tmp_path, 20)
+    corner = model_of_corner(monkeypatch, tmp_path)
+    report = run(tmp_path, corner, out=tmp_path / "out", views=2)
+    assert report.settings["views"] == 2
+    assert "the mean over 2 views of each" in report.notes[0]
+    with h5py.File(tmp_path / name("test", "x")) as x:
+        expected = (x["x"][:, 0, 0, 0] / 255 + x["x"][:, -1, -1, 0] / 255) / 2
+    with np.load(tmp_path / "out" / "pcam-test.npz") as kept:
+        np.testing.assert_allclose(kept["probabilities"], expected, atol=1e-6)
+
+
+def model_of_corner(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """Write a model whose answer is the red of the first pixel."""
+    monkeypatch.setattr(ModelFile, "answer", lambda _, images: Answer(np.asarray(images[:, 0, 0, 0] / 255, np.float32)))
+    return write_color_filter_model(folder / "m.onnx", mpp=1.0)
 
 
 def test_patches_of_unknown_slides_are_drawn_singly(tmp_path: Path, model: Path) -> None:

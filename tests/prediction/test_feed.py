@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wsiseg.mathematics.grid import Grid
-from wsiseg.model_file.model_file import Answer
+from wsiseg.model_file.answer import Answer
 from wsiseg.prediction.feed import Feed
 from wsiseg.prediction.inference import Asking, Sums
 from wsiseg.prediction.windows import Plan

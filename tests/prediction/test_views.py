@@ -14,8 +14,8 @@ import wsiseg
 from making.models import write_color_filter_model, write_lopsided_model
 from making.slides import write_slide
 from wsiseg.mathematics.grid import Grid
-from wsiseg.model_file.model_file import Answer
-from wsiseg.prediction.inference import ask, turned, turned_back
+from wsiseg.model_file.answer import Answer, turned, turned_back
+from wsiseg.prediction.inference import ask
 from wsiseg.prediction.windows import Plan
 
 KINDS = ("dense", "tile")

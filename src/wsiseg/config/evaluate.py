@@ -64,6 +64,8 @@ class EvaluateConfig(Config):
     pcam_scale: Annotated[PcamScale | None, IN_FILE] = None
     """How the model sees patches of PatchCamelyon: `native`, or `doubled` and padded with zeros, as in the paper; what
     is nearer to its um/px where it is not given."""
+    views: Annotated[int, IN_FILE] = Field(default=1, ge=1, le=8)
+    """Views of each patch of PatchCamelyon, turned and mirrored, whose probabilities are averaged, as predict does."""
     device: Annotated[Device, IN_FILE] = "auto"
     """What computes, for PatchCamelyon."""
     grid: Path | None = None
@@ -89,7 +91,7 @@ class EvaluateConfig(Config):
         return self
 
 
-_OF_MAPS = frozenset(EvaluateConfig.model_fields) - {"pcam", "model", "pcam_scale", "grid"}
+_OF_MAPS = frozenset(EvaluateConfig.model_fields) - {"pcam", "model", "pcam_scale", "views", "grid"}
 _OF_GRID = frozenset({"grid", "out"})
 _OF_PCAM = frozenset({"pcam", "model", "device", "out", "split", "threshold", "fail_under", "fail_over"})
-_OF_PCAM |= {"junit", "resamples", "seed", "pcam_scale"}
+_OF_PCAM |= {"junit", "resamples", "seed", "pcam_scale", "views"}

@@ -18,6 +18,7 @@ from wsiseg.evaluation.comparison import Compared
 from wsiseg.evaluation.measures import MODES, Judging, pooled_measures, reliability_table
 from wsiseg.evaluation.metrics_file import Report, Threshold
 from wsiseg.mathematics.metrics import Pixels
+from wsiseg.model_file.answer import of_views
 from wsiseg.model_file.model_file import ModelFile, model_path
 from wsiseg.run.errors import UsageError, WsisegError, counted
 from wsiseg.run.outputs import load_arrays, save_arrays
@@ -70,7 +71,7 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, l
     with ModelFile.open(place, config.device) as model:
         if model.card.thresholds:
             raise UsageError(f"{place}: gives {', '.join(model.card.given)}", "PatchCamelyon is for one class")
-        view = View.of(model, config.pcam_scale)
+        view = View.of(model, config.pcam_scale, config.views)
         kept = config.out / f"pcam-{split}.npz" if config.out else None
         patches = _answers(folder, split, model, view, progress, kept)
     own, asked = Threshold(value=model.card.threshold, source="model"), config.threshold
@@ -79,7 +80,8 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, l
     part = f"the {split} split has {counted(count, 'patch')}, the published one {full:,}"
     how = {"native": "as they are", "doubled": "doubled, as in the paper"}[view.scale]
     size = f"in images of {view.side_px} px, to a model of {model.card.mpp:g} um/px"
-    shown = f"patches of {MPP} um/px shown {how}, {size}"
+    turns = "" if view.turns == 1 else f", the mean over {view.turns} views of each"
+    shown = f"patches of {MPP} um/px shown {how}, {size}{turns}"
     whole = patches.without(np.zeros(count, np.bool_))
     report = Report(
         run=str(folder),
@@ -89,7 +91,7 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, l
         settings={
             "resamples": config.resamples, "resampled": "patch" if patches.slides is None else "slide",
             "seed": config.seed, "model": model.card.name, "sha256": model.sha256,
-            "scale": view.scale, "image_px": view.side_px,
+            "scale": view.scale, "image_px": view.side_px, "views": view.turns,
         },
         notes=(shown, *((part,) if count != full else ())),
         reliability=reliability_table([one.tissue for one in whole]),
@@ -104,9 +106,10 @@ class View:
 
     scale: PcamScale  # `native` or `doubled`
     side_px: int  # side of the images; what is beyond the patch is zero
+    turns: int = 1  # turned and mirrored views of each image, whose answers are averaged
 
     @classmethod
-    def of(cls, model: ModelFile, scale: PcamScale | None) -> Self:
+    def of(cls, model: ModelFile, scale: PcamScale | None, turns: int = 1) -> Self:
         """Choose the scale that is nearer to the model's um/px, unless one is asked for, and the side.
 
         A dense model sees native patches without padding, which would be most of what it sees.
@@ -119,7 +122,7 @@ class View:
             advice = {"doubled": "set pcam-scale to native in the file of --config"}
             text = f"{model.path}: its tiles of {card.tile_px} pixels are smaller than a patch of {patch_px}"
             raise UsageError(text, advice.get(scale, "use a model of larger tiles"))
-        return cls(scale, patch_px if is_dense and scale == "native" else max(patch_px, card.tile_px))
+        return cls(scale, patch_px if is_dense and scale == "native" else max(patch_px, card.tile_px), turns)
 
     def images(self, patches: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Double patches, if that is asked for, and pad them with zeros: uint8[n, side_px, side_px, 3]."""
@@ -192,7 +195,7 @@ def _asked(images: Any, model: ModelFile, view: View, progress: Progress, kept: 
     progress.advance(file.stem, len(answers))
     while len(answers) < count:
         part = np.asarray(images[len(answers) : len(answers) + _PATCHES_AT_A_TIME])
-        found, distances, _ = model.answer(view.images(part))
+        found, distances, _ = of_views(model.answer, view.images(part), view.turns)
         more = np.stack([found, np.full_like(found, np.nan) if distances is None else distances], axis=1)
         answers = np.concatenate([answers, more])
         progress.advance(file.stem, len(part))

@@ -1,14 +1,15 @@
 """The self-describing ONNX file: checked when it is opened, then asked for probabilities."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsiseg.model_file.answer import Answer
 from wsiseg.model_file.model_card import ModelCard, read_card
 from wsiseg.model_file.onnx_bytes import MOST_BYTES
 from wsiseg.model_file.onnx_session import CPU, RuntimeFailure, Started, ports, run, speed, start
@@ -28,26 +29,6 @@ _MUST_LEAD = 1.25  # so that the same file is taken again where two are nearly e
 _DAMAGED = "export it again or get a fresh copy"
 _OTHER_PRODUCTS = "this CPU computes 8-bit products otherwise: use the fp32 model"
 _CANNOT_TELL = "{}: cannot tell tissue unlike that of its training; where it was made by wsiseg train, export it anew"
-
-
-class Answer(NamedTuple):
-    """What a model says of tiles, [n], or of the cells of images, [n, rows, columns]."""
-
-    # float32 in 0..1, of the positive class; of a model that gives several, with a last axis for them.
-    probabilities: NDArray[np.float32]
-    # float32, squared Mahalanobis distances from the tissue of training, about 1 where 98 % of such tissue is nearer;
-    # what is farther than `ModelFile.limit` is unknown. None where the model cannot tell.
-    distances: NDArray[np.float32] | None = None
-    features: NDArray[np.float32] | None = None  # float32[n, channels] of tiles, where they are asked for
-
-    def part(self, which: slice) -> "Answer":
-        """Return it for some of the images."""
-        return self.changed(lambda values: values[which])
-
-    def changed(self, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> "Answer":
-        """Return it with every array changed."""
-        distances, features = (None if one is None else change(one) for one in self[1:])
-        return Answer(change(self.probabilities), distances, features)
 
 
 class ModelFile(AbstractContextManager["ModelFile"]):

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.model_file.model_file import Answer
+from wsiseg.model_file.answer import Answer
 from wsiseg.prediction.inference import Asking, ask
 from wsiseg.run.errors import SlideError, WsisegError
 from wsiseg.run.machine import cores

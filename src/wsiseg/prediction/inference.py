@@ -8,22 +8,19 @@ overlapping tiles would.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from operator import itemgetter
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.mathematics.grid import mean_of_tiles
-from wsiseg.model_file.model_file import Answer
+from wsiseg.model_file.answer import Answer, of_views
 from wsiseg.prediction.windows import OVERLAP_PX, Cells, Plan
 from wsiseg.run.errors import WsisegError
 from wsiseg.slides.slide import Slide
 
-T = TypeVar("T", bound=np.generic)
 _LEAST_WEIGHT = 0.05
-_QUARTERS = (0, 2, 1, 3)  # so that two views are an image and its half turn, and four are all turns
 
 
 class Asked(Protocol):
@@ -126,33 +123,7 @@ class Asking:
 
 def ask(model: Asked, images: NDArray[np.uint8], plan: Plan) -> Answer:
     """Ask about images (uint8[n, height, width, 3]) as a plan has it: the mean over as many views of each."""
-    answers = []
-    for view in range(plan.views):
-        shown = turned(images, view)
-        one = model.answer_map(shown) if plan.is_dense else model.answer(shown)
-        answers.append(one.changed(partial(turned_back, view=view)))
-    if plan.views == 1:
-        return answers[0]
-    distances = [one.distances for one in answers if one.distances is not None]
-    return Answer(_mean([one.probabilities for one in answers]), _mean(distances) if distances else None)
-
-
-def _mean(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return np.asarray(np.mean(parts, 0, np.float64), np.float32)
-
-
-def turned(images: NDArray[T], view: int) -> NDArray[T]:
-    """Return a view of images [n, rows, columns, ...]: turned by quarters, and mirrored from the fifth view on."""
-    images = np.rot90(images, _QUARTERS[view % 4], (1, 2))
-    return images[:, :, ::-1] if view >= len(_QUARTERS) else images
-
-
-def turned_back(images: NDArray[T], view: int) -> NDArray[T]:
-    """Undo `turned`; one value or the features of an image stay as they are."""
-    if images.ndim < 3:  # noqa: PLR2004  [n, rows, columns]
-        return images
-    images = images[:, :, ::-1] if view >= len(_QUARTERS) else images
-    return np.rot90(images, -_QUARTERS[view % 4], (1, 2))
+    return of_views(model.answer_map if plan.is_dense else model.answer, images, plan.views)
 
 
 def complete(plan: Plan, part: Plan) -> NDArray[np.bool_]:

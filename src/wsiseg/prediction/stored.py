@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.mathematics.grid import Grid
-from wsiseg.model_file.model_file import Answer, ModelFile
+from wsiseg.model_file.answer import Answer
+from wsiseg.model_file.model_file import ModelFile
 from wsiseg.prediction.inference import Asking, Sums
 from wsiseg.prediction.windows import Plan
 from wsiseg.run.errors import UsageError

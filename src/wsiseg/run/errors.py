@@ -46,9 +46,15 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else ending}"
 
 
+_STANDARD = "1.2.840.10008."  # what identifiers begin with that DICOM itself gives
+
+
 def without_identifiers(text: str) -> str:
-    """Return a text as messages may quote it: without the identifiers of DICOM, which lead to a patient."""
-    return re.sub(r"\d+(\.\d+){3,}", "...", text)
+    """Return a text as messages may quote it: without identifiers of DICOM, which lead to a patient.
+
+    Those of the standard itself stay: they name kinds of objects and compression.
+    """
+    return re.sub(r"\d+(\.\d+){3,}", lambda found: found[0] if found[0].startswith(_STANDARD) else "...", text)
 
 
 class WsisegError(Exception):
