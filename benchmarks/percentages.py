@@ -27,12 +27,11 @@ from wsiseg.run.record import Progress
 from wsiseg.training.bags import TileSource
 from wsiseg.training.features import FeatureBank, standard_of
 from wsiseg.training.fit import fit
-from wsiseg.training.processes import joined_processes
+from wsiseg.training.processes import device_of, joined_processes
 from wsiseg.training.run_folder import RunFolder
 from wsiseg.training.scoring import by_class, pixels_of
 from wsiseg.training.slides import LabelledSlide, TileTruth, labelled_slides, tile_truths, with_normal
 from wsiseg.training.task import filled_bank, started, task_of
-from wsiseg.training.train import device_of
 
 ARMS = {
     "yes or no": "",

@@ -9,10 +9,10 @@ import numpy as np
 from making.slides import write_slide
 
 
-def write_slides(folder: Path, count: int) -> Path:
+def write_slides(folder: Path, count: int, taller_px: int = 200) -> Path:
     """Write slides of noise, each taller than the one before."""
     for number in range(count):
-        noise = np.random.default_rng(number).integers(60, 230, (900 + 200 * number, 1100, 3)).astype(np.uint8)
+        noise = np.random.default_rng(number).integers(60, 230, (900 + taller_px * number, 1100, 3)).astype(np.uint8)
         write_slide(folder / f"s{number}.tiff", noise, compression="jpeg")
     return folder
 

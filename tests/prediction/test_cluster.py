@@ -7,9 +7,11 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from making.clusters import cluster_of
 from making.models import write_color_filter_model
 from making.predictions import command, digest, write_slides
 from wsiseg.config.predict import PredictConfig
@@ -100,7 +102,32 @@ def test_all_slides_are_done_when_a_worker_is_killed(
     assert report["totals"] == {"ok": SLIDES, "failed": 0}, f"{slide} was being mapped"
 
 
-def _slide_and_worker(out: Path, process: "subprocess.Popen[str]") -> tuple[str, int]:
+@pytest.mark.slow
+def test_forty_slides_are_the_same_where_one_of_four_workers_is_killed_and_another_comes(
+    tmp_path: Path, model: Path
+) -> None:
+    pytest.importorskip("distributed", reason="needs the extra dask")
+    slides, out = write_slides(tmp_path / "slides", 40, taller_px=20), tmp_path / "out"
+    subprocess.run(command(slides, model, tmp_path / "alone"), check=True, capture_output=True)
+    with (
+        cluster_of(4, tmp_path) as cluster,
+        subprocess.Popen(
+            command(slides, model, out, "--dask", cluster.address), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as process,
+    ):
+        slide, worker = _slide_and_worker(out, process)
+        assert worker in {one.pid for one in cluster.workers}
+        os.kill(worker, signal.SIGKILL)
+        cluster.add()
+        assert process.stderr is not None
+        said = process.stderr.read().decode()
+        assert process.wait() == 0, said
+    assert digest(out) == digest(tmp_path / "alone")
+    report = json.loads((out / "run.json").read_text())
+    assert report["totals"] == {"ok": 40, "failed": 0}, f"{slide} was being mapped"
+
+
+def _slide_and_worker(out: Path, process: "subprocess.Popen[Any]") -> tuple[str, int]:
     """Wait until a worker is at a slide: the slide, and the number of the worker's process."""
     while process.poll() is None:
         for lock in out.glob(".s*.lock"):

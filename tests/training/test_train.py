@@ -29,9 +29,9 @@ from wsiseg.prediction.verify import verify
 from wsiseg.run.errors import DeviceError, UsageError, WsisegError
 from wsiseg.training.bags import TileSource
 from wsiseg.training.fit import better
-from wsiseg.training.processes import Processes, device_name, interleaved
+from wsiseg.training.processes import Processes, device_name, interleaved, precision_on
 from wsiseg.training.slides import labelled_slides, tile_truths
-from wsiseg.training.train import Trained, precision_on, train
+from wsiseg.training.train import Trained, train
 
 
 def rows(path: Path) -> list[dict[str, str]]:

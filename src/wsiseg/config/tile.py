@@ -32,7 +32,9 @@ class TileConfig(Config):
     max_bad_tiles: Annotated[Share, IN_FILE] = 0.01
     """Largest share of tissue tiles that may be unreadable."""
     jobs: int = Field(default=1, ge=1)
-    """Slides that are read at the same time."""
+    """Slides that are read at the same time; with `dask` threads that read a slide."""
+    dask: str | None = None
+    """Address of a Dask scheduler, or `local:N` for N processes here."""
     shard: Shard | None = None
     """`I/N`: only the slides of part I of N, counted from 1."""
     overwrite: bool = False

@@ -121,6 +121,9 @@ class TrainConfig(Config):
     """`auto`, `cpu`, `cuda`, or any device that PyTorch names."""
     save_minutes: Annotated[float, IN_FILE] = Field(default=10.0, gt=0)
     """Minutes between two savings of `last.pt` within an epoch."""
+    dask: Annotated[str | None, IN_FILE] = None
+    """Address of a Dask scheduler, or `local:N`, whose workers compute the features of `freeze`, a slide a task, and
+    train a `grid`, a configuration a task; all of them see the folders of the cohort and the run."""
     resume: bool = False
     """Insist on going on from `last.pt`: other settings are an error. Without one the run begins."""
     overwrite: bool = False
@@ -169,6 +172,10 @@ class TrainConfig(Config):
                 self.teacher and (self.grid or self.supervised or self.features is not None),
                 "a teacher says what is learned: leave out grid, supervised and features",
             ),
+            (
+                self.dask is not None and not (self.grid or (self.freeze and self.features is None)),
+                "dask shares the features of freeze and the configurations of a grid; torchrun shares one training",
+            ),
             ((self.tile is None) != (self.mpp is None), "give tile and mpp together"),
             (self.views > 1 and not self.freeze, "views are for freeze; without it every visit changes tiles anew"),
         ):
@@ -180,7 +187,7 @@ class TrainConfig(Config):
 # What a run may change when it goes on. The cap on tiles counts through the tiles that it leaves, the error of
 # percentages through the shares.
 FREE = frozenset({"cohort", "features", "out", "resume", "overwrite", "device", "epochs", "save_minutes", "precision"})
-FREE |= {"max_tiles", "percent_error"}
+FREE |= {"max_tiles", "percent_error", "dask"}
 # What means nothing to a head on frozen features besides.
 FREE_WITH_FREEZE = frozenset({"train_last", "batch_norm"})
 # The defaults of settings that are gone, which the state of an earlier version may hold.

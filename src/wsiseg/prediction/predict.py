@@ -1,7 +1,7 @@
 """Map tumour on slides."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -16,9 +16,10 @@ from wsiseg.prediction.mapping import kind, map_slide, prepare
 from wsiseg.prediction.merging import merge
 from wsiseg.prediction.pipeline import planned, records
 from wsiseg.prediction.places import Places
-from wsiseg.prediction.processes import in_processes, on_cluster
+from wsiseg.prediction.processes import in_processes
 from wsiseg.prediction.stored import check_models
 from wsiseg.prediction.unchanged import Setting
+from wsiseg.run.cluster import READING, on_cluster
 from wsiseg.run.errors import ModelFileError, UsageError, counted
 from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, in_words, now, slides_of, spoken, totals
 from wsiseg.run.version import __version__
@@ -166,11 +167,17 @@ def _mapped(rows: list[CohortSlide], setting: Setting) -> Iterator[SlideRecord]:
     config = config.model_copy(update={"model": names})
     work = partial(_in_process, places=places, config=config, hashes=hashes)
     if config.dask is not None:
-        return on_cluster(config.dask, work, config.device, rows)
+        alone = partial(_alone, work=partial(work, progress=Progress(), device=config.device))
+        return on_cluster(config.dask, alone, rows, (*READING, "onnxruntime"))
     devices = [models[0].device if name == "auto" else name for name in config.devices]
     for model in models:
         model.close()  # each process opens them itself
     return in_processes(devices, work, rows, progress)
+
+
+def _alone(row: CohortSlide, work: Callable[[Sequence[CohortSlide]], Iterator[SlideRecord]]) -> SlideRecord:
+    (record,) = work([row])
+    return record
 
 
 def _in_process(

@@ -1,6 +1,6 @@
-"""Slides shared among processes: of this machine, each with a device and a share of the cores of its own, or of Dask.
+"""Slides shared among processes of this machine, each with a device and a share of the cores of its own.
 
-Here they are handed out a few at a time. Where a process dies another takes its place and its slides are handed out
+They are handed out a few at a time. Where a process dies another takes its place and its slides are handed out
 again, one by one; a slide that ends three processes has failed.
 """
 
@@ -9,23 +9,18 @@ import signal
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from wsiseg.model_file.onnx_session import runtime
-from wsiseg.run.errors import UsageError, WsisegError, counted
+from wsiseg.run.errors import WsisegError, counted
 from wsiseg.run.machine import CORES, cores
 from wsiseg.run.record import Progress, SlideRecord
 from wsiseg.slides.cohort import CohortSlide
-
-if TYPE_CHECKING:
-    from distributed import Client, Future
 
 Work = Callable[[Sequence[CohortSlide], Progress, str], Iterator[SlideRecord]]
 """Maps slides on a device, in one of the processes."""
@@ -33,8 +28,6 @@ Work = Callable[[Sequence[CohortSlide], Progress, str], Iterator[SlideRecord]]
 _MOST_AT_ONCE = 16
 _MOST_DEATHS = 3
 _PATIENCE_S = 20.0
-_CONNECT_S = 30
-_PACKAGES = ("wsiseg", "numpy", "zarr", "openslide-python")
 
 
 @dataclass
@@ -187,68 +180,3 @@ def _serve(pipe: Connection, work: Work, device: str, share: int) -> None:
                     told.send("record", record)
         except WsisegError as error:
             told.send("error", error)
-
-
-def on_cluster(address: str, work: Work, device: str, rows: Sequence[CohortSlide]) -> Iterator[SlideRecord]:
-    """Map slides on a Dask cluster, one a task; one whose worker dies is done again by another, up to three times.
-
-    The address is that of a scheduler, or `local:N` for N processes on this machine.
-
-    Raises:
-        UsageError: Dask is not installed, the address is wrong, or workers run other versions than this process.
-        WsisegError: A task killed its workers again and again.
-    """
-    try:
-        from distributed import KilledWorker, as_completed  # noqa: PLC0415  an extra
-    except ImportError as error:
-        raise UsageError("--dask needs Dask, which is not installed", "pip install 'wsiseg[dask]'") from error
-    with ExitStack() as stack:
-        client = _client(address, stack)
-        _compare_versions(client)
-        alone = partial(_alone, work=work, device=device)
-        futures: list[Future[SlideRecord]] = client.map(alone, rows, pure=False, retries=0)
-        try:
-            for future in as_completed(futures):  # type: ignore[no-untyped-call]  # it has no types
-                yield future.result()
-        except KilledWorker as error:
-            text = f"a slide ended its worker {_MOST_DEATHS} times: {error}"
-            raise WsisegError(text, "give it more memory") from error
-
-
-def _alone(row: CohortSlide, work: Work, device: str) -> SlideRecord:
-    (record,) = work([row], Progress(), device)
-    return record
-
-
-def _client(address: str, stack: ExitStack) -> "Client":
-    import dask  # noqa: PLC0415  an extra
-    from distributed import Client, LocalCluster  # noqa: PLC0415  an extra
-
-    stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": _MOST_DEATHS}))
-    kind, _, count = address.partition(":")
-    if kind == "local":
-        if not count.isdigit() or int(count) < 1:
-            raise UsageError(f"--dask {address}: not a number of processes", "give local:N, as local:4")
-        settings = {"n_workers": int(count), "threads_per_worker": 1, "dashboard_address": None}
-        address = stack.enter_context(LocalCluster(**settings))  # type: ignore[no-untyped-call]  # it has no types
-    try:
-        client: Client = stack.enter_context(Client(address, timeout=_CONNECT_S))  # type: ignore[no-untyped-call]  # too
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--dask {address}: no scheduler answers: {error}", "check address and firewall") from error
-    return client
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version  # noqa: PLC0415  also runs on the workers
-
-    # ONNX Runtime has packages of several names.
-    return {**{name: version(name) for name in _PACKAGES}, "onnxruntime": runtime().__version__}
-
-
-def _compare_versions(client: "Client") -> None:
-    """Refuse workers that have another version of something that results depend on."""
-    mine = _versions()
-    for worker, theirs in client.run(_versions).items():
-        other = [f"{name} {theirs[name]} instead of {mine[name]}" for name in mine if theirs[name] != mine[name]]
-        if other:
-            raise UsageError(f"worker {worker} has {', '.join(other)}", "install the same versions everywhere")

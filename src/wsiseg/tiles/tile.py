@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from wsiseg.config.settings import run_name
 from wsiseg.config.tile import TileConfig
 from wsiseg.mathematics.grid import Grid
 from wsiseg.pages import pictures as report
+from wsiseg.run.cluster import READING, on_cluster
 from wsiseg.run.errors import SlideError, UsageError, WsisegError, counted
 from wsiseg.run.outputs import locked, write_text, written_whole
 from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, Status, now, slides_of
@@ -49,7 +51,7 @@ def tile(config: TileConfig, progress: Progress | None = None) -> Run:
     tissue = TissueChoice.of(config.tissue, [slide.slide for slide in every.slides if not slide.skipped])
     cohort = Cohort(tuple(slide for slide in every.slides if in_shard(slide.slide, config.shard)))
     progress.begin(len(cohort.slides))
-    settings = config.model_dump(mode="json", exclude={"inputs", "out", "jobs", "overwrite"})
+    settings = config.model_dump(mode="json", exclude={"inputs", "out", "jobs", "dask", "overwrite"})
     run = Run(command="tile", version=__version__, started=now(), settings=settings)
     with RunFile(config.out / run_name(config.shard), run) as file:
         for record in _records(cohort, tissue, config, progress):
@@ -110,14 +112,29 @@ class _Task:
         return {**self.config.model_dump(mode="json", include=names), "tissue": self.tissue.settings(self.row.slide)}
 
 
+def _task(
+    row: CohortSlide, tissue: TissueChoice, config: TileConfig, progress: Progress, threads: int, stop: threading.Event
+) -> _Task:
+    store, picture = store_path(config.out, row.slide), config.out / f"{row.slide}.png"
+    return _Task(row, store, picture, tissue, config, progress, threads, stop)
+
+
+def _on_worker(row: CohortSlide, tissue: TissueChoice, config: TileConfig) -> SlideRecord:
+    return _tile_or_say_why(_task(row, tissue, config, Progress(), config.jobs, threading.Event()))
+
+
 def _records(cohort: Cohort, tissue: TissueChoice, config: TileConfig, progress: Progress) -> Iterator[SlideRecord]:
-    """Tile `jobs` slides at a time; where there are fewer slides than jobs, more threads read each of them."""
+    """Tile slides on a cluster, or here.
+
+    Here it is `jobs` slides at a time; where there are fewer slides than jobs, more threads read each of them.
+    """
+    if config.dask is not None:
+        step = partial(_on_worker, tissue=tissue, config=config)
+        yield from on_cluster(config.dask, step, cohort.slides, READING)
+        return
     slides = max(1, min(config.jobs, len(cohort.slides)))
-    stop, threads, out = threading.Event(), config.jobs // slides, config.out
-    tasks = [
-        _Task(row, store_path(out, row.slide), out / f"{row.slide}.png", tissue, config, progress, threads, stop)
-        for row in cohort.slides
-    ]
+    stop, threads = threading.Event(), config.jobs // slides
+    tasks = [_task(row, tissue, config, progress, threads, stop) for row in cohort.slides]
     with ThreadPoolExecutor(slides, "slide") as pool:
         futures: list[Future[SlideRecord]] = [pool.submit(_tile_or_say_why, task) for task in tasks]
         try:

@@ -17,7 +17,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from wsiseg.config.train import Precision
+from wsiseg.run.errors import DeviceError
+
 T = TypeVar("T")
+_AMPERE = 8  # CUDA capability from which GPUs have bfloat16 and TF32
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Longer than any process waits for another that saves or draws; `torchrun` ends them all when one dies.
 _LONGEST_WAIT = timedelta(days=1)
@@ -104,6 +108,32 @@ def device_name(name: str, rank: int, gpus: int) -> str:
     if name == "auto":
         name = "cuda" if gpus else "cpu"
     return f"cuda:{rank}" if name == "cuda" and gpus else name
+
+
+def device_of(name: str) -> torch.device:
+    """Find a device by its name; `auto` is a GPU where there is one, and each process on a machine has its own.
+
+    Raises:
+        DeviceError: It is not there.
+    """
+    try:
+        device = torch.device(device_name(name, int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()))
+        torch.empty(1, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DeviceError(f"device {name}: {str(error).splitlines()[0]}", "use --device cpu") from error
+    return device
+
+
+def precision_on(device: torch.device, precision: Precision) -> Precision:
+    """Return what `auto` stands for on a device; TF32 is switched on where it is bfloat16."""
+    if precision != "auto":
+        return precision
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < _AMPERE:
+        return "float32"
+    torch.set_float32_matmul_precision("high")
+    return "bfloat16"
 
 
 @contextmanager

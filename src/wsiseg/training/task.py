@@ -207,9 +207,18 @@ def filled_bank(
 
     Those that an earlier run left in `config.out` for the same weights and tiles are used.
     """
+    own = processes.share(sorted(slides, key=lambda slide: slide.tiles))  # for each alike many tiles
+    bank = computed_bank(config, classifier, own, source, progress)
+    processes.wait()
+    return replace(bank, standard=standard_of(bank, [slide for slide in slides if slide.split == "train"]))
+
+
+def computed_bank(
+    config: TrainConfig, classifier: TileClassifier, own: Sequence[LabelledSlide], source: Source, progress: Progress
+) -> FeatureBank:
+    """Compute the features of some slides, where they are not there."""
     how = (config.context and (config.context, config.views > 1), config.stain_jitter, config.seed, config.precision)
     bank = FeatureBank(config.out / "features" / fingerprint(classifier, how), config.views)
-    own = processes.share(sorted(slides, key=lambda slide: slide.tiles))  # for each alike many tiles
     tiles = {slide: slide.tiles * bank.copies(slide) for slide in own}
     pace = Pace(sum(tiles.values()))
 
@@ -218,9 +227,10 @@ def filled_bank(
         if pace.is_due():
             progress.note(f"features: {pace.done:.0f} of {pace.total} tiles, {pace.left()}")
 
-    compute = Compute(classifier.eval(), config.context and slides[0].tile_px, config.precision == "bfloat16")
+    tile_px = next((slide.tile_px for slide in own), 1)  # of no slide where there are more processes
+    compute = Compute(classifier.eval(), config.context and tile_px, config.precision == "bfloat16")
     missing = sum(count for slide, count in tiles.items() if not bank.path(slide).exists())
-    for sentence in cost(missing, compute, config.context or slides[0].tile_px, f"features of {missing} tiles"):
+    for sentence in cost(missing, compute, config.context or tile_px, f"features of {missing} tiles"):
         progress.note(f"{sentence}; a lower max-tiles in the file of --config saves time")
     layer = stage_layer(classifier)
     is_alike = compute.middle_px is None and not compute.bfloat16  # as what describes known tissue
@@ -228,5 +238,4 @@ def filled_bank(
         fill(bank, own, replace(compute, stage=stage), source, advance, config.seed)
     rate = pace.done / pace.seconds
     progress.note(f"features: {pace.done:.0f} tiles in {pace.seconds:.0f} s, {rate:.1f} tiles/s")
-    processes.wait()
-    return replace(bank, standard=standard_of(bank, [slide for slide in slides if slide.split == "train"]))
+    return bank

@@ -5,18 +5,20 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from wsiseg.annotations.classes import Classes
-from wsiseg.config.train import FEATURES, Precision, TrainConfig
+from wsiseg.config.train import FEATURES, TrainConfig
 from wsiseg.network.checkpoint import Checkpoint
 from wsiseg.network.known_tissue import KnownTissue
 from wsiseg.network.network import TileClassifier, load_classifier
 from wsiseg.pages.configurations import Configured, best_first
-from wsiseg.run.errors import DeviceError, UsageError
+from wsiseg.run.cluster import READING, on_cluster
+from wsiseg.run.errors import UsageError
 from wsiseg.run.machine import cores
 from wsiseg.run.memory import keep_freed_memory
 from wsiseg.run.outputs import write_text
@@ -32,14 +34,14 @@ from wsiseg.training.fit import fit
 from wsiseg.training.judging import judged
 from wsiseg.training.known_tissue import known_tissue
 from wsiseg.training.page import NOTE, training_page
-from wsiseg.training.processes import Processes, device_name, joined_processes
+from wsiseg.training.processes import Processes, device_of, joined_processes, precision_on
 from wsiseg.training.run_folder import RunFolder, fingerprints
 from wsiseg.training.slides import LabelledSlide, labelled_slides, tile_truths
 from wsiseg.training.stored import StoredCohort, stored_cohort
-from wsiseg.training.task import Task, Truths, filled_bank, started, task_of
+from wsiseg.training.task import Task, Truths, computed_bank, filled_bank, started, task_of
 from wsiseg.training.teacher import Teachers, opened
 
-_AMPERE = 8  # CUDA capability from which GPUs have bfloat16 and TF32
+_PACKAGES = (*READING, "torch", "torchvision", "timm")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,51 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
         DeviceError: The device is not there.
         WsisegError: A slide cannot be read, or the risk is NaN or infinite.
     """
+    if config.dask is not None:
+        config = _shared_out(config, config.dask, progress or Progress())
+    return _train(config, progress)
+
+
+def _shared_out(config: TrainConfig, address: str, progress: Progress) -> TrainConfig:
+    """Let workers of a cluster compute features and train the configurations of a grid; return what is to do then.
+
+    They leave in the folder of the run what one process would, which so finds all of it done.
+    """
+    config = config.model_copy(update={"dask": None})
+    if config.freeze and config.features is None:
+        names = [slide.slide for slide in _slides(config, None, Progress())]
+        for count, _ in enumerate(on_cluster(address, partial(_features, config=config), names, _PACKAGES), 1):
+            progress.detail(f"features of {count} of {len(names)} slides")
+    if config.grid:
+        outs = [one.out for one in settings_of_grid(config)]
+        for out in on_cluster(address, partial(_configuration, config=config), outs, _PACKAGES):
+            progress.note(f"{out.name}: trained")
+    return config.model_copy(update={"overwrite": False})
+
+
+def _features(slide: str, config: TrainConfig) -> None:
+    """Compute the features of a slide on a worker."""
+    config, slides, source, classifier = _frozen(config)
+    computed_bank(config, classifier, [one for one in slides if one.slide == slide], source, Progress())
+
+
+@lru_cache(maxsize=1)
+def _frozen(config: TrainConfig) -> tuple[TrainConfig, tuple[LabelledSlide, ...], TileSource, TileClassifier]:
+    """Return what features are computed with; in a worker it stays from slide to slide."""
+    slides, device, note = _slides(config, None, Progress()), device_of(config.device), Progress().note
+    config = config.model_copy(update={"precision": precision_on(device, config.precision)})
+    source = TileSource(device, config.stain_jitter, config.context, None, config.size_jitter)
+    colors = cohort_colors(config, slides, source, Processes(), note)
+    return config, slides, source, started(config, slides[0].tile_px, colors, device, note)
+
+
+def _configuration(out: Path, config: TrainConfig) -> Path:
+    """Train the configuration of a grid whose folder is `out` on a worker."""
+    return _train(config, only=out).best.out
+
+
+def _train(config: TrainConfig, progress: Progress | None = None, only: Path | None = None) -> Trained:
+    """Train a configuration or a grid in this process and those that `torchrun` joins to it; `only` one of a grid."""
     keep_freed_memory()
     torch.set_num_threads(min(torch.get_num_threads(), cores()))  # torch knows no quota of containers
     with joined_processes() as processes, opened(config.teacher, "auto", config.classes[0]) as teachers:
@@ -100,10 +147,12 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
         others = {"stored features": stored, "teacher": teachers}
         inputs = fingerprints(config, slides, truths) | {name: one.fingerprint for name, one in others.items() if one}
         every = list(settings_of_grid(config)) if config.grid else [config]
+        every = [one for one in every if only in (None, one.out)]
+        is_grid = config.grid and only is None
         done = [_done(one, inputs, progress) for one in every]
         finished = [one for one in done if one]
         if len(finished) == len(every):
-            if config.grid and processes.is_first and not (config.out / "report.html").exists():
+            if is_grid and processes.is_first and not (config.out / "report.html").exists():
                 write_grid(config, finished)
             return _result(config, finished, "up_to_date")
         device = device_of(config.device)
@@ -120,7 +169,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
             colors = cohort_colors(config, slides, source, processes, progress.note)
             ground = _Ground(slides, truths, inputs, colors, source, processes, progress, stored, teachers)
             configured = _configurations(config, every, done, ground)
-        if config.grid and processes.is_first:
+        if is_grid and processes.is_first:
             write_grid(config, configured)
         return _result(config, configured, "ok")
 
@@ -180,32 +229,6 @@ def _configurations(
 def _result(config: TrainConfig, configured: Sequence[Configured], status: str) -> Trained:
     ranked = best_first(configured) if config.grid else configured
     return Trained(config.out, status, ranked[0], tuple(ranked) if config.grid else ())
-
-
-def device_of(name: str) -> torch.device:
-    """Find a device by its name; `auto` is a GPU where there is one, and each process on a machine has its own.
-
-    Raises:
-        DeviceError: It is not there.
-    """
-    try:
-        device = torch.device(device_name(name, int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()))
-        torch.empty(1, device=device)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise DeviceError(f"device {name}: {str(error).splitlines()[0]}", "use --device cpu") from error
-    return device
-
-
-def precision_on(device: torch.device, precision: Precision) -> Precision:
-    """Return what `auto` stands for on a device; TF32 is switched on where it is bfloat16."""
-    if precision != "auto":
-        return precision
-    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < _AMPERE:
-        return "float32"
-    torch.set_float32_matmul_precision("high")
-    return "bfloat16"
 
 
 def _done(config: TrainConfig, inputs: Mapping[str, Any], progress: Progress) -> Configured | None:

@@ -1,0 +1,45 @@
+"""A Dask cluster whose workers are processes that can be killed, and others added."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+
+class WorkerProcesses:
+    """A scheduler and its workers, none of which comes back by itself."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.file, self._stack, self.workers = folder / "scheduler.json", stack, list["subprocess.Popen[bytes]"]()
+        self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        while not self.file.exists():
+            time.sleep(0.05)
+
+    @property
+    def address(self) -> str:
+        """Where the scheduler listens."""
+        return str(json.loads(self.file.read_text())["address"])
+
+    def add(self) -> None:
+        """Add a worker."""
+        self.workers.append(self._start("worker", "--no-nanny", "--nthreads", "1", "--no-dashboard"))
+
+    def _start(self, kind: str, *more: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(self.file), *more]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=self.file.parent)
+        self._stack.callback(process.wait)
+        self._stack.callback(process.terminate)
+        return process
+
+
+@contextmanager
+def cluster_of(workers: int, folder: Path) -> Iterator[WorkerProcesses]:
+    """Run a scheduler with so many workers while the block lasts."""
+    with ExitStack() as stack:
+        cluster = WorkerProcesses(folder, stack)
+        for _ in range(workers):
+            cluster.add()
+        yield cluster

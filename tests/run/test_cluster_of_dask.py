@@ -1,0 +1,68 @@
+"""Tiling, features and grids shared with the workers of Dask give what one process gives."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from making.predictions import digest
+from making.tiled import TILE_PX, training, write_tiled_cohort
+from wsiseg.config.tile import TileConfig
+from wsiseg.network.checkpoint import Checkpoint
+from wsiseg.run.cluster import on_cluster
+from wsiseg.run.errors import UsageError
+from wsiseg.tiles.tile import tile
+from wsiseg.training.train import train
+
+pytest.importorskip("distributed", reason="needs the extra dask")
+
+
+def half(number: int) -> float:
+    return number / 2
+
+
+@pytest.mark.slow
+def test_items_are_all_done_and_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sorted(on_cluster("local:1", half, range(5), ("numpy", "no_such_package"))) == [0, 0.5, 1, 1.5, 2]
+    monkeypatch.setattr("wsiseg.run.cluster.version", lambda _: "0")
+    with pytest.raises(UsageError, match=rf"has numpy {np.__version__} instead of 0"):
+        next(on_cluster("local:1", half, range(5), ("numpy",)))
+
+
+@pytest.mark.slow
+def test_stores_are_the_same(tmp_path: Path) -> None:
+    cohort = write_tiled_cohort(tmp_path)
+    before = digest(cohort.parent)
+    cohort.parent.rename(tmp_path / "alone")
+    inputs = (str(tmp_path / "cohort" / "cohort.csv"),)
+    run = tile(TileConfig(inputs=inputs, out=cohort.parent, tile=TILE_PX, pixels=True, dask="local:2"))
+    assert set(run.totals) - {"failed"} == {"ok"}
+    assert digest(cohort.parent) == before
+
+
+def left(folder: Path) -> dict[str, Any]:
+    """Return features, tables and weights that a grid left, without the times that checkpoints hold."""
+    kept = [path for path in sorted(folder.rglob("*")) if path.name == "grid.csv" or path.suffix == ".npy"]
+    found: dict[str, Any] = {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+    for path in sorted(folder.glob("*/best.pt")):
+        checkpoint = Checkpoint.load(path)
+        weights = {name: tensor.numpy().tobytes() for name, tensor in checkpoint.state_dict.items()}
+        found[str(path.relative_to(folder))] = weights, checkpoint.classes, checkpoint.figures["splits"]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", [True, False])
+def test_a_grid_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, freeze: bool) -> None:  # noqa: FBT001
+    cohort = write_tiled_cohort(tmp_path)
+    settings = training(cohort, tmp_path / "run", grid=True, freeze=freeze, epochs=1, views=2 if freeze else 1)
+    train(settings)
+    before = left(tmp_path / "run")
+    assert len([name for name in before if name.endswith("best.pt")]) == 15
+    (tmp_path / "run").rename(tmp_path / "alone")
+    monkeypatch.setattr("wsiseg.training.train.fit", None)  # nothing is left to do for the process that asks
+    trained = train(settings.model_copy(update={"dask": "local:2"}))
+    assert len(trained.configurations) == 15
+    assert left(tmp_path / "run") == before
+    assert (tmp_path / "run" / "report.html").exists()
