@@ -53,10 +53,9 @@ def left(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("freeze", [True, False])
-def test_a_grid_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, freeze: bool) -> None:  # noqa: FBT001
+def test_a_grid_on_frozen_features_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = write_tiled_cohort(tmp_path)
-    settings = training(cohort, tmp_path / "run", grid=True, freeze=freeze, epochs=1, views=2 if freeze else 1)
+    settings = training(cohort, tmp_path / "run", grid=True, freeze=True, epochs=1, views=2)
     train(settings)
     before = left(tmp_path / "run")
     assert len([name for name in before if name.endswith("best.pt")]) == 15

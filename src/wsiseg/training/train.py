@@ -123,7 +123,7 @@ def _frozen(config: TrainConfig) -> tuple[TrainConfig, tuple[LabelledSlide, ...]
     """Return what features are computed with; in a worker it stays from slide to slide."""
     slides, device, note = _slides(config, None, Progress()), device_of(config.device), Progress().note
     config = config.model_copy(update={"precision": precision_on(device, config.precision)})
-    source = TileSource(device, config.stain_jitter, config.context, None, config.size_jitter)
+    source = _source(config, device, None)
     colors = cohort_colors(config, slides, source, Processes(), note)
     return config, slides, source, started(config, slides[0].tile_px, colors, device, note)
 
@@ -164,8 +164,7 @@ def _train(config: TrainConfig, progress: Progress | None = None, only: Path | N
         for caution in cautions(config, slides, device):
             progress.note(caution)
         with _readers(device) as readers:
-            how = (config.stain_jitter, config.context, readers, config.size_jitter)
-            source = TileSource(device, *how, is_whole=config.views > 1)
+            source = _source(config, device, readers)
             colors = cohort_colors(config, slides, source, processes, progress.note)
             ground = _Ground(slides, truths, inputs, colors, source, processes, progress, stored, teachers)
             configured = _configurations(config, every, done, ground)
@@ -183,6 +182,11 @@ def _slides(config: TrainConfig, stored: StoredCohort | None, progress: Progress
 def _truths(config: TrainConfig, slides: Sequence[LabelledSlide], progress: Progress) -> Truths:
     every = [Classes.of(name, config.classes) for name in config.classes]
     return [tile_truths(config.truth, slides, progress.note, one) if config.truth else {} for one in every]
+
+
+def _source(config: TrainConfig, device: torch.device, readers: ReaderProcesses | None) -> TileSource:
+    crops = config.stain_jitter, config.context
+    return TileSource(device, *crops, readers, config.size_jitter, is_whole=config.views > 1)
 
 
 def _readers(device: torch.device) -> AbstractContextManager[ReaderProcesses | None]:
