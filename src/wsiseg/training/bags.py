@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wsiseg.config.train import TrainConfig
 from wsiseg.run.machine import cores
 from wsiseg.run.reader_processes import ReaderProcesses
 from wsiseg.tiles.store import fill_tiles
@@ -174,3 +175,9 @@ def ahead(tasks: Sequence[Callable[[], T]], bytes_each: int = 0) -> Generator[T]
                 yield result
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def source_of(config: TrainConfig, device: torch.device, readers: ReaderProcesses | None) -> TileSource:
+    """Return the source of tiles that settings ask for."""
+    crops = config.stain_jitter, config.context
+    return TileSource(device, *crops, readers, config.size_jitter, is_whole=config.views > 1)

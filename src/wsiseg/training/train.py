@@ -25,7 +25,7 @@ from wsiseg.run.outputs import write_text
 from wsiseg.run.reader_processes import ReaderProcesses
 from wsiseg.run.record import Progress
 from wsiseg.slides.table import TUMOR
-from wsiseg.training.bags import TileSource
+from wsiseg.training.bags import TileSource, source_of
 from wsiseg.training.cautions import cautions, cost, looks
 from wsiseg.training.colors import Colors, cohort_colors
 from wsiseg.training.configurations import settings_of_grid, write_grid
@@ -123,7 +123,7 @@ def _frozen(config: TrainConfig) -> tuple[TrainConfig, tuple[LabelledSlide, ...]
     """Return what features are computed with; in a worker it stays from slide to slide."""
     slides, device, note = _slides(config, None, Progress()), device_of(config.device), Progress().note
     config = config.model_copy(update={"precision": precision_on(device, config.precision)})
-    source = _source(config, device, None)
+    source = source_of(config, device, None)
     colors = cohort_colors(config, slides, source, Processes(), note)
     return config, slides, source, started(config, slides[0].tile_px, colors, device, note)
 
@@ -164,7 +164,7 @@ def _train(config: TrainConfig, progress: Progress | None = None, only: Path | N
         for caution in cautions(config, slides, device):
             progress.note(caution)
         with _readers(device) as readers:
-            source = _source(config, device, readers)
+            source = source_of(config, device, readers)
             colors = cohort_colors(config, slides, source, processes, progress.note)
             ground = _Ground(slides, truths, inputs, colors, source, processes, progress, stored, teachers)
             configured = _configurations(config, every, done, ground)
@@ -182,11 +182,6 @@ def _slides(config: TrainConfig, stored: StoredCohort | None, progress: Progress
 def _truths(config: TrainConfig, slides: Sequence[LabelledSlide], progress: Progress) -> Truths:
     every = [Classes.of(name, config.classes) for name in config.classes]
     return [tile_truths(config.truth, slides, progress.note, one) if config.truth else {} for one in every]
-
-
-def _source(config: TrainConfig, device: torch.device, readers: ReaderProcesses | None) -> TileSource:
-    crops = config.stain_jitter, config.context
-    return TileSource(device, *crops, readers, config.size_jitter, is_whole=config.views > 1)
 
 
 def _readers(device: torch.device) -> AbstractContextManager[ReaderProcesses | None]:
