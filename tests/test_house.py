@@ -33,6 +33,13 @@ def test_no_module_is_too_long_to_read() -> None:
     assert {path.name: lines_of(path) for path in MODULES if lines_of(path) > MOST_LINES} == {}
 
 
+def test_every_fault_that_is_planted_stands_in_the_code_once() -> None:
+    modules = tomllib.loads((ROOT / "scripts" / "faults.toml").read_text())["module"]
+    texts = {module["file"]: (SOURCE / module["file"]).read_text() for module in modules}
+    strays = [text for module in modules for text, _ in module["faults"] if texts[module["file"]].count(text) != 1]
+    assert strays == []
+
+
 def test_few_modules_are_too_short_to_find() -> None:
     small = [path for path in MODULES if lines_of(path) < FEW_LINES and not path.name.startswith("__")]
     assert len(small) <= MOST_SMALL_MODULES, [str(path.relative_to(SOURCE)) for path in small]
