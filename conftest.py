@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST_S = 600
-LONG_PAGES = ("first-map.md", "notebook.md", "encoders.md", "export.md", "train.md")
+LONG_PAGES = ("first-map.md", "notebook.md", "encoders.md", "evaluate.md", "export.md", "train.md")
 """Of whose blocks the tests are slow."""
 
 

@@ -92,7 +92,7 @@ def test_a_disk_that_fills_while_results_are_written_fails_those_slides_alone(
     class Watcher(Progress):
         def slide(self, slide: str, tiles: int) -> None:  # noqa: ARG002  its own matter
             if slide == "s1":
-                _fill(filler, but=12_000)
+                _fill(filler, but=24_000)
 
         def done(self, record: SlideRecord) -> None:
             if record.slide == "s1":

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +119,7 @@ def predict(streams: Streams, config: PredictConfig) -> int:
 
 
 @command(app, ViewConfig)
-def view(streams: Streams, config: ViewConfig) -> None:
+def view(streams: Streams, config: ViewConfig) -> int:
     """Look at slides with their maps in a browser, on this machine alone.
 
     Prints the address of the page, and answers until it is interrupted (Ctrl-C). Who does not know the token in the
@@ -136,8 +135,11 @@ def view(streams: Streams, config: ViewConfig) -> None:
     with viewing(config) as server:
         streams.result({"address": server.address}, [server.address])
         streams.note("open this address in a browser; Ctrl-C ends it")
-        with suppress(StoppedError):  # so it ends
+        try:
             server.serve_forever()
+        except StoppedError as stopped:  # so it ends, and there is nothing to go on with
+            return 128 + int(stopped.args[0])
+    return 0
 
 
 @command(app, ConvertConfig)
