@@ -1,10 +1,12 @@
 """Tiling, features and grids shared with the workers of Dask give what one process gives."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from making.predictions import digest
 from making.tiled import TILE_PX, training, write_tiled_cohort
@@ -52,7 +54,17 @@ def left(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, as Dask's workers do: weights are the same for the same number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_a_grid_on_frozen_features_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = write_tiled_cohort(tmp_path)
     settings = training(cohort, tmp_path / "run", grid=True, freeze=True, epochs=1, views=2)
