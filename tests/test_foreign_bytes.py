@@ -243,8 +243,8 @@ def test_what_once_broke_a_reader_is_a_sentence_now(
     tried(sound, tmp_path / "case", name, which, changes)
 
 
-# In about one of 10,000 damaged HDF5 files the library never ends reading a text of variable length (H5HG), in C, where
-# nothing here can stop it: features are left to the cases that are always the same.
+# Of some damaged HDF5 files the library never ends reading a text (H5HG), which is given up later than these cases
+# may take: features are left to the cases that are always the same.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in READERS if name != "features"])
 @fuzz(CASES // len(READERS), is_fixed=False)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from making.maps import slide_facts
 from making.tiled import TILE_PX, write_tiled_cohort
 from making.trained import write_run
 from wsiseg.config.export import ExportConfig
@@ -23,6 +24,7 @@ from wsiseg.prediction.predict import predict, predict_slides
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.slides.cohort import Cohort
 from wsiseg.slides.slide import Slide, SlideFacts
+from wsiseg.tiles import stored_features
 from wsiseg.tiles.stored_features import TileSize, features_file, read_features
 from wsiseg.training.train import train
 
@@ -246,3 +248,14 @@ def test_features_of_another_encoder_are_refused_by_predict(
 def test_tissue_cannot_be_chosen_again_for_stored_features(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="leave out tissue"):
         PredictConfig.checked(inputs=("a.svs",), features=tmp_path, tissue="none")
+
+
+def test_texts_whose_reading_never_ends_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["features"], file["coords"] = np.ones((2, 4), np.float32), np.zeros((2, 2), np.int64)
+        file["features"].attrs["encoder"] = "a network"
+    monkeypatch.setattr(stored_features, "_READ_TEXTS", "while True: pass")
+    monkeypatch.setattr(stored_features, "_LONGEST_S", 0.5)
+    facts = slide_facts(448, 448)
+    with pytest.raises(WsisegError, match=r"a\.h5: .* reading its texts does not end"):
+        read_features(tmp_path / "a.h5", facts)
