@@ -1,13 +1,16 @@
 """What a Dask cluster costs beside one process, and its scheduler alone.
 
-python benchmarks/cluster.py 40 --rounds 3
+python benchmarks/cluster.py 40 --size 8192
+python benchmarks/cluster.py 40
 python benchmarks/cluster.py 18000 --scheduler
 
-The first maps so many made slides with a colour filter in one process and on local workers in turn, whole commands with
-the start of their processes. The second has workers do nothing with so many made rows, and writes their records.
+The first maps so many slides of made tissue with the bundled model in one process and on local workers in turn, whole
+commands with the start of their processes. The second does so with small slides and a colour filter, so that little but
+what is paid once is left. The third has workers do nothing with so many made rows, and writes their records.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -18,8 +21,11 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from made_slides import write_slide
+
 from making.models import write_color_filter_model
 from making.predictions import command, write_slides
+from wsiseg.model_file.model_file import model_path
 from wsiseg.run.cluster import READING, on_cluster
 from wsiseg.run.record import Run, RunFile, SlideRecord, now
 from wsiseg.slides.cohort_slide import CohortSlide
@@ -38,14 +44,27 @@ def seconds(way: list[str], folder: Path, slides: Path, model: Path) -> float:
     return time.perf_counter() - began
 
 
-def compare(folder: Path, count: int, rounds: int) -> None:
+def one_slide(folder: Path, count: int, size: int) -> Path:
+    """Make a slide of made tissue, and further names of it."""
+    folder.mkdir()
+    slide = write_slide(folder / "s0.tiff", size)
+    for number in range(1, count):
+        os.link(slide, folder / f"s{number}.tiff")
+    return folder
+
+
+def compare(folder: Path, count: int, rounds: int, size: int | None) -> None:
     """Print the seconds of each way and round."""
-    slides, model = write_slides(folder / "slides", count, taller_px=100), write_color_filter_model(folder / "m.onnx")
-    ways: dict[str, list[str]] = {
-        "one process": [],
-        "--jobs 2": ["--jobs", "2"],
-        "--dask local:2": ["--dask", "local:2"],
-    }
+    if size is None:
+        slides, model = (
+            write_slides(folder / "slides", count, taller_px=100),
+            write_color_filter_model(folder / "m.onnx"),
+        )
+    else:
+        slides, model = one_slide(folder / "slides", count, size), model_path("default")
+    ways: dict[str, list[str]] = {"one process": []}
+    for way in (("--jobs", "2"), ("--dask", "local:2"), ("--dask", "local:4")):
+        ways[" ".join(way)] = [*way]
     took: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -73,6 +92,7 @@ def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("count", type=int)
+    parser.add_argument("--size", type=int, help="side of slides of made tissue in pixels")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scheduler", action="store_true")
     asked = parser.parse_args()
@@ -80,7 +100,7 @@ def main() -> None:
         if asked.scheduler:
             schedule(Path(name), asked.count)
         else:
-            compare(Path(name), asked.count, asked.rounds)
+            compare(Path(name), asked.count, asked.rounds, asked.size)
 
 
 if __name__ == "__main__":

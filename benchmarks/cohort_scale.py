@@ -66,7 +66,7 @@ def _states(config: PredictConfig) -> dict[str, str]:
     rows, places = Cohort.read(Path(config.inputs[0])).slides, Places.of("auto", None, None, ())
     with opened_models(config) as models:
         setting = Setting(places, models, config, Progress())
-        return {row.slide: setting.state(row, marks_of(row.path)) for row in rows}
+        return {row.slide: setting.state(row, marks_of(row)) for row in rows}
 
 
 def main() -> None:

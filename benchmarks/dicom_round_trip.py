@@ -35,6 +35,7 @@ from scipy import ndimage
 
 from making.archives import LOGIN, Archive, orthanc
 from making.models import write_color_filter_model
+from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.slides.dicom import hashed
 from wsiseg.slides.slide import Slide
@@ -76,6 +77,7 @@ def journey(slide: Path, folder: Path, archive: Archive, marked: Sizes | None = 
     address = f"dicomweb://{archive.host}/dicom-web/studies/{ids.StudyInstanceUID}/series/{ids.SeriesInstanceUID}"
     seconds["predict from the archive"] = command("predict", address, *predicting, str(folder / "again"))
     name = hashed(ids.SeriesInstanceUID)
+    cache, _ = PredictConfig.checked(inputs=(address,), out=folder / "again").cache_place
     heatmap, again = (
         Heatmap.open(folder / "maps" / f"{slide.stem}.ome.zarr"),
         Heatmap.open(folder / "again" / f"{name}.ome.zarr"),
@@ -85,7 +87,7 @@ def journey(slide: Path, folder: Path, archive: Archive, marked: Sizes | None = 
     seconds["objects back"] = round(time.monotonic() - began, 1)
     return {
         "slide": {"name": slide.name, "bytes": slide.stat().st_size},
-        "pixels": compared(slide, next((folder / "again" / ".dicomweb" / name).glob("*.dcm"))),
+        "pixels": compared(slide, next((cache / name).glob("*.dcm"))),
         "cells": int(heatmap.tissue.sum()),
         "cells that differ between both maps": int(
             (np.nan_to_num(heatmap.probabilities, nan=-1) != np.nan_to_num(again.probabilities, nan=-1)).sum()

@@ -186,7 +186,7 @@ def test_a_gate_is_not_green_while_slides_have_no_map_and_every_figure_says_so(t
     done = evaluated(tmp_path, *gate_of_one)
     assert done.returncode == 1
     assert "slide-4: has no map in" in done.stderr
-    assert done.stdout.splitlines()[:2] == [str(tmp_path / "out" / "report.html"), "1 of 3 slides:"]
+    assert done.stdout.splitlines()[:2] == [str(tmp_path / "out" / "report.html"), "test split, 1 of 3 slides:"]
     suite = ElementTree.parse(junit_file).getroot()[0]
     assert (suite.get("failures"), suite.get("errors"), suite.get("tests")) == ("0", "2", "8")
     told = next(one.find("system-out").text for one in suite if one.get("classname") == "gate")
