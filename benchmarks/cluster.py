@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -31,9 +32,9 @@ from wsiseg.run.record import Run, RunFile, SlideRecord, now
 from wsiseg.slides.cohort_slide import CohortSlide
 
 
-def nothing(row: CohortSlide) -> SlideRecord:
-    """Return a record as that of a mapped slide."""
-    return SlideRecord(slide=row.slide, path=str(row.path), status="ok", outputs={"zarr": row.slide}, tiles=2000)
+def nothing(rows: Sequence[CohortSlide]) -> list[SlideRecord]:
+    """Return records as those of mapped slides."""
+    return [SlideRecord(slide=row.slide, path=str(row.path), status="ok", outputs={"zarr": row.slide}) for row in rows]
 
 
 def seconds(way: list[str], folder: Path, slides: Path, model: Path) -> float:

@@ -1,6 +1,8 @@
 """Tiling, features and grids shared with the workers of Dask give what one process gives."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,40 @@ from wsiseg.run.errors import UsageError
 from wsiseg.tiles.tile import tile
 from wsiseg.training.train import train
 
-pytest.importorskip("distributed", reason="needs the extra dask")
+LocalCluster = pytest.importorskip("distributed", reason="needs the extra dask").LocalCluster
 
 
-def half(number: int) -> float:
-    return number / 2
+def halves(numbers: Sequence[int]) -> Iterator[float]:
+    for number in numbers:
+        yield number / 2
+
+
+def times(numbers: Sequence[int]) -> Iterator[tuple[int, float, float]]:
+    """Give how many items came together, and from when to when each took."""
+    for _ in numbers:
+        began = time.monotonic()
+        time.sleep(0.05)
+        yield len(numbers), began, time.monotonic()
 
 
 @pytest.mark.slow
 def test_items_are_all_done_and_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sorted(on_cluster("local:1", half, range(5), ("numpy", "no_such_package"))) == [0, 0.5, 1, 1.5, 2]
+    assert sorted(on_cluster("local:1", halves, range(5), ("numpy", "no_such_package"))) == [0, 0.5, 1, 1.5, 2]
     monkeypatch.setattr("wsiseg.run.cluster.version", lambda _: "0")
     with pytest.raises(UsageError, match=rf"has numpy {np.__version__} instead of 0"):
-        next(on_cluster("local:1", half, range(5), ("numpy",)))
+        next(on_cluster("local:1", halves, range(5), ("numpy",)))
+
+
+@pytest.mark.slow
+def test_a_process_has_one_task_at_a_time_and_few_items_come_together_where_there_are_few() -> None:
+    settings = {"n_workers": 1, "threads_per_worker": 3, "dashboard_address": None}  # as a user may start it
+    with LocalCluster(**settings) as cluster:
+        found = list(on_cluster(cluster.scheduler_address, times, range(8), ("numpy",), together=4))
+        assert {together for together, _, _ in found} == {2}  # so that there are four tasks
+        spans = sorted(span for _, *span in found)
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
+        few = list(on_cluster(cluster.scheduler_address, times, range(3), ("numpy",), together=4))
+        assert [together for together, _, _ in few] == [1, 1, 1]
 
 
 @pytest.mark.slow

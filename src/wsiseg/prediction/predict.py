@@ -1,7 +1,7 @@
 """Map tumour on slides."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -28,6 +28,7 @@ from wsiseg.slides.cohort import Cohort, CohortSlide, in_shard
 from wsiseg.slides.dicom import ADDRESS
 from wsiseg.slides.slide import Slide
 
+_TOGETHER = 4  # slides that a worker of a cluster has at once, so that one is opened while another is computed
 _NO_PART = {"inputs", "out", "overwrite", "dry_run", "merge", "cache", "cache_gb"}  # of what maps depend on
 
 
@@ -167,17 +168,12 @@ def _mapped(rows: list[CohortSlide], setting: Setting) -> Iterator[SlideRecord]:
     config = config.model_copy(update={"model": names})
     work = partial(_in_process, places=places, config=config, hashes=hashes)
     if config.dask is not None:
-        alone = partial(_alone, work=partial(work, progress=Progress(), device=config.device))
-        return on_cluster(config.dask, alone, rows, (*READING, "onnxruntime"))
+        step = partial(work, progress=Progress(), device=config.device)
+        return on_cluster(config.dask, step, rows, (*READING, "onnxruntime"), _TOGETHER)
     devices = [models[0].device if name == "auto" else name for name in config.devices]
     for model in models:
         model.close()  # each process opens them itself
     return in_processes(devices, work, rows, progress)
-
-
-def _alone(row: CohortSlide, work: Callable[[Sequence[CohortSlide]], Iterator[SlideRecord]]) -> SlideRecord:
-    (record,) = work([row])
-    return record
 
 
 def _in_process(

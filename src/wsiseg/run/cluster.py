@@ -1,14 +1,17 @@
-"""Work spread over a Dask cluster: each item a task, done again by another worker where one dies.
+"""Work spread over a Dask cluster: each task one item or a few, done again by another worker where one dies.
 
 What runs on the workers must be the same as here, so versions are compared before anything begins.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
 from wsiseg.run.errors import UsageError, WsisegError
+from wsiseg.run.machine import CORES, cores
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -20,16 +23,28 @@ READING = ("wsiseg", "numpy", "zarr", "openslide")
 
 _MOST_DEATHS = 3
 _CONNECT_S = 30
+_TASKS = 4  # of a worker at least, before one has several items
+_ALONE = Lock()
 
 
-def on_cluster(address: str, step: Callable[[T], R], items: Sequence[T], packages: Sequence[str]) -> Iterator[R]:
-    """Do a step for each item on a Dask cluster; one whose worker dies is done again by another, up to three times.
+def on_cluster(
+    address: str,
+    step: Callable[[Sequence[T]], Iterable[R]],
+    items: Sequence[T],
+    packages: Sequence[str],
+    together: int = 1,
+) -> Iterator[R]:
+    """Do a step for items on a Dask cluster; those whose worker dies are done again by another, up to three times.
+
+    A process has one task at a time, however many threads a worker has: in training there is one source of chance a
+    process.
 
     Args:
         address: That of a scheduler, or `local:N` for N processes on this machine.
-        step: What a worker does with an item; both are pickled.
+        step: What a worker does with some items; both are pickled.
         items: What is to be done.
         packages: Modules whose versions must be the same on all workers.
+        together: Up to so many items are given to a worker at once, where there are many for each.
 
     Yields:
         What came of each item, in any order.
@@ -45,13 +60,21 @@ def on_cluster(address: str, step: Callable[[T], R], items: Sequence[T], package
     with ExitStack() as stack:
         client = _client(address, stack)
         _compare_versions(client, packages)
-        futures: list[Future[R]] = client.map(step, items, pure=False, retries=0)
+        workers = len(client.ncores())  # type: ignore[no-untyped-call]  # it has no types
+        size = max(1, min(together, len(items) // (_TASKS * max(1, workers))))
+        parts = [items[begin : begin + size] for begin in range(0, len(items), size)]
+        futures: list[Future[list[R]]] = client.map(partial(_alone, step), parts, pure=False, retries=0)
         try:
             for future in as_completed(futures):  # type: ignore[no-untyped-call]  # it has no types
-                yield future.result()
+                yield from future.result()
         except KilledWorker as error:
             text = f"a task ended its worker {_MOST_DEATHS} times: {error}"
             raise WsisegError(text, "give it more memory") from error
+
+
+def _alone(step: Callable[[Sequence[T]], Iterable[R]], items: Sequence[T]) -> list[R]:
+    with _ALONE:
+        return list(step(items))
 
 
 def _client(address: str, stack: ExitStack) -> "Client":
@@ -63,7 +86,8 @@ def _client(address: str, stack: ExitStack) -> "Client":
     if kind == "local":
         if not count.isdigit() or int(count) < 1:
             raise UsageError(f"--dask {address}: not a number of processes", "give local:N, as local:4")
-        settings = {"n_workers": int(count), "threads_per_worker": 1, "dashboard_address": None}
+        share = {CORES: str(max(1, cores() // int(count)))}
+        settings = {"n_workers": int(count), "threads_per_worker": 1, "dashboard_address": None, "env": share}
         address = stack.enter_context(LocalCluster(**settings))  # type: ignore[no-untyped-call]  # it has no types
     try:
         client: Client = stack.enter_context(Client(address, timeout=_CONNECT_S))  # type: ignore[no-untyped-call]  # too

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -119,8 +119,9 @@ def _task(
     return _Task(row, store, picture, tissue, config, progress, threads, stop)
 
 
-def _on_worker(row: CohortSlide, tissue: TissueChoice, config: TileConfig) -> SlideRecord:
-    return _tile_or_say_why(_task(row, tissue, config, Progress(), config.jobs, threading.Event()))
+def _on_worker(rows: Sequence[CohortSlide], tissue: TissueChoice, config: TileConfig) -> Iterator[SlideRecord]:
+    for row in rows:
+        yield _tile_or_say_why(_task(row, tissue, config, Progress(), config.jobs, threading.Event()))
 
 
 def _records(cohort: Cohort, tissue: TissueChoice, config: TileConfig, progress: Progress) -> Iterator[SlideRecord]:

@@ -107,15 +107,16 @@ def _shared_out(config: TrainConfig, address: str, progress: Progress) -> TrainC
             progress.detail(f"features of {count} of {len(names)} slides")
     if config.grid:
         outs = [one.out for one in settings_of_grid(config)]
-        for out in on_cluster(address, partial(_configuration, config=config), outs, _PACKAGES):
+        for out in on_cluster(address, partial(_configurations_at, config=config), outs, _PACKAGES):
             progress.note(f"{out.name}: trained")
     return config.model_copy(update={"overwrite": False})
 
 
-def _features(slide: str, config: TrainConfig) -> None:
-    """Compute the features of a slide on a worker."""
+def _features(names: Sequence[str], config: TrainConfig) -> Sequence[str]:
+    """Compute the features of slides on a worker."""
     config, slides, source, classifier = _frozen(config)
-    computed_bank(config, classifier, [one for one in slides if one.slide == slide], source, Progress())
+    computed_bank(config, classifier, [one for one in slides if one.slide in names], source, Progress())
+    return names
 
 
 @lru_cache(maxsize=1)
@@ -128,9 +129,9 @@ def _frozen(config: TrainConfig) -> tuple[TrainConfig, tuple[LabelledSlide, ...]
     return config, slides, source, started(config, slides[0].tile_px, colors, device, note)
 
 
-def _configuration(out: Path, config: TrainConfig) -> Path:
-    """Train the configuration of a grid whose folder is `out` on a worker."""
-    return _train(config, only=out).best.out
+def _configurations_at(outs: Sequence[Path], config: TrainConfig) -> list[Path]:
+    """Train the configurations of a grid whose folders are `outs` on a worker."""
+    return [_train(config, only=out).best.out for out in outs]
 
 
 def _train(config: TrainConfig, progress: Progress | None = None, only: Path | None = None) -> Trained:
