@@ -12,7 +12,7 @@ from wsiseg.evaluation.measures import MODES
 from wsiseg.evaluation.metrics_file import Report, figure, measured, of_expected, with_interval
 from wsiseg.evaluation.pictures import STYLE, anchor, pictures
 from wsiseg.evaluation.plots import NAMES, evaluation_plots, slider_counts
-from wsiseg.pages.page import cell, embedded, page, sortable_table, table
+from wsiseg.pages.page import TEXT, cell, embedded, page, sortable_table, table
 from wsiseg.run.errors import counted, shortened
 from wsiseg.run.outputs import csv_text, write_json, write_text
 from wsiseg.run.record import SlideRecord
@@ -266,11 +266,11 @@ def _slides(records: Sequence[SlideRecord]) -> str:
         status = ": ".join(text for text in (record.status, _said(record)) if text)
         link = f'<a href="#{anchor(record.slide)}">{name}</a>' if measures else name
         cells = [
-            cell(link, record.slide, is_text=True),
-            cell(escape(getattr(record, "site", None) or ""), is_text=True),
-            *(cell(figure(measures.get(one)), measures.get(one)) for one in names),
-            *(cell("" if one is None else f"{one:.2f}", one) for one in areas),
-            cell(escape(status), is_text=True),
+            cell(link, TEXT),
+            cell(escape(getattr(record, "site", None) or ""), TEXT),
+            *(cell(figure(measures.get(one))) for one in names),
+            *(cell("" if one is None else f"{one:.2f}") for one in areas),
+            cell(escape(status), TEXT),
         ]
         rows.append("".join(cells))
-    return sortable_table([*heads, "truth mm2", "called mm2", "status"], rows)
+    return sortable_table([*heads, "truth mm2", "called mm2", "status"], rows, "slides.csv")

@@ -5,9 +5,10 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from typing import Any
 
+from wsiseg.run.errors import counted
 from wsiseg.run.record import SlideRecord
 
 _STYLE = """
@@ -34,6 +35,7 @@ th button:focus-visible, input:focus-visible, a:focus-visible { outline: 2px sol
 .wide, pre { overflow-x: auto; }
 td:has(.interval), td:has(.interval) ~ td { white-space: normal; }
 .interval { display: inline-block; white-space: nowrap; }
+td > a > img { display: block; width: 10rem; height: 5rem; object-fit: contain; object-position: left; }
 @media (max-width: 32rem) { table { font-size: .85rem; } th, td { padding: .2rem .3rem; white-space: normal; } }
 .row { display: flex; flex-wrap: wrap; gap: 1rem; }
 .row > figure, .tiles > figure { margin: 0; }
@@ -49,9 +51,10 @@ figure svg { max-width: 100%; height: auto; border-radius: 4px; }
 input[type=range] { width: min(30rem, 100%); vertical-align: middle; }
 """
 
-NAME = "name"
-"""Of cells and heads: a short text, to the left."""
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+NAME, TEXT = "name", "text"
+"""Of cells and heads: a short text, to the left, and a long one."""
+_MOST_BYTES = 4_500_000  # of the rows of a table of slides
+_POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 _SORTING = """
 for (const table of document.querySelectorAll("table.sortable")) {
@@ -60,7 +63,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const rising = button.getAttribute("aria-pressed") !== "true";
     table.querySelectorAll("th button").forEach(one => one.removeAttribute("aria-pressed"));
     button.setAttribute("aria-pressed", rising);
-    const value = row => row.cells[column].dataset.value ?? row.cells[column].textContent;
+    const value = row => row.cells[column].textContent.replace(/[,%]|^-$/g, "");
     const order = (a, b) => a === "" ? 1 : b === "" ? -1
       : (isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b) * (rising ? 1 : -1);
     [...body.rows].sort((a, b) => order(value(a), value(b))).forEach(row => body.append(row));
@@ -78,6 +81,17 @@ document.getElementById("filter")?.addEventListener("input", event => {
   }
 });
 """
+
+FROM_FILES = """
+for (const link of document.querySelectorAll("table.sortable td a")) {
+  const image = new Image();
+  Object.assign(image, {loading: "lazy", alt: "", src: link.href, onerror: () => image.remove()});
+  link.prepend(image);
+}
+"""
+"""A script that shows the picture files that rows link to when they come into sight, where a page cannot hold them."""
+MOST_HELD = 200
+"""So many slides at most have their pictures in the page itself, in 4 MB together; so no page grows beyond 5 MB."""
 
 
 def page(title: str, body: str, script: str = "", style: str = "") -> str:
@@ -105,7 +119,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table; heads are text, cells are HTML. Columns of figures stand to the right, others to the left."""
     known = [*rows]
     kinds = [NAME if any(map(_is_word, column)) else "" for column in zip(*known, strict=True)]
-    return _table("", map(escape, heads), ("".join(map(_cell, kinds, row)) for row in known))
+    return _table("", map(escape, heads), ("".join(map(cell, row, kinds)) for row in known))
 
 
 def _is_word(html: str) -> bool:
@@ -113,9 +127,17 @@ def _is_word(html: str) -> bool:
     return re.match(r"\s*[^\W\d_]", re.sub(r"<[^>]*>", "", html)) is not None
 
 
-def sortable_table(heads: Sequence[str], rows: Iterable[str]) -> str:
-    """Return a table that a click on a head sorts; heads are text, rows are joined results of `cell`."""
-    return _table(' class="sortable"', (f"<button>{escape(one)}</button>" for one in heads), rows)
+def sortable_table(heads: Sequence[str], rows: Sequence[str], elsewhere: str) -> str:
+    """Return a table of slides that a click on a head sorts; heads are text, rows are joined results of `cell`.
+
+    What does not fit is `elsewhere`, in the file of that name.
+    """
+    sizes = accumulate(len(row.encode(errors="surrogateescape")) for row in rows)
+    fitting = [row for row, size in zip(rows, sizes, strict=True) if size <= _MOST_BYTES]
+    table = _table(' class="sortable"', (f"<button>{escape(one)}</button>" for one in heads), fitting)
+    left = len(rows) - len(fitting)
+    is_or_are = "is" if left == 1 else "are"
+    return table + f"<p>{counted(left, 'further slide')} {is_or_are} in {escape(elsewhere)} only.</p>" * bool(left)
 
 
 def _table(kind: str, heads: Iterable[str], rows: Iterable[str]) -> str:
@@ -126,15 +148,10 @@ def _table(kind: str, heads: Iterable[str], rows: Iterable[str]) -> str:
     return f'<div class="wide"><table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def cell(html: str, value: object = None, *, is_text: bool = False) -> str:
-    """Return a cell of a sortable table; it sorts by `value`, texts without one by what they show."""
-    stored = "" if value is None and is_text else f' data-value="{escape("" if value is None else str(value))}"'
-    return _cell("text" if is_text else NAME if isinstance(value, str) else "", html, stored)
-
-
-def _cell(kind: str, html: str, more: str = "") -> str:
+def cell(html: str, kind: str = "") -> str:
+    """Return a cell of a table: a figure, or of the kind `NAME` or `TEXT`."""
     marked = f' class="{kind}"' if kind else ""
-    return f"<td{marked}{more}>{html}</td>"
+    return f"<td{marked}>{html}</td>"
 
 
 def of_cohort(record: SlideRecord) -> str:

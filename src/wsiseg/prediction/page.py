@@ -8,15 +8,12 @@ from importlib import resources
 from typing import Any
 from urllib.parse import quote
 
-from wsiseg.pages.page import FILTER, cell, of_cohort, page, sortable_table
+from wsiseg.pages.page import FILTER, FROM_FILES, MOST_HELD, NAME, TEXT, cell, of_cohort, page, sortable_table
 from wsiseg.prediction.viewer import Results, colors, viewed
 from wsiseg.run.errors import counted
 from wsiseg.run.record import Run, SlideRecord, in_words, totals
 
-_MOST_SECTIONS = 1000
-_MOST_PICTURE_BYTES = 22_000_000  # of all pictures as text, so that a page of hundreds of slides stays below 25 MB
-_FEW_SECTIONS, _FEW_PICTURE_BYTES = 50, 1_000_000  # where there are more slides than sections: nobody looks at all
-_MOST_ROWS = 5000
+_MOST_PICTURE_BYTES = 4_000_000  # of all pictures as text
 _COLUMNS = {
     "unknown": ("unknown_share", ".1%"),
     "mean p": ("mean_probability", ".3f"),
@@ -33,13 +30,11 @@ def predict_page(run: Run, title: str, results: Callable[[str], Results | None])
         run.slides, key=lambda record: (record.status not in ("failed", "suspect"), _natural(record.slide))
     )
     mapped = [record for record in records if record.status not in ("failed", "skipped")]
-    is_large = len(mapped) > _MOST_SECTIONS
-    shown = mapped[:_FEW_SECTIONS] if is_large else mapped
-    left = len(mapped) - len(shown)
+    shown = mapped if len(mapped) <= MOST_HELD else []
     numbers = {record.slide: number for number, record in enumerate(shown)}
     classes = list(dict.fromkeys(name for record in records for name in record.by_class)) or ["tumor"]
     told = ["cohort"] if any(map(of_cohort, records)) else []
-    rows = [_row(record, numbers.get(record.slide), classes, told) for record in records[:_MOST_ROWS]]
+    rows = [_row(record, numbers.get(record.slide), classes, told) for record in records]
     bar, script, style = (
         resources.files("wsiseg.prediction").joinpath(f"page.{kind}").read_text("utf-8")
         for kind in ("html", "js", "css")
@@ -47,14 +42,10 @@ def predict_page(run: Run, title: str, results: Callable[[str], Results | None])
     words = " and ".join(escape(in_words(name)) for name in classes)
     head = f"{words[:1].upper()}{words[1:]} maps"
     parts = [f"<h1>{head}: {_name(title)}</h1>", *_about(run), "<h2>Slides</h2>"]
-    parts.append(FILTER + sortable_table(["slide", "status", *_heads(classes), *told, "notes"], rows))
+    parts.append(FILTER + sortable_table(["slide", "status", *_heads(classes), *told, "notes"], rows, "slides.csv"))
     if shown:
-        most_bytes = _FEW_PICTURE_BYTES if is_large else _MOST_PICTURE_BYTES
-        parts += ["<h2>Maps</h2>", bar.replace("tumour", words), *_sections(run, shown, results, most_bytes)]
-    if left:
-        where = "the table" if len(records) <= _MOST_ROWS else "slides.csv or the table"
-        parts.append(f"<p>{counted(left, 'further slide')} {'is' if left == 1 else 'are'} in {where} only.</p>")
-    return page(f"{head}: {title}", "\n".join(parts), script if shown else "", colors() + style)
+        parts += ["<h2>Maps</h2>", bar.replace("tumour", words), *_sections(run, shown, results)]
+    return page(f"{head}: {title}", "\n".join(parts), script if shown else FROM_FILES, colors() + style)
 
 
 def _heads(classes: Sequence[str]) -> Iterator[str]:
@@ -118,18 +109,24 @@ def _areas(records: Sequence[SlideRecord]) -> str:
 
 def _row(record: SlideRecord, number: int | None, classes: Sequence[str], told: Sequence[str]) -> str:
     name = _name(record.slide)
-    link = name if number is None else f'<a href="#slide-{number}">{name}</a>'
+    to = _file(record, "png") if number is None else f"#slide-{number}"
     areas = [record.by_class.get(name, {}) for name in classes]
     values = [(record.tissue_mm2, ".2f")]
     values += [(one.get(kind), form) for one in areas for kind, form in (("mm2", ".2f"), ("share", ".1%"))]
     values += [(getattr(record, field, None), form) for field, form in _COLUMNS.values()]
-    cells = [cell(format(one, form) if isinstance(one, int | float) else "", one) for one, form in values]
+    cells = [cell(format(one, form) if isinstance(one, int | float) else "") for one, form in values]
     said = "; ".join(record.warnings)
     if record.error is not None:
         said = "; ".join(filter(None, (record.error.message, record.error.hint)))
-    ends = [cell(link, record.slide, is_text=True), cell(_status(record), record.status)]
+    ends = [cell(f'<a href="{to}">{name}</a>' if to else name, TEXT), cell(_status(record), NAME)]
     texts = [*(of_cohort(record) for _ in told), escape(said)]
-    return "".join([*ends, *cells, *(cell(text, is_text=True) for text in texts)])
+    return "".join([*ends, *cells, *(cell(text, TEXT) for text in texts)])
+
+
+def _file(record: SlideRecord, kind: str) -> str:
+    """Return the address of a file of a slide beside the page; empty where there is none."""
+    name = re.split(r"[/\\]", record.outputs.get(kind, ""))[-1]
+    return name and f"./{quote(os.fsencode(name))}"
 
 
 def _status(record: SlideRecord) -> str:
@@ -137,14 +134,12 @@ def _status(record: SlideRecord) -> str:
     return f'<span class="bad">{text}</span>' if record.status in ("failed", "suspect") else text
 
 
-def _sections(
-    run: Run, records: Sequence[SlideRecord], results: Callable[[str], Results | None], most_bytes: int
-) -> Iterator[str]:
+def _sections(run: Run, records: Sequence[SlideRecord], results: Callable[[str], Results | None]) -> Iterator[str]:
     for number, record in enumerate(records):
         found = results(record.slide)
         pictures = "<p>Its results are not there any more.</p>"
         if found is not None:
-            pictures = viewed(found, record.slide, most_bytes // len(records))
+            pictures = viewed(found, record.slide, _MOST_PICTURE_BYTES // len(records))
         yield (
             f'<section class="slide" id="slide-{number}" tabindex="-1" aria-labelledby="name-{number}">'
             f'<h3 id="name-{number}">{_name(record.slide)}</h3>{_facts(run, record, found)}{pictures}</section>'
@@ -164,8 +159,7 @@ def _facts(run: Run, record: SlideRecord, found: Results | None) -> str:
             if model.get("sha256") not in told
         ]
     for kind, label in (("png", "larger picture"), ("geojson", "outlines")):
-        if kind in record.outputs:
-            file = re.split(r"[/\\]", record.outputs[kind])[-1]
-            facts.append(f'<a href="./{quote(os.fsencode(file))}">{label}</a>')
+        if file := _file(record, kind):
+            facts.append(f'<a href="{file}">{label}</a>')
     warnings = "".join(f'<p class="bad">{escape(warning)}</p>' for warning in record.warnings)
     return f'<p class="small">{" · ".join(facts)}</p>{warnings}'

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wsiseg.pages.page import cell, page, picture_address, table
+from wsiseg.pages.page import TEXT, cell, page, picture_address, table
 from wsiseg.pages.plots import Line, plot
 from wsiseg.run.record import in_words
 from wsiseg.tiles.packed import encoded
@@ -51,10 +51,7 @@ def training_page(
 
 def facts_table(facts: Mapping[str, str]) -> str:
     """Return names and values as a table."""
-    rows = "".join(
-        f"<tr>{cell(escape(name), is_text=True)}{cell(escape(value), is_text=True)}</tr>"
-        for name, value in facts.items()
-    )
+    rows = "".join(f"<tr>{cell(escape(name), TEXT)}{cell(escape(value), TEXT)}</tr>" for name, value in facts.items())
     return f'<div class="wide"><table>{rows}</table></div>'
 
 
