@@ -243,10 +243,8 @@ def test_what_once_broke_a_reader_is_a_sentence_now(
     tried(sound, tmp_path / "case", name, which, changes)
 
 
-# Of some damaged HDF5 files the library never ends reading a text (H5HG), which is given up later than these cases
-# may take: features are left to the cases that are always the same.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in READERS if name != "features"])
+@pytest.mark.parametrize("name", READERS)
 @fuzz(CASES // len(READERS), is_fixed=False)
 @given(which=st.floats(0, 1, exclude_max=True), changes=CHANGES)
 def test_ten_thousand_changed_files_are_results_or_sentences(

@@ -1,7 +1,9 @@
 """Stored features: written by predict, read from the layouts of other programs, trained on, and mapped from."""
 
 import json
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from wsiseg.prediction.predict import predict, predict_slides
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.slides.cohort import Cohort
 from wsiseg.slides.slide import Slide, SlideFacts
-from wsiseg.tiles import stored_features
+from wsiseg.tiles import hdf5_texts
 from wsiseg.tiles.stored_features import TileSize, features_file, read_features
 from wsiseg.training.train import train
 
@@ -250,12 +252,42 @@ def test_tissue_cannot_be_chosen_again_for_stored_features(tmp_path: Path) -> No
         PredictConfig.checked(inputs=("a.svs",), features=tmp_path, tissue="none")
 
 
-def test_texts_whose_reading_never_ends_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["features"], file["coords"] = np.ones((2, 4), np.float32), np.zeros((2, 2), np.int64)
-        file["features"].attrs["encoder"] = "a network"
-    monkeypatch.setattr(stored_features, "_READ_TEXTS", "while True: pass")
-    monkeypatch.setattr(stored_features, "_LONGEST_S", 0.5)
+def write_named_features(path: Path, encoder: str) -> Path:
+    with h5py.File(path, "w") as file:
+        file["features"], file["coords"] = np.ones((2, 4), np.float32), np.array([[0, 0], [224, 0]])
+        file.attrs["encoder"], file["features"].attrs["encoder"] = "another", encoder
+        file["coords"].attrs.update(patch_size=224, patch_size_level0=224, encoder_name="a third")
+    return path
+
+
+@pytest.fixture
+def _own_process() -> Iterator[None]:
+    """End the process that reads texts, before and after a test that changes it."""
+    reader = hdf5_texts._reader(os.getpid())
+    reader.close()
+    yield
+    reader.close()
+
+
+def test_texts_come_from_a_process_that_serves_many_files(tmp_path: Path) -> None:
+    facts, began = slide_facts(448, 448), time.monotonic()
+    for number in range(20):
+        path = write_named_features(tmp_path / f"\udce9{number}.h5", f"nétwork {number}")
+        assert read_features(path, facts).encoder == f"nétwork {number}"
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.usefixtures("_own_process")
+@pytest.mark.parametrize("fault", ["next(filter(None, iter(int, 1)))", "import os; os.abort()"])
+def test_texts_whose_reading_does_not_end_well_are_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    paths = [write_named_features(tmp_path / name, name) for name in ("a.h5", "b.h5")]
+    faulty = hdf5_texts._SERVE.replace("try:", f"if 'a.h5' in path: {fault}\n    try:")
+    monkeypatch.setattr(hdf5_texts, "_SERVE", faulty)
+    monkeypatch.setattr(hdf5_texts, "_LONGEST_S", 0.3)
     facts = slide_facts(448, 448)
-    with pytest.raises(WsisegError, match=r"a\.h5: .* reading its texts does not end"):
-        read_features(tmp_path / "a.h5", facts)
+    with pytest.raises(WsisegError, match=r"a\.h5: .* reading its texts does not end well"):
+        read_features(paths[0], facts)
+    monkeypatch.setattr(hdf5_texts, "_LONGEST_S", 30.0)
+    assert read_features(paths[1], facts).encoder == "b.h5"

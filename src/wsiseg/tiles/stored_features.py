@@ -14,8 +14,6 @@ github.com/clemsgrs/slide2vec.
 """
 
 import json
-import subprocess
-import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,17 +26,12 @@ from numpy.typing import NDArray
 from wsiseg.run.errors import DAMAGED, UsageError, WsisegError
 from wsiseg.run.outputs import written_whole
 from wsiseg.slides.slide import SlideFacts
+from wsiseg.tiles.hdf5_texts import read_texts
 from wsiseg.tiles.store import Tiles
 
 _PLACES = ("{}.h5", "h5_files/{}.h5", "{}.npz", "tile_embeddings/{}.npz")
 _FEATURES, _ENCODERS = ("features", "feats"), ("encoder", "extractor", "encoder_name")
-_TEXTS, _LONGEST_S = ("unit", *_ENCODERS), 10.0
-_READ_TEXTS = f"""
-import sys, h5py
-with h5py.File(sys.argv[1], "r") as file:
-    for one in (file, *(file[name] for name in {(*_FEATURES, "coords")} if name in file)):
-        [one.attrs.get(name) for name in {_TEXTS}]
-"""
+_TEXTS = ("unit", *_ENCODERS)
 _MOST_BYTES = 2**34  # of the features of a slide
 _NEAR = 1.25  # magnifications that are called alike differ by as much
 _PARTS = (1, 2, 4, 8)  # of a tile, that corners may be multiples of
@@ -191,23 +184,12 @@ def _of_hdf5(path: Path) -> tuple[NDArray[Any], NDArray[Any], dict[str, Any]]:
 
 
 def _facts(library: Any, objects: Sequence[Any], path: Path) -> dict[str, Any]:  # noqa: ANN401  h5py's
-    """Return the attributes that are numbers, and the texts that say something of tiles.
-
-    Of a damaged file the library may never end reading a text of variable length, and a thread cannot end it: a process
-    reads them first.
-    """
+    """Return the attributes that are numbers, and the texts that say something of tiles; the last object counts."""
     kinds = [(one, name, one.attrs.get_id(name).dtype) for one in objects for name in one.attrs]
-    texts = [library.check_string_dtype(kind) for _, name, kind in kinds if name in _TEXTS]
-    if any(text is not None and text.length is None for text in texts):
-        try:
-            subprocess.run(
-                [sys.executable, "-c", _READ_TEXTS, path], capture_output=True, timeout=_LONGEST_S, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            text = f"{path}: cannot be read as HDF5: reading its texts does not end"
-            raise WsisegError(text, "compute the features again") from error
-    used = ((one, name) for one, name, kind in kinds if kind.kind in "biuf" or name in _TEXTS)
-    return {name: one.attrs[name] for one, name in used}
+    texts = {name: one for one, name, kind in kinds if name in _TEXTS and library.check_string_dtype(kind)}
+    facts = {name: one.attrs[name] for one, name, kind in kinds if kind.kind in "biuf"}
+    places = [(one.name, name) for name, one in texts.items()]
+    return facts | dict(zip(texts, read_texts(path, places) if places else (), strict=True))
 
 
 def _data_set(library: Any, file: Any, name: str, path: Path) -> Any:  # noqa: ANN401  h5py's
