@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from making.machines import with_memory
 from wsiseg.mathematics.grid import Grid
 from wsiseg.model_file.answer import Answer
 from wsiseg.prediction.feed import Feed
@@ -105,6 +106,23 @@ def test_every_slide_gets_its_own_values(counts: list[int], batch: int, runs_on:
     assert set(model.asked) <= ({batch} if runs_on else set(range(1, batch + 1)))
     if runs_on and not waits:
         assert len(model.asked) == -(-sum(counts) // batch), "batches run on from slide to slide"
+
+
+@pytest.mark.parametrize(("batches", "is_ahead"), [(1000, True), (1, False)])
+def test_reading_ahead_fits_into_memory(monkeypatch: pytest.MonkeyPatch, batches: int, *, is_ahead: bool) -> None:
+    @dataclass
+    class Watched(Marked):
+        held: list[int] = field(default_factory=list)
+
+        def fill(self, corners: list[tuple[float, float]], mpp: float, out: NDArray[np.uint8]) -> None:
+            self.held.append(len(feed._ahead))
+            super().fill(corners, mpp, out)
+
+    with_memory(monkeypatch, batches * 16 * 4 * SIDE**2 * 3)
+    model, slide, feed = Reading(), Watched(3), Feed()
+    (found,) = feed.run(iter([row(model, slide, 40)]))
+    assert probabilities(found.askings[0])[0].tolist() == expected(3, 40)
+    assert (max(slide.held) > 1) is is_ahead
 
 
 def test_an_interrupted_slide_goes_on_where_it_stopped() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from wsiseg.run.machine import cores, memory_bytes
+from making.machines import with_memory
+from wsiseg.run.machine import cores, memory_bytes, within_memory
 
 GB = 2**30
 NONE = str(2**63 - 4096)
@@ -14,7 +15,7 @@ NONE = str(2**63 - 4096)
 @pytest.fixture(autouse=True)
 def _eight_cores_and_64_gb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(8)), raising=False)
-    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 16 * 2**20}.__getitem__)
+    with_memory(monkeypatch, 64 * GB)
 
 
 def system(root: Path, groups: str, files: dict[str, str]) -> Path:
@@ -88,3 +89,9 @@ def test_what_cannot_be_read_limits_nothing(tmp_path: Path) -> None:
     root = system(tmp_path, "0::/\nnonsense\n", {"sys/fs/cgroup/cpu.max": "many 0"})
     (root / "sys/fs/cgroup/memory.max").write_bytes(b"\xff\xfe")
     assert (cores(root), memory_bytes(root)) == (8, 64 * GB)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("max", 600), ("16000", 600), ("8000", 500)])
+def test_what_is_held_to_be_quick_follows_the_limit_of_memory(tmp_path: Path, limit: str, expected: int) -> None:
+    root = system(tmp_path, "0::/", {"sys/fs/cgroup/memory.max": limit})
+    assert within_memory(600, root) == expected

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from openslide import OpenSlide
 
+from making.machines import with_memory
 from making.slides import write_slide
 from wsiseg.run.errors import SlideError
 from wsiseg.slides import jpeg_tiles
@@ -92,8 +93,12 @@ def test_a_tile_is_decoded_once_whoever_needs_it(path: Path, monkeypatch: pytest
     assert set(seen.values()) == {1}
 
 
-def test_no_more_is_kept_than_allowed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jpeg_tiles, "KEPT_BYTES", 5 * 64 * 64 * 3)
+@pytest.mark.parametrize("is_small", [True, False])
+def test_no_more_is_kept_than_allowed(path: Path, monkeypatch: pytest.MonkeyPatch, *, is_small: bool) -> None:
+    if is_small:
+        with_memory(monkeypatch, 16 * 5 * 64 * 64 * 3)
+    else:
+        monkeypatch.setattr(jpeg_tiles, "KEPT_BYTES", 5 * 64 * 64 * 3)
     with Slide(path) as slide:
         whole = slide.read(0, 0, SIZE, 0.5)
         for x in range(0, 600, 50):

@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import openslide
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from making.machines import with_memory
 from making.slides import GLASS, write_slide
 from wsiseg.run.errors import NotASlideError, PixelSizeError, SlideError
 from wsiseg.slides.slide import Slide, SlideFacts
@@ -377,3 +379,19 @@ def test_a_notebook_shows_a_small_picture_of_the_scan_alone(make_slide: MakeSlid
         assert abs(image.height - 400) <= 2
         assert np.asarray(image)[..., 1].max() < 100, "nothing of the empty surround"
     assert "a&lt;b&gt;.scn: 4000 x 3000 px" in html
+
+
+def test_the_cache_of_a_slide_fits_into_memory(make_slide: MakeSlide, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    make = openslide.OpenSlideCache
+
+    def noted(size: int) -> openslide.OpenSlideCache:
+        sizes.append(size)
+        return make(size)
+
+    monkeypatch.setattr(openslide, "OpenSlideCache", noted)
+    path = make_slide("a.tiff")
+    for memory in (64 * 2**30, 2**29):
+        with_memory(monkeypatch, memory)
+        Slide(path).close()
+    assert sizes == [2**26, 2**25]

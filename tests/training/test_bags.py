@@ -17,9 +17,11 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from making.machines import with_memory
 from making.tiled import TILE_PX
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.reader_processes import ReaderProcesses
+from wsiseg.training import bags
 from wsiseg.training.bags import TileSource, Visit, ahead, drawn, order_of, visits_of
 from wsiseg.training.slides import Indices, LabelledSlide, labelled_slides
 
@@ -233,6 +235,18 @@ def test_work_ahead_keeps_order_and_raises_where_it_failed() -> None:
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(UsageError, match="three"):
         next(results)
+
+
+@pytest.mark.parametrize(("gigabytes", "expected"), [(64, 5), (1, 2)])
+def test_work_ahead_fits_into_memory(monkeypatch: pytest.MonkeyPatch, gigabytes: int, expected: int) -> None:
+    with_memory(monkeypatch, gigabytes * 2**30)
+    monkeypatch.setattr(bags, "cores", lambda: 8)
+    begun: list[int] = []
+    results = ahead([partial(begun.append, k) for k in range(20)], 100_000_000)
+    next(results)
+    results.close()
+    assert len(begun) <= expected + 1, "one for that which was taken"
+    assert len(begun) >= expected
 
 
 def test_a_slide_that_changed_has_another_fingerprint(cohort: Path, copied: Path) -> None:

@@ -4,6 +4,7 @@ One pool of readers serves all slides of a run, so that no valley lies between t
 runs on from one slide into the next. Answers are added in the order of the plans, whatever came first.
 """
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from wsiseg.model_file.answer import Answer
 from wsiseg.prediction.inference import Asking, ask
 from wsiseg.run.errors import SlideError, WsisegError
-from wsiseg.run.machine import cores
+from wsiseg.run.machine import cores, within_memory
 from wsiseg.run.reader_processes import ReaderProcesses
 from wsiseg.slides.slide import fill_from
 
@@ -104,6 +105,7 @@ class Feed:
         self._ahead: list[NDArray[np.uint8]] = []  # images of the batches that are on their way
         self._processes = ReaderProcesses.for_accelerator() if lanes > 1 else None
         self._readers = len(self._processes) if self._processes else cores()
+        self._most_bytes = within_memory(sys.maxsize)
         self._at_once = _READ_BY_PROCESS if self._processes else _READ_AT_ONCE
 
     def run(self, works: Iterator[W | None]) -> Iterator[W]:
@@ -201,12 +203,12 @@ class Feed:
         return array
 
     def _has_room(self) -> bool:
-        """Tell whether more may be read: as much as keeps all readers at work and two batches at hand."""
+        """Tell whether more may be read: as much as keeps all readers at work and two batches at hand, if that fits."""
         largest = max(self._ahead, key=lambda images: images.nbytes, default=None)
         if largest is None:
             return True
         most = 2 * largest.nbytes + (self._readers + 1) * largest[: self._at_once].nbytes
-        return sum(images.nbytes for images in self._ahead) < most
+        return sum(images.nbytes for images in self._ahead) < min(most, self._most_bytes)
 
     def _finished(self, item: _Asked | W) -> Iterator[W]:
         """Add what became of a batch to its slides, or yield the slide that is done."""

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 CORES = "WSISEG_CORES"
 """The environment variable that says how many cores may be used, where they are fewer than the system says."""
 
+_SHARE = 16  # so that several such holdings leave most of a small memory to the work
 _ROOT = Path("/")  # where the system's files lie
 CPU_FACTS = Path("/proc/cpuinfo")
 """What Linux says of the CPU."""
@@ -45,6 +46,11 @@ def memory_bytes(root: Path = _ROOT) -> int | None:
     with suppress(AttributeError, ValueError, OSError):  # not every system has sysconf, or these names
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return min(limits, default=None)
+
+
+def within_memory(most: int, root: Path = _ROOT) -> int:
+    """Return so many bytes for what is held to be quick, or a sixteenth of the memory there is where that is less."""
+    return min(most, (memory_bytes(root) or _SHARE * most) // _SHARE)
 
 
 def _cpu_quotas(group: Path) -> Iterator[float]:

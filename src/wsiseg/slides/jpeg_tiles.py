@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
-from wsiseg.run.machine import cores
+from wsiseg.run.machine import cores, within_memory
 from wsiseg.slides.tiff import JpegPage
 
 KEPT_BYTES = 32 * 2**20
@@ -49,7 +49,8 @@ class JpegTiles:
     def __init__(self, path: Path, page: JpegPage, background: bytes) -> None:
         self._path, self._page, self._background = path, page, background
         self._columns = -(-page.size_px[0] // page.tile_px[0])
-        self._most = max(1, KEPT_BYTES * max(8, cores()) // 8 // (page.tile_px[0] * page.tile_px[1] * 3))
+        kept_bytes = within_memory(KEPT_BYTES * max(8, cores()) // 8)
+        self._most = max(1, kept_bytes // (page.tile_px[0] * page.tile_px[1] * 3))
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, Future[NDArray[np.uint8]]] = OrderedDict()
 

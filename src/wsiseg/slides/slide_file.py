@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsiseg.run.errors import SlideError, without_identifiers
+from wsiseg.run.machine import within_memory
 from wsiseg.slides import formats, tiff
 from wsiseg.slides.dicom import dicom_file, series_file
 from wsiseg.slides.formats import CONVERT, GET_AGAIN
@@ -173,7 +174,7 @@ def _open(path: Path) -> "AbstractSlide":
     if vendor not in _NO_TIFF_TILES:
         with _PROCESS:
             tiff.refuse_unfit(path, is_generic=vendor == _GENERIC)
-    slide.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
+    slide.set_cache(openslide.OpenSlideCache(within_memory(_CACHE_BYTES)))
     return slide
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.run.machine import cores
+from wsiseg.run.machine import cores, within_memory
 from wsiseg.run.reader_processes import ReaderProcesses
 from wsiseg.tiles.store import fill_tiles
 from wsiseg.training.augment import augmented
@@ -163,7 +163,7 @@ def ahead(tasks: Sequence[Callable[[], T]], bytes_each: int = 0) -> Generator[T]
     So many results of `bytes_each` wait as fit into some memory, but two at least. An error is raised where its result
     would have been taken.
     """
-    waiting = max(2, min(cores() + 1, _BYTES_AHEAD // max(1, bytes_each)))
+    waiting = max(2, min(cores() + 1, within_memory(_BYTES_AHEAD) // max(1, bytes_each)))
     torch.get_num_threads()  # fixes the number for the thread that asks, before the others set theirs
     with ThreadPoolExecutor(min(waiting, cores()), "reader", partial(torch.set_num_threads, 1)) as pool:
         futures = [pool.submit(task) for task in tasks[:waiting]]
