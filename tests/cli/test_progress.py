@@ -15,9 +15,10 @@ from making.models import write_color_filter_model
 from wsiseg.cli.streams import Streams
 from wsiseg.config.predict import PredictConfig
 from wsiseg.prediction.predict import predict_slides
-from wsiseg.run import record
+from wsiseg.run import pace
 from wsiseg.run.errors import DownloadError
-from wsiseg.run.record import Run, SlideRecord, spoken
+from wsiseg.run.pace import spoken
+from wsiseg.run.record import Run, SlideRecord
 
 MakeSlide = Callable[..., Path]
 
@@ -43,7 +44,7 @@ def test_an_estimate_comes_once_before_the_first_slide_is_done_and_a_line_a_minu
 ) -> None:
     for name in "abc":
         make_slide(f"slides/{name}.tiff", size=(1500, 1200))
-    monkeypatch.setattr(record, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(pace, "LINE_EVERY_S", 0.0)
     run(tmp_path, model, Streams(), map=kind, tissue="none")
     said = capsys.readouterr().err.splitlines()
     (estimate,) = (number for number, text in enumerate(said) if text.startswith("a has "))
@@ -85,7 +86,7 @@ def test_the_time_left_counts_begun_slides_and_not_those_that_were_done_before(
         streams.done(SlideRecord(slide=name, path=name, status="up_to_date"))
     streams.slide("i", 100)
     streams._pace._began -= 30  # half a slide in 30 s: three and a half are left
-    monkeypatch.setattr(record, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(pace, "LINE_EVERY_S", 0.0)
     streams.advance("i", 50, 6.0)
     (_, said) = capsys.readouterr().err.rsplit("\n", 2)[:2]
     assert said == "8/12 slides, 50 tiles, 1.7 tiles/s, 20% waiting for reading, about 4 min left"
@@ -100,7 +101,7 @@ def test_files_that_arrive_are_told_by_their_bytes(
     streams.slide("b.svs", 2_000_000)
     streams.done(SlideRecord.of_error("b.svs", Path("b.svs"), DownloadError("b.svs: gone"), must_be_slide=True))
     streams._pace._began -= 10  # a million bytes in 10 s: four of the five millions that may come are left
-    monkeypatch.setattr(record, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(pace, "LINE_EVERY_S", 0.0)
     streams.advance("a.svs", 1_000_000)
     streams.done(SlideRecord(slide="a.svs", path="a.svs", status="ok", seconds=10))
     assert capsys.readouterr().err.splitlines() == [

@@ -18,7 +18,7 @@ from wsiseg.config.fetch import (
     FetchTumorMapsConfig,
 )
 from wsiseg.run.errors import UsageError, counted
-from wsiseg.run.record import spoken, spoken_size
+from wsiseg.run.pace import spoken, spoken_size
 from wsiseg.slides.split import SPLITS
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 import typer
 
 from wsiseg.run.errors import NotASlideError, counted, shortened
-from wsiseg.run.record import Pace, Progress, Run, SlideRecord, in_words, spoken_size
+from wsiseg.run.pace import Pace, spoken_size
+from wsiseg.run.record import Progress, Run, SlideRecord, in_words
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

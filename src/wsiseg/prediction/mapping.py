@@ -20,7 +20,8 @@ from wsiseg.prediction.places import Places
 from wsiseg.prediction.stored import WithFeatures, answered, covered
 from wsiseg.prediction.windows import Plan, plan_tiles, plan_windows
 from wsiseg.run.errors import SlideError, counted
-from wsiseg.run.record import SlideRecord, spoken
+from wsiseg.run.pace import spoken
+from wsiseg.run.record import SlideRecord
 from wsiseg.run.version import __version__
 from wsiseg.slides.cohort import CohortSlide
 from wsiseg.slides.pyramid import level_for
@@ -163,9 +164,8 @@ def settings_of(models: list[ModelFile], config: PredictConfig, places: dict[str
 
 def threshold_of(models: Sequence[ModelFile], config: PredictConfig) -> float:
     """Return the probability from which a cell is tumour: the user's, or the mean of the models' own."""
-    if config.threshold is not None:
-        return config.threshold
-    return float(np.mean([model.card.threshold for model in models]))
+    own = float(np.mean([model.card.threshold for model in models]))
+    return own if config.threshold is None else config.threshold
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from wsiseg.prediction.stored import check_models
 from wsiseg.prediction.unchanged import Setting
 from wsiseg.run.cluster import READING, on_cluster
 from wsiseg.run.errors import ModelFileError, UsageError, counted
-from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, in_words, now, slides_of, spoken, totals
+from wsiseg.run.pace import spoken
+from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, in_words, now, slides_of, totals
 from wsiseg.run.version import __version__
 from wsiseg.slides.cache import Cache
 from wsiseg.slides.cohort import Cohort, CohortSlide, in_shard

@@ -17,7 +17,8 @@ import httpx
 from wsiseg.run.connection import USUAL, Client, GoneError, Patience, open_client, refuse_offline, shown_url
 from wsiseg.run.download import Wanted, download, stated
 from wsiseg.run.errors import DownloadError, UsageError
-from wsiseg.run.record import Progress, spoken_size
+from wsiseg.run.pace import spoken_size
+from wsiseg.run.record import Progress
 from wsiseg.slides.address import bare, parts_of
 from wsiseg.slides.cache import Cache
 from wsiseg.slides.cohort_slide import CohortSlide

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.run.record import Pace
+from wsiseg.run.pace import Pace
 from wsiseg.training.bags import CPU, TileSource, ahead
 from wsiseg.training.processes import Processes
 from wsiseg.training.slides import LabelledSlide, evenly, spread

@@ -15,7 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from wsiseg.config.train import TrainConfig
 from wsiseg.run.errors import WsisegError
-from wsiseg.run.record import Pace, Progress
+from wsiseg.run.pace import Pace
+from wsiseg.run.record import Progress
 from wsiseg.training.bags import ahead, drawn, order_of, visits_of
 from wsiseg.training.processes import Processes, stop_asked
 from wsiseg.training.run_folder import Row, RunFolder, State

@@ -18,7 +18,8 @@ from wsiseg.network.network import ENCODER, LICENCE, TileClassifier, build
 from wsiseg.network.stage import Stage, stage_layer
 from wsiseg.network.weights import Note
 from wsiseg.run.errors import UsageError
-from wsiseg.run.record import Pace, Progress
+from wsiseg.run.pace import Pace
+from wsiseg.run.record import Progress
 from wsiseg.run.version import __version__
 from wsiseg.training.bags import Source
 from wsiseg.training.cautions import cost

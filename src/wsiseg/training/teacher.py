@@ -23,7 +23,8 @@ from wsiseg.mathematics.mil import LEFT_OUT
 from wsiseg.model_file.model_file import MAP_MULTIPLE_PX, ModelFile, model_path
 from wsiseg.run.errors import UsageError
 from wsiseg.run.outputs import written_whole
-from wsiseg.run.record import Pace, Progress
+from wsiseg.run.pace import Pace
+from wsiseg.run.record import Progress
 from wsiseg.training.bags import ahead
 from wsiseg.training.processes import Processes
 from wsiseg.training.slides import LabelledSlide, in_parts
