@@ -127,6 +127,30 @@ def test_a_process_on_another_machine_that_gives_no_sign_of_life_is_waited_for_n
     taken[0].release()
 
 
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_that_jumps_breaks_no_lock_and_keeps_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    monkeypatch.setattr(locks, "UNTOUCHED_S", 0.3)
+    dead, alive = tmp_path / ".dead.lock", tmp_path / ".alive.lock"
+    write_lock(dead, 4711, "node-17", duration=0.3)
+    held = locks.SlideLocks().take(alive)
+    then = time.time() + 86_400 * days
+    for path in (dead, alive):
+        os.utime(path, (then, then))
+    waiting, began = locks.SlideLocks(), time.monotonic()
+    assert waiting.take(dead) is waiting.take(alive) is None
+    while (taken := waiting.take(dead)) is None:
+        assert waiting.take(alive) is None
+        time.sleep(0.05)
+    assert 0.3 <= time.monotonic() - began < 5
+    for _ in range(5):
+        assert waiting.take(alive) is None
+        time.sleep(0.1)
+    for lock in (*taken, *(held or ())):
+        lock.release()
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path, slides: Path, model: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     done = subprocess.run(command(slides, model, tmp_path / "file"), capture_output=True, text=True, check=False)

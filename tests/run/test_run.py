@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from wsiseg.run import record as recording
 from wsiseg.run.errors import SlideError
-from wsiseg.run.record import Failure, Run, RunFile, SlideRecord, now
+from wsiseg.run.record import Failure, Run, RunFile, SlideRecord, now, slides_of
 
 
 def record(slide: str, status: str = "ok") -> SlideRecord:
@@ -74,3 +75,24 @@ def test_slides_of_earlier_runs_stay_unless_done_again(tmp_path: Path) -> None:
             file.finish()
     stored = json.loads((tmp_path / "run.json").read_text())
     assert [one["slide"] for one in stored["slides"]] == ["a", "b", "c"]
+
+
+TOMORROW, TODAY, YESTERDAY = "2026-01-03T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(("first", "then"), [("run.json", "run.1-of-2.json"), ("run.1-of-2.json", "run.json")])
+def test_what_was_done_last_counts_where_the_clock_was_set_back(tmp_path: Path, first: str, then: str) -> None:
+    for name, started, status in ((first, TOMORROW, "failed"), (then, TODAY, "ok")):
+        with RunFile(tmp_path / name, Run(command="predict", started=started)) as file:
+            file.add(record("a", status))
+            file.finish()
+    assert [one.status for one in slides_of(tmp_path)] == ["ok"]
+
+
+def test_a_run_does_not_end_before_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "now", lambda: YESTERDAY)
+    with RunFile(tmp_path / "run.json", Run(command="tile", started=TODAY)) as file:
+        done = file.finish()
+    assert done.started == done.finished == TODAY
+    with RunFile(tmp_path / "run.json", Run(command="tile", started=YESTERDAY)) as file:
+        assert file.run.started == YESTERDAY, "a file that is written anew holds one run"

@@ -4,7 +4,8 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -153,7 +154,7 @@ class RunFile:
 
     def __init__(self, path: Path | None, run: Run) -> None:
         self.path, self.before = path, _read(path)  # the run that the file held, if any
-        self._run = run
+        self._run = run if path is None else run.model_copy(update={"started": _begun(path, run.started)})
         self._slides = list(run.slides)
         self._began, self._spent = time.monotonic(), 0.0
         self.update()
@@ -173,7 +174,7 @@ class RunFile:
         """Write the end of the run."""
         is_vain = all(record.status in ("failed", "skipped") for record in self._slides)
         status = "complete" if self.run.exit_code == 0 else "failed" if is_vain else "partial"
-        self.update(status=status, finished=now())
+        self.update(status=status, finished=max(now(), self._run.started))
         return self.run
 
     def __enter__(self) -> Self:
@@ -181,7 +182,7 @@ class RunFile:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self.update(finished=now())
+            self.update(finished=max(now(), self._run.started))
 
     def update(self, **changes: Any) -> None:  # noqa: ANN401  values of the fields of a run
         """Change fields of the run and write it."""
@@ -206,6 +207,16 @@ def _with_earlier(path: Path, run: Run) -> Run:
     """Put the slides that other runs have written to the same file before those of this run."""
     earlier = _read(path)
     if earlier is None or earlier.command != run.command:
+def _begun(path: Path, started: str) -> str:
+    """Return when a run begins: after all others of its folder, as the latest counts, even if a clock was set back."""
+    others = [_read(one) for one in run_files(path.parent) if one != path]
+    last = max((one.started for one in others if one is not None), default="")
+    with suppress(ValueError):  # it is no time
+        if last >= started:
+            return _written(datetime.fromisoformat(last) + timedelta(seconds=1))
+    return started
+
+
         return run
     mine = {record.slide for record in run.slides}
     slides = (*(record for record in earlier.slides if record.slide not in mine), *run.slides)
@@ -236,4 +247,8 @@ def totals(slides: Sequence[SlideRecord]) -> dict[str, int]:
 
 def now() -> str:
     """Return the time in UTC, as `2026-01-31T12:00:00Z`."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _written(datetime.now(UTC))
+
+
+def _written(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -23,8 +23,9 @@ from wsiseg.slides.address import bare, parts_of
 from wsiseg.slides.cache import Cache
 from wsiseg.slides.cohort_slide import CohortSlide
 
-_S3 = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_REGION, to those of the bucket"
-_GS = "set GOOGLE_APPLICATION_CREDENTIALS, or run gcloud auth application-default login"
+_CLOCK = "; a clock that is wrong is refused too"
+_S3 = f"set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and AWS_REGION, to those of the bucket{_CLOCK}"
+_GS = f"set GOOGLE_APPLICATION_CREDENTIALS, or run gcloud auth application-default login{_CLOCK}"
 _LOGIN = {"s3": _S3, "gs": _GS, "https": "get the address anew, as its signature may have expired"}
 Signing = Callable[[httpx.Request], httpx.Request]
 
