@@ -118,3 +118,29 @@ def test_a_closed_stream_is_no_disaster(make_slide: MakeSlide, tmp_path: Path, s
     done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert (tmp_path / "o" / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "MemoryError()",
+        "RuntimeError('[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can\\'t allocate memory')",
+        "RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB')",
+        "OSError(12, 'Cannot allocate memory')",
+        "RuntimeError('cannot join thread before it is started') from RuntimeError('can\\'t start new thread')",
+    ],
+)
+def test_too_little_memory_is_a_sentence(error: str) -> None:
+    code = f"from wsiseg.cli import shell\ndef app(): raise {error}\nshell.app = app\nshell.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("wsiseg: out of memory")
+    assert "; give it more memory" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    code = "from wsiseg.cli import shell\ndef app(): raise RuntimeError('a fault')\nshell.app = app\nshell.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "Traceback" in done.stderr
+    assert done.stderr.endswith("RuntimeError: a fault\n")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,11 @@ from making.predictions import command, digest, write_slides
 from making.slides import stained_picture
 from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
+from wsiseg.prediction.map_files import MapFiles
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.record import Progress, Run, SlideRecord
+from wsiseg.slides.cohort_slide import CohortSlide
+from wsiseg.slides.slide import Slide
 
 Mount = Callable[..., None]
 MakeSlide = Callable[..., Path]
@@ -170,6 +174,28 @@ def test_a_slide_that_vanishes_while_it_is_read_fails_by_name(
     assert failed.error is not None
     assert failed.error.message.startswith("a.tiff: ")
     assert not (tmp_path / "out" / "a.ome.zarr").exists()
+
+
+@pytest.mark.parametrize(("of", "step"), [(CohortSlide, "open"), (Slide, "fill"), (MapFiles, "write")])
+def test_a_slide_that_needs_more_memory_than_there_is_fails_alone(
+    tmp_path: Path, make_slide: MakeSlide, model: Path, monkeypatch: pytest.MonkeyPatch, of: type, step: str
+) -> None:
+    as_it_is = getattr(of, step)
+
+    def hungry(self: Any, *arguments: Any, **more: Any) -> Any:
+        if "b.tiff" in f"{getattr(self, 'path', '')} {getattr(self, 'outputs', '')}".replace("b.ome.zarr", "b.tiff"):
+            raise MemoryError
+        return as_it_is(self, *arguments, **more)
+
+    monkeypatch.setattr(of, step, hungry)
+    names = [str(make_slide(f"{name}.tiff")) for name in "abc"]
+    run = predict_slides(PredictConfig.checked(inputs=names, model=[str(model)], out=tmp_path / "out", tissue="none"))
+    assert {record.slide: record.status for record in run.slides} == {"a": "ok", "b": "failed", "c": "ok"}
+    (failed,) = run.failed
+    assert failed.error is not None
+    assert failed.error.message == "b.tiff: out of memory"
+    assert failed.error.hint.startswith("give it more memory")
+    assert not list((tmp_path / "out").glob("*b*zarr"))
 
 
 def test_slides_come_from_a_pipe_and_json_goes_into_one(tmp_path: Path, slides: Path, model: Path) -> None:

@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from wsiseg.cli.streams import Streams, fitted
 from wsiseg.config.settings import Config, Shown, read_toml
-from wsiseg.run.errors import OutputError, UsageError, WsisegError
+from wsiseg.run.errors import MORE_MEMORY, OutputError, UsageError, WsisegError, is_out_of_memory
 from wsiseg.run.version import __version__
 
 C = TypeVar("C", bound=Config)
@@ -250,7 +250,12 @@ def main() -> NoReturn:
         # Whoever read our output has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:
+    except (MemoryError, RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            said = " ".join(str(error).split())[:200]
+            _fail(f"out of memory{said and f' ({said})'}; {MORE_MEMORY}", WsisegError.exit_code)
+        if not isinstance(error, OSError):
+            raise
         _fail(str(OutputError(f"{error.filename or 'output'}: {error.strerror or error}")), OutputError.exit_code)
     sys.exit(0)
 

@@ -14,7 +14,7 @@ from wsiseg.model_file.model_card import ModelCard, read_card
 from wsiseg.model_file.onnx_bytes import MOST_BYTES
 from wsiseg.model_file.onnx_session import CPU, RuntimeFailure, Started, ports, run, speed, start
 from wsiseg.model_file.self_test import Outputs, as_features, largest_difference
-from wsiseg.run.errors import ModelFileError, UsageError
+from wsiseg.run.errors import MORE_MEMORY, ModelFileError, UsageError, is_out_of_memory
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -88,7 +88,10 @@ class ModelFile(AbstractContextManager["ModelFile"]):
         except RuntimeFailure as error:
             raise ModelFileError(f"{path}: ONNX Runtime cannot load it: {error}", _DAMAGED) from error
         model._check_signature()
-        model._check_answers()
+        try:
+            model._check_answers()
+        except MemoryError as error:
+            raise ModelFileError(f"{path}: its self-test needs more memory than there is", MORE_MEMORY) from error
         return model
 
     @classmethod
@@ -203,7 +206,10 @@ class ModelFile(AbstractContextManager["ModelFile"]):
             return run(self._open_session(), list(outputs), {self.card.input: np.ascontiguousarray(images)})
         except RuntimeFailure as error:
             shape = "x".join(str(size) for size in images.shape)
-            raise ModelFileError(f"{self.path}: cannot compute images of {shape}: {error}", _DAMAGED) from error
+            text = f"{self.path}: cannot compute images of {shape}: {error}"
+            if is_out_of_memory(error):
+                raise MemoryError(text) from error
+            raise ModelFileError(text, _DAMAGED) from error
 
     def _check_images(self, images: NDArray[np.uint8]) -> None:
         if self.card.input != "image":

@@ -234,4 +234,6 @@ def _guarded(call: Callable[[], Any]) -> Any:  # noqa: ANN401  what ONNX Runtime
         if not is_its_own and not isinstance(error, (MemoryError, RuntimeError, ValueError)):
             raise
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+        if "PosixThread" in reason:  # it could not start its threads: no fault of the model
+            raise MemoryError(reason) from error
         raise RuntimeFailure(reason) from error

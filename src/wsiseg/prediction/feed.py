@@ -73,13 +73,13 @@ class _Batch:
         images = self.images if asking.plan.runs_on else self.images[: self.count]
         try:
             answer = ask(asking.model, images, asking.plan)
-        except WsisegError as error:
+        except (WsisegError, MemoryError) as error:
             return [error] * len(self.parts), waited
         found: list[_Outcome] = []
         begin = 0
         for part, failure in zip(self.parts, failures, strict=True):
             mine = slice(begin, begin + part.windows.stop - part.windows.start)
-            if isinstance(failure, WsisegError | OSError):
+            if isinstance(failure, WsisegError | OSError | MemoryError):
                 found.append(failure)
             else:
                 found.append((answer.part(mine), part.reading.result()))

@@ -117,7 +117,7 @@ class Asking:
         self.sums.done = windows.stop
         try:
             self.after(self, self.plan.tiles(windows), waited)
-        except (WsisegError, OSError) as error:
+        except (WsisegError, OSError, MemoryError) as error:
             self.failure = error
 
 

@@ -72,7 +72,7 @@ class _Work:
         """Take a step; where it fails the record says why."""
         try:
             self.record = step()
-        except (WsisegError, OSError) as error:
+        except (WsisegError, OSError, MemoryError) as error:
             must_be_slide = self.row.must_be_slide
             self.record = SlideRecord.of_error(self.row.slide, self.row.path, error, must_be_slide=must_be_slide)
 

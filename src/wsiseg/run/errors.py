@@ -35,6 +35,21 @@ DAMAGED = (
 """What zarr, NumPy, HDF5 and their codecs raise at files that are damaged, or claim to be larger than memory."""
 
 
+MORE_MEMORY = "give it more memory, or let it do less at a time (jobs, bag, micro-batch)"
+"""What to do where there was too little."""
+_NO_MEMORY = re.compile(
+    "out of memory|allocate memory|bad.?alloc|start new thread|could not create a primitive",
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error, of whatever library, or what was handled when it arose says that no memory is left."""
+    is_one = isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
+    earlier = error.__cause__ or error.__context__
+    return is_one or (earlier is not None and is_out_of_memory(earlier))
+
+
 def shortened(names: Sequence[str], most: int, what: str = "") -> list[str]:
     """Return the first of many names or sentences, and where there are more than `most`, how many more."""
     return [*names[:most], *([f"and {len(names) - most} more{what}"] if len(names) > most else [])]

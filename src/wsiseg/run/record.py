@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from wsiseg.run.errors import NotASlideError, WsisegError
+from wsiseg.run.errors import MORE_MEMORY, NotASlideError, WsisegError, is_out_of_memory
 from wsiseg.run.outputs import locked, write_json
 from wsiseg.run.proof import Written, sealed
 
@@ -66,13 +66,17 @@ class SlideRecord(BaseModel, frozen=True, extra="allow"):
         return self.classes or {"tumor": {"mm2": self.tumor_mm2, "share": self.tumor_share}}
 
     @classmethod
-    def of_error(cls, slide: str, path: Path, error: WsisegError | OSError, *, must_be_slide: bool) -> Self:
+    def of_error(
+        cls, slide: str, path: Path, error: WsisegError | OSError | MemoryError, *, must_be_slide: bool
+    ) -> Self:
         """Describe a slide that could not be done; what is not a slide is skipped unless it must be one."""
         is_skipped = isinstance(error, NotASlideError) and not must_be_slide
         if isinstance(error, WsisegError):
             failure = Failure.of(error)
         else:
-            failure = Failure(type=type(error).__name__, message=f"{path.name}: {error}")
+            is_large = is_out_of_memory(error)
+            said, hint = ("out of memory", MORE_MEMORY) if is_large else (str(error), "")
+            failure = Failure(type=type(error).__name__, message=f"{path.name}: {said}", hint=hint)
         return cls(slide=slide, path=str(path), status="skipped" if is_skipped else "failed", error=failure)
 
 
@@ -203,10 +207,6 @@ def _read(path: Path | None) -> Run | None:
         return None
 
 
-def _with_earlier(path: Path, run: Run) -> Run:
-    """Put the slides that other runs have written to the same file before those of this run."""
-    earlier = _read(path)
-    if earlier is None or earlier.command != run.command:
 def _begun(path: Path, started: str) -> str:
     """Return when a run begins: after all others of its folder, as the latest counts, even if a clock was set back."""
     others = [_read(one) for one in run_files(path.parent) if one != path]
@@ -217,6 +217,10 @@ def _begun(path: Path, started: str) -> str:
     return started
 
 
+def _with_earlier(path: Path, run: Run) -> Run:
+    """Put the slides that other runs have written to the same file before those of this run."""
+    earlier = _read(path)
+    if earlier is None or earlier.command != run.command:
         return run
     mine = {record.slide for record in run.slides}
     slides = (*(record for record in earlier.slides if record.slide not in mine), *run.slides)

@@ -215,6 +215,8 @@ def _open_image(path: Path) -> "AbstractSlide":
         try:
             image.load()
             return openslide.ImageSlide(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+        except MemoryError:
+            raise
         except Exception as error:  # Pillow raises almost anything at a broken file
             text = f"{path.name}: unknown to OpenSlide, and as a plain image it cannot be decoded: {error}"
             raise SlideError(text, CONVERT) from error

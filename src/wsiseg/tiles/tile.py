@@ -150,7 +150,7 @@ def _tile_or_say_why(task: _Task) -> SlideRecord:
     began = time.monotonic()
     try:
         record = _tile_slide(task)
-    except (WsisegError, OSError) as error:
+    except (WsisegError, OSError, MemoryError) as error:
         record = SlideRecord.of_error(task.row.slide, task.row.path, error, must_be_slide=task.row.must_be_slide)
     return record.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
 
