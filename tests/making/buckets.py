@@ -1,13 +1,17 @@
-"""A real server of S3 on loopback that knows its users and checks their signatures: moto's."""
+"""Stores of objects on loopback that know their users: moto's server of S3, and one that answers as Google's does."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import httpx
 import pytest
+
+from making.servers import Handler, Server
 
 READER = """{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}"""
 BUCKET = "slides"
@@ -73,3 +77,47 @@ def bucket() -> Iterator[Bucket]:
         httpx.post(reset, content=str(before["PREVIOUS_INITIAL_NO_AUTH_ACTION_COUNT"]).encode())
     finally:
         server.stop()
+
+
+ANYBODY = {"NO_GCE_CHECK": "true", "CLOUDSDK_CONFIG": "/nowhere", "GOOGLE_APPLICATION_CREDENTIALS": ""}
+"""The environment of who has no login at Google."""
+_AUDIENCE = "https://oauth2.googleapis.com/token"
+_TOKEN = "of-the-reader"  # noqa: S105  nobody's
+
+
+def google_login(server: Server, folder: Path) -> dict[str, str]:
+    """Let a server give its files only to whom it gave a token, for the signature of an account's key, as Google does.
+
+    Returns:
+        The environment of who has the key. Files are at `gs://ID/NAME`.
+    """
+    pytest.importorskip("google.auth")
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415  only where it is installed
+    from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: PLC0415  the same
+    from google.auth import jwt  # noqa: PLC0415  the same
+
+    key = rsa.generate_private_key(65537, 2048)
+    pem, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    public = key.public_key().public_bytes(pem, form)
+
+    def give_token(handler: Handler) -> None:
+        asked = parse_qs(handler.rfile.read(int(handler.headers["Content-Length"])).decode())
+        try:
+            claims = jwt.decode(asked["assertion"][0], certs=public, audience=_AUDIENCE)  # type: ignore[no-untyped-call]  # it has no types
+        except ValueError:
+            handler.answer(400, b'{"error": "invalid_grant", "error_description": "Invalid JWT Signature."}')
+            return
+        assert claims["scope"] == "https://www.googleapis.com/auth/devstorage.read_only"
+        answer = {"access_token": _TOKEN, "expires_in": 3600, "token_type": "Bearer"}
+        handler.answer(200, json.dumps(answer).encode())
+
+    server.pages["/token"], server.authorization = give_token, f"Bearer {_TOKEN}"
+    account = {
+        "type": "service_account",
+        "client_email": "reader@slides.example",
+        "private_key": private.decode(),
+        "token_uri": f"{server.url}/token",
+    }
+    (folder / "account.json").write_text(json.dumps(account))
+    return {**ANYBODY, "STORAGE_EMULATOR_HOST": server.url, "GOOGLE_APPLICATION_CREDENTIALS": f"{folder}/account.json"}

@@ -100,6 +100,7 @@ class Server:
     def reset(self) -> None:
         self.files: dict[str, Stored] = {}
         self.pages: dict[str, Callable[[Handler], None]] = {}
+        self.authorization = ""  # the header that every request for a file must have, if any
         self.fault: Callable[[str, int], str] = lambda _path, _number: "ok"
         self.list_fault: Callable[[int], str] = lambda _number: "ok"
         self.extra_hits: list[dict[str, Any]] = []
@@ -136,12 +137,20 @@ class Handler(BaseHTTPRequestHandler):
                 return
             parts = path.strip("/").split("/")
             stored = self.state.files.get(parts[1] if parts[0] == "data" else parts[0])
-            if stored is None:
+            if self.state.authorization not in ("", self.headers.get("Authorization")):
+                self.answer(
+                    401, b"Anonymous caller does not have storage.objects.get access", {"Content-Type": "text/xml"}
+                )
+            elif stored is None:
                 self.answer(404, b'{"message": "file not found"}')
             else:
                 self.give(stored, self.state.fault(path, number))
 
     def do_POST(self) -> None:
+        if self.path in self.state.pages:
+            self.state.count(self.path)
+            self.state.pages[self.path](self)
+            return
         number = self.state.count("/files")
         query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         fault = self.state.list_fault(number)

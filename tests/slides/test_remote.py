@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from making.buckets import Bucket, bucket
+from making.buckets import ANYBODY, Bucket, bucket, google_login
 from making.models import write_color_filter_model
 from making.predictions import command, digest, write_slides
 from making.servers import Server, Stored
@@ -164,6 +164,50 @@ def test_nothing_is_asked_offline(server: Server, tmp_path: Path, monkeypatch: p
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_color_filter_model(tmp_path_factory.mktemp("model") / "colors.onnx")
+
+@pytest.fixture
+def _google(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the server be Google's, with a login here."""
+    remote._google.cache_clear()
+    for name, value in google_login(server, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    yield
+    remote._google.cache_clear()
+
+
+@pytest.mark.usefixtures("_google")
+def test_a_slide_comes_from_google_to_who_has_the_key(server: Server, tmp_path: Path) -> None:
+    server.add(Stored("bucket", "a ä.svs", bytes(100_000)))
+    path = fetched("gs://bucket/a ä.svs", Cache(tmp_path / "cache", 1e9))
+    assert path.read_bytes() == bytes(100_000)
+    fetched("gs://bucket/a ä.svs", Cache(tmp_path / "cache", 1e9))
+    assert server.requests["/token"] == 1, "a token is used until it expires"
+
+
+@pytest.mark.usefixtures("_google")
+def test_who_has_no_login_at_google_reads_what_is_open_alone(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.add(Stored("bucket", "a.svs", bytes(100_000)))
+    for name, value in ANYBODY.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DownloadError, match=r"gs://bucket/a\.svs: the server answered 401 .*; set GOOGLE_APPLICATION"):
+        fetched("gs://bucket/a.svs", Cache(tmp_path, 1e9))
+    server.authorization = ""
+    assert fetched("gs://bucket/a.svs", Cache(tmp_path, 1e9)).stat().st_size == 100_000
+    assert "/token" not in server.requests
+
+
+@pytest.mark.usefixtures("_google")
+def test_a_wrong_key_at_google_is_one_sentence(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other").mkdir()
+    of_another = google_login(server, tmp_path / "other")["GOOGLE_APPLICATION_CREDENTIALS"]
+    google_login(server, tmp_path)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", of_another)
+    with pytest.raises(DownloadError, match=r"gs://bucket/a\.svs: no login can be made: .*Invalid JWT") as caught:
+        fetched("gs://bucket/a.svs", Cache(tmp_path, 1e9))
+    assert "PRIVATE" not in str(caught.value)
+
 
 
 @pytest.fixture(scope="module")
