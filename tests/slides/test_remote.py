@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from making.buckets import ANYBODY, Bucket, bucket, google_login
 from making.models import write_color_filter_model
 from making.predictions import command, digest, write_slides
 from making.servers import Server, Stored
+from wsiseg.config.tile import TileConfig
 from wsiseg.run.connection import GoneError, Patience
 from wsiseg.run.errors import DownloadError, SlideError, UsageError
 from wsiseg.run.record import Progress
@@ -20,6 +22,8 @@ from wsiseg.slides import remote
 from wsiseg.slides.address import bare, is_address, place_of
 from wsiseg.slides.cache import Cache
 from wsiseg.slides.cohort import Cohort, CohortSlide
+from wsiseg.tiles.tile import tile
+from wsiseg.training.slides import labelled_slides
 
 HASTY = Patience(tries=2, first_wait_s=0.01, read_s=1, room_s=0)
 SECRET = "0123456789abcdef0123456789abcdef"  # noqa: S105  nobody's
@@ -161,10 +165,6 @@ def test_nothing_is_asked_offline(server: Server, tmp_path: Path, monkeypatch: p
     assert not server.requests
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_color_filter_model(tmp_path_factory.mktemp("model") / "colors.onnx")
-
 @pytest.fixture
 def _google(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the server be Google's, with a login here."""
@@ -209,10 +209,50 @@ def test_a_wrong_key_at_google_is_one_sentence(server: Server, tmp_path: Path, m
     assert "PRIVATE" not in str(caught.value)
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_color_filter_model(tmp_path_factory.mktemp("model") / "colors.onnx")
+
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_slides(tmp_path_factory.mktemp("slides"), 3)
+
+
+def test_tiles_of_slides_that_lie_elsewhere_are_those_of_their_files(
+    server: Server, slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, files = [], []
+    for number, at_last in ((0, 2), (1, 1)):
+        path = slides / f"s{number}.tiff"
+        files.append(f"s{number},{slides / f's{at_last}.tiff'},{number},train")
+        rows.append(f"s{number},{stored(server, path.name, path.read_bytes())}?sig={SECRET},{number},train")
+    there, here = tmp_path / "there", tmp_path / "here"
+    for folder, lines in ((there, rows), (here, files)):
+        folder.mkdir()
+        (folder / "slides.csv").write_text("\n".join(["slide,path,label,split", *lines]) + "\n")
+    most = 1.5 * (slides / "s1.tiff").stat().st_size / 1e9
+
+    def tiled(folder: Path) -> list[str]:
+        table = str(folder / "slides.csv")
+        config = TileConfig(inputs=(table,), out=folder / "tiles", tissue="none", tile=512, pixels=True, cache_gb=most)
+        return [record.status for record in tile(config).slides]
+
+    assert tiled(there) == tiled(here) == ["ok", "ok"]
+    assert len(list((there / "tiles" / ".slides").glob("*/*.tiff"))) == 1
+    server.sent.clear()
+    assert tiled(there) == ["up_to_date", "up_to_date"]
+    assert sum(server.sent.values()) <= 3, "they are asked for alone"
+    stored(server, "s0.tiff", (slides / "s2.tiff").read_bytes())
+    assert tiled(there) == ["ok", "up_to_date"]
+    written = {path: path.read_bytes() for path in (there / "tiles").rglob("*") if path.is_file()}
+    assert not any(SECRET.encode() in content for content in written.values())
+    monkeypatch.setenv("WSISEG_OFFLINE", "1")
+    for far, near in zip(*(labelled_slides(one / "tiles" / "cohort.csv") for one in (there, here)), strict=True):
+        assert (far.slide, far.label, far.tiles) == (near.slide, near.label, near.tiles)
+        every = np.arange(far.tiles)
+        np.testing.assert_array_equal(far.read(every), near.read(every))
+    assert bare(rows[0].split(",")[1]) in (there / "tiles" / "cohort.csv").read_text()
 
 
 def said(*arguments: object, **settings: str) -> "subprocess.CompletedProcess[str]":

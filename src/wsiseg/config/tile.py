@@ -12,7 +12,8 @@ class TileConfig(Config):
     """Settings of `wsiseg tile`."""
 
     inputs: Annotated[tuple[str, ...], Shown("argument", "INPUT...")]
-    """Slides, folders, globs, a cohort CSV, or `-` for one path per line on standard input."""
+    """Slides, folders, globs, a cohort CSV, `-` for one path per line on standard input, or slides that lie elsewhere
+    as s3://, gs:// or https:// addresses."""
     out: Path
     """Folder for the tile stores."""
     tile: int = Field(default=224, ge=16, le=4096)
@@ -29,6 +30,10 @@ class TileConfig(Config):
     """Least share of tissue in a tile that is kept."""
     pixels: bool = False
     """Store the tiles themselves too."""
+    cache: Annotated[Path | None, IN_FILE] = None
+    """Folder for slides that are fetched; `.slides` in that of the tiles where it is not given."""
+    cache_gb: Annotated[float, IN_FILE] = Field(default=100.0, gt=0)
+    """Gigabytes that it may hold; the slides that were asked for longest ago leave it first."""
     max_bad_tiles: Annotated[Share, IN_FILE] = 0.01
     """Largest share of tissue tiles that may be unreadable."""
     jobs: int = Field(default=1, ge=1)
@@ -39,6 +44,11 @@ class TileConfig(Config):
     """`I/N`: only the slides of part I of N, counted from 1."""
     overwrite: bool = False
     """Redo what is already there."""
+
+    @property
+    def cache_place(self) -> tuple[Path, float]:
+        """Where slides that are fetched lie, and how many bytes they may take."""
+        return self.cache or self.out / ".slides", self.cache_gb * 1e9
 
     @model_validator(mode="after")
     def _stride_fits(self) -> Self:

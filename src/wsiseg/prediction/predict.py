@@ -81,7 +81,7 @@ def predict_slides(config: PredictConfig, progress: Progress | None = None) -> R
 
 def _predict(config: PredictConfig, cache: Cache, progress: Progress) -> Run:
     cohort = Cohort.from_inputs(_fetched(config, cache, progress), sys.stdin if "-" in config.inputs else ())
-    rows = [_in_cache(row, cache) for row in cohort.slides if in_shard(row.slide, config.shard)]
+    rows = [row.in_cache(cache.folder) for row in cohort.slides if in_shard(row.slide, config.shard)]
     if any(row.address for row in rows):
         from wsiseg.slides.remote import check  # noqa: PLC0415  loads the HTTP client
 
@@ -116,11 +116,6 @@ def _earlier(folder: Path) -> dict[str, SlideRecord]:
     with suppress(OSError, ValueError):
         return {record.slide: record for record in slides_of(folder)}
     return {}
-
-
-def _in_cache(row: CohortSlide, cache: Cache) -> CohortSlide:
-    """Return a slide with its place in the cache where it lies elsewhere."""
-    return replace(row, path=cache.folder / row.path) if row.address else row
 
 
 def _fetched(config: PredictConfig, cache: Cache, progress: Progress) -> list[str]:

@@ -31,18 +31,21 @@ class Cache(ExitStack):
         super().__init__()
         self.folder, self.most_bytes = folder, most_bytes
 
-    def keep(self, folder: Path) -> None:
+    def keep(self, folder: Path, longest_s: float = 0.0) -> None:
         """Keep the folder of a slide until this is closed: nobody else changes or removes it.
+
+        Where somebody has it in use, wait up to so many seconds.
 
         Raises:
             DownloadError: Another run has it in use.
             OutputError: It cannot be written.
         """
-        lease = _taken(folder)
-        if lease is None:
-            raise DownloadError(
-                f"{folder}: another run has this slide in use", "wait for its end, or set another cache"
-            )
+        until = time.monotonic() + longest_s
+        while (lease := _taken(folder)) is None:
+            if time.monotonic() >= until:
+                text = f"{folder}: another run has this slide in use"
+                raise DownloadError(text, "wait for its end, or set another cache")
+            time.sleep(_LOOK_AGAIN_S)
         self.callback(lease.release)
 
     def begin(self, folder: Path, state: str | None) -> None:

@@ -12,7 +12,7 @@ from typing import Self
 from wsiseg.run.errors import UsageError, shortened
 from wsiseg.run.outputs import write_text
 from wsiseg.slides import discovery, split, table
-from wsiseg.slides.address import is_address
+from wsiseg.slides.address import bare, is_address
 from wsiseg.slides.cohort_slide import CohortSlide, contradictions, distinct, of_one_case, slide_of
 
 __all__ = ["Cohort", "CohortSlide", "in_shard"]
@@ -60,7 +60,8 @@ class Cohort:
         known = [*table.COLUMNS, *stated]
         writer.writerow([*known, *extra])
         for slide in self.slides:
-            values = {**vars(slide), "path": _relative(slide.path, path.parent).as_posix()}
+            place = bare(slide.address) or _relative(slide.path, path.parent).as_posix()
+            values = {**vars(slide), "path": place}
             writer.writerow([*(values[name] for name in known), *(slide.extra.get(name, "") for name in extra)])
         write_text(path, comments + buffer.getvalue())
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from wsiseg.run.errors import NotASlideError, SlideError
 from wsiseg.slides import table
@@ -52,6 +52,10 @@ class CohortSlide:
     skipped: str = ""  # why it is not to be read on its own, or empty; not kept in the CSV
     address: str = field(default="", repr=False)  # where it is to be fetched from; `path` is its place in a cache then
     is_named: bool = field(default=False, compare=False)  # the user named the file itself; not kept in the CSV
+
+    def in_cache(self, folder: Path) -> Self:
+        """Return it with its place in a cache where it lies elsewhere."""
+        return replace(self, path=folder / self.path) if self.address else self
 
     @property
     def must_be_slide(self) -> bool:
@@ -99,7 +103,7 @@ class CohortSlide:
         if self.skipped:
             raise NotASlideError(self.skipped)
         if self.address and not self.path.is_file():
-            text = f"{bare(self.address)}: lies elsewhere, and predict alone fetches slides"
+            text = f"{bare(self.address)}: lies elsewhere, and predict and tile alone fetch slides"
             raise SlideError(text, "fetch it, and name the file")
         return Slide(self.path, mpp=self.mpp or mpp, longest_read_s=longest_read_s)
 

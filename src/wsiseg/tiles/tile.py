@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,8 @@ from wsiseg.run.errors import SlideError, UsageError, WsisegError, counted
 from wsiseg.run.outputs import locked, write_text, written_whole
 from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, Status, now, slides_of
 from wsiseg.run.version import __version__
+from wsiseg.slides.address import bare
+from wsiseg.slides.cache import Cache
 from wsiseg.slides.cohort import Cohort, CohortSlide, in_shard
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.packed import encoded, save_packed
@@ -33,6 +35,7 @@ from wsiseg.tiles.tissue_choice import TissueChoice
 
 COHORT = "cohort.csv"
 _TILES_AT_ONCE = 64  # read before they are written
+_NO_PART = {"inputs", "out", "jobs", "dask", "overwrite", "cache", "cache_gb"}  # of what tiles depend on
 _LEAST_TISSUE = 1e-6  # a tile without any tissue is never kept
 
 
@@ -44,14 +47,22 @@ def tile(config: TileConfig, progress: Progress | None = None) -> Run:
 
     Raises:
         UsageError: The inputs name nothing, the cohort is wrong, or a tissue mask belongs to no slide.
+        DownloadError: A server of slides does not let us in.
         OutputError: Nothing can be written to `config.out`.
     """
     progress = progress or Progress()
     every = Cohort.from_inputs(config.inputs, sys.stdin if "-" in config.inputs else ())
     tissue = TissueChoice.of(config.tissue, [slide.slide for slide in every.slides if not slide.skipped])
-    cohort = Cohort(tuple(slide for slide in every.slides if in_shard(slide.slide, config.shard)))
+    chosen = (slide for slide in every.slides if in_shard(slide.slide, config.shard))
+    cohort = Cohort(tuple(slide.in_cache(config.cache_place[0]) for slide in chosen))
+    if any(slide.address for slide in cohort.slides):
+        from wsiseg.slides.remote import check  # noqa: PLC0415  loads the HTTP client
+
+        check(cohort.slides)
+        if not config.pixels:
+            progress.note("train needs --pixels of slides that lie elsewhere, as it fetches none")
     progress.begin(len(cohort.slides))
-    settings = config.model_dump(mode="json", exclude={"inputs", "out", "jobs", "dask", "overwrite"})
+    settings = config.model_dump(mode="json", exclude=_NO_PART)
     run = Run(command="tile", version=__version__, started=now(), settings=settings)
     with RunFile(config.out / run_name(config.shard), run) as file:
         for record in _records(cohort, tissue, config, progress):
@@ -130,8 +141,7 @@ def _records(cohort: Cohort, tissue: TissueChoice, config: TileConfig, progress:
     Here it is `jobs` slides at a time; where there are fewer slides than jobs, more threads read each of them.
     """
     if config.dask is not None:
-        step = partial(_on_worker, tissue=tissue, config=config)
-        yield from on_cluster(config.dask, step, cohort.slides, READING)
+        yield from on_cluster(config.dask, partial(_on_worker, tissue=tissue, config=config), cohort.slides, READING)
         return
     slides = max(1, min(config.jobs, len(cohort.slides)))
     stop, threads = threading.Event(), config.jobs // slides
@@ -152,18 +162,20 @@ def _tile_or_say_why(task: _Task) -> SlideRecord:
         record = _tile_slide(task)
     except (WsisegError, OSError, MemoryError) as error:
         record = SlideRecord.of_error(task.row.slide, task.row.path, error, must_be_slide=task.row.must_be_slide)
-    return record.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
+    elsewhere = {"address": bare(task.row.address)} if task.row.address else {}
+    return record.model_copy(update={"seconds": round(time.monotonic() - began, 3), **elsewhere})
 
 
 def _tile_slide(task: _Task) -> SlideRecord:
     import zarr  # noqa: PLC0415  heavy: only where a store is written
 
-    config = task.config
-    with task.row.open(config.slide_mpp) as slide:
-        known = None
-        if not config.overwrite:
-            with suppress(WsisegError):
-                known = TileStore(task.store).tiles
+    config, known, source = task.config, None, _source(task)
+    if not config.overwrite:
+        with suppress(WsisegError):
+            known = TileStore(task.store).tiles
+    if known is not None and source and known.settings.get("source") == source and not _changed_settings(known, task):
+        return _record(task, known, "up_to_date")
+    with _opened(task) as slide:
         if known is not None:
             changed = _what_changed(known, slide, task)
             if changed is None:
@@ -180,11 +192,36 @@ def _tile_slide(task: _Task) -> SlideRecord:
                 readable = np.ones(len(tiles), np.bool_)
                 save_packed(group, _encoded_tiles(slide, tiles, readable, task))
                 tiles = tiles.only(readable)
-            tiles.save(group)
+            replace(tiles, settings={**tiles.settings, "source": source} if source else tiles.settings).save(group)
             task.picture.unlink(missing_ok=True)  # after an interruption it must not stand beside another store
         title = f"{slide.path.name}: {tissue.area_mm2:.2f} mm2 of tissue, {counted(len(tiles), 'tile')}"
         report.tissue_picture(task.picture, thumbnail, tissue.mask, title)
         return _record(task, tiles, "ok")
+
+
+def _source(task: _Task) -> str:
+    """Return what tells a slide that lies elsewhere from others, its pixel size too; empty where nothing can."""
+    if not task.row.address:
+        return ""
+    from wsiseg.slides.remote import asked  # noqa: PLC0415  loads the HTTP client
+
+    size, version = asked(task.row)
+    mpp = task.row.mpp or task.config.slide_mpp
+    return f"{bare(task.row.address)} {size} {version} {mpp}" if version else ""
+
+
+@contextmanager
+def _opened(task: _Task) -> Iterator[Slide]:
+    """Open a slide, fetched first where it lies elsewhere, and kept for it."""
+    with Cache(*task.config.cache_place) as cache:
+        if task.row.address:
+            from wsiseg.run.connection import USUAL  # noqa: PLC0415  loads the HTTP client
+            from wsiseg.slides.remote import fetch  # noqa: PLC0415  the same
+
+            cache.keep(task.row.path.parent, USUAL.room_s)
+            fetch(task.row, cache, task.progress)
+        with task.row.open(task.config.slide_mpp) as slide:
+            yield slide
 
 
 def _placed(slide: Slide, tissue: TissueMask, task: _Task) -> Tiles:
@@ -213,6 +250,10 @@ def _what_changed(known: Tiles, slide: Slide, task: _Task) -> str | None:
     """Name what differs from what the tiles of an earlier run were made of; None where nothing does."""
     if known.slide != slide.facts:
         return slide.facts.difference(known.slide)
+    return _changed_settings(known, task)
+
+
+def _changed_settings(known: Tiles, task: _Task) -> str | None:
     changed = [name.replace("_", "-") for name, value in task.settings.items() if known.settings.get(name) != value]
     if changed:
         return f"{' and '.join(changed)} changed"
