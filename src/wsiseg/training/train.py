@@ -96,10 +96,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
 
 
 def _shared_out(config: TrainConfig, address: str, progress: Progress) -> TrainConfig:
-    """Let workers of a cluster compute features and train the configurations of a grid; return what is to do then.
-
-    They leave in the folder of the run what one process would, which so finds all of it done.
-    """
+    """Let workers compute features and train the configurations of a grid; return what to do then: it finds them."""
     config = config.model_copy(update={"dask": None})
     if config.freeze and config.features is None:
         names = [slide.slide for slide in _slides(config, None, Progress())]
