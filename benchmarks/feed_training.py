@@ -159,7 +159,7 @@ def one_layer() -> None:
             return super().normalised(images[:, ::32, ::32])
 
     for one in (module, network):  # before and after the training
-        one.build = lambda *_, **__: OneLayer(nn.Identity(), 3, (0.5,) * 3, (0.25,) * 3)  # type: ignore[assignment]
+        setattr(one, "build", lambda *_, **__: OneLayer(nn.Identity(), 3, (0.5,) * 3, (0.25,) * 3))  # noqa: B010  a module
 
 
 if __name__ == "__main__":

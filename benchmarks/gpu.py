@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -170,7 +170,7 @@ def setup(bench: Bench, *, needs_models: bool) -> dict[str, str]:
     torch.save(weights, folder / "weights.pt")
     models = {kind: str(folder / f"{sizes.arch}-{kind}.onnx") for kind in ("fp32", "fp16")}
     with ThreadPoolExecutor(4) as pool:
-        jobs = [pool.submit(_slides, bench), pool.submit(_stores, bench)]
+        jobs: list[Future[Any]] = [pool.submit(_slides, bench), pool.submit(_stores, bench)]
         for kind, path in models.items() if needs_models else ():
             command = [sys.executable, "-m", "wsiseg", "export", "--from-torch", "weights.pt", "--arch", sizes.arch]
             command += ["--precision", kind, "--out", path, "--allow-loss"]

@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +128,7 @@ def trained(
         return pixels_of(scores, truths)
 
 
-def measured(runs: Sequence[Sequence[Pixels]]) -> dict[str, object]:
+def measured(runs: Sequence[Sequence[Pixels]]) -> dict[str, Any]:
     """Return the AUC of every seed, their mean, and the mean of each resample of the slides."""
     resamples = Resamples.of([str(number) for number in range(len(runs[0]))], RESAMPLES, 0)
     values = [float(auc(curve(pixels))) for pixels in runs]
@@ -135,7 +136,7 @@ def measured(runs: Sequence[Sequence[Pixels]]) -> dict[str, object]:
     return {"auc": float(np.mean(values)), "seeds": values, "ci95": interval(again), "again": again}
 
 
-def table(found: Mapping[str, Mapping[str, object]]) -> str:
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the arms with their differences from labels alone, and how much of the way to true labels they go."""
     low, high = (found.get(arm, {}).get("auc") for arm in ("yes or no", "true labels of tiles"))
     heads = ("what is said", "pixel AUC", "seeds", "more than yes or no", "of the way to true labels")

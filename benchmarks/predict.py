@@ -40,7 +40,7 @@ class Watch(Streams):
     """Streams that note when tiles are done."""
 
     def __init__(self) -> None:
-        super().__init__(quiet=True, bars=False)
+        super().__init__(quiet=True)
         self.moments: list[tuple[float, int]] = []
 
     def advance(self, slide: str, tiles: int, waited_s: float = 0.0) -> None:

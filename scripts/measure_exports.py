@@ -24,7 +24,8 @@ from typing import Any
 
 from wsiseg.exporting.sample_tiles import Sample, from_cohort
 from wsiseg.model_file.model_file import ModelFile
-from wsiseg.model_file.onnx_session import cores, has_fast_int8
+from wsiseg.model_file.onnx_session import has_fast_int8
+from wsiseg.run.machine import cores
 
 PRECISIONS = ("fp32", "fp16", "int8")
 ROUNDS, TILES, SETTLING_TILES = 6, 16, 64

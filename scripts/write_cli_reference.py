@@ -10,9 +10,10 @@ from pydantic.fields import FieldInfo
 
 from wsiseg.cli import shell
 from wsiseg.config import doctor, evaluate, export, fetch, predict, tile, train
+from wsiseg.config.settings import Config
 
 REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"
-CONFIGS = {
+CONFIGS: dict[tuple[str, ...], type[Config]] = {
     ("init",): doctor.InitConfig,
     ("fetch", "example"): fetch.FetchExampleConfig,
     ("fetch", "demo"): fetch.FetchDemoConfig,
