@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,13 +15,21 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("snakemake") is None, reason="needs snakemake on the PATH: pip install snakemake")
 def test_snakemake_maps_shards_and_joins_them(tmp_path: Path) -> None:
     slides, model = write_slides(tmp_path / "slides", 4), write_color_filter_model(tmp_path / "colors.onnx")
     subprocess.run(command(slides, model, tmp_path / "alone"), check=True, capture_output=True)
     settings = {"slides": slides, "model": model, "out": tmp_path / "maps", "shards": 2}
     settings |= {"more": "--tissue none --csv", "wsiseg": f"{sys.executable} -m wsiseg"}
-    snakemake = ["snakemake", "--snakefile", str(EXAMPLES / "snakemake" / "Snakefile"), "--cores", "2", "--config"]
+    snakemake = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(EXAMPLES / "snakemake" / "Snakefile"),
+        "--cores",
+        "2",
+        "--config",
+    ]
     run = [*snakemake, *(f"{name}={value}" for name, value in settings.items())]
     environment = {**os.environ, "HOME": str(tmp_path)}
     done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
