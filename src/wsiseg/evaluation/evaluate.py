@@ -20,6 +20,7 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.heatmap.opening import prediction_files
 from wsiseg.mathematics.metrics import best_threshold, curve
 from wsiseg.run.errors import UsageError, WsisegError
+from wsiseg.run.memory import start_zarr
 from wsiseg.run.outputs import write_text
 from wsiseg.run.record import Progress, SlideRecord
 from wsiseg.slides.cohort import Cohort, CohortSlide
@@ -40,6 +41,7 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
         ModelFileError: The model for PatchCamelyon cannot compute.
     """
     progress = progress or Progress()
+    start_zarr()
     if config.out is not None and config.out.resolve() in {place.resolve() for place in config.predictions}:
         raise UsageError(f"{config.out}: its report.html is that of predict", "give --out another folder")
     if config.pcam is not None:

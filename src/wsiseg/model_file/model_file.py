@@ -14,7 +14,7 @@ from wsiseg.model_file.model_card import ModelCard, read_card
 from wsiseg.model_file.onnx_bytes import MOST_BYTES
 from wsiseg.model_file.onnx_session import CPU, RuntimeFailure, Started, ports, run, speed, start
 from wsiseg.model_file.self_test import Outputs, as_features, largest_difference
-from wsiseg.run.errors import MORE_MEMORY, ModelFileError, UsageError, is_out_of_memory
+from wsiseg.run.errors import MORE_MEMORY, ModelFileError, UsageError, WsisegError, is_out_of_memory
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -91,7 +91,7 @@ class ModelFile(AbstractContextManager["ModelFile"]):
         try:
             model._check_answers()
         except MemoryError as error:
-            raise ModelFileError(f"{path}: its self-test needs more memory than there is", MORE_MEMORY) from error
+            raise WsisegError(f"{path}: its self-test needs more memory than there is", MORE_MEMORY) from error
         return model
 
     @classmethod

@@ -34,6 +34,7 @@ from wsiseg.prediction.mapping import (
 from wsiseg.prediction.stored import write_of
 from wsiseg.prediction.unchanged import Marks, Setting, marks_of
 from wsiseg.run.errors import WsisegError
+from wsiseg.run.memory import start_zarr
 from wsiseg.run.record import SlideRecord, Status
 from wsiseg.slides.address import bare
 from wsiseg.slides.cache import Cache, lock_of
@@ -199,6 +200,7 @@ class _Work:
 
 def records(rows: Sequence[CohortSlide], setting: Setting) -> Iterator[SlideRecord]:
     """Map slides one after the other; the next are opened and read, and the last are written meanwhile."""
+    start_zarr()
     writing: deque[Future[SlideRecord]] = deque()
     # What one process has taken others cannot map: no more than keeps the device at work.
     lanes = 1 if all(model.provider == CPU for model in setting.models) else _LANES

@@ -1,6 +1,7 @@
-"""How the C library of Linux hands out memory: by default in ways that waste time in training and room in prediction.
+"""Memory that is taken ahead or kept: by the C library of Linux, and by the thread of zarr.
 
-It takes large blocks from the kernel and gives them back one by one, and raises the bound of what is large by itself.
+By default the library hands memory out in ways that waste time in training and room in prediction: it takes large blocks
+from the kernel, gives them back one by one, and raises the bound of what is large by itself.
 """
 
 import ctypes
@@ -27,6 +28,22 @@ def keep_freed_memory() -> None:
     time, EfficientNet-Lite0).
     """
     _set({_M_MMAP_THRESHOLD: 2**30, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**28})
+
+
+def start_zarr() -> None:
+    """Let zarr start its thread now: where a later call finds no memory for it, all who ask after that wait for ever.
+
+    Raises:
+        RuntimeError: There is no memory for it now.
+    """
+    import zarr  # noqa: PLC0415  heavy: only where arrays are read or written
+    from zarr.core import sync  # noqa: PLC0415  the same
+
+    try:
+        zarr.create_group({})
+    except RuntimeError:
+        sync.reset_resources_after_fork()  # else it waits at the end for a thread that never began
+        raise
 
 
 def _set(parameters: dict[int, int]) -> None:

@@ -20,6 +20,7 @@ from wsiseg.mathematics.grid import Grid
 from wsiseg.pages import pictures as report
 from wsiseg.run.cluster import READING, on_cluster
 from wsiseg.run.errors import SlideError, UsageError, WsisegError, counted
+from wsiseg.run.memory import start_zarr
 from wsiseg.run.outputs import locked, write_text, written_whole
 from wsiseg.run.record import Progress, Run, RunFile, SlideRecord, Status, now, slides_of
 from wsiseg.run.version import __version__
@@ -62,6 +63,7 @@ def tile(config: TileConfig, progress: Progress | None = None) -> Run:
         if not config.pixels:
             progress.note("train needs --pixels of slides that lie elsewhere, as it fetches none")
     progress.begin(len(cohort.slides))
+    start_zarr()
     settings = config.model_dump(mode="json", exclude=_NO_PART)
     run = Run(command="tile", version=__version__, started=now(), settings=settings)
     with RunFile(config.out / run_name(config.shard), run) as file:
@@ -143,9 +145,8 @@ def _records(cohort: Cohort, tissue: TissueChoice, config: TileConfig, progress:
     if config.dask is not None:
         yield from on_cluster(config.dask, partial(_on_worker, tissue=tissue, config=config), cohort.slides, READING)
         return
-    slides = max(1, min(config.jobs, len(cohort.slides)))
-    stop, threads = threading.Event(), config.jobs // slides
-    tasks = [_task(row, tissue, config, progress, threads, stop) for row in cohort.slides]
+    stop, slides = threading.Event(), max(1, min(config.jobs, len(cohort.slides)))
+    tasks = [_task(row, tissue, config, progress, config.jobs // slides, stop) for row in cohort.slides]
     with ThreadPoolExecutor(slides, "slide") as pool:
         futures: list[Future[SlideRecord]] = [pool.submit(_tile_or_say_why, task) for task in tasks]
         try:
@@ -248,9 +249,7 @@ def _placed(slide: Slide, tissue: TissueMask, task: _Task) -> Tiles:
 
 def _what_changed(known: Tiles, slide: Slide, task: _Task) -> str | None:
     """Name what differs from what the tiles of an earlier run were made of; None where nothing does."""
-    if known.slide != slide.facts:
-        return slide.facts.difference(known.slide)
-    return _changed_settings(known, task)
+    return slide.facts.difference(known.slide) if known.slide != slide.facts else _changed_settings(known, task)
 
 
 def _changed_settings(known: Tiles, task: _Task) -> str | None:

@@ -20,7 +20,7 @@ from wsiseg.pages.configurations import Configured, best_first
 from wsiseg.run.cluster import READING, on_cluster
 from wsiseg.run.errors import UsageError
 from wsiseg.run.machine import cores
-from wsiseg.run.memory import keep_freed_memory
+from wsiseg.run.memory import keep_freed_memory, start_zarr
 from wsiseg.run.outputs import write_text
 from wsiseg.run.reader_processes import ReaderProcesses
 from wsiseg.run.record import Progress
@@ -134,6 +134,7 @@ def _configurations_at(outs: Sequence[Path], config: TrainConfig) -> list[Path]:
 def _train(config: TrainConfig, progress: Progress | None = None, only: Path | None = None) -> Trained:
     """Train a configuration or a grid in this process and those that `torchrun` joins to it; `only` one of a grid."""
     keep_freed_memory()
+    start_zarr()
     torch.set_num_threads(min(torch.get_num_threads(), cores()))  # torch knows no quota of containers
     with joined_processes() as processes, opened(config.teacher, "auto", config.classes[0]) as teachers:
         progress = progress if progress and processes.is_first else Progress()
