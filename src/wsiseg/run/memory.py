@@ -1,7 +1,7 @@
 """Memory that is taken ahead or kept: by the C library of Linux, and by the thread of zarr.
 
-By default the library hands memory out in ways that waste time in training and room in prediction: it takes large blocks
-from the kernel, gives them back one by one, and raises the bound of what is large by itself.
+By default the library hands memory out in ways that waste time in training and room in prediction: it takes large
+blocks from the kernel, gives them back one by one, and raises the bound of what is large by itself.
 """
 
 import ctypes
