@@ -25,13 +25,13 @@ from typing import Any
 import tomli_w
 import torch
 from open_cohort import SPLITS, open_slides, write_cohort
+from steady_head import HEAD, calibrated, steadied
 
 from wsiseg.network.checkpoint import Checkpoint, ClassFit
 
 FOLDER = Path(__file__).resolve().parents[1] / "src" / "wsiseg" / "model_file"
 SLIDES = (150, 15, 24)  # of lymph node in each split; those of the colon are its cases
 ARCH = ("--arch", "timm:tf_efficientnet_lite0")
-HEAD = ("head.weight", "head.bias")
 MOST_LOST = 0.005  # validation AUC that int8 may cost
 LICENCE = (
     "CC BY 4.0. Made from {}PatchCamelyon (Veeling et al. 2018; CC0) and ImageNet weights of EfficientNet-Lite0 "
@@ -77,6 +77,7 @@ class Recipe:
         head: Settings of `wsiseg train` for the head on frozen features.
         tuning: Settings for the later layers.
         card: What the model file says of itself.
+        steady: What it costs a head that changes by a scanner move it; see `steadied`.
         last: Settings for new heads on what these give, shares among them, whose mean is taken.
         export: Further settings of `wsiseg export`.
     """
@@ -87,6 +88,7 @@ class Recipe:
     head: dict[str, Any]
     tuning: dict[str, Any]
     card: dict[str, Any]
+    steady: float
     last: tuple[dict[str, Any], ...] = ()
     export: dict[str, Any] = field(default_factory=dict)
 
@@ -96,12 +98,13 @@ RECIPES = {
         organs=("node", "colon"),
         tiles=("--tile", 96, "--mpp", 0.972),  # a tile is a patch of the node
         shares=("--alpha", 0.4, "--beta", 0.2),
+        steady=0.1,
         head={"lr": 3e-4, "weight-decay": 1.0, "schedule": "cosine", "accumulate": 4, "epochs": 40, "max-tiles": 200},
         tuning={**TUNING, "micro-batch": 12, "epochs": 14, "max-tiles": 384},
         last=({**AMID, "max-tiles": 24, "context": 288},),
         card={
             "name": "node-colon-lite0",
-            "version": "7",
+            "version": "8",
             "licence": LICENCE.format(EBHI),
             "intended_use": "Research on H&E slides of lymph node and colon; not for diagnosis.",
             "data": (
@@ -128,6 +131,7 @@ RECIPES = {
         organs=("node",),
         tiles=("--tile", 192, "--mpp", 0.486),  # a tile is a patch, doubled
         shares=("--alpha", 0.2, "--beta", 0.2),
+        steady=1.0,
         head={
             "lr": 1e-3,
             "weight-decay": 1.0,
@@ -141,7 +145,7 @@ RECIPES = {
         last=(ALONE, {**AMID, "max-tiles": 64, "context": 384}),
         card={
             "name": "node-lite0",
-            "version": "3",
+            "version": "4",
             "licence": LICENCE.format(""),
             "intended_use": "Research on H&E slides of lymph node; not for diagnosis.",
             "data": (
@@ -180,12 +184,17 @@ def of_split(cohort: Path, *splits: str) -> Path:
 
 def measured(model: Path, cohort: Path, truth: Path, split: str, kind: str, *options: object) -> dict[str, Any]:
     """Map a split and return its metrics."""
-    maps = cohort.parent.parent / f"maps-{split}-{kind}-{model.stem}"
+    maps = maps_of(model, cohort, split, kind)
     figures = maps.with_name(f"{maps.name}-figures")
     wsiseg("predict", of_split(cohort, split), "--model", model, "--map", kind, "--out", maps)
     wsiseg("evaluate", maps, "--truth", truth, "--cohort", cohort, "--split", split, *options, "--out", figures)
     metrics: dict[str, Any] = json.loads((figures / "metrics.json").read_text())
     return {**metrics, "file": figures / "metrics.json"}
+
+
+def maps_of(model: Path, cohort: Path, split: str, kind: str) -> Path:
+    """Return where the maps of a split are written."""
+    return cohort.parent.parent / f"maps-{split}-{kind}-{model.stem}"
 
 
 def auc(metrics: dict[str, Any]) -> float:
@@ -263,15 +272,26 @@ def make(recipe: Recipe, data: Path, weights: Path, work: Path, out: Path) -> No
     work.mkdir(parents=True, exist_ok=True)
     cohort, truth = tiled(recipe, data, work)
     run = trained(recipe, cohort, truth, state_dict(weights, work), work)
-    drafts = {
-        name: exported(run, work / f"draft-{name}.onnx", precision=name, **recipe.export) for name in ("fp32", "int8")
-    }
-    of_map = {kind: measured(drafts["fp32"], cohort, truth, "val", kind) for kind in ("dense", "tile")}
-    kind = max(of_map, key=lambda kind: auc(of_map[kind]))
-    of_precision = {"fp32": of_map[kind], "int8": measured(drafts["int8"], cohort, truth, "val", kind)}
-    precision = "int8" if auc(of_precision["int8"]) >= auc(of_precision["fp32"]) - MOST_LOST else "fp32"
-    threshold = float(of_precision[precision]["threshold"]["value"])
-    chosen = {name: auc(metrics) for name, metrics in (of_map | of_precision).items()}
+    finish(recipe, run, cohort, truth, out)
+
+
+def finish(recipe: Recipe, run: Path, cohort: Path, truth: Path, out: Path) -> None:
+    """Make a model file of a run: head, kind of map, calibration, precision, threshold, figures."""
+    work = run.parent
+
+    def draft(name: str, run: Path) -> Path:
+        return exported(run, work / f"draft-{run.name}-{name}.onnx", precision=name, **recipe.export)
+
+    run = steadied(run, of_split(cohort, "train", "val"), work / "steadied", recipe.steady)
+    plain = draft("fp32", run)
+    of_map = {kind: auc(measured(plain, cohort, truth, "val", kind)) for kind in ("dense", "tile")}
+    kind = max(of_map, key=of_map.__getitem__)
+    run = calibrated(run, maps_of(plain, cohort, "val", kind), cohort, truth, work / "calibrated")
+    drafts = {name: draft(name, run) for name in ("fp32", "int8")}
+    found = {name: measured(one, cohort, truth, "val", kind) for name, one in drafts.items()}
+    precision = "int8" if auc(found["int8"]) >= auc(found["fp32"]) - MOST_LOST else "fp32"
+    threshold = float(found[precision]["threshold"]["value"])
+    chosen = of_map | {name: auc(metrics) for name, metrics in found.items()}
     print("validation AUC", chosen, "->", kind, precision, threshold, flush=True)
     test = measured(drafts[precision], cohort, truth, "test", kind, "--threshold", threshold)
     card = {**recipe.card, "figures": str(test["file"].resolve())}
