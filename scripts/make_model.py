@@ -77,8 +77,9 @@ class Recipe:
         head: Settings of `wsiseg train` for the head on frozen features.
         tuning: Settings for the later layers.
         card: What the model file says of itself.
-        steady: What it costs a head that changes by a scanner move it; see `steadied`.
         last: Settings for new heads on what these give, shares among them, whose mean is taken.
+        steady: What it costs a head that changes by a scanner move it, see `steadied`; None leaves it, and its
+            calibration is that of tiles.
         export: Further settings of `wsiseg export`.
     """
 
@@ -88,8 +89,8 @@ class Recipe:
     head: dict[str, Any]
     tuning: dict[str, Any]
     card: dict[str, Any]
-    steady: float
     last: tuple[dict[str, Any], ...] = ()
+    steady: float | None = None
     export: dict[str, Any] = field(default_factory=dict)
 
 
@@ -131,7 +132,6 @@ RECIPES = {
         organs=("node",),
         tiles=("--tile", 192, "--mpp", 0.486),  # a tile is a patch, doubled
         shares=("--alpha", 0.2, "--beta", 0.2),
-        steady=1.0,
         head={
             "lr": 1e-3,
             "weight-decay": 1.0,
@@ -145,7 +145,7 @@ RECIPES = {
         last=(ALONE, {**AMID, "max-tiles": 64, "context": 384}),
         card={
             "name": "node-lite0",
-            "version": "4",
+            "version": "3",
             "licence": LICENCE.format(""),
             "intended_use": "Research on H&E slides of lymph node; not for diagnosis.",
             "data": (
@@ -282,11 +282,13 @@ def finish(recipe: Recipe, run: Path, cohort: Path, truth: Path, out: Path) -> N
     def draft(name: str, run: Path) -> Path:
         return exported(run, work / f"draft-{run.name}-{name}.onnx", precision=name, **recipe.export)
 
-    run = steadied(run, of_split(cohort, "train", "val"), work / "steadied", recipe.steady)
+    if recipe.steady is not None:
+        run = steadied(run, of_split(cohort, "train", "val"), work / "steadied", recipe.steady)
     plain = draft("fp32", run)
     of_map = {kind: auc(measured(plain, cohort, truth, "val", kind)) for kind in ("dense", "tile")}
     kind = max(of_map, key=of_map.__getitem__)
-    run = calibrated(run, maps_of(plain, cohort, "val", kind), cohort, truth, work / "calibrated")
+    if recipe.steady is not None:
+        run = calibrated(run, maps_of(plain, cohort, "val", kind), cohort, truth, work / "calibrated")
     drafts = {name: draft(name, run) for name in ("fp32", "int8")}
     found = {name: measured(one, cohort, truth, "val", kind) for name, one in drafts.items()}
     precision = "int8" if auc(found["int8"]) >= auc(found["fp32"]) - MOST_LOST else "fp32"
