@@ -27,9 +27,8 @@ Floats = NDArray[np.float64]
 HEAD = ("head.weight", "head.bias")
 CHANGES = tuple(name for name in SCANNER if name not in {"as it is", "blur of 2 px"})  # a blur becomes unknown
 CELL_PX = 32
-COUNTED = ORGANS[
-    "node"
-]  # whose moves count: at a size of x0.8 its recall falls by more than .1, that of the colon by .05
+# Whose moves count: at a size of x0.8 its recall falls by more than .1, that of the colon by .05.
+COUNTED = ORGANS["node"]
 SLIDES = 30  # of each site
 TILES_WIDE = 20 / 3  # of what is changed: a whole number of cells at all sizes
 POINTS = np.linspace(0.15, 0.85, 9)  # of a window, along both axes, whose tiles are compared
