@@ -2,8 +2,12 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -275,6 +279,20 @@ def test_texts_come_from_a_process_that_serves_many_files(tmp_path: Path) -> Non
         path = write_named_features(tmp_path / f"\udce9{number}.h5", f"nétwork {number}")
         assert read_features(path, facts).encoder == f"nétwork {number}"
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.slow
+def test_a_process_that_never_ends_reading_does_not_outlive_the_command_for_long(tmp_path: Path) -> None:
+    path = write_named_features(tmp_path / "a.h5", "a")
+    program = hdf5_texts._SERVE.replace("try:", "next(filter(None, iter(int, 1)))\n    try:")
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process, suppress(subprocess.TimeoutExpired):
+        print(json.dumps([str(path), [["/", "encoder"]]]), file=process.stdin, flush=True)
+        process.wait(30)
+        process.kill()
+    assert process.returncode == -signal.SIGALRM
 
 
 @pytest.mark.usefixtures("_own_process")

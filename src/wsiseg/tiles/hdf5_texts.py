@@ -7,6 +7,7 @@ another.
 
 import atexit
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,16 +20,19 @@ from wsiseg.run.errors import StalledError, WsisegError
 from wsiseg.slides.time_limit import TimeLimit
 
 _LONGEST_S, _LONGEST_START_S = 3.0, 120.0
-_SERVE = """
-import json, sys, h5py
+_SERVE = f"""
+import json, signal, sys, h5py
+alarm = getattr(signal, "alarm", lambda seconds: None)  # ends it where nobody is left to do so
 print(flush=True)  # from here on it is quick
 for line in sys.stdin:
     path, places = json.loads(line)
+    alarm({2 * math.ceil(_LONGEST_S)})
     try:
         with h5py.File(path, "r") as file:
             answer = [str(file[place].attrs[name]) for place, name in places]
     except Exception as error:
         answer = str(error)
+    alarm(0)
     print(json.dumps(answer), flush=True)
 """
 
