@@ -59,8 +59,8 @@ class TrainConfig(Config):
     arch: str = "resnet50"
     """A torchvision classifier, `timm:NAME`, or `timm:hf-hub:OWNER/MODEL`; a transformer takes tiles of one size."""
     init: str = "imagenet"
-    """`imagenet` (of a network of the hub, the weights that it comes with), `none`, or a file: a state dict, or a
-    checkpoint of wsiseg, whose head is used too."""
+    """`imagenet`, or of a network of a hub `hub`, the weights that it comes with, whether that is said or not; `none`;
+    or a file: a state dict, or a checkpoint of wsiseg, whose head is used too."""
     freeze: bool = False
     """Compute the features once and train the head alone."""
     features: Path | None = None

@@ -115,9 +115,10 @@ def build(
 ) -> TileClassifier:
     """Make a tile classifier of torchvision, or `timm:NAME`.
 
-    `init` is `imagenet`, `none`, or a file: a state dict, or a checkpoint of wsiseg, which is used whole, but for the
-    head of other `classes`. `note` is told about tensors of the file that do not fit. A transformer takes nothing but
-    tiles of side `tile_px`. Of `features:N`, a head on so many stored features, there is nothing but the head.
+    `init` is `imagenet` or, of a network of a hub, `hub`, the weights that it comes with; `none`; or a file: a state
+    dict, or a checkpoint of wsiseg, which is used whole, but for the head of other `classes`. `note` is told about
+    tensors of the file that do not fit. A transformer takes nothing but tiles of side `tile_px`. Of `features:N`, a
+    head on so many stored features, there is nothing but the head.
 
     Raises:
         UsageError: There is no such classifier, it has no feature map, or the file or the tiles do not fit it.
@@ -127,6 +128,11 @@ def build(
     if arch.startswith(FEATURES):
         channels = int(arch.removeprefix(FEATURES))
         return TileClassifier(nn.Identity(), channels, IMAGENET_MEAN, IMAGENET_STD, len(classes))
+    if init == "hub":
+        if not arch.startswith(f"{TIMM}{HUB}"):
+            advice = f"name one as {TIMM}{HUB}OWNER/MODEL, or give --init imagenet, none or a file"
+            raise UsageError(f"{arch}: is no network of a hub, whose weights --init hub asks for", advice)
+        init = "imagenet"
     checkpoint = _starting_checkpoint(init)
     if checkpoint is not None:
         if checkpoint.arch != arch:
