@@ -27,7 +27,7 @@ from wsiseg.training.step import (
 )
 
 TILES, CHANNELS = 30, 5
-ALPHA, BETA, C0, C1, WEIGHT = 0.3, 0.1, 0.5, 2.0, 0.7
+ALPHA, BETA, C0, C1, WEIGHT = 0.3, 0.4, 0.5, 2.0, 0.7
 CPU, HERE = torch.device("cpu"), Path()
 
 
@@ -49,12 +49,13 @@ class Linear(nn.Module):
         (0, (None, None), (0.0, 1.0)),
         (0, (None, 0.2), (0.0, 1.0)),
         (1, (None, None), (ALPHA, BETA)),
-        (1, (0.5, 0.7), (0.5, BETA)),
-        (1, (0.5, None), (0.5, BETA)),
-        (1, (0.95, None), (0.95, 0.05)),
+        (1, (0.5, 0.7), (0.6, 0.0)),
+        (1, (0.5, None), (0.5, 0.0)),
         (1, (None, 0.2), (0.2, BETA)),
-        (1, (0.5, 0.95), (0.5, 0.05)),
+        (1, (None, 0.9), (ALPHA, 0.1)),
+        (1, (0.0, 0.2), (0.1, 0.0)),
         (None, (None, 0.2), (0.0, BETA)),
+        (None, (0.0, 0.9), (0.0, 0.1)),
     ],
 )
 @pytest.mark.parametrize("is_supervised", [False, True])
@@ -98,7 +99,7 @@ def test_the_risk_of_classes_is_the_mean_of_their_own(micro_batch: int | None) -
 
     def risk_at(moved: Floats) -> float:
         logits = features @ moved
-        return (literal_risk(logits[:, 0], (0.5, BETA), C1) + literal_risk(logits[:, 1], (0.0, 1.0), C0)) / 3
+        return (literal_risk(logits[:, 0], (0.5, 0.0), C1) + literal_risk(logits[:, 1], (0.0, 1.0), C0)) / 3
 
     assert risk == pytest.approx(risk_at(weights), rel=1e-5)
     assert network.weight.grad is not None
@@ -114,13 +115,14 @@ def test_without_normal_slides_tiles_are_drawn_to_what_the_share_of_their_slide_
     random = np.random.default_rng(0)
     weights, features = random.normal(size=CHANNELS), random.normal(size=(TILES, CHANNELS))
     config = TrainConfig(cohort=HERE, out=HERE, c1=C1, micro_batch=micro_batch)
-    slide = LabelledSlide("a", 1, "train", "", HERE, HERE, TILES, 64, 0.5, "", stated=(0.2, 0.4), target=-1.0)
+    slide = LabelledSlide("a", 1, "train", "", HERE, HERE, TILES, 64, 0.5, "", stated=(0.2, 0.4))
+    slide = replace(slide, needs_normal=True, target=-1.0)
     network = Linear(weights)
     risk = Stepper(config, CPU).backward(network, Bag(slide, torch.from_numpy(features), WEIGHT))
 
     def risk_at(moved: Floats) -> float:
         logits = features @ moved
-        return literal_risk(logits, (0.2, 0.2), C1) + C1 * float(np.mean(np.log1p(np.exp(logits)) + logits))
+        return literal_risk(logits, (0.2, 0.6), C1) + C1 * float(np.mean(np.log1p(np.exp(logits)) + logits))
 
     assert risk == pytest.approx(risk_at(weights), rel=1e-5)
     steps = 1e-6 * np.eye(CHANNELS)
@@ -133,6 +135,7 @@ def test_without_normal_slides_all_is_called_normal_that_is_known_to_be() -> Non
     slide = LabelledSlide("a", 1, "train", "", HERE, HERE, TILES, 64, 0.5, "", stated=(0.5, 0.6), needs_normal=True)
     assert slide.shares(ALPHA, BETA) == (0.5, 0.4)
     assert replace(slide, label=None, stated=(None, 0.25)).shares(ALPHA, BETA) == (0.0, 0.75)
+    assert replace(slide, stated=(0.95, None)).shares(ALPHA, BETA) == pytest.approx((0.95, 0.05))
     assert replace(slide, stated=(None, None)).shares(ALPHA, BETA) == (ALPHA, BETA)
 
 

@@ -34,8 +34,7 @@ _MOST = 0.5
 class LabelledSlide:
     """A slide with tiles of which it is known whether it holds tumour, or how much; or another class that is learned.
 
-    Where several classes are learned, this is what is known of the first, and `others` the same slide with what is
-    known of each further one.
+    Of several classes, this is what is known of the first, and `others` the same slide for each further one.
     """
 
     slide: str
@@ -61,9 +60,9 @@ class LabelledSlide:
         return (self, *self.others)
 
     def shares(self, alpha: float, beta: float) -> tuple[float, float]:
-        """Return the least shares of tumour and of normal tissue: as stated, else by the label.
+        """Return the shares of tumour and of normal tissue in its tiles: as stated, else by the label.
 
-        Beside slides without tumour no more than `beta` is called normal here: theirs are the surer labels.
+        They are the least shares; beside slides without tumour, the middle of the bounds is tumour and nothing normal.
 
         Args:
             alpha: Least share of tumour in a slide that holds some and of which no more is stated.
@@ -74,6 +73,8 @@ class LabelledSlide:
         if self.label is None:
             alpha, beta = 0.0, 0.0 if self.stated == (None, None) else beta
         least, most = self.stated
+        if least is not None and self.label and not self.needs_normal:
+            return (least if most is None else (least + most) / 2), 0.0
         if least is not None:
             alpha, beta = least, min(beta, 1 - least)
         if most is not None:
