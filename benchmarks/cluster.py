@@ -64,7 +64,7 @@ def compare(folder: Path, count: int, rounds: int, size: int | None) -> None:
     else:
         slides, model = one_slide(folder / "slides", count, size), model_path("default")
     ways: dict[str, list[str]] = {"one process": []}
-    for way in (("--jobs", "2"), ("--dask", "local:2"), ("--dask", "local:4")):
+    for way in (("--jobs", "2"), ("--dask", "local:4")):
         ways[" ".join(way)] = [*way]
     took: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
