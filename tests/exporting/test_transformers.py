@@ -111,6 +111,11 @@ def test_a_transformer_becomes_a_checked_file(
             model.answer_map(np.zeros((1, 2 * TILE_PX, TILE_PX, 3), np.uint8))
 
 
+def test_nobody_is_told_to_export_it_anew_as_it_never_tells_what_is_unknown(exported: Exported) -> None:
+    with ModelFile.open(exported.path) as model:
+        assert model.warnings == ("model.onnx: cannot tell tissue unlike that of its training",)
+
+
 def test_its_dense_map_is_that_of_its_tiles(exported: Exported, cohort: Path) -> None:
     slide = Cohort.read(cohort).slides[0].path
     dense, tiles = (predict(slide, exported.path, map=kind, tissue="none") for kind in ("dense", "tile"))

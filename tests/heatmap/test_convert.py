@@ -14,6 +14,7 @@ from making.maps import write_map
 from wsiseg.cli.streams import Streams
 from wsiseg.config.predict import ConvertConfig, Form
 from wsiseg.heatmap.convert import convert
+from wsiseg.heatmap.dicom import dicomize
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.record import Run, RunFile, SlideRecord
@@ -71,6 +72,18 @@ def test_a_slide_that_is_not_there_stops_no_other(maps: Path) -> None:
     assert plain.message.startswith("b.svs: not a DICOM slide")
     assert plain.hint == "give --dicomize"
     assert not list(maps.glob("*.dcm"))
+
+
+@pytest.mark.slow
+def test_too_little_memory_is_no_fault_of_the_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wsidicomizer = pytest.importorskip("wsidicomizer")
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(wsidicomizer.WsiDicomizer, "convert", fail)
+    with pytest.raises(MemoryError):
+        dicomize(tmp_path / "a.svs", tmp_path / "a.dicom")
 
 
 @pytest.mark.slow

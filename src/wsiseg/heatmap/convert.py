@@ -77,7 +77,7 @@ def _converted(record: SlideRecord, config: ConvertConfig, out: Path, archive: C
                 dicomweb.store(archive, config.store, path)
     except DownloadError:
         raise
-    except (WsisegError, OSError) as error:
+    except (WsisegError, OSError, MemoryError) as error:
         return SlideRecord.of_error(record.slide, Path(record.path), error, must_be_slide=True)
     return SlideRecord(
         slide=record.slide,

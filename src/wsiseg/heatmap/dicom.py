@@ -231,6 +231,7 @@ def dicomize(path: Path, folder: Path) -> None:
     Raises:
         SlideError: wsidicomizer cannot read it.
         WsisegError: wsidicomizer is not installed.
+        MemoryError: There is not enough memory.
     """
     try:
         from wsidicomizer import WsiDicomizer  # noqa: PLC0415  only where slides are made
@@ -241,6 +242,8 @@ def dicomize(path: Path, folder: Path) -> None:
     folder.mkdir()
     try:
         WsiDicomizer.convert(path, folder, **{f"include_{kind}": False for kind in kinds})
+    except MemoryError:
+        raise
     except Exception as error:  # whatever its readers raise
         text = f"{path.name}: wsidicomizer cannot convert it: {error}"
         raise SlideError(text, "convert it with another program, and name its folder with --slides") from error

@@ -28,7 +28,8 @@ BUNDLED = ("default", "node")
 _MUST_LEAD = 1.25  # so that the same file is taken again where two are nearly equal
 _DAMAGED = "export it again or get a fresh copy"
 _OTHER_PRODUCTS = "this CPU computes 8-bit products otherwise: use the fp32 model"
-_CANNOT_TELL = "{}: cannot tell tissue unlike that of its training; where it was made by wsiseg train, export it anew"
+_CANNOT_TELL = "{}: cannot tell tissue unlike that of its training"
+_ANEW = "; where it was made by wsiseg train, export it anew"
 
 
 class ModelFile(AbstractContextManager["ModelFile"]):
@@ -56,7 +57,9 @@ class ModelFile(AbstractContextManager["ModelFile"]):
         can_tell = card.known_tissue is not None and needed in self._outputs
         self._classes = (len(card.given),) if card.thresholds else ()  # the last axis of probabilities
         self.limit = card.known_tissue.limit if card.known_tissue is not None and can_tell else None
-        unknown = () if self.limit is not None else (_CANNOT_TELL.format(path.name),)
+        # Files of transformers, which take windows of one size, never can.
+        advice = _ANEW if card.window_px is None else ""
+        unknown = () if self.limit is not None else (_CANNOT_TELL.format(path.name) + advice,)
         self.warnings = (*started.warnings, *unknown, *(f"{path.name}: {text}" for text in card.warnings))
 
     @classmethod
