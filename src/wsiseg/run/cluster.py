@@ -4,7 +4,7 @@ What runs on the workers must be the same as here, so versions are compared befo
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from threading import Lock
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.machine import CORES, cores
+from wsiseg.run.memory import give_back_large_arrays
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 T = TypeVar("T")
 R = TypeVar("R")
-READING = ("wsiseg", "numpy", "zarr", "openslide")
+READING = ("wsiseg", "numpy", "zarr", "openslide-python")
 """Packages that what is read of slides depends on."""
 
 _MOST_DEATHS = 3
@@ -74,6 +75,9 @@ def on_cluster(
 
 def _alone(step: Callable[[Sequence[T]], Iterable[R]], items: Sequence[T]) -> list[R]:
     with _ALONE:
+        # Dask sets a bound of glibc's, which stops it from learning what is large: every array would come from the kernel
+        # anew, whose zeros cost a fifth of all time.
+        give_back_large_arrays()
         return list(step(items))
 
 
@@ -97,13 +101,16 @@ def _client(address: str, stack: ExitStack) -> "Client":
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
-    called, found = packages_distributions(), {}  # ONNX Runtime has packages of several names
-    for name in packages:
-        try:
-            found[name] = version(called.get(name, [name])[0])
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found
+    return {name: _version(name) for name in packages}
+
+
+def _version(name: str) -> str:
+    with suppress(PackageNotFoundError):
+        return version(name)
+    called = packages_distributions().get(name, [name])  # slow; ONNX Runtime has packages of several names
+    with suppress(PackageNotFoundError):
+        return version(called[0])
+    return "none"
 
 
 def _compare_versions(client: "Client", packages: Sequence[str]) -> None:
