@@ -1,5 +1,7 @@
 """Tiling, features and grids shared with the workers of Dask give what one process gives."""
 
+import resource
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -53,6 +55,24 @@ def test_a_process_has_one_task_at_a_time_and_few_items_come_together_where_ther
         assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
         few = list(on_cluster(cluster.scheduler_address, times, range(3), ("numpy",), together=4))
         assert [together for together, _, _ in few] == [1, 1, 1]
+
+
+def fresh_pages(counts: Sequence[int]) -> Iterator[int]:
+    """Give how many pages the kernel hands out while so many arrays of 1 MB are used one after the other."""
+    for count in counts:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(count):
+            np.ones(2**20, np.uint8)
+        yield resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system's C library is told what to keep")
+def test_arrays_of_a_worker_lie_where_the_last_ones_lay() -> None:
+    """Dask has its workers take every array from the kernel, which fills each of its pages with zeros."""
+    pages_each = 2**20 // resource.getpagesize()
+    (pages,) = on_cluster("local:1", fresh_pages, [100], ("numpy",))
+    assert pages < 20 * pages_each
 
 
 @pytest.mark.slow

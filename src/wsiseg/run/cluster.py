@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.machine import CORES, cores
-from wsiseg.run.memory import give_back_large_arrays
+from wsiseg.run.memory import keep_what_is_used_again
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -75,9 +75,7 @@ def on_cluster(
 
 def _alone(step: Callable[[Sequence[T]], Iterable[R]], items: Sequence[T]) -> list[R]:
     with _ALONE:
-        # Dask sets a bound of glibc's, which stops it from learning what is large: every array would come from the kernel
-        # anew, whose zeros cost a fifth of all time.
-        give_back_large_arrays()
+        keep_what_is_used_again()
         return list(step(items))
 
 
@@ -85,14 +83,18 @@ def _client(address: str, stack: ExitStack) -> "Client":
     import dask  # noqa: PLC0415  an extra
     from distributed import Client, LocalCluster  # noqa: PLC0415  an extra
 
-    stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": _MOST_DEATHS}))
+    settings = {
+        "distributed.scheduler.allowed-failures": _MOST_DEATHS,
+        "distributed.worker.profile.enabled": False,  # a hundred looks at each thread a second
+    }
+    stack.enter_context(dask.config.set(settings))
     kind, _, count = address.partition(":")
     if kind == "local":
         if not count.isdigit() or int(count) < 1:
             raise UsageError(f"--dask {address}: not a number of processes", "give local:N, as local:4")
         share = {CORES: str(max(1, cores() // int(count)))}
-        settings = {"n_workers": int(count), "threads_per_worker": 1, "dashboard_address": None, "env": share}
-        address = stack.enter_context(LocalCluster(**settings))  # type: ignore[no-untyped-call]  # it has no types
+        workers = {"n_workers": int(count), "threads_per_worker": 1, "dashboard_address": None, "env": share}
+        address = stack.enter_context(LocalCluster(**workers))  # type: ignore[no-untyped-call]  # it has no types
     try:
         client: Client = stack.enter_context(Client(address, timeout=_CONNECT_S))  # type: ignore[no-untyped-call]  # too
     except (OSError, ValueError) as error:
