@@ -14,9 +14,9 @@ import sys
 import tempfile
 import time
 import tomllib
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,37 +106,36 @@ def planted(fault: Fault, most_cpu_s: float) -> Outcome:
         return tested(source, fault.tests, most_cpu_s)
 
 
-def without_faults(tests: tuple[str, ...]) -> Outcome:
-    """Run tests on the source as it is, again where they fail: a busy machine may be the cause."""
-    outcome = tested(ROOT / "src", tests, LONGEST_S)
-    return outcome if outcome.code == PASSED else tested(ROOT / "src", tests, LONGEST_S)
+def tally(tests: tuple[str, ...], mine: list[Fault]) -> Counter[str]:
+    """Plant faults that some tests should find, and say of each whether they do; count what became of them."""
+    alone = tested(ROOT / "src", tests, LONGEST_S)
+    if alone.code != PASSED:  # a busy machine may be the cause
+        alone = tested(ROOT / "src", tests, LONGEST_S)
+    if alone.code != PASSED:
+        print(f"{alone.said}\n{' '.join(tests)}: fails without any fault", flush=True)
+        return Counter({"not planted": len(mine)})
+    count = Counter[str]()
+    for fault in mine:
+        outcome = planted(fault, min(LONGEST_S, 30 + 5 * alone.cpu_s))
+        kind = "SURVIVED" if outcome.code in {PASSED, WRONG_NAMES, NO_TESTS} else "killed"
+        print(f"{kind:8} {fault}", flush=True)
+        count[kind] += 1
+    return count
 
 
 def main() -> None:
-    """Check that the faults fit the source and that its tests pass, then plant each."""
-    wanted = faults(sys.argv[1:])
-    for fault in wanted:
+    """Check that the faults fit the source, then plant them: those of the same tests one after the other."""
+    wanted: dict[tuple[str, ...], list[Fault]] = {}
+    for fault in faults(sys.argv[1:]):
         if (ROOT / "src" / "wsiseg" / fault.file).read_text(encoding="utf-8").count(fault.before) != 1:
             raise SystemExit(f"{fault.file}: does not hold this text once: {fault.before}")
-    survivors, found, unknown = 0, 0, 0
+        wanted.setdefault(fault.tests, []).append(fault)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        alone = {tests: pool.submit(without_faults, tests) for tests in dict.fromkeys(one.tests for one in wanted)}
-        running: dict[Future[Outcome], Fault] = {}
-        for tests, coming in alone.items():
-            outcome, mine = coming.result(), [fault for fault in wanted if fault.tests == tests]
-            if outcome.code == PASSED:
-                most_cpu_s = min(LONGEST_S, 30 + 5 * outcome.cpu_s)
-                running |= {pool.submit(partial(planted, fault, most_cpu_s)): fault for fault in mine}
-            else:
-                unknown += len(mine)
-                print(f"{outcome.said}\n{' '.join(tests)}: fails without any fault", flush=True)
-        for future in as_completed(running):
-            is_alive = future.result().code in {PASSED, WRONG_NAMES, NO_TESTS}
-            survivors, found = survivors + is_alive, found + (not is_alive)
-            print(f"{'SURVIVED' if is_alive else 'killed  '} {running[future]}", flush=True)
-    share = found / max(1, found + survivors)
-    print(f"{found} of {found + survivors} faults killed ({share:.0%}), {unknown} not planted")
-    sys.exit(bool(unknown) or share < LEAST_SHARE)
+        count = sum(pool.map(tally, wanted, wanted.values()), Counter[str]())
+    planted_ones = count["killed"] + count["SURVIVED"]
+    share = count["killed"] / max(1, planted_ones)
+    print(f"{count['killed']} of {planted_ones} faults killed ({share:.0%}), {count['not planted']} not planted")
+    sys.exit(count["not planted"] > 0 or share < LEAST_SHARE)
 
 
 if __name__ == "__main__":
