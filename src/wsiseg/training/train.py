@@ -111,6 +111,7 @@ def _shared_out(config: TrainConfig, address: str, progress: Progress) -> TrainC
 
 def _features(names: Sequence[str], config: TrainConfig) -> Sequence[str]:
     """Compute the features of slides on a worker."""
+    keep_freed_memory()
     config, slides, source, classifier = _frozen(config)
     computed_bank(config, classifier, [one for one in slides if one.slide in names], source, Progress())
     return names
