@@ -66,8 +66,9 @@ def on_cluster(
         parts = [items[begin : begin + size] for begin in range(0, len(items), size)]
         futures: list[Future[list[R]]] = client.map(partial(_alone, step), parts, pure=False, retries=0)
         try:
-            for future in as_completed(futures):  # type: ignore[no-untyped-call]  # it has no types
-                yield from future.result()
+            # Results come while others are used: asked for one by one, each is a way to the scheduler and back.
+            for _, found in as_completed(futures, with_results=True):  # type: ignore[no-untyped-call]  # it has no types
+                yield from found
         except KilledWorker as error:
             text = f"a task ended its worker {_MOST_DEATHS} times: {error}"
             raise WsisegError(text, "give it more memory") from error
