@@ -3,7 +3,7 @@
 import math
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,7 @@ def tissue_picture(path: Path, thumbnail: NDArray[np.uint8], mask: NDArray[np.bo
     pixels = np.array(canvas)
     pixels[~kept] = pixels[~kept] // 2 + 90
     pixels[rim(kept, _line(canvas))] = TRUTH
-    _save(path, _framed(Image.fromarray(pixels), title))
+    _save(path, _framed([Image.fromarray(pixels)], title))
 
 
 def heatmap_picture(  # noqa: PLR0913  one argument for each thing that is drawn
@@ -92,18 +92,13 @@ def heatmap_picture(  # noqa: PLR0913  one argument for each thing that is drawn
     """Write a PNG of a slide beside the same slide with its map over it; maps of several classes below each other."""
     plain, panels = scaled(thumbnail), []
     for word, (probabilities, threshold) in maps.items():
-        pair = Image.new("RGB", (plain.width * 2 + _GAP, plain.height), _PAPER)
-        pair.paste(plain, (0, 0))
         judged = np.where(unknown, np.float32(np.nan), probabilities)
-        pair.paste(_mapped(plain, judged, unknown, extent, threshold), (plain.width + _GAP, 0))
-        panels.append(_framed(pair, title, warnings, [*notes, ""], _LEGEND_PX))
+        mapped = _mapped(plain, judged, unknown, extent, threshold)
+        panels.append(_framed([plain, mapped], title, warnings, [*notes, ""], _LEGEND_PX))
         _legend(panels[-1], threshold, word, has_unknown=bool(unknown.any()))
         if cell_um is not None:
             _measure(panels[-1], extent[0] * cell_um, plain.width)
-    whole = Image.new("RGB", (panels[0].width, sum(one.height for one in panels)), _PAPER)
-    for place, panel in enumerate(panels):
-        whole.paste(panel, (0, place * panel.height))
-    _save(path, whole)
+    _save(path, *panels)
 
 
 def _mapped(
@@ -172,22 +167,28 @@ def rim(mask: NDArray[np.bool_], width: int = 1) -> NDArray[np.bool_]:
 
 
 def _framed(
-    picture: Image.Image, title: str, warnings: Sequence[str] = (), notes: Sequence[str] = (), least_width: int = 0
+    pictures: Sequence[Image.Image],  # of one size, that stand beside each other
+    title: str,
+    warnings: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    least_width: int = 0,
 ) -> Image.Image:
     large, small = ImageFont.load_default(16), ImageFont.load_default(13)
     above, below = [f"warning: {warning}" for warning in warnings], [*notes]
     widths = (
         math.ceil(font.getlength(line)) for font, lines in ((large, (title, *above)), (small, below)) for line in lines
     )
-    width = max(picture.width, least_width, *widths)
+    step, height = pictures[0].width + _GAP, pictures[0].height
+    width = max(len(pictures) * step - _GAP, least_width, *widths)
     top = _MARGIN + _LINE * (1 + len(above)) + 4
-    framed = Image.new("RGB", (width + 2 * _MARGIN, top + picture.height + 8 + _LINE * len(below) + _MARGIN), _PAPER)
+    framed = Image.new("RGB", (width + 2 * _MARGIN, top + height + 8 + _LINE * len(below) + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(framed)
     for number, line in enumerate((title, *above)):
         draw.text((_MARGIN, _MARGIN + number * _LINE), line, fill=_WARNING if number else INK, font=large)
-    framed.paste(picture, (_MARGIN, top))
+    for place, picture in enumerate(pictures):
+        framed.paste(picture, (_MARGIN + place * step, top))
     for number, note in enumerate(below):
-        draw.text((_MARGIN, top + picture.height + 8 + number * _LINE), note, fill=INK, font=small)
+        draw.text((_MARGIN, top + height + 8 + number * _LINE), note, fill=INK, font=small)
     return framed
 
 
@@ -222,24 +223,28 @@ def _measure(framed: Image.Image, width_um: float, width_px: int) -> None:
     draw.text((right, top - 22), f"{length:g} um", fill=INK, font=ImageFont.load_default(13), anchor="ra")
 
 
-def _save(path: Path, picture: Image.Image) -> None:
-    with written_whole(path) as partial:
-        partial.write_bytes(_png(np.asarray(picture)))
+def _save(path: Path, *panels: Image.Image) -> None:
+    """Write a PNG of pictures of one width below each other."""
+    with written_whole(path) as partial, partial.open("wb") as file:
+        file.writelines(_png([np.asarray(panel) for panel in panels]))
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    """Return a picture (uint8[rows, columns, 3]) as a PNG whose rows are stored as differences from those above them.
+def _png(panels: Sequence[NDArray[np.uint8]]) -> Iterator[bytes]:
+    """Return a PNG of pictures (uint8[rows, columns, 3]), whose rows are stored as differences from those above them.
 
     Pillow tries five kinds of differences for every row, which takes longer than compressing them; the file would be as
     large (PNG Specification, third edition, sections 5.3, 9.2 and 11.2).
     """
-    rows, columns, _ = pixels.shape
+    rows, columns = sum(map(len, panels)), panels[0].shape[1]
     lines = np.full((rows, 1 + 3 * columns), 2, np.uint8)  # each begins with the kind of its differences
-    lines[:, 1:] = np.diff(pixels.reshape(rows, -1), axis=0, prepend=np.uint8(0))
+    top, above = 0, np.zeros(3 * columns, np.uint8)
+    for pixels in panels:
+        flat, differences = pixels.reshape(len(pixels), -1), lines[top : top + len(pixels), 1:]
+        np.subtract(flat[0], above, out=differences[0])
+        np.subtract(flat[1:], flat[:-1], out=differences[1:])
+        top, above = top + len(pixels), flat[-1]
     head = struct.pack(">IIBBBBB", columns, rows, 8, 2, 0, 0, 0)  # of 8 bits a sample, in RGB
-    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(lines.data, 1)), (b"IEND", b""))
-    parts = (
-        b"%b%b%b%b" % (struct.pack(">I", len(data)), name, data, struct.pack(">I", zlib.crc32(name + data)))
-        for name, data in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    yield b"\x89PNG\r\n\x1a\n"
+    for name, data in ((b"IHDR", head), (b"IDAT", zlib.compress(lines.data, 1)), (b"IEND", b"")):
+        yield from (struct.pack(">I", len(data)), name, data)
+        yield struct.pack(">I", zlib.crc32(data, zlib.crc32(name)))

@@ -54,12 +54,13 @@ class Sums:
 
     def add(self, place: Any, answer: Answer, weight: NDArray[np.float32]) -> None:  # noqa: ANN401  any index of NumPy
         """Add the answer for the cells at an index [rows, columns] with their weights; some may lie beyond the map."""
-        within = tuple(map(slice, self.weight[place].shape))
+        known = self.weight[place]
+        within = tuple(map(slice, known.shape))
         told = (one.reshape(*weight.shape, -1) for one in answer if one is not None)
-        layers = (values for one in told for values in np.moveaxis(one, -1, 0))
+        layers = (one[..., layer] for one in told for layer in range(one.shape[-1]))
         for total, values in zip(self.total, layers, strict=True):
             total[place] += (values * weight)[within]
-        self.weight[place] += weight[within]
+        self.weight[place] = known + weight[within]
 
     def answer(self, plan: Plan) -> Answer:
         """Return what was said of every cell, [rows, columns], NaN where nobody looked or nothing could be read.
@@ -112,7 +113,7 @@ class Asking:
                 place = np.s_[cells[0] : cells[0] + cells[2], cells[1] : cells[1] + cells[3]]
                 self.sums.add(place, answer.changed(itemgetter(number)), weight)
         else:  # all at once: one by one they would take a tenth of the time of decoding
-            rows, columns, _, _ = np.transpose(asked)
+            rows, columns = self.plan.cells[windows, :2].T
             self.sums.add((rows, columns), answer, readable[:, 0, 0].astype(np.float32))
         self.sums.done = windows.stop
         try:

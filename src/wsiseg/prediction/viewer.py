@@ -115,7 +115,7 @@ def smaller_jpeg(jpeg: bytes, longest_px: int) -> bytes | None:
 def _jpeg(image: "Image", longest_px: int, quality: int) -> bytes:
     image.thumbnail((longest_px, longest_px))
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=quality)
+    (image if image.mode == "RGB" else image.convert("RGB")).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,10 +49,15 @@ class Plan:
         _, _, rows, columns = self.windows[number]
         return rows * self.grid.stride_px, columns * self.grid.stride_px
 
+    @cached_property
+    def cells(self) -> NDArray[np.int64]:
+        """The windows as int64[n, 4]."""
+        return np.array(self.windows, np.int64).reshape(-1, 4)
+
     @property
     def mark(self) -> str:
         """A short text that changes whenever the windows or their order do."""
-        return hashlib.sha256(np.array(self.windows, np.int64).tobytes()).hexdigest()
+        return hashlib.sha256(self.cells.tobytes()).hexdigest()
 
     def tiles(self, windows: slice = slice(None)) -> int:
         """Count the tiles that windows amount to; a window of a dense map is as many as its area holds."""
@@ -68,7 +74,7 @@ def plan_tiles(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue: f
     wanted = _wanted(tissue, grid, min_tissue)
     cells = np.argwhere(wanted)
     strips = cells[:, 1] * side // _STRIP_PX
-    windows = tuple((int(row), int(column), 1, 1) for row, column in cells[np.argsort(strips, kind="stable")])
+    windows = tuple((row, column, 1, 1) for row, column in cells[np.argsort(strips, kind="stable")].tolist())
     return Plan(grid, wanted, windows, is_dense=False, batch=_tiles_at_once(runs_on), runs_on=runs_on)
 
 

@@ -1,7 +1,6 @@
 """Outputs that appear whole or not at all: written beside their place, then renamed."""
 
 import csv
-import glob
 import gzip
 import io
 import itertools
@@ -34,10 +33,11 @@ def _beside(path: Path, what: str = "partial") -> Path:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove what processes of this machine that were killed have left beside `path`."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*-{_HOST}-*"):
-        process = left.name.rpartition("-")[2]
+    begin, host = f".{path.name}.", f"-{_HOST}-"
+    for name in os.listdir(path.parent):  # noqa: PTH208  a pattern would be compiled anew for every file
+        process = name.rpartition(host)[2] if name.startswith(begin) else ""
         if process.isdigit() and not _is_alive(int(process)):
-            _remove(left)
+            _remove(path.parent / name)
 
 
 def _is_alive(process: int) -> bool:

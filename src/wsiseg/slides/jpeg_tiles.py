@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ KEPT_BYTES = 32 * 2**20
 _LONGEST_GAP, _LONGEST_READ = 4096, 2**20
 _SAME, _SAME_BUT_SHIFTED = 1, 8  # mean differences of pixels
 _WHOLE = 1e-3  # less of a pixel is no shift
+_Tiles = dict[int, NDArray[np.uint8]]
 
 
 class Cutout(NamedTuple):
@@ -52,7 +53,7 @@ class JpegTiles:
         kept_bytes = within_memory(KEPT_BYTES * max(8, cores()) // 8)
         self._most = max(1, kept_bytes // (page.tile_px[0] * page.tile_px[1] * 3))
         self._lock = threading.Lock()
-        self._kept: OrderedDict[int, Future[NDArray[np.uint8]]] = OrderedDict()
+        self._kept: OrderedDict[int, NDArray[np.uint8] | Future[_Tiles]] = OrderedDict()  # or who decodes it
 
     def fill(self, cutouts: Sequence[Cutout]) -> None:
         """Read regions.
@@ -61,15 +62,15 @@ class JpegTiles:
             OSError: The file cannot be read.
             ValueError: A tile is missing, broken or of another size.
         """
-        places = [list(self._parts(cutout)) for cutout in cutouts]
+        places = [self._parts(cutout) for cutout in cutouts]
         tiles = self._tiles({number for parts in places for number, _, _ in parts})
         width, height = self._page.size_px
-        for cutout, parts in zip(cutouts, places, strict=True):
-            rows, columns = cutout.out.shape[:2]
-            if min(cutout.left, cutout.top, width - cutout.left - columns, height - cutout.top - rows) < 0:
-                cutout.out[:] = np.frombuffer(self._background, np.uint8)
+        for (left, top, out), parts in zip(cutouts, places, strict=True):
+            rows, columns = out.shape[:2]
+            if min(left, top, width - left - columns, height - top - rows) < 0:
+                out[:] = np.frombuffer(self._background, np.uint8)
             for number, place, within in parts:
-                cutout.out[place] = tiles[number][within]
+                out[place] = tiles[number][within]
 
     def are_as(self, read: Callable[[tuple[int, int], tuple[int, int]], NDArray[np.uint8]], down: float) -> bool:
         """Compare the tile with the most bytes, where wrong colours or a shift would show, with what a reader shows.
@@ -91,46 +92,55 @@ class JpegTiles:
         difference = np.abs(read(corner, (found.shape[1], found.shape[0])) - found.astype(np.int16)).mean()
         return bool(difference <= (_SAME if is_whole else _SAME_BUT_SHIFTED))
 
-    def _parts(self, cutout: Cutout) -> Iterator[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
-        """Yield the number of every tile under a region, where it lies in the region, and which part of it that is."""
+    def _parts(self, cutout: Cutout) -> list[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
+        """Return the number of every tile under a region, where it lies in the region, and which part of it that is."""
         height, width = cutout.out.shape[:2]
         (tile_width, tile_height), (most_x, most_y) = self._page.tile_px, self._page.size_px
-        columns, across_all = list(_spans(cutout.left, width, tile_width, most_x)), self._columns
-        for row, down, down_within in _spans(cutout.top, height, tile_height, most_y):
-            for column, across, across_within in columns:
-                yield row * across_all + column, (down, across), (down_within, across_within)
+        columns = _spans(cutout.left, width, tile_width, most_x)
+        return [
+            (row * self._columns + column, (down, across), (down_within, across_within))
+            for row, down, down_within in _spans(cutout.top, height, tile_height, most_y)
+            for column, across, across_within in columns
+        ]
 
-    def _tiles(self, numbers: set[int]) -> dict[int, NDArray[np.uint8]]:
+    def _tiles(self, numbers: set[int]) -> _Tiles:
         """Return tiles: decode those that no thread decodes yet, and wait for the others."""
-        mine: dict[int, Future[NDArray[np.uint8]]] = {}
+        mine: Future[_Tiles] = Future()
         with self._lock:
-            found = {number: self._kept.get(number) or mine.setdefault(number, Future()) for number in sorted(numbers)}
-            for number, future in found.items():
-                self._kept[number] = future
+            found = {number: self._kept.get(number, mine) for number in sorted(numbers)}
+            for number, tile in found.items():
+                self._kept[number] = tile
                 self._kept.move_to_end(number)
             while len(self._kept) > max(self._most, len(found)):
                 self._kept.popitem(last=False)
+        missing = [number for number, tile in found.items() if tile is mine]
+        if missing:
+            self._decode(missing, mine)
+        return {number: tile.result()[number] if isinstance(tile, Future) else tile for number, tile in found.items()}
+
+    def _decode(self, numbers: list[int], coming: "Future[_Tiles]") -> None:
+        """Decode tiles for all who wait for them, and keep them."""
         try:
-            for number, tile in self._decoded(list(mine)) if mine else ():
-                mine[number].set_result(tile)
+            tiles = dict(self._decoded(numbers))
         except BaseException as error:
             with self._lock:
-                for number, future in mine.items():
-                    if not future.done():
-                        self._kept.pop(number, None)
-                        future.set_exception(error)
+                for number in [number for number, tile in self._kept.items() if tile is coming]:
+                    del self._kept[number]
+            coming.set_exception(error)
             raise
-        return {number: future.result() for number, future in found.items()}
+        with self._lock:
+            self._kept.update((number, tile) for number, tile in tiles.items() if self._kept.get(number) is coming)
+        coming.set_result(tiles)
 
     def _decoded(self, numbers: list[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         page, decode, shape = self._page, decoder(), (self._page.tile_px[1], self._page.tile_px[0], 3)
         with self._path.open("rb", buffering=0) as file:
             for run in self._runs(numbers):
-                start = int(page.begins[run[0]])
-                file.seek(start)
-                data = file.read(int(page.begins[run[-1]] + page.lengths[run[-1]]) - start)
-                for number in run:
-                    begin, length = int(page.begins[number]) - start, int(page.lengths[number])
+                begins, lengths = page.begins[run].tolist(), page.lengths[run].tolist()
+                file.seek(begins[0])
+                data = file.read(begins[-1] + lengths[-1] - begins[0])
+                for number, at, length in zip(run, begins, lengths, strict=True):
+                    begin = at - begins[0]
                     if not length or begin + length > len(data):
                         raise ValueError(f"tile {number} is missing")
                     tile = decode(page.head + data[begin + 2 : begin + length])
@@ -140,24 +150,26 @@ class JpegTiles:
 
     def _runs(self, numbers: list[int]) -> Iterator[list[int]]:
         """Divide numbers of tiles, ascending, into those that lie one behind the other in the file."""
-        begins, ends = self._page.begins, self._page.begins + self._page.lengths
-        run = numbers[:1]
-        for number in numbers[1:]:
-            is_near = 0 <= begins[number] - ends[run[-1]] <= _LONGEST_GAP
-            if is_near and ends[number] - begins[run[0]] <= _LONGEST_READ:
-                run.append(number)
-            else:
-                yield run
-                run = [number]
-        yield run
+        begins = self._page.begins[numbers].tolist()
+        ends = (self._page.begins[numbers] + self._page.lengths[numbers]).tolist()
+        first = 0
+        for place in range(1, len(numbers)):
+            is_near = 0 <= begins[place] - ends[place - 1] <= _LONGEST_GAP
+            if not is_near or ends[place] - begins[first] > _LONGEST_READ:
+                yield numbers[first:place]
+                first = place
+        yield numbers[first:]
 
 
-def _spans(begin: int, length: int, tile: int, most: int) -> Iterator[tuple[int, slice, slice]]:
-    """Yield along one axis the numbers of tiles under a span, which part of the span each is, and of the tile."""
+@lru_cache(maxsize=1024)  # of windows in rows and columns most have the spans of another
+def _spans(begin: int, length: int, tile: int, most: int) -> tuple[tuple[int, slice, slice], ...]:
+    """Return along one axis the numbers of tiles under a span, which part of the span each is, and of the tile."""
     first, end = max(begin, 0), min(begin + length, most)
+    found = []
     for number in range(first // tile, -(-end // tile) if end > first else 0):
         low, high = max(first, number * tile), min(end, number * tile + tile)
-        yield number, slice(low - begin, high - begin), slice(low - number * tile, high - number * tile)
+        found.append((number, slice(low - begin, high - begin), slice(low - number * tile, high - number * tile)))
+    return tuple(found)
 
 
 @cache

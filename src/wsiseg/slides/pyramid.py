@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -40,13 +41,16 @@ class Level:
         A reader blends neighbours where it does not start at a whole pixel of the level, so it is made to start at one
         wherever that is near enough.
         """
-        return self._start(x / self.downsample[0]), self._start(y / self.downsample[1])
+        down = self.reader_downsample
+        return _start(x / self.downsample[0], down), _start(y / self.downsample[1], down)
 
-    def _start(self, pixel: float) -> int:
-        at_whole_pixel = round(round(pixel) * self.reader_downsample)
-        if abs(at_whole_pixel / self.reader_downsample - pixel) <= 0.5:  # noqa: PLR2004  half a pixel
-            return at_whole_pixel
-        return round(pixel * self.reader_downsample)
+
+@lru_cache(maxsize=4096)  # windows in rows and columns share their edges
+def _start(pixel: float, down: float) -> int:
+    at_whole_pixel = round(round(pixel) * down)
+    if abs(at_whole_pixel / down - pixel) <= 0.5:  # noqa: PLR2004  half a pixel
+        return at_whole_pixel
+    return round(pixel * down)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,12 +134,16 @@ class SlideFile:
                 self._tiles[level] = self._limit.call(lambda: self._same_tiles(level))
             return self._tiles[level]
 
+    @cached_property
+    def _jpeg_pages(self) -> list[tiff.JpegPage]:
+        """The images of the file whose tiles can be had without OpenSlide."""
+        with _PROCESS:
+            return tiff.jpeg_pages(self.path) if self.properties.get("openslide.vendor") in _PLAIN_GRIDS else []
+
     def _same_tiles(self, level: int) -> JpegTiles | None:
         """Look for the tiles of a level, and whether they show what OpenSlide shows."""
-        with _PROCESS:
-            pages = tiff.jpeg_pages(self.path) if self.properties.get("openslide.vendor") in _PLAIN_GRIDS else []
         color = self.properties.get("openslide.background-color", "FFFFFF")
-        fitting = (page for page in pages if page.size_px == self.level_sizes_px[level])
+        fitting = (page for page in self._jpeg_pages if page.size_px == self.level_sizes_px[level])
         found = next((JpegTiles(self.path, page, bytes.fromhex(color)) for page in fitting), None)
         name, down = self.path.name, self.level_downsamples[level]
         with suppress(SlideError):
