@@ -3,8 +3,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from wsiseg.mathematics.grid import Grid, block_means, mean_of_tiles, share_of_cells, sizes_of_parts, tile_window
+from wsiseg.mathematics.grid import (
+    Grid,
+    _summed_around,
+    block_means,
+    connected_parts,
+    mean_of_tiles,
+    share_of_cells,
+    sizes_of_parts,
+    tile_window,
+)
 from wsiseg.run.errors import UsageError
 
 
@@ -113,6 +123,21 @@ def test_a_cell_is_the_mean_of_the_known_tiles_over_it(cells: int, rows: int, co
                 weights[place] = window[i] * window[j]
         expected = np.sum(weights * np.where(known, values, 0)) / weights.sum() if weights.any() else np.nan
         np.testing.assert_allclose(found[row, column], expected, rtol=1e-5)
+
+
+@given(st.tuples(st.integers(1, 30), st.integers(1, 30)), st.floats(0, 1), st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_parts_and_sums_over_windows_are_those_of_scipy(
+    shape: tuple[int, int], share: float, cells: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    mask = random.random(shape) < share
+    labels, count = ndimage.label(mask)
+    parts, found = connected_parts(mask)
+    assert found == count
+    np.testing.assert_array_equal(parts, labels)
+    values, window = random.random(shape, np.float32), tile_window(cells)
+    summed = ndimage.correlate1d(ndimage.correlate1d(values, window, 0, mode="constant"), window, 1, mode="constant")
+    np.testing.assert_array_equal(_summed_around(values, window), summed)
 
 
 @given(st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(1, 4), st.integers(0, 2**32 - 1))

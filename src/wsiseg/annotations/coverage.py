@@ -13,6 +13,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from wsiseg.mathematics.grid import connected_parts
+
 Floats = NDArray[np.float64]
 _SURFACE = 2
 _ROWS_AT_A_TIME = 1024  # of a mask, held as numbers
@@ -195,10 +197,7 @@ def labelled_outlines(
         One geometry for each focus, in the order of its first cell, and the number of each cell's focus: int32[rows,
         columns], counted from 1, 0 outside. A focus of cells finer than a pixel may be a MultiPolygon, or empty.
     """
-    from scipy import ndimage  # noqa: PLC0415  the same
-
-    labels = np.empty(mask.shape, np.int32)
-    ndimage.label(mask, output=labels)
+    labels, _ = connected_parts(mask)
     faces = shapely.get_parts(shapely.polygonize(shapely.linestrings(_boundary(mask))))
     column, row = shapely.get_coordinates(shapely.point_on_surface(faces)).astype(int).T
     label = labels[row, column]  # 0 of a hole

@@ -22,7 +22,7 @@ from PIL import Image
 
 from wsiseg.heatmap.ngff import UNKNOWN, NgffVersion, label_of, open_levels, write_levels
 from wsiseg.heatmap.qupath import collection_text
-from wsiseg.mathematics.grid import Grid, block_means, sizes_of_parts
+from wsiseg.mathematics.grid import Grid, block_means, connected_parts, sizes_of_parts
 from wsiseg.pages.page import picture_address
 from wsiseg.pages.pictures import colored, hatch
 from wsiseg.run.errors import DAMAGED, WsisegError
@@ -145,9 +145,7 @@ class Heatmap:
     @property
     def foci_mm2(self) -> NDArray[np.float64]:
         """float64[n]: areas of the connected parts of the tumour; cells that touch only at a corner are apart."""
-        from scipy import ndimage  # noqa: PLC0415  heavy: only where a map is judged
-
-        return sizes_of_parts(*ndimage.label(self.called[self.positive_class]))[1:] * np.float64(self.cell_mm2)
+        return sizes_of_parts(*connected_parts(self.called[self.positive_class]))[1:] * np.float64(self.cell_mm2)
 
     def edges(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the level-0 x of the columns' edges [columns + 1] and the y of the rows' edges [rows + 1].

@@ -158,12 +158,22 @@ def mean_of_tiles(values: NDArray[np.float32], known: NDArray[np.bool_], cells: 
 
 
 def _summed_around(values: NDArray[np.float32], window: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sum up values over a window along both axes."""
-    from scipy.ndimage import correlate1d  # noqa: PLC0415  heavy: only where maps are made
+    """Sum up values over a symmetric window along both axes; beyond the edge there is nothing."""
+    return _summed_along(_summed_along(values.T, window).T, window)
 
-    for axis in (0, 1):
-        values = correlate1d(values, window, axis, mode="constant")
-    return values
+
+def _summed_along(values: NDArray[np.float32], window: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sum up every row over a window; SciPy would do it at once, but loading it takes longer."""
+    reach, (rows, columns) = len(window) // 2, values.shape
+    summed = np.empty((rows, columns), np.float32)
+    for row in range(0, rows, _MASK_ROWS_AT_ONCE):  # the sums are numbers of 8 bytes
+        band = np.s_[row : row + _MASK_ROWS_AT_ONCE]
+        wide = np.pad(values[band].astype(np.float64), ((0, 0), (reach, reach)))
+        total = wide[:, reach : reach + columns] * window[reach]
+        for step in range(reach):
+            total += (wide[:, step : step + columns] + wide[:, 2 * reach - step :][:, :columns]) * window[step]
+        summed[band] = total
+    return summed
 
 
 def block_means(values: NDArray[Any], counted: NDArray[np.bool_], side: int) -> NDArray[np.float32]:
@@ -177,6 +187,31 @@ def block_means(values: NDArray[Any], counted: NDArray[np.bool_], side: int) -> 
         np.float32
     )
     return means
+
+
+def connected_parts(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+    """Number the connected parts of a mask, bool[rows, columns]; cells that touch only at a corner are apart.
+
+    Returns:
+        int32[rows, columns], the parts numbered from 1 in the order of their first cells, 0 outside; and how many.
+    """
+    flat = np.pad(mask, ((0, 0), (0, 1))).ravel()  # so that no run of set cells goes on from one row into the next
+    width, changes = mask.shape[1] + 1, np.flatnonzero(np.diff(flat, prepend=False))
+    begins, ends = changes[::2], changes[1::2]
+    # The runs of the row above that each run touches lie side by side.
+    first = np.searchsorted(ends + width, begins, side="right")
+    touched = np.searchsorted(begins + width, ends, side="left") - first
+    run = np.repeat(np.arange(len(begins)), touched)
+    above = np.arange(len(run)) - np.repeat(np.cumsum(touched) - touched - first, touched)
+    part = np.arange(len(begins))  # of each run, the first run that it is known to be connected with
+    while (part[run] != part[above]).any():
+        np.minimum.at(part, np.maximum(part[run], part[above]), np.minimum(part[run], part[above]))
+        while (part[part] != part).any():
+            part = part[part]
+    numbers = np.cumsum(part == np.arange(len(part)), dtype=np.int32)
+    parts = np.zeros(mask.shape, np.int32)
+    parts[mask] = np.repeat(numbers[part], ends - begins)
+    return parts, int(numbers[-1]) if len(numbers) else 0
 
 
 def sizes_of_parts(parts: NDArray[np.signedinteger], count: int) -> NDArray[np.int64]:

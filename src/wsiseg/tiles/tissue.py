@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.mathematics.grid import Grid, share_of_cells, sizes_of_parts
+from wsiseg.mathematics.grid import Grid, connected_parts, share_of_cells, sizes_of_parts
 from wsiseg.slides.pyramid import MOST_UNREADABLE, Picture
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.stain import is_stained
@@ -93,9 +93,7 @@ def detect(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 def _without_small(mask: NDArray[np.bool_], least: float, *, keeps_rim: bool = False) -> NDArray[np.bool_]:
     """Remove connected parts of fewer pixels than `least`, where wanted save those that touch the image's rim."""
-    from scipy import ndimage  # noqa: PLC0415  heavy: only where tissue is sought
-
-    parts, count = ndimage.label(mask)
+    parts, count = connected_parts(mask)
     kept: NDArray[np.bool_] = sizes_of_parts(parts, count) >= least
     if keeps_rim:
         rim = (parts[0], parts[-1], parts[:, 0], parts[:, -1])
