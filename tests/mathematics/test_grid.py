@@ -125,7 +125,9 @@ def test_a_cell_is_the_mean_of_the_known_tiles_over_it(cells: int, rows: int, co
         np.testing.assert_allclose(found[row, column], expected, rtol=1e-5)
 
 
-@given(st.tuples(st.integers(1, 30), st.integers(1, 30)), st.floats(0, 1), st.integers(1, 12), st.integers(0, 2**32 - 1))
+@given(
+    st.tuples(st.integers(1, 30), st.integers(1, 30)), st.floats(0, 1), st.integers(1, 12), st.integers(0, 2**32 - 1)
+)
 def test_parts_and_sums_over_windows_are_those_of_scipy(
     shape: tuple[int, int], share: float, cells: int, seed: int
 ) -> None:

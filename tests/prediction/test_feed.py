@@ -193,6 +193,15 @@ def test_the_next_slide_is_read_while_one_is_computed() -> None:
     assert [one.askings[0].failure for one in Feed().run(iter(rows))] == [None, None]
 
 
+@pytest.mark.parametrize("counts", [[0, 3], [300]])
+def test_what_writing_needs_is_loaded_once_while_tiles_are_read(counts: list[int]) -> None:
+    model, loaded = Reading(), []
+    rows = [row(model, Marked(number), count) for number, count in enumerate(counts)]
+    for _ in Feed(meanwhile=lambda: loaded.append(len(model.asked))).run(iter(rows)):
+        assert len(loaded) == 1
+    assert loaded[0] <= cores() + 4
+
+
 def test_ctrl_c_ends_it_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Feed, "_has_room", lambda _feed: True)
 

@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 from wsiseg.cli.streams import Streams, fitted
 from wsiseg.config.settings import Config, Shown, read_toml
 from wsiseg.run.errors import MORE_MEMORY, OutputError, UsageError, WsisegError, is_out_of_memory
+from wsiseg.run.memory import look_for_garbage_seldom
 from wsiseg.run.version import __version__
 
 C = TypeVar("C", bound=Config)
@@ -238,6 +239,7 @@ def main() -> NoReturn:
         if signal.getsignal(number) != signal.SIG_IGN:  # as it is for jobs in the background
             signal.signal(number, _stop)
     _prepare_streams()
+    look_for_garbage_seldom()
     try:
         app()
     except WsisegError as error:
@@ -246,8 +248,7 @@ def main() -> NoReturn:
         number = stopped.args[0]
         how = "interrupted" if number == signal.SIGINT else "terminated"
         _fail(f"{how}; the same command again goes on from here", 128 + number)
-    except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody left to tell.
+    except BrokenPipeError:  # whoever read our output has gone; there is nobody left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (MemoryError, RuntimeError, OSError) as error:
@@ -290,8 +291,7 @@ class StoppedError(BaseException):
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    # Not a KeyboardInterrupt, for which Typer would leave without a word.
-    raise StoppedError(number)
+    raise StoppedError(number)  # not a KeyboardInterrupt, for which Typer would leave without a word
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

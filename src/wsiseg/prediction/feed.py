@@ -96,10 +96,16 @@ class Feed:
     Args:
         lanes: Batches that the device computes at the same time.
         idle: Called with the seconds in which there was nothing to do, as no slide was open.
+        meanwhile: Called once, when all readers have something to do, and before the first slide is yielded.
     """
 
-    def __init__(self, lanes: int = 1, idle: Callable[[float], None] = lambda _seconds: None) -> None:
-        self._lanes, self._idle = lanes, idle
+    def __init__(
+        self,
+        lanes: int = 1,
+        idle: Callable[[float], None] = lambda _seconds: None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._lanes, self._idle, self._meanwhile = lanes, idle, meanwhile
         self._batch: _Batch | None = None
         self._spare: list[NDArray[np.uint8]] = []
         self._ahead: list[NDArray[np.uint8]] = []  # images of the batches that are on their way
@@ -127,6 +133,8 @@ class Feed:
                     time.sleep(_LOOK_AGAIN_S)
                     self._idle(_LOOK_AGAIN_S)
                 is_due = item is None
+                if not self._has_room():
+                    self._do_meanwhile()
                 while coming and (is_due or not self._has_room() or _is_done(coming[0])):
                     yield from self._finished(coming.popleft())
                     is_due = False
@@ -210,9 +218,14 @@ class Feed:
         most = 2 * largest.nbytes + (self._readers + 1) * largest[: self._at_once].nbytes
         return sum(images.nbytes for images in self._ahead) < min(most, self._most_bytes)
 
+    def _do_meanwhile(self) -> None:
+        meanwhile, self._meanwhile = self._meanwhile, lambda: None
+        meanwhile()
+
     def _finished(self, item: _Asked | W) -> Iterator[W]:
         """Add what became of a batch to its slides, or yield the slide that is done."""
         if not isinstance(item, tuple):
+            self._do_meanwhile()
             yield item
             return
         batch, (outcomes, waited) = item[0], item[1].result()
@@ -229,8 +242,7 @@ def _is_done(item: object) -> bool:
 
 def corners_of(asking: Asking, windows: slice) -> list[tuple[float, float]]:
     """Return the level-0 x, y of the upper left corners of windows."""
-    cells = np.array([cells[:2] for cells in asking.plan.windows[windows]])
-    corners: list[tuple[float, float]] = asking.plan.grid.corners(cells).tolist()
+    corners: list[tuple[float, float]] = asking.plan.grid.corners(asking.plan.cells[windows, :2]).tolist()
     return corners
 
 

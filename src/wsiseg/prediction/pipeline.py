@@ -82,6 +82,8 @@ class _Work:
 
         def step() -> SlideRecord | None:
             began, config = time.monotonic(), self.setting.config
+            if self.files.outputs["zarr"].exists():
+                start_zarr()
             known, self.marks = None if config.overwrite else self.files.open(), marks_of(self.row)
             slide = self._slide()
             try:
@@ -200,12 +202,11 @@ class _Work:
 
 def records(rows: Sequence[CohortSlide], setting: Setting) -> Iterator[SlideRecord]:
     """Map slides one after the other; the next are opened and read, and the last are written meanwhile."""
-    start_zarr()
     writing: deque[Future[SlideRecord]] = deque()
     # What one process has taken others cannot map: no more than keeps the device at work.
     lanes = 1 if all(model.provider == CPU for model in setting.models) else _LANES
     with ThreadPoolExecutor(_AT_ONCE, "opener") as opener, ThreadPoolExecutor(_AT_ONCE, "writer") as writer:
-        feed = Feed(lanes, lambda seconds: setting.progress.advance("", 0, seconds))
+        feed = Feed(lanes, lambda seconds: setting.progress.advance("", 0, seconds), start_zarr)
         for work in feed.run(_arriving(deque(rows), setting, opener, lanes)):
             writing.append(writer.submit(work.finish))
             while len(writing) > _AT_ONCE or (writing and writing[0].done()):
