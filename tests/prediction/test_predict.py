@@ -380,3 +380,18 @@ def test_nothing_is_started_for_a_model_that_is_not_there(tmp_path: Path, make_s
     with pytest.raises(UsageError, match=r"nowhere\.onnx"):
         run(tmp_path / "nowhere.onnx", tmp_path / "out", make_slide("a.tiff"))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_loads_no_scipy_and_lets_python_look_for_garbage_seldom(
+    tmp_path: Path, make_slide: MakeSlide, model: Path
+) -> None:
+    picture = np.random.default_rng(0).integers(90, 200, (300, 300, 3), np.uint8)
+    code = (
+        "import gc, sys; from wsiseg.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'zarr' in sys.modules and 'scipy' not in sys.modules\n"
+        "assert gc.get_freeze_count() and gc.get_threshold()[0] > 5000"
+    )
+    given = ["predict", make_slide("a.tiff", picture), "--model", model, "--out", tmp_path / "out", "--map", "dense"]
+    subprocess.run([sys.executable, "-c", code, *map(str, given)], check=True, timeout=60)
