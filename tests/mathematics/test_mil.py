@@ -12,7 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from wsiseg.mathematics.mil import LEFT_OUT, NORMAL, TUMOR, counts, proxy_labels, risk, share_risk, share_target
+from wsiseg.mathematics.mil import (
+    LEFT_OUT,
+    NORMAL,
+    TUMOR,
+    counts,
+    neighbourhood,
+    proxy_labels,
+    risk,
+    share_risk,
+    share_target,
+)
 from wsiseg.run.errors import UsageError
 
 STEPS = [k / 20 for k in range(21)]
@@ -214,3 +224,24 @@ def test_shares_that_are_alike_or_unknown_draw_no_tile() -> None:
     assert share_target((0.2, 0.4), [(0.2, 0.4), (0.1, 0.5)]) is None
     assert share_target((None, 0.4), [(0.2, 0.4), (0.5, 0.5)]) is None
     assert share_target((0.2, 0.4), []) is None
+
+
+@given(
+    cells=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=30, unique=True),
+    moved=st.tuples(st.integers(-9, 9), st.integers(-9, 9)),
+    random=st.randoms(use_true_random=False),
+)
+def test_a_tile_counts_by_its_distance_alone(
+    cells: list[tuple[int, int]], moved: tuple[int, int], random: Random
+) -> None:
+    places = torch.tensor(cells, dtype=torch.float64)
+    near = neighbourhood(places)
+    expected = [[math.exp(-((a - c) ** 2 + (b - d) ** 2) / 2) for c, d in cells] for a, b in cells]
+    assert near.tolist() == [pytest.approx([one / sum(row) for one in row], abs=1e-12) for row in expected]
+    assert torch.allclose(neighbourhood(places + torch.tensor(moved)), near)
+    order = random.sample(range(len(cells)), len(cells))
+    assert torch.allclose(neighbourhood(places[order]), near[order][:, order])
+
+
+def test_tiles_without_others_around_them_are_ranked_alone() -> None:
+    assert torch.allclose(neighbourhood(torch.tensor([[0.0, 0.0], [0.0, 9.0], [9.0, 0.0]])), torch.eye(3), atol=1e-6)

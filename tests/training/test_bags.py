@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from making.machines import with_memory
 from making.tiled import TILE_PX
+from wsiseg.mathematics.mil import neighbourhood
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.reader_processes import ReaderProcesses
 from wsiseg.training import bags
@@ -132,6 +133,18 @@ def test_a_slide_without_tiles_is_left_out_and_named(copied: Path) -> None:
     found = labelled_slides(copied, said.append)
     assert "slide-1" not in {slide.slide for slide in found}
     assert said == ["left out, having no tiles: slide-1"]
+
+
+def test_a_bag_knows_how_near_its_tiles_are_where_shares_draw_them(cohort: Path) -> None:
+    slide = labelled_slides(cohort)[0]
+    assert drawn(Visit(slide, (0, 1)), TileSource(), 9).near is None
+    drawn_to = replace(slide, target=None, others=(replace(slide, target=0.5),))
+    bag = drawn(Visit(drawn_to, (0, 1)), Numbers(), 9)
+    corners = slide.open().tiles.corners[bag.tiles] / (TILE_PX * slide.mpp / slide.open().tiles.slide.mpp[0])
+    assert bag.near is not None
+    assert torch.allclose(bag.near, neighbourhood(torch.from_numpy(corners).float().round()), atol=1e-6)
+    truth = {slide.slide: np.zeros((slide.tiles, 2), np.int8)}
+    assert drawn(Visit(drawn_to, (0, 1)), TileSource(), 9, truth).near is None
 
 
 def test_a_bag_holds_distinct_tiles_and_all_where_there_are_fewer(cohort: Path) -> None:

@@ -122,13 +122,35 @@ def test_without_normal_slides_tiles_are_drawn_to_what_the_share_of_their_slide_
 
     def risk_at(moved: Floats) -> float:
         logits = features @ moved
-        return literal_risk(logits, (0.2, 0.6), C1) + C1 * float(np.mean(np.log1p(np.exp(logits)) + logits))
+        drawn = 0.3 * float(np.mean(np.log1p(np.exp(logits)) + logits))
+        return literal_risk(logits, (0.2, 0.6), C1) + C1 * drawn
 
     assert risk == pytest.approx(risk_at(weights), rel=1e-5)
     steps = 1e-6 * np.eye(CHANNELS)
     slopes = [WEIGHT * (risk_at(weights + step) - risk_at(weights - step)) / 2e-6 for step in steps]
     assert network.weights.grad is not None
     assert network.weights.grad.tolist() == pytest.approx(slopes, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 7])
+def test_tiles_that_the_share_draws_are_ranked_with_those_around_them(micro_batch: int | None) -> None:
+    """Of two classes only the first is drawn."""
+    random = np.random.default_rng(0)
+    weights, features = random.normal(size=(2, CHANNELS)), random.normal(size=(TILES, CHANNELS))
+    config = TrainConfig(cohort=HERE, out=HERE, c1=1.0, micro_batch=micro_batch)
+    slide = LabelledSlide("a", 1, "train", "", HERE, HERE, TILES, 64, 0.5, "", stated=(0.3, 0.3), needs_normal=True)
+    slide = replace(slide, target=0.0, others=(slide,))
+    network = nn.Linear(CHANNELS, 2, bias=False).double()
+    network.weight.data = torch.from_numpy(weights)
+    near = random.random((TILES, TILES))
+    bag = Bag(slide, torch.from_numpy(features), near=torch.from_numpy(near))
+    first, second = (features @ weights.T).T
+    means = near @ first
+    truth = (means >= np.sort(means)[-9]).astype(float)
+    assert truth.tolist() != (first >= np.sort(first)[-9]).astype(float).tolist()
+    of_first = literal_risk(first, (0.3, 0.7), 1.0, truth) + 0.3 * np.mean(np.log1p(np.exp(first)))
+    expected = (of_first + literal_risk(second, (0.3, 0.7), 1.0)) / 2
+    assert Stepper(config, CPU).backward(network, bag) == pytest.approx(expected, rel=1e-5)
 
 
 def test_without_normal_slides_all_is_called_normal_that_is_known_to_be() -> None:

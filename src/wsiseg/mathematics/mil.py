@@ -18,6 +18,8 @@ from wsiseg.run.errors import UsageError
 TUMOR, NORMAL, LEFT_OUT = 1, 0, -1
 # 0.29 * 100 is 28.999999999999996 in floating point, and means 29.
 _FLOAT_NOISE = 1e-9
+SHARE_WEIGHT = 0.3
+"""What `share_risk` counts beside the risk of ranks."""
 _Bounds = tuple[float | None, float | None]
 
 
@@ -66,6 +68,22 @@ def proxy_labels(logits: Tensor, alpha: float, beta: float) -> Tensor:
     labels[order[:tumor]] = TUMOR
     labels[order[count - normal :]] = NORMAL
     return labels
+
+
+def neighbourhood(cells: Tensor) -> Tensor:
+    """Return how much each tile counts in the mean over the surroundings of each: tumour grows together.
+
+    exp(-d^2 / 2) at a distance of d tiles, divided by its sum over all tiles: a sixth is the tile's own, where all
+    around it were drawn, and the whole, where none were.
+
+    Args:
+        cells: float[n, 2], row and column of each tile, in tiles.
+
+    Returns:
+        float[n, n], whose rows add up to 1: times logits [n] it gives their means.
+    """
+    weights = torch.exp((cells[:, None] - cells).square().sum(-1) / -2)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def risk(logits: Tensor, labels: Tensor, *, weight: float = 1.0, of: int | None = None) -> Tensor:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsiseg.config.train import TrainConfig
+from wsiseg.mathematics.mil import neighbourhood
 from wsiseg.run.machine import cores, within_memory
 from wsiseg.run.reader_processes import ReaderProcesses
-from wsiseg.tiles.store import fill_tiles
+from wsiseg.tiles.store import TileStore, fill_tiles
 from wsiseg.training.augment import augmented
 from wsiseg.training.slides import Indices, LabelledSlide, TileLabels
 
@@ -109,13 +110,15 @@ class Visit:
 class Bag:
     """The tiles [n, ...] drawn from one slide; what is to be learned of each where that is known, as `TileLabels`.
 
-    `weight` is what its risk counts in its step.
+    `weight` is what its risk counts in its step, `near` float[n, n] the neighbourhood of each tile where the slide is
+    ranked by it.
     """
 
     slide: LabelledSlide
     tiles: Tensor
     weight: float = 1.0
     labels: Tensor | None = None
+    near: Tensor | None = None
 
 
 def drawn(visit: Visit, source: Source, bag: int, labels: Mapping[str, TileLabels] | None = None) -> Bag:
@@ -124,7 +127,17 @@ def drawn(visit: Visit, source: Source, bag: int, labels: Mapping[str, TileLabel
     slide = visit.slide
     indices = np.sort(random.choice(slide.tiles, min(bag, slide.tiles), replace=False))
     known = None if labels is None else torch.from_numpy(labels[slide.slide][indices])
-    return Bag(slide, source.draw(slide, indices, random), visit.weight, known)
+    near = _near(slide, indices) if known is None else None
+    return Bag(slide, source.draw(slide, indices, random), visit.weight, known, near)
+
+
+def _near(slide: LabelledSlide, indices: Indices) -> Tensor | None:
+    """Return the neighbourhood of tiles, where their slide's share draws them; see `mil.share_target`."""
+    if all(one.target is None for one in slide.by_class):
+        return None
+    tiles = TileStore(slide.store).tiles
+    cells = tiles.grid.cells(tiles.corners[slide.places[indices]]) * (tiles.stride_px / tiles.tile_px)
+    return neighbourhood(torch.from_numpy(cells).float())
 
 
 def order_of(slides: Sequence[LabelledSlide], seed: tuple[int, ...]) -> list[LabelledSlide]:

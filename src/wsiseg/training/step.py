@@ -31,6 +31,7 @@ class Stepper:
         labels: Tensor | None = None,
         of: Sequence[int] | None = None,
         ranked: int | None = None,
+        near: Tensor | None = None,
     ) -> Tensor:
         """Return the risk of a bag or of a part of it, the mean of its risks for each class; see `mil.risk`.
 
@@ -40,9 +41,10 @@ class Stepper:
             labels: [n, classes], as `TileLabels`; proxy labels where they are not given.
             of: How many tiles of the bag have a label of each class, where these tiles are only a part of it.
             ranked: How many tiles it has, where its ranks gave these labels.
+            near: As `mil.neighbourhood` returns it, where tiles are to be ranked by it.
         """
         if labels is None:
-            labels, ranked = self._proxy_labels(logits, slide), len(logits)
+            labels, ranked = self._proxy_labels(logits, slide, near), len(logits)
         labels = labels.to(logits.device, non_blocking=True)
         counts: Sequence[int | None] = of or [None] * len(slide.by_class)
         seen = zip(logits.unbind(1), labels.unbind(1), slide.by_class, counts, strict=True)
@@ -55,11 +57,17 @@ class Stepper:
         risk = mil.risk(logits, labels, weight=weight, of=of)
         if ranked is None or slide.target is None:
             return risk
-        return risk + mil.share_risk(logits, slide.target, weight=weight, of=ranked)
+        return risk + mil.share_risk(logits, slide.target, weight=mil.SHARE_WEIGHT * weight, of=ranked)
 
-    def _proxy_labels(self, logits: Tensor, slide: LabelledSlide) -> Tensor:
+    def _proxy_labels(self, logits: Tensor, slide: LabelledSlide, near: Tensor | None) -> Tensor:
+        """Label tiles by their ranks; where their slide's share draws them, by those of the means over neighbours."""
+        logits = logits.detach()
+        means = logits if near is None else near.to(logits) @ logits
         shares = [one.shares(self.config.alpha, self.config.beta) for one in slide.by_class]
-        return torch.stack([mil.proxy_labels(logits[:, place], *one) for place, one in enumerate(shares)], 1)
+        seen = zip(logits.unbind(1), means.unbind(1), slide.by_class, shares, strict=True)
+        return torch.stack(
+            [mil.proxy_labels(own if one.target is None else mean, *share) for own, mean, one, share in seen], 1
+        )
 
     def backward(self, network: nn.Module, bag: Bag, *, is_last: bool = True) -> Tensor:
         """Add the gradients of a bag's risk, times the bag's weight, to those of `network`; return the risk.
@@ -100,7 +108,7 @@ class Stepper:
         of: Sequence[int] | None = None,
         ranked: int | None = None,
     ) -> Tensor:
-        risk = self.risk(self._logits(network, tiles), bag.slide, labels, of, ranked)
+        risk = self.risk(self._logits(network, tiles), bag.slide, labels, of, ranked, bag.near)
         (bag.weight * risk).backward()
         return risk.detach()  # as a number it would hold up the device
 
@@ -118,7 +126,7 @@ class Stepper:
         if all(one.label == mil.NORMAL for one in known):
             return torch.full((len(bag.tiles), len(known)), mil.NORMAL, dtype=torch.int8), False
         logits = torch.cat([self._logits(network, part).cpu() for part in bag.tiles.split(size)])
-        return self._proxy_labels(logits, bag.slide), True
+        return self._proxy_labels(logits, bag.slide, bag.near), True
 
 
 def _exchange(network: nn.Module, *, when: bool) -> AbstractContextManager[None]:
