@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from wsiseg.training.slides import Indices, LabelledSlide, TileLabels
 T = TypeVar("T")
 CPU = torch.device("cpu")
 _BYTES_AHEAD = 2**29
+_SLIDES_KNOWN = 1024
 _FEWEST_AT_ONCE, _BYTES_AT_ONCE = 16, 20_000_000  # 128 tiles of 224 pixels
 
 
@@ -135,9 +136,15 @@ def _near(slide: LabelledSlide, indices: Indices) -> Tensor | None:
     """Return the neighbourhood of tiles, where their slide's share draws them; see `mil.share_target`."""
     if all(one.target is None for one in slide.by_class):
         return None
+    return neighbourhood(torch.from_numpy(_cells(slide)[indices]).float())
+
+
+@lru_cache(_SLIDES_KNOWN)
+def _cells(slide: LabelledSlide) -> NDArray[np.floating]:
+    """Return row and column of the tiles that are used of a slide, in tiles; its store is slow to open."""
     tiles = TileStore(slide.store).tiles
-    cells = tiles.grid.cells(tiles.corners[slide.places[indices]]) * (tiles.stride_px / tiles.tile_px)
-    return neighbourhood(torch.from_numpy(cells).float())
+    cells: NDArray[np.floating] = tiles.grid.cells(tiles.corners[slide.places]) * (tiles.stride_px / tiles.tile_px)
+    return cells
 
 
 def order_of(slides: Sequence[LabelledSlide], seed: tuple[int, ...]) -> list[LabelledSlide]:
