@@ -24,8 +24,8 @@ from typing import Any
 
 import tomli_w
 import torch
-from open_cohort import SPLITS, open_slides, write_cohort
-from steady_head import HEAD, calibrated, steadied
+from open_cohort import ORGANS, SPLITS, open_slides, write_cohort
+from steady_head import HEAD, Steady, calibrated, steadied
 
 from wsiseg.network.checkpoint import Checkpoint, ClassFit
 
@@ -78,8 +78,7 @@ class Recipe:
         tuning: Settings for the later layers.
         card: What the model file says of itself.
         last: Settings for new heads on what these give, shares among them, whose mean is taken.
-        steady: What it costs a head that changes by a scanner move it, see `steadied`; None leaves it, and its
-            calibration is that of tiles.
+        steady: What it costs a head that changes by a scanner move it.
         export: Further settings of `wsiseg export`.
     """
 
@@ -89,8 +88,8 @@ class Recipe:
     head: dict[str, Any]
     tuning: dict[str, Any]
     card: dict[str, Any]
+    steady: Steady
     last: tuple[dict[str, Any], ...] = ()
-    steady: float | None = None
     export: dict[str, Any] = field(default_factory=dict)
 
 
@@ -99,7 +98,7 @@ RECIPES = {
         organs=("node", "colon"),
         tiles=("--tile", 96, "--mpp", 0.972),  # a tile is a patch of the node
         shares=("--alpha", 0.4, "--beta", 0.2),
-        steady=0.1,
+        steady=Steady(penalty=0.1, shift=10.0, site=ORGANS["node"]),
         head={"lr": 3e-4, "weight-decay": 1.0, "schedule": "cosine", "accumulate": 4, "epochs": 40, "max-tiles": 200},
         tuning={**TUNING, "micro-batch": 12, "epochs": 14, "max-tiles": 384},
         last=({**AMID, "max-tiles": 24, "context": 288},),
@@ -142,10 +141,11 @@ RECIPES = {
             "precision": "bfloat16",
         },
         tuning={**TUNING, "stain-jitter": 0.4, "size-jitter": 0.25, "epochs": 6, "max-tiles": 384},
+        steady=Steady(penalty=0.3, changes=("size x0.8",)),
         last=(ALONE, {**AMID, "max-tiles": 64, "context": 384}),
         card={
             "name": "node-lite0",
-            "version": "3",
+            "version": "4",
             "licence": LICENCE.format(""),
             "intended_use": "Research on H&E slides of lymph node; not for diagnosis.",
             "data": (
@@ -282,13 +282,11 @@ def finish(recipe: Recipe, run: Path, cohort: Path, truth: Path, out: Path) -> N
     def draft(name: str, run: Path) -> Path:
         return exported(run, work / f"draft-{run.name}-{name}.onnx", precision=name, **recipe.export)
 
-    if recipe.steady is not None:
-        run = steadied(run, of_split(cohort, "train", "val"), work / "steadied", recipe.steady)
+    run = steadied(run, of_split(cohort, "train", "val"), work / "steadied", recipe.steady)
     plain = draft("fp32", run)
     of_map = {kind: auc(measured(plain, cohort, truth, "val", kind)) for kind in ("dense", "tile")}
     kind = max(of_map, key=of_map.__getitem__)
-    if recipe.steady is not None:
-        run = calibrated(run, maps_of(plain, cohort, "val", kind), cohort, truth, work / "calibrated")
+    run = calibrated(run, maps_of(plain, cohort, "val", kind), cohort, truth, work / "calibrated")
     drafts = {name: draft(name, run) for name in ("fp32", "int8")}
     found = {name: measured(one, cohort, truth, "val", kind) for name, one in drafts.items()}
     precision = "int8" if auc(found["int8"]) >= auc(found["fp32"]) - MOST_LOST else "fp32"

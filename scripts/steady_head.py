@@ -4,14 +4,14 @@ Nothing here sees a label but `calibrated`, which sees the truth of validation s
 """
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from open_cohort import ORGANS
+from PIL import Image
 from robustness import SCANNER
 from torch.nn import functional
 
@@ -21,24 +21,39 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.network.checkpoint import Checkpoint, ClassFit
 from wsiseg.network.network import load_classifier
 from wsiseg.slides.cohort import Cohort
-from wsiseg.training.slides import LabelledSlide, evenly, labelled_slides
+from wsiseg.slides.slide import Slide
+from wsiseg.training.slides import LabelledSlide, labelled_slides
 
 Floats = NDArray[np.float64]
+Moves = dict[str, Floats]
 HEAD = ("head.weight", "head.bias")
 CHANGES = tuple(name for name in SCANNER if name not in {"as it is", "blur of 2 px"})  # a blur becomes unknown
 CELL_PX = 32
-# Whose moves count: at a size of x0.8 its recall falls by more than .1, that of the colon by .05.
-COUNTED = ORGANS["node"]
-SLIDES = 30  # of each site
-TILES_WIDE = 20 / 3  # of what is changed: a whole number of cells at all sizes
-POINTS = np.linspace(0.15, 0.85, 9)  # of a window, along both axes, whose tiles are compared
-GLASS = 225  # what is brighter is no tissue
+WINDOWS = 2  # of each slide
+WIDE = 5  # tiles of a window, along both axes: a whole number of cells at all sizes
+GLASS = 225  # a tile that is brighter is no tissue
 RIDGE = 0.05  # of the mean variance, added to every feature's
-SHIFT = 10.0  # what it costs that a change of size moves the mean logit
 STEPS, LEAST = 50, 1e-6
 
 
-def steadied(run: Path, seen: Path, out: Path, penalty: float) -> Path:
+@dataclass(frozen=True)
+class Steady:
+    """What it costs a head that changes by a scanner move it; see `steady`.
+
+    Attributes:
+        penalty: That they move the logit of a tile.
+        shift: That those of size move the mean logit.
+        changes: Which changes.
+        site: The only one whose moves count; all where it is not given.
+    """
+
+    penalty: float
+    shift: float = 0.0
+    changes: tuple[str, ...] = CHANGES
+    site: str | None = None
+
+
+def steadied(run: Path, seen: Path, out: Path, cost: Steady) -> Path:
     """Write a run anew with a head that changes of training tissue by a scanner move less."""
     checkpoint = Checkpoint.load(run / "best.pt")
     by_site: dict[str, list[LabelledSlide]] = {}
@@ -46,61 +61,88 @@ def steadied(run: Path, seen: Path, out: Path, penalty: float) -> Path:
         if slide.split == "train":
             by_site.setdefault(slide.site, []).append(slide)
     found = []
-    for site, some in by_site.items():
-        features, moves = moved(checkpoint, [some[place] for place in evenly(len(some), SLIDES)])
-        found.append((features, moves if site == COUNTED else moves[:0]))
+    for site, slides in by_site.items():
+        changes = cost.changes if cost.site in {None, site} else ()
+        found.append(moved(checkpoint, slides, changes))
     (old,), bias = (checkpoint.state_dict[name].double().numpy() for name in HEAD)
-    new, shift = steady(old, found, penalty)
-    parts = torch.tensor(new[None]).float(), torch.tensor(bias + shift).float()
-    said = {**checkpoint.trained_on, "steadied": f"against {', '.join(CHANGES)}; penalty {penalty:g}, shift {SHIFT:g}"}
+    new, gain = steady(old, found, cost)
+    parts = torch.tensor(new[None]).float(), torch.tensor(bias + gain).float()
+    how = f"against {', '.join(cost.changes)}; penalty {cost.penalty:g}, shift {cost.shift:g}"
     head = dict(zip(HEAD, parts, strict=True))
-    return _anew(run, out, replace(checkpoint, state_dict=checkpoint.state_dict | head, trained_on=said))
+    trained_on = {**checkpoint.trained_on, "steadied": how}
+    return _anew(run, out, replace(checkpoint, state_dict=checkpoint.state_dict | head, trained_on=trained_on))
 
 
-def steady(old: Floats, sites: Sequence[tuple[Floats, Floats]], penalty: float) -> tuple[Floats, float]:
+def steady(old: Floats, sites: Sequence[tuple[Floats, Moves]], cost: Steady) -> tuple[Floats, float]:
     """Return a head that changes move less, and what its bias gains so that the mean logit stays.
 
     The features f of a tile become f + d under a change. Of all heads w' this one has the least
-    E[((w' - w) f)^2] + penalty * E[(w' d)^2] + shift * (w' E[d])^2, where f has mean 0, w is the head as it was, and
-    the last is of changes of size alone: (S + penalty M + shift D) w' = S w with S = E[f f^T], to which some of its
-    trace is added, M the sum of E[d d^T], and D that of E[d] E[d]^T, over changes and sites.
+    E[((w' - w) f)^2] + penalty * E[(w' d)^2] + shift * E[w' d]^2, where f has mean 0, w is the head as it was, and the
+    last is of changes of size alone: (S + penalty M + shift D) w' = S w with S = E[f f^T], to which some of its trace
+    is added, M the sum of E[d d^T], and D that of E[d] E[d]^T, over changes and sites.
 
     Args:
         old: The head, [channels].
-        sites: Features of each site, [n, channels], and how changes move them, [changes, n, channels].
-        penalty: See above.
+        sites: Features of each site, [n, channels], and how changes move them, [n, channels] by the change.
+        cost: Penalty and shift.
     """
-    mean = np.mean([first.mean(0) for first, _ in sites], 0)
-    spread = np.mean([(first - mean).T @ (first - mean) / len(first) for first, _ in sites], 0)
+    mean = np.mean([features.mean(0) for features, _ in sites], 0)
+    spread = np.mean([_squared(features - mean) for features, _ in sites], 0)
     spread += RIDGE * np.trace(spread) / len(spread) * np.eye(len(spread))
-    cost = np.zeros_like(spread)
-    for one, change in ((one, change) for _, moves in sites for one, change in zip(moves, CHANGES, strict=False)):
-        cost += penalty * one.T @ one / len(one)
+    costs = spread.copy()
+    for change, moves in ((change, moves) for _, by_change in sites for change, moves in by_change.items()):
+        costs += cost.penalty * _squared(moves)
         if change.startswith("size"):
-            cost += SHIFT * np.outer(one.mean(0), one.mean(0))
-    new: Floats = np.linalg.solve(spread + cost, spread @ old)
+            costs += cost.shift * _squared(moves.mean(0, keepdims=True))
+    new: Floats = np.linalg.solve(costs, spread @ old)
     return new, float(mean @ (old - new))
 
 
+def _squared(rows: Floats) -> Floats:
+    return rows.T @ rows / len(rows)
+
+
 @torch.inference_mode()
-def moved(checkpoint: Checkpoint, slides: Sequence[LabelledSlide]) -> tuple[Floats, Floats]:
-    """Return features of tiles, [n, channels], and how changes move them, [changes, n, channels]."""
-    classifier, side = load_classifier(checkpoint), round(TILES_WIDE * checkpoint.tile_px)
-    y, x = (2 * axis - 1 for axis in np.meshgrid(POINTS, POINTS, indexing="ij"))
+def moved(checkpoint: Checkpoint, slides: Sequence[LabelledSlide], changes: Sequence[str]) -> tuple[Floats, Moves]:
+    """Return features of tiles as training cuts them, [n, channels], and how changes move them.
+
+    Pixels are changed as the slide holds them, as a scanner would, before they are shown as the network sees them.
+    """
+    classifier, side = load_classifier(checkpoint), WIDE * checkpoint.tile_px
+    y, x = np.meshgrid(*[(2 * np.arange(WIDE) + 1) / WIDE - 1] * 2, indexing="ij")
     grid = torch.tensor(np.stack([x, y], -1)[None]).float()
-    found = []
-    for slide in slides:
-        (window,) = slide.read(np.array([slide.tiles // 2]), side)
-        places = (POINTS * side).astype(int)
-        is_tissue = window[np.ix_(places, places)].min(-1).ravel() < GLASS
-        shown = (SCANNER[name](window) for name in ("as it is", *CHANGES))
+
+    def features(pixels: NDArray[np.uint8], side: int) -> Floats:
         with torch.autocast("cpu", torch.bfloat16):
-            maps = [classifier.backbone(classifier.normalised(torch.tensor(one)[None])).float() for one in shown]
-        tiles = (around_cells(one, checkpoint.tile_px // CELL_PX) for one in maps)
-        points = [functional.grid_sample(one, grid, align_corners=False)[0].flatten(1).T for one in tiles]
-        found.append([one.double().numpy()[is_tissue] for one in points])
-    first, *others = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return first, np.stack([other - first for other in others])
+            cells = classifier.backbone(classifier.normalised(torch.tensor(_shown(pixels, side))[None])).float()
+        tiles = around_cells(cells, checkpoint.tile_px // CELL_PX)
+        found: Floats = functional.grid_sample(tiles, grid, align_corners=False)[0].flatten(1).T.double().numpy()
+        return found
+
+    first: list[Floats] = []
+    moves: dict[str, list[Floats]] = {change: [] for change in changes}
+    for window in (window for slide in slides for window in _windows(slide, checkpoint)):
+        tiles = _shown(window, side).reshape(WIDE, checkpoint.tile_px, WIDE, checkpoint.tile_px, 3)
+        is_tissue = (tiles.mean((1, 3)).min(-1) < GLASS).ravel()
+        first.append(features(window, side)[is_tissue])
+        for change in changes:
+            changed = SCANNER[change](window)
+            moves[change].append(features(changed, round(side * len(changed) / len(window)))[is_tissue] - first[-1])
+    return np.concatenate(first), {change: np.concatenate(some) for change, some in moves.items()}
+
+
+def _windows(slide: LabelledSlide, checkpoint: Checkpoint) -> Iterator[NDArray[np.uint8]]:
+    """Yield some windows around tiles of a slide, in its own pixels."""
+    corners = slide.open().tiles.corners[slide.places]
+    with Slide(slide.path) as source:
+        tile = checkpoint.tile_px * checkpoint.mpp / source.mpp[0]
+        for number in range(1, WINDOWS + 1):
+            x, y = corners[number * len(corners) // (WINDOWS + 1)] - WIDE // 2 * tile
+            yield source.read_level(0, (round(x), round(y)), (round(WIDE * tile),) * 2)
+
+
+def _shown(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
 
 
 def calibrated(run: Path, maps: Path, cohort: Path, truth: Path, out: Path) -> Path:

@@ -33,6 +33,7 @@ from wsiseg.exporting.self_test_images import self_test_side, unseen_layers
 from wsiseg.model_file.model_card import METADATA_KEY, read_card
 from wsiseg.model_file.model_file import ModelFile, model_path
 from wsiseg.model_file.onnx_session import has_fast_int8
+from wsiseg.model_file.self_test import largest_difference
 from wsiseg.network.checkpoint import Checkpoint
 from wsiseg.network.network import TileClassifier, build
 from wsiseg.network.stage import Stage
@@ -144,6 +145,14 @@ def test_the_self_test_of_the_bundled_model_sees_every_layer() -> None:
     assert unseen_layers(model, card.self_test) == []
     loose = card.self_test.model_copy(update={"tolerance": 0.5})
     assert len(unseen_layers(model, loose)) > 10
+
+
+@pytest.mark.parametrize("name", ["default", "node"])
+def test_a_bundled_model_passes_its_self_test_where_nothing_is_optimised(name: str) -> None:
+    model = onnx.load(model_path(name))
+    test = read_card(model_path(name).read_bytes()).self_test
+    plain = OnnxGraph(model, is_optimized=False)
+    assert 0 < largest_difference(test, plain.one) <= test.tolerance  # integers are rounded otherwise
 
 
 def test_a_network_with_a_layer_that_no_answer_shows_is_refused(

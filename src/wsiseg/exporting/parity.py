@@ -35,15 +35,18 @@ class Answers(NamedTuple):
 
 
 class OnnxGraph:
-    """An ONNX graph with the input and outputs of a model file, on the CPU; it is not changed while this lives."""
+    """An ONNX graph with the input and outputs of a model file, on the CPU; it is not changed while this lives.
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
+    Where it is not `is_optimized`, every node is computed as it stands.
+    """
+
+    def __init__(self, model: onnx.ModelProto, *, is_optimized: bool = True) -> None:
+        self.model, self._is_optimized = model, is_optimized
         self._input, self._outputs = model.graph.input[0].name, [output.name for output in model.graph.output]
 
     @cached_property
     def _session(self) -> "InferenceSession":
-        return start(self.model.SerializeToString()).session
+        return start(self.model.SerializeToString(), is_optimized=self._is_optimized).session
 
     @property
     def takes_any_size(self) -> bool:

@@ -78,12 +78,20 @@ def runtime(module: str = "onnxruntime") -> Any:  # noqa: ANN401  ONNX Runtime i
     return importlib.import_module(module)
 
 
-def start(model: bytes, device: str = "cpu", threads: int | None = None, tile_px: int | None = None) -> Started:
+def start(
+    model: bytes,
+    device: str = "cpu",
+    threads: int | None = None,
+    tile_px: int | None = None,
+    *,
+    is_optimized: bool = True,
+) -> Started:
     """Start ONNX Runtime on a model, the bytes of an ONNX file.
 
     `device` is a key of `PROVIDERS`, with a number as `cuda:1` where there are several of them, or `auto` for the one
     that is fastest with made tiles of side `tile_px`, without which it is the first that works. So many `threads`
-    compute; all cores where it is not given.
+    compute; all cores where it is not given. On a named device a graph that is not `is_optimized` is computed as it
+    stands.
 
     Raises:
         UsageError: No device has this name.
@@ -100,7 +108,7 @@ def start(model: bytes, device: str = "cpu", threads: int | None = None, tile_px
     if PROVIDERS[kind] not in available:
         raise DeviceError(f"{device}: this installation of ONNX Runtime does not have it", _HINTS[kind])
     try:
-        session = _session(model, device, threads)
+        session = _session(model, device, threads, is_optimized=is_optimized)
     except RuntimeFailure as error:
         # Raises again where the model is to blame.
         _session(model, "cpu", threads)
@@ -194,9 +202,11 @@ def speed(session: "InferenceSession", tile_px: int) -> float:
     return most / seconds(most)
 
 
-def _session(model: bytes, device: str, threads: int | None) -> "InferenceSession":
+def _session(model: bytes, device: str, threads: int | None, *, is_optimized: bool = True) -> "InferenceSession":
     onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
+    if not is_optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads or cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY
