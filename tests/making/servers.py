@@ -264,18 +264,25 @@ class Handler(BaseHTTPRequestHandler):
     def send_body(self, stored: Stored, body: bytes, pause_s: float) -> None:
         for at in range(0, len(body), _CHUNK):
             piece = body[at : at + _CHUNK]
-            self.wfile.write(piece)
-            with self.state.lock:
-                self.state.sent[stored.name] += len(piece)
+            self.write(stored, len(piece), piece)
             if pause_s:
                 time.sleep(pause_s)
+
+    def write(self, stored: Stored, counted: int, data: bytes) -> None:
+        """Write, counted before, as who has read all may look at once; what did not go through is not counted."""
+        with self.state.lock:
+            self.state.sent[stored.name] += counted
+        try:
+            self.wfile.write(data)
+        except OSError:
+            with self.state.lock:
+                self.state.sent[stored.name] -= counted
+            raise
 
     def send_chunked(self, stored: Stored, body: bytes, fault: str) -> None:
         pieces = [body[at : at + 5000] for at in range(0, len(body), 5000)]
         for piece in pieces[: len(pieces) // 2] if fault == "truncated_chunks" else pieces:
-            self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
-            with self.state.lock:
-                self.state.sent[stored.name] += len(piece)
+            self.write(stored, len(piece), f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
         if fault == "truncated_chunks":
             self.close_connection = True
         else:

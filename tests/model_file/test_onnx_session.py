@@ -96,7 +96,7 @@ def made_devices(monkeypatch: pytest.MonkeyPatch, **seconds: float | None) -> li
     """Let there be devices of these speeds; return the names of those that sessions are started on, as they come."""
     asked: list[str] = []
 
-    def session(_model: bytes, device: str, _threads: int | None) -> MadeSession:
+    def session(_model: bytes, device: str, _threads: int | None, **_: bool) -> MadeSession:
         asked.append(device)
         kind = device.partition(":")[0]
         works = seconds[kind] is None or seconds[kind] >= 0  # type: ignore[operator]  # mypy does not see that it is a number
