@@ -47,7 +47,12 @@ def test_items_are_all_done_and_other_versions_are_refused(monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_a_process_has_one_task_at_a_time_and_few_items_come_together_where_there_are_few() -> None:
-    settings = {"n_workers": 1, "threads_per_worker": 3, "dashboard_address": None}  # as a user may start it
+    settings: dict[str, Any] = {
+        "n_workers": 1,
+        "threads_per_worker": 3,
+        "dashboard_address": None,
+    }  # as a user may start it
+    settings |= {"scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
     with LocalCluster(**settings) as cluster:
         found = list(on_cluster(cluster.scheduler_address, times, range(8), ("numpy",), together=4))
         assert {together for together, _, _ in found} == {2}  # so that there are four tasks

@@ -94,8 +94,10 @@ def _client(address: str, stack: ExitStack) -> "Client":
         if not count.isdigit() or int(count) < 1:
             raise UsageError(f"--dask {address}: not a number of processes", "give local:N, as local:4")
         share = {CORES: str(max(1, cores() // int(count)))}
-        workers = {"n_workers": int(count), "threads_per_worker": 1, "dashboard_address": None, "env": share}
-        address = stack.enter_context(LocalCluster(**workers))  # type: ignore[no-untyped-call]  # it has no types
+        workers = {"n_workers": int(count), "threads_per_worker": 1, "env": share}
+        # Without a port of its own a second cluster on the machine finds that of Dask's page in use, page or not.
+        page = {"dashboard_address": None, "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
+        address = stack.enter_context(LocalCluster(**workers, **page))  # type: ignore[no-untyped-call]  # it has no types
     try:
         client: Client = stack.enter_context(Client(address, timeout=_CONNECT_S))  # type: ignore[no-untyped-call]  # too
     except (OSError, ValueError) as error:
