@@ -105,7 +105,7 @@ class Server:
         self.list_fault: Callable[[int], str] = lambda _number: "ok"
         self.extra_hits: list[dict[str, Any]] = []
         self.requests: Counter[str] = Counter()
-        self.sent: Counter[str] = Counter()
+        self.sent: Counter[str] = Counter()  # bytes of files, without those that only learned a size
         self.wrong_ranges = 0
         self.pause_s = 0.0
         self.lock = threading.Lock()
@@ -220,8 +220,7 @@ class Handler(BaseHTTPRequestHandler):
         if start is None:
             self.answer(416, b"")
             return
-        is_asked_only = self.headers.get("Range") == "bytes=0-0"
-        body = stored.content[: 1 if is_asked_only else None][start:]
+        body = stored.content[: 1 if self.is_only_asked else None][start:]
         if fault == "corrupt" and body:
             at = random.Random(self.path).randrange(len(body))
             body = body[:at] + bytes([body[at] ^ 0xFF]) + body[at + 1 :]
@@ -240,6 +239,11 @@ class Handler(BaseHTTPRequestHandler):
         elif fault in {"short", "stall", "cut"}:
             self.close_connection = True
 
+    @property
+    def is_only_asked(self) -> bool:
+        """Whether it asks for the first byte alone, to learn the size of a file: it may well leave without it."""
+        return self.headers.get("Range") == "bytes=0-0"
+
     def start_of_range(self, fault: str, size: int) -> int | None:
         asked = self.headers.get("Range", "")
         start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
@@ -248,7 +252,7 @@ class Handler(BaseHTTPRequestHandler):
         return start if start < size else None
 
     def head(self, start: int, fault: str, stored: Stored, length: int | None) -> None:
-        size, is_part = len(stored.content), start or self.headers.get("Range") == "bytes=0-0"
+        size, is_part = len(stored.content), start or self.is_only_asked
         self.send_response(206 if is_part else 200)
         self.send_header("ETag", f'"{stored.md5}"')
         if is_part:
@@ -270,6 +274,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def write(self, stored: Stored, counted: int, data: bytes) -> None:
         """Write, counted before, as who has read all may look at once; what did not go through is not counted."""
+        counted = 0 if self.is_only_asked else counted
         with self.state.lock:
             self.state.sent[stored.name] += counted
         try:

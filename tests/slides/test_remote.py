@@ -84,9 +84,8 @@ def test_a_slide_comes_once_and_anew_when_it_changed(server: Server, tmp_path: P
     address, cache = stored(server), Cache(tmp_path, 1e9)
     path = fetched(address, cache)
     assert path.read_bytes() == server.files["a"].content
-    sent = server.sent["a.svs"]
     fetched(address, cache)
-    assert server.sent["a.svs"] - sent == 1, "only asked for"
+    assert server.sent["a.svs"] == len(path.read_bytes()), "only asked for"
     stored(server, content=b"other" * 20_480)  # of the same size
     assert fetched(address, cache).read_bytes() == b"other" * 20_480
 
@@ -103,7 +102,7 @@ def test_a_server_that_goes_in_the_middle_is_gone_on_with(fault: str, server: Se
     assert not list(tmp_path.glob("*/a.svs"))
     server.fault, server.sent["a.svs"] = lambda _path, _number: "ok", 0
     assert fetched(address, cache).read_bytes() == content
-    assert server.sent["a.svs"] == 1 + len(content) - part, "the rest alone"
+    assert server.sent["a.svs"] == len(content) - part, "the rest alone"
 
 
 def test_what_changes_while_it_comes_is_refused(server: Server, tmp_path: Path) -> None:
@@ -242,7 +241,7 @@ def test_tiles_of_slides_that_lie_elsewhere_are_those_of_their_files(
     assert len(list((there / "tiles" / ".slides").glob("*/*.tiff"))) == 1
     server.sent.clear()
     assert tiled(there) == ["up_to_date", "up_to_date"]
-    assert sum(server.sent.values()) <= 3, "they are asked for alone"
+    assert sum(server.sent.values()) == 0, "they are asked for alone"
     stored(server, "s0.tiff", (slides / "s2.tiff").read_bytes())
     assert tiled(there) == ["ok", "up_to_date"]
     written = {path: path.read_bytes() for path in (there / "tiles").rglob("*") if path.is_file()}
