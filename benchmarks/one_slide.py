@@ -7,19 +7,16 @@ checkouts run in turn, `--rounds` times; medians are printed, in seconds of a co
     python benchmarks/one_slide.py --old ../wsiseg-of-last-month
 """
 
-import argparse
 import atexit
 import json
 import os
-import statistics
-import subprocess
+import runpy
 import sys
 import time
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
-
-from feed import write_costless_model
 
 ROOT = Path(__file__).resolve().parent.parent
 _OF_CHILD = "_WSISEG_ONE_SLIDE"
@@ -27,11 +24,11 @@ _OF_CHILD = "_WSISEG_ONE_SLIDE"
 
 def main() -> None:
     """Print one line of JSON."""
-    if _OF_CHILD in os.environ:
-        task = json.loads(os.environ.pop(_OF_CHILD))
-        command(task["moments"]) if "moments" in task else write_costless_model(Path(task["model"]))
-        return
-    from made_slides import write_slide  # noqa: PLC0415  beside this file
+    import argparse  # noqa: PLC0415  as all that follows: the command that is measured would pay for it
+    import statistics  # noqa: PLC0415
+    from tempfile import TemporaryDirectory  # noqa: PLC0415
+
+    from made_slides import write_slide  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--old", type=Path, nargs="*", default=[], help="other checkouts of wsiseg to compare with")
@@ -56,6 +53,8 @@ def run(root: Path, task: dict[str, str], *more: str) -> float:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(root / "src"), *more)), _OF_CHILD: json.dumps(task)}
     given = () if "out" not in task else ("predict", task["slide"], "--model", task["model"], "--out", task["out"])
     options = () if "out" not in task else ("--tissue", "auto", "--map", "tile", "--device", "cpu")
+    import subprocess  # noqa: PLC0415  as in `main`
+
     child = subprocess.Popen([sys.executable, __file__, *given, *options],
                              env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     _, code, used = os.wait4(child.pid, 0)
@@ -82,23 +81,47 @@ def measured(root: Path, slide: Path, model: Path, out: Path) -> dict[str, float
     }
 
 
-def command(moments: str) -> None:
-    """Run the command, and write down when its first tiles and its last were done."""
-    from wsiseg.cli import main as run_command  # noqa: PLC0415  of the checkout that is measured
-    from wsiseg.cli.streams import Streams  # noqa: PLC0415  the same
+def child(task: dict[str, str]) -> None:
+    """Write the model file, or run the command and write down when its first tiles and its last were done."""
+    if "moments" not in task:
+        from feed import write_costless_model  # noqa: PLC0415  beside this file
 
-    advance, seen = Streams.advance, list[tuple[float, float]]()
+        write_costless_model(Path(task["model"]))
+        return
+    seen: list[tuple[float, float]] = []
+    atexit.register(lambda: Path(task["moments"]).write_text(json.dumps(seen)))
+    sys.meta_path.insert(0, Watched(seen))
+    runpy.run_module("wsiseg", run_name="__main__", alter_sys=True)
 
-    def noted(streams: Any, slide: str, tiles: int, waited_s: float = 0.0) -> None:  # noqa: ANN401  as it is
-        advance(streams, slide, tiles, waited_s)
-        if tiles:
-            now = time.monotonic(), time.process_time()
-            seen[:] = [*(seen[:1] or [now]), now]
 
-    Streams.advance = noted  # type: ignore[method-assign]
-    atexit.register(lambda: Path(moments).write_text(json.dumps(seen)))
-    run_command()
+class Watched(PathFinder):
+    """Lets the moments be noted in which tiles are told of, once the command loads what it tells of them with."""
+
+    name = "wsiseg.cli.streams"
+
+    def __init__(self, seen: list[tuple[float, float]]) -> None:
+        self.seen = seen
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:  # type: ignore[override]  # noqa: ANN401  of an object, not of the class
+        """Find the module that is watched."""
+        spec = PathFinder.find_spec(name, path, target) if name == self.name else None
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: self.watch(module, execute(module))  # type: ignore[method-assign]
+        return spec
+
+    def watch(self, module: ModuleType, _: None) -> None:
+        """Note the first moment and the last in which tiles are told of, and what was spent of the processors then."""
+        advance = module.Streams.advance
+
+        def noted(streams: Any, slide: str, tiles: int, waited_s: float = 0.0) -> None:  # noqa: ANN401  as it is
+            advance(streams, slide, tiles, waited_s)
+            if tiles:
+                now = time.monotonic(), time.process_time()
+                self.seen[:] = [*(self.seen[:1] or [now]), now]
+
+        module.Streams.advance = noted  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":
-    main()
+    child(json.loads(os.environ.pop(_OF_CHILD))) if _OF_CHILD in os.environ else main()

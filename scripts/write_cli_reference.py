@@ -76,18 +76,20 @@ def settings_page() -> str:
     parts = [SETTINGS]
     for command, settings in CONFIGS.items():
         parts += [f"## wsiseg {' '.join(command)}", "", *TABLE]
-        parts += [_row(name, field) for name, field in settings.model_fields.items()]
+        meanings = settings.meanings()
+        parts += [
+            _row(name, field, meanings[name].replace("|", "\\|")) for name, field in settings.model_fields.items()
+        ]
         gone = [f"`{name}` ({one.advice})" for name, one in settings.gone.items()]
         parts += ["", f"No longer settings: {'; '.join(gone)}."] if gone else []
         parts.append("")
     return "\n".join(parts)
 
 
-def _row(name: str, field: FieldInfo) -> str:
+def _row(name: str, field: FieldInfo, meaning: str) -> str:
     shown, typed = shell.shown_as(field), name.replace("_", "-")
     value = "true or false" if shell.is_flag(field) else shell.metavar_of(field).replace("|", ", ")
     places = {"option": f"`{shown.name or '--' + typed}`", "argument": "argument", "file": "file alone"}
-    meaning = " ".join((field.description or "").split()).replace("|", "\\|")
     return f"| `{typed}` | {value} | {_default(field)} | {places[shown.place]} | {meaning} |"
 
 

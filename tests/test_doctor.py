@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from making.models import write_color_filter_model
-from wsiseg.cli import commands
+from wsiseg.cli import examine
 from wsiseg.config.doctor import DoctorConfig
 from wsiseg.doctor import doctor
 from wsiseg.model_file.onnx_session import available_providers, has_fast_int8
@@ -125,7 +125,7 @@ def test_a_model_file_prints_its_card(tmp_path: Path) -> None:
     facts = found.as_json()["model"]
     assert facts["mpp"] == 0.25
     assert facts["self-test"] == "passed"
-    page = "\n".join(commands._findings_lines(found))
+    page = "\n".join(examine._findings_lines(found))
     assert "| input | RGB at 0.25 um per pixel" in page
     assert "self_test" not in page
     assert facts["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -12,8 +12,7 @@ import tifffile
 from making.maps import box, write_outlines
 from making.models import write_color_filter_model
 from making.slides import write_slide
-from wsiseg.cli import main  # noqa: F401  registers the commands
-from wsiseg.cli.shell import app
+from wsiseg.cli import loaded
 from wsiseg.slides.slide import Slide
 
 NAME = b"Zzyzxmann"
@@ -64,7 +63,7 @@ def said(*arguments: object) -> bytes:
     """Run a command with all that it can say."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
-        app([*map(str, arguments), "--verbose"])
+        loaded()([*map(str, arguments), "--verbose"])
     assert left.value.code in (0, 1), err.getvalue()
     return (out.getvalue() + err.getvalue()).encode()
 

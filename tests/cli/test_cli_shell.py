@@ -18,8 +18,21 @@ def wsiseg(*arguments: str | Path, **more: object) -> "subprocess.CompletedProce
 
 def test_the_shell_loads_nothing_heavy() -> None:
     heavy = ("torch", "onnxruntime", "openslide", "sklearn", "zarr", "scipy")
-    code = f"import sys, wsiseg.cli; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys; from wsiseg.cli import loaded; loaded(); print([one for one in {heavy} if one in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "settings"), [("predict", {"predict"}), ("fetch", {"fetch", "export"}), ("--help", {"predict", "train"})]
+)
+def test_the_settings_of_other_commands_are_not_loaded(typed: str, settings: set[str]) -> None:
+    code = (
+        "import sys; from wsiseg.cli import loaded; loaded(*sys.argv[1:])\n"
+        "print(*(name.rpartition('.')[2] for name in sys.modules if name.startswith('wsiseg.config.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, typed], capture_output=True, text=True, check=True)
+    found = set(done.stdout.split()) - {"settings"}
+    assert found >= settings if typed == "--help" else found == settings
 
 
 def test_version_and_help() -> None:

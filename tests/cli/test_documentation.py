@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from wsiseg.cli import app
+from wsiseg.cli import loaded
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reference" / "cli.md"
@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "reference" / "cli.md"
 def commands() -> dict[str, typer.core.TyperCommand]:
     """Give every command by the words that a user types."""
     found = {}
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(loaded())
     for name, command in group.commands.items():  # type: ignore[attr-defined]  # it is a group
         inner = getattr(command, "commands", None)
         found.update({f"{name} {key}": value for key, value in inner.items()} if inner else {name: command})
@@ -47,7 +47,7 @@ def test_the_reference_of_settings_is_what_the_settings_say() -> None:
 def test_help_shows_what_stands_in_brackets(name: str) -> None:
     command = commands()[name]
     texts = [command.help or "", *(getattr(parameter, "help", None) or "" for parameter in command.params)]
-    shown = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
+    shown = CliRunner().invoke(loaded(), [*name.split(), "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
     assert [
         word for text in texts for word in re.findall(r"\w+\[\w+\]", text.replace("\\", "")) if word not in shown
     ] == []

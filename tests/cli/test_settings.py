@@ -1,5 +1,7 @@
 """Command line and TOML file give the same settings, and refuse the same values with the same sentence."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -9,7 +11,7 @@ import tomli_w
 import typer
 from typer.testing import CliRunner
 
-from wsiseg.cli import app
+from wsiseg.cli import loaded
 from wsiseg.cli.shell import command, is_flag, kind_of, scalar_of, shown_as
 from wsiseg.cli.streams import Streams
 from wsiseg.config import doctor, evaluate, export, fetch, predict, tile, train
@@ -121,13 +123,27 @@ def test_a_name_that_is_not_known_gets_a_suggestion(tmp_path: Path) -> None:
 
 def test_every_setting_has_a_help_text_and_no_command_has_too_many_flags() -> None:
     for name, settings in ALL.items():
-        assert all(field.description for field in settings.model_fields.values())
+        assert all(settings.meanings().values())
         flags = [field for field in settings.model_fields.values() if shown_as(field).place == "option"]
         assert len(flags) <= MOST_FLAGS.get(name, 16), name
 
 
+def test_what_a_setting_means_stands_under_it_also_where_others_share_it() -> None:
+    assert fetch.FetchPcamConfig.meanings()["jobs"] == "Files that are fetched at the same time."
+
+
+@pytest.mark.parametrize(("is_there", "told"), [(True, "Pixels."), (False, "")])
+def test_commands_run_without_their_sources_too(tmp_path: Path, told: str, is_there: bool) -> None:  # noqa: FBT001  a case
+    source = tmp_path / "made_settings.py"
+    source.write_text("from wsiseg.config.settings import Config\n\nclass Own(Config):\n    side: int\n    'Pixels.'\n")
+    gone = "" if is_there else "import os; os.remove(made_settings.__file__); "
+    code = f"import made_settings; {gone}print(made_settings.Own.meanings())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{{'side': {told!r}}}\n"
+
+
 def test_the_commands_take_these_settings() -> None:
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(loaded())
     for name, settings in ALL.items():
         found: Any = group
         for word in name.split():

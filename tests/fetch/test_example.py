@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from wsiseg.annotations.truth import Reading, open_truth, truth_files
-from wsiseg.cli import app
+from wsiseg.cli import loaded
 from wsiseg.config.fetch import FetchExampleConfig
 from wsiseg.fetch.example import SUMS, ExampleResult, fetch_example
 from wsiseg.run.errors import DownloadError, WsisegError
@@ -71,7 +71,7 @@ def test_what_is_lost_comes_back_and_what_was_changed_stays(tmp_path: Path) -> N
     fetch(tmp_path)
     (tmp_path / "cohort.csv").write_text("slide,path\n")
     (tmp_path / "slides" / "node-1.tiff").unlink()
-    done = CliRunner().invoke(app, ["fetch", "example", "--out", str(tmp_path), "--json"])
+    done = CliRunner().invoke(loaded(), ["fetch", "example", "--out", str(tmp_path), "--json"])
     assert done.exit_code == 0
     answer = json.loads(done.stdout)
     assert (answer["fetched"], answer["changed"]) == (1, [str(tmp_path / "cohort.csv")])

@@ -194,7 +194,7 @@ def test_the_next_slide_is_read_while_one_is_computed() -> None:
 
 
 @pytest.mark.parametrize("counts", [[0, 3], [300]])
-def test_what_writing_needs_is_loaded_once_while_tiles_are_read(counts: list[int]) -> None:
+def test_what_writing_needs_is_loaded_once_the_first_tiles_are_told_of(counts: list[int]) -> None:
     model, loaded = Reading(), []
     rows = [row(model, Marked(number), count) for number, count in enumerate(counts)]
     for _ in Feed(meanwhile=lambda: loaded.append(len(model.asked))).run(iter(rows)):

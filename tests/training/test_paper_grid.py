@@ -4,7 +4,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from wsiseg.cli import commands
+from wsiseg.cli import train as command_line
 from wsiseg.pages.configurations import Configured, best_first, export_command
 from wsiseg.training.train import Trained
 
@@ -32,7 +32,7 @@ def test_slides_rank_where_there_is_no_truth() -> None:
 
 def test_the_command_ends_with_the_ranking() -> None:
     ranked = tuple(best_first(CONFIGURED))
-    lines = list(commands._train_lines(Trained(Path("grid"), "ok", ranked[0], ranked)))
+    lines = list(command_line._train_lines(Trained(Path("grid"), "ok", ranked[0], ranked)))
     assert lines[:2] == ["grid/report.html", "AUC of configurations, best first by the validation slides:"]
     assert lines[2].split("  ")[-4:] == ["val pixel", "test pixel", "val slide", "test slide"]
     assert lines[3].split() == ["1.", "best", "0.800", "0.500", "0.900", "0.500"]
@@ -42,7 +42,7 @@ def test_the_command_ends_with_the_ranking() -> None:
     words = shlex.split(export_command(replace(ranked[0], out=Path("a grid/it's best"))))
     assert words == ["wsiseg", "export", "a grid/it's best", "--out", "it's best.onnx"]
     alone = Trained(Path("run"), "ok", CONFIGURED[0])
-    assert list(commands._train_lines(alone)) == [
+    assert list(command_line._train_lines(alone)) == [
         "run/report.html",
         "        auc  slide_auc",
         "val   0.700      0.900",

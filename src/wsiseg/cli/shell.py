@@ -22,7 +22,6 @@ from pydantic.fields import FieldInfo
 from wsiseg.cli.streams import Streams, fitted
 from wsiseg.config.settings import Config, Shown, read_toml
 from wsiseg.run.errors import MORE_MEMORY, OutputError, UsageError, WsisegError, is_out_of_memory
-from wsiseg.run.memory import look_for_garbage_seldom
 from wsiseg.run.version import __version__
 
 C = TypeVar("C", bound=Config)
@@ -62,13 +61,13 @@ def parameters(settings: type[Config]) -> list[inspect.Parameter]:
     Every value is taken as text: the settings alone decide what fits, in one sentence for command line and file.
     What is given in the file alone, and what earlier versions had, is a hidden option that is refused with advice.
     """
-    found = []
+    found, meanings = [], settings.meanings()
     for name, field in settings.model_fields.items():
         if shown_as(field).place == "file":
             sentence = f"stands in the TOML file of --config alone, as {_typed(name)} ="
             found.append(_refused(name, sentence, takes_nothing=is_flag(field)))
         else:
-            found.append(_shown(name, field))
+            found.append(_shown(name, field, meanings[name]))
     for name, one in settings.gone.items():
         found.append(_refused(name, f"is no longer an option: {one.advice}", takes_nothing=one.is_flag))
     return found
@@ -86,9 +85,9 @@ def given(settings: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _shown(name: str, field: FieldInfo) -> inspect.Parameter:
+def _shown(name: str, field: FieldInfo, meaning: str) -> inspect.Parameter:
     shown, takes_nothing, many = shown_as(field), is_flag(field), get_origin(kind_of(field)) is tuple
-    text = " ".join((field.description or "").replace("`", "").split()) + _default(field)
+    text = meaning.replace("`", "") + _default(field)
     metavar = shown.metavar or (name.upper() if shown.place == "argument" else metavar_of(field))
     more: dict[str, Any] = {"help": escaped(text), "metavar": None if takes_nothing else metavar, "show_default": False}
     if shown.place == "argument":
@@ -239,7 +238,6 @@ def main() -> NoReturn:
         if signal.getsignal(number) != signal.SIG_IGN:  # as it is for jobs in the background
             signal.signal(number, _stop)
     _prepare_streams()
-    look_for_garbage_seldom()
     try:
         app()
     except WsisegError as error:

@@ -96,7 +96,7 @@ class Feed:
     Args:
         lanes: Batches that the device computes at the same time.
         idle: Called with the seconds in which there was nothing to do, as no slide was open.
-        meanwhile: Called once, when all readers have something to do, and before the first slide is yielded.
+        meanwhile: Called once, when the first tiles are told of, and before the first slide is yielded.
     """
 
     def __init__(
@@ -133,8 +133,6 @@ class Feed:
                     time.sleep(_LOOK_AGAIN_S)
                     self._idle(_LOOK_AGAIN_S)
                 is_due = item is None
-                if not self._has_room():
-                    self._do_meanwhile()
                 while coming and (is_due or not self._has_room() or _is_done(coming[0])):
                     yield from self._finished(coming.popleft())
                     is_due = False
@@ -218,17 +216,16 @@ class Feed:
         most = 2 * largest.nbytes + (self._readers + 1) * largest[: self._at_once].nbytes
         return sum(images.nbytes for images in self._ahead) < min(most, self._most_bytes)
 
-    def _do_meanwhile(self) -> None:
-        meanwhile, self._meanwhile = self._meanwhile, lambda: None
-        meanwhile()
-
     def _finished(self, item: _Asked | W) -> Iterator[W]:
         """Add what became of a batch to its slides, or yield the slide that is done."""
+        if isinstance(item, tuple):
+            self._learn(item[0], *item[1].result())
+        meanwhile, self._meanwhile = self._meanwhile, lambda: None
+        meanwhile()
         if not isinstance(item, tuple):
-            self._do_meanwhile()
             yield item
-            return
-        batch, (outcomes, waited) = item[0], item[1].result()
+
+    def _learn(self, batch: _Batch, outcomes: Sequence[_Outcome], waited: float) -> None:
         for part, outcome in zip(batch.parts, outcomes, strict=True):
             part.asking.learn(part.windows, outcome, waited / len(batch.parts))
         self._ahead = [images for images in self._ahead if images is not batch.images]

@@ -9,6 +9,8 @@ import ctypes
 import gc
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _ZARR = threading.Lock()
 _NEW_OBJECTS = 10_000  # after which Python looks for garbage among them
@@ -44,13 +46,23 @@ def keep_freed_memory() -> None:
     _set({_M_MMAP_THRESHOLD: 2**30, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**28})
 
 
-def look_for_garbage_seldom() -> None:
-    """Let Python look for garbage less often, never again at what is there now, and not at all as it ends.
+@contextmanager
+def loading() -> Iterator[None]:
+    """Let Python look for no garbage while libraries are loaded, and never in what came with them.
 
-    Libraries are a few hundred thousand objects, none of which is garbage: looking through them again and again takes a
+    They are a few hundred thousand objects, none of which is garbage: looking through them again and again takes a
     quarter of the time of a command that loads them and does little else.
     """
-    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def look_for_garbage_seldom() -> None:
+    """Let Python look for garbage less often, and not at all as it ends."""
     atexit.register(gc.freeze)
     gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])
 
@@ -62,8 +74,9 @@ def start_zarr() -> None:
         RuntimeError: There is no memory for it now.
     """
     with _ZARR:  # two threads that load it at once would see it half loaded
-        import zarr  # noqa: PLC0415  heavy: only where arrays are read or written
-        from zarr.core import sync  # noqa: PLC0415  the same
+        with loading():
+            import zarr  # noqa: PLC0415  heavy: only where arrays are read or written
+            from zarr.core import sync  # noqa: PLC0415  the same
 
         try:
             zarr.create_group({})

@@ -1,0 +1,42 @@
+"""`wsiseg init` and `wsiseg tile`: what comes before training and mapping."""
+
+from wsiseg.cli.shell import app, command
+from wsiseg.cli.streams import Streams
+from wsiseg.config.doctor import InitConfig
+from wsiseg.config.tile import TileConfig
+
+
+@command(app, InitConfig)
+def init(streams: Streams, config: InitConfig) -> None:
+    """Begin a study: write a table of slides to fill in, and every setting with what it means.
+
+    Writes FOLDER/cohort.csv, with a row for each slide that lies there, and FOLDER/tile.toml, train.toml, predict.toml
+    and evaluate.toml for --config. What is there already stays as it is.
+
+    Examples:
+        wsiseg init
+        wsiseg init study
+    """
+    from wsiseg.slides.init import init as begin  # noqa: PLC0415  loads numerical libraries
+
+    begun = begin(config)
+    for path in begun.kept:
+        streams.note(f"{path}: stays as it is")
+    streams.result({name: list(map(str, paths)) for name, paths in vars(begun).items()}, map(str, begun.written))
+
+
+@command(app, TileConfig)
+def tile(streams: Streams, config: TileConfig) -> int:
+    """Find the tissue of slides and the tiles that cover it.
+
+    Writes OUT/SLIDE.tiles.zarr, OUT/SLIDE.png (what was kept), OUT/cohort.csv, OUT/run.json and OUT/report.html, a
+    table of all slides to look at. Prints where the page and the cohort are and what became of each slide.
+
+    Examples:
+        wsiseg tile slides/ --out tiles
+        wsiseg tile cohort.csv --out tiles --pixels --jobs 4
+        wsiseg tile scan.tiff --slide-mpp 0.25 --out tiles
+    """
+    from wsiseg.tiles.tile import tile as tile_slides  # noqa: PLC0415  loads numerical libraries
+
+    return streams.run(tile_slides(config, streams), [config.out / "report.html", config.out / "cohort.csv"])
