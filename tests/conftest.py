@@ -5,15 +5,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from making.servers import Server, serving
 from making.slides import write_slide
 
 MakeSlide = Callable[..., Path]
 
-settings.register_profile("shared", deadline=None)  # on a busy machine a deadline fails what is right
-settings.register_profile("planted", deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
+settings.register_profile(
+    "shared",
+    deadline=None,  # on a busy machine a deadline fails what is right, and so does a limit for drawing
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    derandomize=True,  # the same code has the same outcome; what chance finds, --hypothesis-profile=random looks for
+)
+settings.register_profile("random", settings.get_profile("shared"), derandomize=False, print_blob=True)
+settings.register_profile("planted", settings.get_profile("shared"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile("shared")
 
 

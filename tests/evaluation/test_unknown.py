@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from making.maps import box, write_map, write_outlines, write_run
@@ -42,7 +42,7 @@ def forget(folder: Path, *, every: bool = False, seed: int = 0) -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5)
 def test_measures_are_those_of_a_truth_that_leaves_out_what_is_unknown(
     tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:

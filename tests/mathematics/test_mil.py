@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -52,7 +52,6 @@ def weak_risk(logits: torch.Tensor, alpha: float, beta: float, c: float = 1.0) -
     return risk(logits, proxy_labels(logits, alpha, beta), weight=c)
 
 
-@settings(deadline=None)
 @given(bags(), shares())
 def test_counts_are_floors_with_one_tile_at_least(logits: torch.Tensor, alpha_beta: tuple[float, float]) -> None:
     alpha, beta = alpha_beta
@@ -64,7 +63,6 @@ def test_counts_are_floors_with_one_tile_at_least(logits: torch.Tensor, alpha_be
     assert tumor + normal + int((labels == LEFT_OUT).sum()) == n
 
 
-@settings(deadline=None)
 @given(bags(), shares())
 def test_the_most_probable_are_tumor_and_the_least_probable_normal(
     logits: torch.Tensor, alpha_beta: tuple[float, float]
@@ -76,7 +74,6 @@ def test_the_most_probable_are_tumor_and_the_least_probable_normal(
         assert (logits[labels != NORMAL] > logits[labels == NORMAL].max()).all()
 
 
-@settings(deadline=None)
 @given(bags(), shares(), st.randoms(use_true_random=False))
 def test_order_does_not_matter(logits: torch.Tensor, alpha_beta: tuple[float, float], random: Random) -> None:
     order = list(range(len(logits)))
@@ -86,7 +83,6 @@ def test_order_does_not_matter(logits: torch.Tensor, alpha_beta: tuple[float, fl
     torch.testing.assert_close(weak_risk(logits[order], *alpha_beta), weak_risk(logits, *alpha_beta))
 
 
-@settings(deadline=None)
 @given(bags(), shares(), st.sampled_from(STEPS[1:]))
 def test_a_larger_alpha_keeps_every_tumor_tile(
     logits: torch.Tensor, alpha_beta: tuple[float, float], other: float
@@ -99,7 +95,6 @@ def test_a_larger_alpha_keeps_every_tumor_tile(
     assert bool((more | ~less).all())
 
 
-@settings(deadline=None)
 @given(bags())
 def test_a_known_share_labels_every_tile(logits: torch.Tensor) -> None:
     assert (proxy_labels(logits, *NONE) == NORMAL).all()
@@ -109,7 +104,6 @@ def test_a_known_share_labels_every_tile(logits: torch.Tensor) -> None:
     assert (half == TUMOR).sum() == (half == NORMAL).sum() == len(logits)
 
 
-@settings(deadline=None)
 @given(bags(), shares(), st.sampled_from([1.0, 0.5, 2.0]))
 def test_risk_equals_brute_force(logits: torch.Tensor, alpha_beta: tuple[float, float], c: float) -> None:
     value = float(weak_risk(logits.double(), *alpha_beta, c))
@@ -131,7 +125,6 @@ def _brute_force(logits: list[float], alpha: float, beta: float, c: float) -> fl
     return c * sum(losses) / max(1, len(losses))
 
 
-@settings(deadline=None)
 @given(st.permutations(range(6)), shares().filter(any))
 def test_of_all_labels_with_these_shares_the_likeliest_are_taken(
     order: list[int], alpha_beta: tuple[float, float]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -61,7 +61,7 @@ LEVELS: dict[str, tuple[tuple[int, int], ...]] = {
 
 
 @pytest.mark.parametrize("name", LEVELS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12)
 @given(st.data())
 def test_a_region_is_the_area_average_of_its_pixels(tmp_path: Path, name: str, data: st.DataObject) -> None:
     picture = smooth_picture(1201, 901)

@@ -36,7 +36,7 @@ def literal(tile: Floats, changes: Changes) -> Floats:
     return tile[:, ::-1] if changes.turns[0] >= 4 else tile
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(LIMITS, st.sampled_from([0.0, 0.1, 0.6]), st.sampled_from([JITTER, (0.5, 0.5, 0.8, 0.3), NONE]))
 def test_tiles_are_changed_by_the_literal_equations(
     seed: int, stain: float, jitter: tuple[float, float, float, float]
