@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from openslide import OpenSlide
 
 from making.machines import with_memory
 from making.slides import write_slide
+from making.waiting import LONGEST_S
 from wsiseg.run.errors import SlideError
+from wsiseg.run.machine import CORES
 from wsiseg.slides import jpeg_tiles
+from wsiseg.slides.jpeg_tiles import Cutout
 from wsiseg.slides.slide import Slide
 from wsiseg.slides.slide_file import SlideFile
 
@@ -44,7 +47,7 @@ def by_openslide(path: Path, corner: tuple[int, int], level: int, size: tuple[in
     return np.where(region[..., 3:] == 255, region[..., :3], 255).astype(np.uint8)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     level=st.sampled_from([0, 1]),
     corner=st.tuples(st.integers(-40, 720), st.integers(-40, 520)),
@@ -93,12 +96,18 @@ def test_a_tile_is_decoded_once_whoever_needs_it(path: Path, monkeypatch: pytest
     assert set(seen.values()) == {1}
 
 
+def hold_five(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let five tiles be kept, on as many cores as there are."""
+    monkeypatch.setenv(CORES, "2")
+    monkeypatch.setattr(jpeg_tiles, "KEPT_BYTES", 5 * 64 * 64 * 3)
+
+
 @pytest.mark.parametrize("is_small", [True, False])
 def test_no_more_is_kept_than_allowed(path: Path, monkeypatch: pytest.MonkeyPatch, *, is_small: bool) -> None:
     if is_small:
         with_memory(monkeypatch, 16 * 5 * 64 * 64 * 3)
     else:
-        monkeypatch.setattr(jpeg_tiles, "KEPT_BYTES", 5 * 64 * 64 * 3)
+        hold_five(monkeypatch)
     with Slide(path) as slide:
         whole = slide.read(0, 0, SIZE, 0.5)
         for x in range(0, 600, 50):
@@ -106,6 +115,34 @@ def test_no_more_is_kept_than_allowed(path: Path, monkeypatch: pytest.MonkeyPatc
         tiles = slide._file._jpeg_tiles(0)
     assert tiles is not None
     assert len(tiles._kept) <= 5
+
+
+def test_a_tile_that_made_room_while_it_was_decoded_is_given_and_not_kept(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold_five(monkeypatch)
+    file, decode, begun, go = SlideFile(path), jpeg_tiles.decoder(), threading.Event(), threading.Event()
+    tiles = file._jpeg_tiles(0)
+    assert tiles is not None
+    first, other = np.empty((2, 64, 64, 3), np.uint8)
+    slow = threading.Thread(target=tiles.fill, args=([Cutout(0, 0, first)],))
+
+    def lingering(data: bytes) -> NDArray[np.uint8]:
+        if threading.current_thread() is slow:
+            begun.set()
+            assert go.wait(LONGEST_S)
+        return decode(data)
+
+    monkeypatch.setattr(jpeg_tiles, "decoder", lambda: lingering)
+    slow.start()
+    assert begun.wait(LONGEST_S)
+    for column in range(1, 7):
+        tiles.fill([Cutout(64 * column, 0, other)])
+    go.set()
+    slow.join()
+    np.testing.assert_array_equal(first, by_openslide(path, (0, 0), 0, (64, 64)))
+    assert sorted(tiles._kept) == [2, 3, 4, 5, 6]
+    file.close()
 
 
 @pytest.mark.parametrize("by_pillow", [False, True])
