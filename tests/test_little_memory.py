@@ -25,7 +25,8 @@ held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + more * 10**6,) * 2)
 main()
 """
-LONGEST_S = 60
+LONGEST_S, LONGEST_ALONE_S = 60, 600
+"""With little memory, when a library may wait for a thread that is none, and with enough."""
 OF_TIME = {"seconds", "tiles_per_s", "waiting"}
 ENDED_BY_A_LIBRARY = {127, -5, -6}
 """Exit codes where a library in C finds no memory: it ends the process itself."""
@@ -58,7 +59,7 @@ def run(arguments: list[str], more: int | None = None) -> tuple[int | None, str]
     command = [sys.executable, *start, *arguments]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
-            _, said = process.communicate(timeout=LONGEST_S)
+            _, said = process.communicate(timeout=LONGEST_ALONE_S if more is None else LONGEST_S)
             code: int | None = process.returncode
         except subprocess.TimeoutExpired:
             process.kill()

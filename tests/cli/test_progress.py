@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,10 +50,10 @@ def test_an_estimate_comes_once_before_the_first_slide_is_done_and_a_line_a_minu
     said = capsys.readouterr().err.splitlines()
     (estimate,) = (number for number, text in enumerate(said) if text.startswith("a has "))
     assert not [text for text in said[:estimate] if text.startswith("[")]
-    sentence = r"a has (\d+) tiles; at [\d.e+]+ tiles/s, as measured so far, 3 slides like it take about \d+ s"
+    sentence = r"a has (\d+) tiles; at [\d.e+]+ tiles/s, as measured so far, 3 slides like it take about \d+ (?:s|min)"
     (tiles,) = re.findall(sentence, said[estimate])
     assert 32 <= int(tiles) <= 60  # 1500 x 1200 pixels are 36 tiles, and windows overlap
-    line = re.compile(r"[0-2]/3 slides, \d+ tiles, [\d.]+ tiles/s, \d+% waiting for reading, about \d+ s left")
+    line = re.compile(r"[0-2]/3 slides, \d+ tiles, [\d.]+ tiles/s, \d+% waiting for reading, about \d+ (?:s|min) left")
     assert [text for text in said if line.fullmatch(text)]
     assert [text[:5] for text in said if text.startswith("[")] == ["[1/3]", "[2/3]", "[3/3]"]
 
@@ -77,31 +78,37 @@ def test_the_record_says_how_much_of_the_time_was_spent_waiting_for_reading(
     assert 0.3 < record.model_extra["waiting_share"] <= 1
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Let no time go by but what is added to `now`."""
+    made = SimpleNamespace(now=1000.0)
+    made.monotonic = lambda: made.now
+    monkeypatch.setattr(pace, "time", made)
+    monkeypatch.setattr(pace, "LINE_EVERY_S", 0.0)
+    return made
+
+
 def test_the_time_left_counts_begun_slides_and_not_those_that_were_done_before(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     streams = Streams()
     streams.begin(12)
     for name in "abcdefgh":
         streams.done(SlideRecord(slide=name, path=name, status="up_to_date"))
     streams.slide("i", 100)
-    streams._pace._began -= 30  # half a slide in 30 s: three and a half are left
-    monkeypatch.setattr(pace, "LINE_EVERY_S", 0.0)
+    clock.now += 30  # half a slide in 30 s: three and a half are left
     streams.advance("i", 50, 6.0)
     (_, said) = capsys.readouterr().err.rsplit("\n", 2)[:2]
     assert said == "8/12 slides, 50 tiles, 1.7 tiles/s, 20% waiting for reading, about 4 min left"
 
 
-def test_files_that_arrive_are_told_by_their_bytes(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_that_arrive_are_told_by_their_bytes(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     streams = Streams()
     streams.begin(3, 7_000_000)
     streams.slide("a.svs", 4_000_000)
     streams.slide("b.svs", 2_000_000)
     streams.done(SlideRecord.of_error("b.svs", Path("b.svs"), DownloadError("b.svs: gone"), must_be_slide=True))
-    streams._pace._began -= 10  # a million bytes in 10 s: four of the five millions that may come are left
-    monkeypatch.setattr(pace, "LINE_EVERY_S", 0.0)
+    clock.now += 10  # a million bytes in 10 s: four of the five millions that may come are left
     streams.advance("a.svs", 1_000_000)
     streams.done(SlideRecord(slide="a.svs", path="a.svs", status="ok", seconds=10))
     assert capsys.readouterr().err.splitlines() == [
@@ -138,7 +145,7 @@ def test_a_terminal_shows_tiles_speed_waiting_and_time_left(tmp_path: Path, make
     arguments = ("predict", tmp_path / "slides", "--model", model, "--tissue", "none", "--out", tmp_path / "out")
     code, text = on_terminal(*arguments, out=tmp_path / "printed.txt", columns=160)
     assert code == 0
-    assert re.search(r"slides .*0/1 +[\d.]+ tiles/s, \d+% waiting for reading, about \d+ s left", text), text
+    assert re.search(r"slides .*0/1 +[\d.]+ tiles/s, \d+% waiting for reading, about \d+ (s|min) left", text), text
     printed = (tmp_path / "printed.txt").read_text().splitlines()
     assert printed[0] == str(tmp_path / "out/report.html"), (
         "what a terminal draws on the one stream left the other alone"

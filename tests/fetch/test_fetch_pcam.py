@@ -9,7 +9,7 @@ from wsiseg.fetch.pcam import fetch_pcam
 from wsiseg.run.connection import Patience
 from wsiseg.tiles.pcam_files import FILES, PcamFile
 
-QUICK = Patience(tries=3, first_wait_s=0.001, longest_wait_s=0.004, read_s=1)
+QUICK = Patience(tries=3, first_wait_s=0.001, longest_wait_s=0.004, read_s=20)
 
 
 def serve(server: Server) -> list[PcamFile]:

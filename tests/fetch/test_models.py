@@ -14,7 +14,7 @@ from wsiseg.fetch.models import ZOO, fetch_model, zoo_model
 from wsiseg.run.connection import Patience
 from wsiseg.run.errors import DownloadError, UsageError
 
-QUICK = Patience(tries=3, first_wait_s=0.001, longest_wait_s=0.004, read_s=1)
+QUICK = Patience(tries=3, first_wait_s=0.001, longest_wait_s=0.004, read_s=20)
 MODEL = zoo_model("lung-tumor-resnet34.tcga-luad")
 WEIGHTS = made_file(0, 50_000).content
 FILES = {"config.json": b'{"num_classes": 2}', "torchscript_model.pt": WEIGHTS, "README.md": b"license: cc-by-4.0"}

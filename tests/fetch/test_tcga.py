@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from making.servers import FAULTS, Server, Stored, made_file
+from making.waiting import LONGEST_S, wait_until
 from wsiseg.config.fetch import FetchTcgaConfig
 from wsiseg.fetch.manifest import Entry, read_manifest, write_manifest
 from wsiseg.fetch.tcga import TcgaResult, fetch_tcga
@@ -25,9 +26,8 @@ from wsiseg.run.connection import Patience
 from wsiseg.run.errors import DownloadError, OutputError, UsageError
 from wsiseg.slides.cohort import Cohort
 
-QUICK = Patience(tries=4, first_wait_s=0.001, longest_wait_s=0.004, read_s=0.25, connect_s=2, slowest=1)
-LISTING = replace(QUICK, read_s=5.0)  # the server takes its time to list so many
-_MOST_LOST_BYTES = 1 << 20
+QUICK = Patience(tries=4, first_wait_s=0.001, longest_wait_s=0.004, read_s=20, connect_s=20, slowest=1)
+HASTY = replace(QUICK, read_s=1)  # with a server that stalls
 
 
 def fetch(server: Server, out: Path, patience: Patience = QUICK, **settings: Any) -> TcgaResult:
@@ -242,14 +242,14 @@ def test_a_dead_server_ends_a_long_list_early(server: Server, tmp_path: Path) ->
 def test_a_list_whose_pages_overlap_is_read_again(server: Server, tmp_path: Path) -> None:
     server.add(*(made_file(number, 1) for number in range(1500)))
     server.list_fault = lambda number: "unsorted" if number <= 2 else "ok"
-    assert fetch(server, tmp_path, LISTING, dry_run=True).slides == 1500
+    assert fetch(server, tmp_path, dry_run=True).slides == 1500
 
 
 def test_a_list_that_never_is_whole_is_refused(server: Server, tmp_path: Path) -> None:
     server.add(*(made_file(number, 1) for number in range(1500)))
     server.list_fault = lambda _: "unsorted"
     with pytest.raises(DownloadError, match="lists 1500 files but gives"):
-        fetch(server, tmp_path, LISTING, dry_run=True)
+        fetch(server, tmp_path, dry_run=True)
 
 
 @pytest.mark.parametrize("fault", ["html", "garbage"])
@@ -346,9 +346,9 @@ def test_the_manifest_of_the_paper_gives_the_cohort_of_the_paper(
 ) -> None:
     monkeypatch.setenv("WSISEG_OFFLINE", "1")
     manifest = data / "gdc" / "paper_manifest.tsv"
-    began = time.monotonic()
+    began = time.process_time()
     result = fetch_tcga(FetchTcgaConfig(out=tmp_path, manifest=manifest, paper=True, dry_run=True))
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     assert (result.slides, result.cases, result.labels) == (6481, 3020, {"tumor": 4775, "normal": 1706})
     assert result.sample_types == {"01": 4762, "02": 4, "05": 2, "06": 7, "11": 1706}
     assert {site: counts["slides"] for site, counts in result.sites.items()} == {
@@ -413,17 +413,19 @@ def check_schedules(server: Server, out: Path, schedules: list[list[str]], lists
     server.fault = lambda path, number: plans[path][number - 1] if number <= len(plans[path]) else "ok"
     server.list_fault = lambda number: lists[number - 1] if number <= len(lists) else "ok"
     began = time.monotonic()
-    result = fetch(server, out)
-    assert time.monotonic() - began < 20
+    result = fetch(server, out, HASTY)
+    assert time.monotonic() - began < 60
     assert_nothing_wrong(server, out, result)
     assert max(server.requests.values()) <= 2 * QUICK.tries + 8
     for stored, plan in zip(files, schedules, strict=True):
         if len(plan) < QUICK.tries and "html" not in plan:
             assert (out / stored.name).exists()
-    assert fetch(server, out).failed == () or any(len(plan) >= QUICK.tries or "html" in plan for plan in schedules)
+    assert fetch(server, out, HASTY).failed == () or any(
+        len(plan) >= QUICK.tries or "html" in plan for plan in schedules
+    )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20)
 @given(schedules=SCHEDULES, lists=LISTS, kept=st.integers(0, 40_000))
 def test_whatever_a_server_does_nothing_wrong_gets_a_final_name(
     server: Server,
@@ -436,7 +438,7 @@ def test_whatever_a_server_does_nothing_wrong_gets_a_final_name(
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 @given(schedules=SCHEDULES, lists=LISTS, kept=st.integers(0, 40_000))
 def test_the_same_for_two_hundred_schedules(
     server: Server,
@@ -455,12 +457,12 @@ def test_three_thousand_files_arrive_from_a_bad_server(server: Server, tmp_path:
     usual = [fault for fault in FAULTS if fault != "stall"]
     server.fault = lambda _path, number: chance.choice(usual) if number < 3 and chance.random() < 0.3 else "ok"
     server.list_fault = lambda number: ["500", "unsorted", "429", "reset"][number] if number < 4 else "ok"
-    result = fetch(server, tmp_path, LISTING, jobs=8)
+    result = fetch(server, tmp_path, jobs=8)
     assert_nothing_wrong(server, tmp_path, result)
     reasons = {problem["message"].rpartition(": ")[2] for problem in result.failed}
     assert reasons == {"a web page came in place of the file"}
     server.fault = lambda _path, _number: "ok"
-    again = fetch(server, tmp_path, LISTING, jobs=8)
+    again = fetch(server, tmp_path, jobs=8)
     assert (again.fetched, again.exit_code) == (len(result.failed), 0)
     assert_nothing_wrong(server, tmp_path, again)
 
@@ -469,12 +471,18 @@ def test_three_thousand_files_arrive_from_a_bad_server(server: Server, tmp_path:
 def test_ten_kills_cost_at_most_a_part_of_each_file(server: Server, tmp_path: Path) -> None:
     files = [made_file(number, 2_000_000) for number in range(50)]
     server.add(*files)
-    server.pause_s = 0.001
+    server.pause_s = 0.003
     chance = random.Random(1)
     command = [sys.executable, "-m", "wsiseg", "fetch", "tcga", "--out", str(tmp_path / "out"), "--quiet"]
     environment = {**os.environ, "WSISEG_MIRROR_GDC": server.url}
-    killed = 0
-    while killed < 10:
+    killed, kept = 0, dict[str, int]()
+
+    def assert_nothing_came_twice() -> None:
+        began = {name: begins[0] for name, begins in list(server.begins.items())}
+        assert began == {name: kept.get(name, 0) for name in began}
+
+    for _ in range(10):
+        server.begins.clear()
         process = subprocess.Popen(command, env=environment)
         arrived = sum(server.sent.values())
         while sum(server.sent.values()) == arrived and process.poll() is None:
@@ -483,11 +491,14 @@ def test_ten_kills_cost_at_most_a_part_of_each_file(server: Server, tmp_path: Pa
         killed += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
+        assert_nothing_came_twice()
+        kept = {path.name.removesuffix(".part"): path.stat().st_size for path in (tmp_path / "out").glob("*.svs*")}
+    assert killed > 5
+    server.begins.clear()
     assert subprocess.run(command, env=environment, check=False).returncode == 0
+    assert_nothing_came_twice()
     for stored in files:
         assert (tmp_path / "out" / stored.name).read_bytes() == stored.content
-        # What is lost at a kill is what the system had received and the program not yet read.
-        assert server.sent[stored.name] - len(stored.content) <= _MOST_LOST_BYTES
 
 
 def test_mirrors_of_settings_without_an_option_come_from_the_environment(server: Server, tmp_path: Path) -> None:
@@ -522,13 +533,12 @@ def test_the_command_line_names_what_failed_and_goes_on(server: Server, tmp_path
 def test_an_interrupted_run_leaves_a_cohort_of_what_is_there(server: Server, tmp_path: Path) -> None:
     first, second = made_file(0, 1000), made_file(1, 3_000_000)
     server.add(first, second)
-    server.pause_s = 0.02
+    server.fault = lambda path, _number: "hold" if second.id in path else "ok"
     command = [sys.executable, "-m", "wsiseg", "fetch", "tcga", "--out", str(tmp_path)]
     mirrored = {**os.environ, "WSISEG_MIRROR_GDC": server.url}
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=mirrored)
-    while server.sent[second.name] < 100_000 or not (tmp_path / first.name).exists():
-        time.sleep(0.01)
+    wait_until(lambda: server.sent[second.name] and (tmp_path / first.name).exists(), process)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=LONGEST_S)
     assert process.returncode == 130
     assert [slide.path.name for slide in Cohort.read(tmp_path / "cohort.csv").slides] == [first.name]

@@ -17,7 +17,7 @@ from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.run.connection import Patience
 from wsiseg.run.errors import UsageError
 
-QUICK = Patience(tries=3, first_wait_s=0.001, longest_wait_s=0.004, read_s=1)
+QUICK = Patience(tries=3, first_wait_s=0.001, longest_wait_s=0.004, read_s=20)
 PLACE = "/96c84d41c04b9c696e998a5641589f10be57f15c/results/raw_probabilities"
 
 

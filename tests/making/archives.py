@@ -6,7 +6,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import httpx
 import pytest
 
 from making.servers import write_certificate
+from making.waiting import wait_until
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 LOGIN = ("me", "secret")
@@ -39,6 +39,11 @@ class Archive:
         """Return Orthanc's own names of all that it holds."""
         return [str(name) for name in httpx.get(f"http://{self.host}/instances", auth=LOGIN).json()]
 
+    def is_there(self) -> bool:
+        with suppress(httpx.TransportError):
+            return httpx.get(f"http://{self.host}/instances", auth=LOGIN).is_success
+        return False
+
     def add(self, *files: Path) -> None:
         for file in files:
             httpx.post(f"http://{self.host}/instances", content=file.read_bytes(), auth=LOGIN).raise_for_status()
@@ -57,6 +62,21 @@ def orthanc(folder: Path) -> Iterator[Archive]:
     program = shutil.which("Orthanc")
     if program is None or not PLUGIN.exists():
         pytest.skip("needs Orthanc: apt-get install orthanc orthanc-dicomweb")
+    for _ in range(3):  # a port that is free may be taken by another process a moment later
+        if (started := _started(program, folder)) is not None:
+            break
+    else:
+        pytest.fail((folder / "log").read_text())
+    process, archive = started
+    try:
+        yield archive
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _started(program: str, folder: Path) -> "tuple[subprocess.Popen[bytes], Archive] | None":
+    """Start it on a port that is free; None where it ended at once."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -74,16 +94,8 @@ def orthanc(folder: Path) -> Iterator[Archive]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
     archive = Archive(f"127.0.0.1:{port}")
-    try:
-        for _ in range(600):
-            with suppress(httpx.TransportError):
-                archive.instances()
-                break
-            time.sleep(0.1)
-        yield archive
-    finally:
-        process.terminate()
-        process.wait(60)
+    wait_until(lambda: process.poll() is not None or archive.is_there())
+    return (process, archive) if process.poll() is None else None
 
 
 @contextmanager

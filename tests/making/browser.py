@@ -3,12 +3,15 @@
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
+
+from making.waiting import LONGEST_S
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,14 @@ class Opened:
         self.driver.save_screenshot(str(path))
 
 
+def _started(options: webdriver.ChromeOptions, chromedriver: str) -> webdriver.Chrome:
+    """Start the browser, again where its driver's port was taken by another process, or where it came too late."""
+    for _ in range(2):
+        with suppress(WebDriverException):
+            return webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+
+
 @contextmanager
 def opened(page: Path | str, *, size: tuple[int, int] = (1200, 1000), is_dark: bool = False) -> Iterator[Opened]:
     """Open a page, a file or an address; the test is skipped where there is no Chromium."""
@@ -49,8 +60,10 @@ def opened(page: Path | str, *, size: tuple[int, int] = (1200, 1000), is_dark: b
     options.binary_location = chromium
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={size[0]},{size[1]}"):
         options.add_argument(argument)
+    options.add_argument("--disable-dev-shm-usage")  # a container may have little of that memory
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    driver = _started(options, chromedriver)
+    driver.set_script_timeout(LONGEST_S)
     try:
         if is_dark:
             media = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}

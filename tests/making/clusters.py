@@ -3,10 +3,11 @@
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from making.waiting import wait_until
 
 
 class WorkerProcesses:
@@ -14,9 +15,13 @@ class WorkerProcesses:
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.file, self._stack, self.workers = folder / "scheduler.json", stack, list["subprocess.Popen[bytes]"]()
-        self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-        while not self.file.exists():
-            time.sleep(0.05)
+        scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        wait_until(self._is_told, scheduler)
+
+    def _is_told(self) -> bool:
+        with suppress(FileNotFoundError, ValueError):  # it is being written
+            return bool(self.address)
+        return False
 
     @property
     def address(self) -> str:

@@ -26,8 +26,8 @@ FAULTS = (
     *("ok", "slow", "429", "429_date", "500", "503", "reset", "reset_early", "cut", "short", "long", "no_range"),
     *("wrong_range", "corrupt", "html", "stall", "chunked", "surplus", "truncated_chunks", "garbage"),
 )
-"""What can become of one request for a file."""
-STALL_S = 1.0
+"""What can become of one request for a file; besides there is `hold`: half of it comes, the rest once `go` is set."""
+_STALL_S, _HOLD_S = 30.0, 120.0  # at the most
 _SLOW_S = 0.002
 _CHUNK = 1 << 14
 
@@ -94,10 +94,11 @@ class Server:
     """The state of the server; tests set it and read it."""
 
     def __init__(self) -> None:
-        self.url = ""
+        self.url, self.go = "", threading.Event()
         self.reset()
 
     def reset(self) -> None:
+        self.go.set()
         self.files: dict[str, Stored] = {}
         self.pages: dict[str, Callable[[Handler], None]] = {}
         self.authorization = ""  # the header that every request for a file must have, if any
@@ -106,7 +107,8 @@ class Server:
         self.extra_hits: list[dict[str, Any]] = []
         self.requests: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()  # bytes of files, without those that only learned a size
-        self.wrong_ranges = 0
+        self.begins: dict[str, list[int]] = {}  # the bytes that answers began at, in order, by the name of the file
+        self.go = threading.Event()
         self.pause_s = 0.0
         self.lock = threading.Lock()
 
@@ -124,12 +126,13 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     state: Server
+    sent: Counter[str]  # that of the test that the request belongs to: what comes late is not of the next one
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
 
     def do_GET(self) -> None:
-        path = urlsplit(self.path).path
+        path, self.sent = urlsplit(self.path).path, self.state.sent
         number = self.state.count(path)
         with suppress(BrokenPipeError, ConnectionResetError):
             if path in self.state.pages:
@@ -220,6 +223,9 @@ class Handler(BaseHTTPRequestHandler):
         if start is None:
             self.answer(416, b"")
             return
+        if not self.is_only_asked:
+            with self.state.lock:
+                self.state.begins.setdefault(stored.name, []).append(start)
         body = stored.content[: 1 if self.is_only_asked else None][start:]
         if fault == "corrupt" and body:
             at = random.Random(self.path).randrange(len(body))
@@ -230,14 +236,24 @@ class Handler(BaseHTTPRequestHandler):
             return
         length = {"short": len(body) + 1000, "long": max(0, len(body) - 777)}.get(fault, len(body))
         self.head(start, fault, stored, length)
-        cut = len(body) // 2 if fault in {"reset", "stall", "cut"} else min(length, len(body))
+        cut = len(body) // 2 if fault in {"reset", "stall", "cut", "hold"} else min(length, len(body))
+        go = self.state.go
         self.send_body(stored, body[:cut], _SLOW_S if fault == "slow" else self.state.pause_s)
         if fault == "stall":
-            time.sleep(STALL_S)
+            self.wait_until_left()
+        elif fault == "hold":
+            go.wait(_HOLD_S)
+            self.send_body(stored, body[cut:], self.state.pause_s)
         if fault == "reset":
             self.drop()
         elif fault in {"short", "stall", "cut"}:
             self.close_connection = True
+
+    def wait_until_left(self) -> None:
+        """Wait until who asked has lost patience and closed the connection."""
+        self.connection.settimeout(_STALL_S)
+        with suppress(OSError):
+            self.rfile.read(1)
 
     @property
     def is_only_asked(self) -> bool:
@@ -276,12 +292,12 @@ class Handler(BaseHTTPRequestHandler):
         """Write, counted before, as who has read all may look at once; what did not go through is not counted."""
         counted = 0 if self.is_only_asked else counted
         with self.state.lock:
-            self.state.sent[stored.name] += counted
+            self.sent[stored.name] += counted
         try:
             self.wfile.write(data)
         except OSError:
             with self.state.lock:
-                self.state.sent[stored.name] -= counted
+                self.sent[stored.name] -= counted
             raise
 
     def send_chunked(self, stored: Stored, body: bytes, fault: str) -> None:

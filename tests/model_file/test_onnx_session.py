@@ -1,5 +1,5 @@
 import sys
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +76,23 @@ def test_instructions_for_8_bit_products_are_known_by_their_names(tmp_path: Path
         assert has_fast_int8(facts) is is_fast
 
 
+@dataclass
+class MadeClock:
+    """A clock that goes on where something says so, not while a busy machine does something else."""
+
+    now: float = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@dataclass
 class MadeSession:
     """A session of a made device that takes so many seconds for a tile, or fails."""
 
-    def __init__(self, provider: str, seconds: float | None) -> None:
-        self.provider, self.seconds = provider, seconds
+    provider: str
+    seconds: float | None
+    clock: MadeClock
 
     def get_providers(self) -> list[str]:
         return [self.provider]
@@ -88,22 +100,23 @@ class MadeSession:
     def run(self, _: list[str], inputs: dict[str, Any]) -> list[Any]:
         if self.seconds is None:
             raise RuntimeError("out of memory")
-        time.sleep(self.seconds * len(inputs["image"]))
+        self.clock.now += self.seconds * len(inputs["image"])
         return [np.zeros(len(inputs["image"]), np.float32)]
 
 
 def made_devices(monkeypatch: pytest.MonkeyPatch, **seconds: float | None) -> list[str]:
     """Let there be devices of these speeds; return the names of those that sessions are started on, as they come."""
-    asked: list[str] = []
+    asked, clock = list[str](), MadeClock()
 
     def session(_model: bytes, device: str, _threads: int | None, **_: bool) -> MadeSession:
         asked.append(device)
         kind = device.partition(":")[0]
         works = seconds[kind] is None or seconds[kind] >= 0  # type: ignore[operator]  # mypy does not see that it is a number
-        return MadeSession(PROVIDERS[kind if works else "cpu"], seconds[kind])
+        return MadeSession(PROVIDERS[kind if works else "cpu"], seconds[kind], clock)
 
     monkeypatch.setattr(onnx_session, "available_providers", lambda: [PROVIDERS[name] for name in seconds])
     monkeypatch.setattr(onnx_session, "_session", session)
+    monkeypatch.setattr(onnx_session, "time", clock)
     return asked
 
 
@@ -119,7 +132,7 @@ def test_auto_takes_the_device_that_is_fastest_with_the_file(
     started = start(b"", "auto", tile_px=224)
     assert (started.device, started.session.get_providers()) == (taken, [PROVIDERS[taken]])
     assert set(started.speeds) == {"cuda", "cpu"}
-    assert started.speeds["cpu"] <= 1 / cpu
+    assert started.speeds["cpu"] == pytest.approx(1 / cpu, rel=1e-3)
     assert started.reason.startswith("the fastest with this file, in tiles/s: cuda ")
     assert started.warnings == ()
 

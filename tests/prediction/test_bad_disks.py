@@ -19,6 +19,7 @@ from wsiseg.config.predict import PredictConfig
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.prediction.map_files import MapFiles
 from wsiseg.prediction.predict import predict_slides
+from wsiseg.run.machine import CORES
 from wsiseg.run.record import Progress, Run, SlideRecord
 from wsiseg.slides.cohort_slide import CohortSlide
 from wsiseg.slides.slide import Slide
@@ -156,8 +157,9 @@ def test_a_slide_that_vanishes_after_it_was_listed_fails_by_name_and_the_others_
 
 @pytest.mark.parametrize("kind", ["dense", "tile"])
 def test_a_slide_that_vanishes_while_it_is_read_fails_by_name(
-    tmp_path: Path, make_slide: MakeSlide, model: Path, kind: str
+    tmp_path: Path, make_slide: MakeSlide, model: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(CORES, "2")  # more would have read all before anything is known
     large = np.tile(stained_picture(1000, 1000), (5, 6, 1))  # more than the reader's cache holds
     paths = [make_slide("a.tiff", large, compression="jpeg"), make_slide("b.tiff")]
 

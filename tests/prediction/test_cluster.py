@@ -131,7 +131,10 @@ def _slide_and_worker(out: Path, process: "subprocess.Popen[Any]") -> tuple[str,
     """Wait until a worker is at a slide: the slide, and the number of the worker's process."""
     while process.poll() is None:
         for lock in out.glob(".s*.lock"):
-            text = lock.read_text() if lock.exists() else ""
+            try:
+                text = lock.read_text()
+            except FileNotFoundError:  # the slide is done
+                continue
             if (found := re.search(r"pid=(\d+)", text)) and not (out / f"{lock.name[1:-5]}.png").exists():
                 return lock.name[1:-5], int(found[1])
         time.sleep(0.001)

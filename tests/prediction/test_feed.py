@@ -13,16 +13,23 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from making.machines import with_memory
+from making.waiting import LONGEST_S, wait_until
 from wsiseg.mathematics.grid import Grid
 from wsiseg.model_file.answer import Answer
 from wsiseg.prediction.feed import Feed
 from wsiseg.prediction.inference import Asking, Sums
 from wsiseg.prediction.windows import Plan
 from wsiseg.run.errors import ModelFileError, SlideError, StalledError
-from wsiseg.run.machine import cores
+from wsiseg.run.machine import CORES, cores
 from wsiseg.slides.slide import Slide
 
 SIDE = 8
+
+
+@pytest.fixture(autouse=True)
+def _two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read by two threads wherever this runs: many more would have read everything before anything is known."""
+    monkeypatch.setenv(CORES, "2")
 
 
 @dataclass
@@ -87,7 +94,7 @@ def expected(number: int, count: int) -> list[float]:
     return [10_000 * number + column for column in range(count)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 70), max_size=8), st.integers(1, 40), st.booleans(), st.booleans())
 def test_every_slide_gets_its_own_values(counts: list[int], batch: int, runs_on: bool, waits: bool) -> None:  # noqa: FBT001  parameters of the test
     model = Reading()
@@ -115,6 +122,8 @@ def test_reading_ahead_fits_into_memory(monkeypatch: pytest.MonkeyPatch, batches
         held: list[int] = field(default_factory=list)
 
         def fill(self, corners: list[tuple[float, float]], mpp: float, out: NDArray[np.uint8]) -> None:
+            if is_ahead and not self.held:
+                wait_until(lambda: len(feed._ahead) > 1)
             self.held.append(len(feed._ahead))
             super().fill(corners, mpp, out)
 
@@ -152,6 +161,7 @@ def test_a_model_that_breaks_fails_the_slides_that_it_was_asked_about() -> None:
 def test_no_more_is_read_ahead_than_allowed() -> None:
     """A counting reader: windows that are read and not yet asked about."""
     lock, ahead, most = threading.Lock(), 0, 0
+    batches = cores() + 1 + 2 + 1  # what is read, what is at hand, and one that was begun while there was room
 
     class Counted(Marked):
         def fill(self, corners: list[tuple[float, float]], mpp: float, out: NDArray[np.uint8]) -> None:
@@ -164,6 +174,7 @@ def test_no_more_is_read_ahead_than_allowed() -> None:
     class Slow(Reading):
         def answer(self, tiles: NDArray[np.uint8]) -> Answer:
             nonlocal ahead
+            wait_until(lambda: most >= 4 * batches // 2)
             time.sleep(0.003)
             with lock:
                 ahead -= len(tiles)
@@ -172,8 +183,7 @@ def test_no_more_is_read_ahead_than_allowed() -> None:
     model = Slow()
     found = list(Feed().run(iter([row(model, Counted(number), 100) for number in range(3)])))
     assert [probabilities(one.askings[0])[0].tolist() for one in found] == [expected(k, 100) for k in range(3)]
-    batches = cores() + 1 + 2 + 1  # what is read, what is at hand, and one that was begun while there was room
-    assert 4 * batches // 2 <= most <= 4 * batches
+    assert most <= 4 * batches
 
 
 def test_the_next_slide_is_read_while_one_is_computed() -> None:
@@ -186,7 +196,7 @@ def test_the_next_slide_is_read_while_one_is_computed() -> None:
 
     class Patient(Reading):
         def answer(self, tiles: NDArray[np.uint8]) -> Answer:
-            assert is_read.wait(20), "nobody reads the next slide"
+            assert is_read.wait(LONGEST_S), "nobody reads the next slide"
             return super().answer(tiles)
 
     rows = [row(Patient(), Marked(0), 4), row(Reading(), Next(1), 4)]
@@ -207,7 +217,7 @@ def test_ctrl_c_ends_it_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Slow(Marked):
         def fill(self, corners: list[tuple[float, float]], mpp: float, out: NDArray[np.uint8]) -> None:
-            time.sleep(0.05)
+            time.sleep(0.2)
             super().fill(corners, mpp, out)
 
     rows = [row(Reading(), Slow(0), 4000)]
@@ -219,4 +229,4 @@ def test_ctrl_c_ends_it_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         list(Feed().run(iter(rows)))
-    assert time.monotonic() - began < 5  # 50 if all were read
+    assert time.monotonic() - began < 15  # 100 if two threads read all

@@ -43,8 +43,10 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
     write_json(path, [0] * 2000)
 
     def read() -> None:
-        while not stop.is_set():
+        while True:
             seen.add(len(set(json.loads(path.read_text()))))
+            if stop.is_set():
+                return
 
     reader = threading.Thread(target=read)
     reader.start()

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from making.slides import stained_picture
+from making.waiting import wait_until
 from wsiseg.run.reader_processes import ReaderProcesses
 from wsiseg.slides.slide import Slide, fill_from
 
@@ -74,10 +74,11 @@ def test_they_end_with_the_process_that_started_them() -> None:
     started = os.popen(f"{sys.executable} -c '{code}'")  # noqa: S605  a command of ours
     child = int(started.read())
     started.close()
-    until = time.monotonic() + 20
-    while Path(f"/proc/{child}").exists():
-        state = Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        if state == "Z":
-            break
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_until(lambda: has_ended(child))
+
+
+def has_ended(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True

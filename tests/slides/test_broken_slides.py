@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import tifffile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from making.slides import write_slide
@@ -63,11 +63,7 @@ def broken(whole: bytes, written: list[tuple[float, bytes]], end: float | None) 
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=500,
-    deadline=20_000,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@settings(max_examples=500, deadline=60_000)
 @given(damages())
 def test_a_broken_slide_is_read_or_refused(
     sound: Path,
@@ -125,7 +121,7 @@ def test_tiles_that_no_memory_could_hold_are_refused(sound: Path, tmp_path: Path
         data[counts.offset + 2] = 4
     path.write_bytes(data)
     command = [sys.executable, "-m", "wsiseg", "tile", str(path), "--out", str(tmp_path / "out"), "--slide-mpp", "0.5"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 1, done.stderr
     assert f"{kind}: cannot be opened: {said}" in done.stderr
 
@@ -137,7 +133,7 @@ def test_a_file_that_cannot_be_opened_leaves_no_thread(tmp_path: Path) -> None:
     for _ in range(20):
         with pytest.raises(WsisegError):
             Slide(path, mpp=0.5)
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while threading.active_count() > before and time.monotonic() < end:
         time.sleep(0.01)
     assert threading.active_count() <= before

@@ -22,6 +22,7 @@ import pydicom
 from making.archives import LOGIN, Archive, behind_tls, cut_after, orthanc
 from making.dicom_slides import write_dicom_slide
 from making.models import write_color_filter_model
+from making.waiting import LONGEST_S
 from wsiseg.config.predict import ConvertConfig, PredictConfig
 from wsiseg.heatmap.convert import convert
 from wsiseg.heatmap.heatmap import Heatmap
@@ -36,7 +37,7 @@ from wsiseg.slides.dicomweb import Series, _first_part, fetch_series
 SIZES = ((1001, 767), (333, 255), (62, 47))
 DOTS = ((100, 70), (900, 60), (110, 700), (905, 690), (500, 380))  # x, y of the middle of each
 DOT_PX, CELL_PX = 48, 32
-HASTY = Patience(tries=2, first_wait_s=0.01, read_s=5)
+HASTY = Patience(tries=2, first_wait_s=0.01, read_s=20)
 
 
 def dotted() -> list[NDArray[np.uint8]]:
@@ -262,7 +263,7 @@ def test_an_archive_must_be_trusted(
         assert not list(tmp_path.rglob("*.map.dcm"))
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         for command in (storing, [*fetching, "--tissue", "none"]):
-            said = started(*command).communicate(timeout=60)[1]
+            said = started(*command).communicate(timeout=LONGEST_S)[1]
             assert "error" not in said.lower(), said
         assert len(archive.instances()) == len(slide) + 1
         assert len(list(out.glob("*.ome.zarr"))) == 1

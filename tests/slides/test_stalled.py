@@ -1,6 +1,7 @@
 """Slides whose disk does not answer: given up by name, while the others are done."""
 
 import fcntl
+import os
 import subprocess
 import sys
 import time
@@ -13,9 +14,11 @@ import pytest
 
 from making.models import write_color_filter_model
 from making.slides import stained_picture
+from making.waiting import LONGEST_S
 from wsiseg.config.predict import PredictConfig
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.errors import StalledError
+from wsiseg.run.machine import CORES
 from wsiseg.run.record import Progress
 from wsiseg.slides.slide import Slide
 from wsiseg.slides.time_limit import TimeLimit
@@ -66,10 +69,9 @@ def test_a_slide_that_cannot_be_opened_is_given_up_and_the_others_are_done(
 ) -> None:
     for name in "abc":
         make_slide(f"slides/{name}.tiff")
-    (tmp_path / "patience.toml").write_text("read_timeout = 2\n")
+    (tmp_path / "patience.toml").write_text("read_timeout = 5\n")
     command = [sys.executable, "-m", "wsiseg", "predict", "slides", "--model", str(model), "--out", "out"]
     command += ["--config", "patience.toml"]
-    began = time.monotonic()
     with stalled(tmp_path / "slides" / "b.tiff"):
         done = subprocess.run(
             [*command, "--config", "patience.toml"],
@@ -77,11 +79,12 @@ def test_a_slide_that_cannot_be_opened_is_given_up_and_the_others_are_done(
             text=True,
             check=False,
             cwd=tmp_path,
-            timeout=100,
+            timeout=LONGEST_S,
         )
-    assert time.monotonic() - began < 40, "the process ended before the file was let go"
+        with pytest.raises(BlockingIOError):  # the process ended before the file was let go
+            os.open(tmp_path / "slides" / "b.tiff", os.O_RDONLY | os.O_NONBLOCK)
     assert done.returncode == 1
-    assert "failed: b.tiff: reading hangs for 2 s; check the disk or network" in done.stderr
+    assert "failed: b.tiff: reading hangs for 5 s; check the disk or network" in done.stderr
     assert sorted(path.name for path in (tmp_path / "out").glob("*.ome.zarr")) == ["a.ome.zarr", "c.ome.zarr"]
     assert not list((tmp_path / "out").glob(".*.lock"))
 
@@ -89,8 +92,9 @@ def test_a_slide_that_cannot_be_opened_is_given_up_and_the_others_are_done(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dense", "tile"])
 def test_a_slide_that_hangs_half_way_is_given_up_and_the_others_are_done(
-    tmp_path: Path, make_slide: MakeSlide, model: Path, kind: str
+    tmp_path: Path, make_slide: MakeSlide, model: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(CORES, "2")  # more would have read all before anything is known
     large = np.tile(stained_picture(1000, 1000), (5, 6, 1))  # more than the reader's cache holds
     paths = [make_slide("a.tiff"), make_slide("b.tiff", large, compression="jpeg"), make_slide("c.tiff")]
 
@@ -105,12 +109,12 @@ def test_a_slide_that_hangs_half_way_is_given_up_and_the_others_are_done(
                     stack.enter_context(stalled(paths[1]))
 
         settings = {"inputs": [str(path) for path in paths], "model": [str(model)], "out": tmp_path / "out"}
-        config = PredictConfig.checked(**settings, map=kind, tissue="none", read_timeout=2)
+        config = PredictConfig.checked(**settings, map=kind, tissue="none", read_timeout=5)
         run = predict_slides(config, Disk())
     assert {record.slide: record.status for record in run.slides} == {"a": "ok", "b": "failed", "c": "ok"}
     (failed,) = run.failed
     assert failed.error is not None
-    assert (failed.error.type, failed.error.message) == ("StalledError", "b.tiff: reading hangs for 2 s")
+    assert (failed.error.type, failed.error.message) == ("StalledError", "b.tiff: reading hangs for 5 s")
 
 
 def test_once_reading_hung_no_further_time_is_lost(make_slide: MakeSlide) -> None:
@@ -120,7 +124,7 @@ def test_once_reading_hung_no_further_time_is_lost(make_slide: MakeSlide) -> Non
         for _ in range(20):
             with pytest.raises(StalledError, match=r"a\.tiff: reading hangs for 1 s"):
                 slide.read(0, 0, (224, 224), 0.5)
-        assert 1 <= time.monotonic() - began < 2
+        assert 1 <= time.monotonic() - began < 15  # 20 if each waited
 
 
 def test_what_a_call_raises_is_its_own_even_if_it_took_too_long_itself() -> None:
