@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from wsiseg.prediction.predict import predict_slides
 from wsiseg.run.errors import StalledError
 from wsiseg.run.machine import CORES
 from wsiseg.run.record import Progress
+from wsiseg.slides import time_limit
 from wsiseg.slides.slide import Slide
 from wsiseg.slides.time_limit import TimeLimit
 
@@ -136,3 +138,15 @@ def test_what_a_call_raises_is_its_own_even_if_it_took_too_long_itself() -> None
     with pytest.raises(TimeoutError, match="the network"):
         limit.call(timed_out)
     assert limit.call(lambda: 3) == 3
+
+
+def test_what_comes_at_the_last_moment_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(Future[int]):
+        def result(self, timeout: float | None = None) -> int:
+            found = super().result()
+            if timeout is not None:
+                raise TimeoutError
+            return found
+
+    monkeypatch.setattr(time_limit, "Future", Late)
+    assert TimeLimit("a.tiff", 10).call(lambda: 3) == 3

@@ -46,8 +46,8 @@ class TimeLimit:
         try:
             return coming.result(self._seconds)
         except TimeoutError as error:
-            if coming.done():  # it is the function's own
-                raise
+            if coming.done():  # just now, or the error is the function's own
+                return coming.result()
             raise self._stalled() from error
         finally:
             if coming.done():
