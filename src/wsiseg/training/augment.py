@@ -61,21 +61,23 @@ class Changes:
         changed = torch.empty_like(tiles)
         for begin in range(0, len(tiles), at_once):
             some = slice(begin, begin + at_once)
-            colors = tiles[some].flatten(1, 2).float()
+            # As planes, which CPUs multiply with a matrix in an eighth of the time that whole pixels take.
+            planes = tiles[some].permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+            colors = planes.flatten(2)
             if stains is not None:
                 colors = _restained(colors, stains[some])
             gray = _mean(colors, tiles.shape[2]) * shares[some]
             # Half a step more, as what follows cuts the fraction off.
-            colors = (colors @ matrices[some]).add_(gray.sum(1)[:, None, None] + 0.5).clamp_(0, 255)
+            colors = (matrices[some] @ colors).add_(gray.sum(1)[:, None, None] + 0.5).clamp_(0, 255)
             # By way of int16, for which CPUs have instructions.
-            whole = colors.to(torch.int16).to(torch.uint8).view(tiles[some].shape)
-            _turn(whole, self.turns[some], changed[some])
+            _turn(colors.to(torch.int16).to(torch.uint8).view(planes.shape), self.turns[some], changed[some])
         return changed
 
     def _stains(self, factors: Floats) -> Tensor:
-        """Return what optical densities are multiplied with and, in the last row, what is added: float32[n, 4, 3]."""
+        """Return what densities are multiplied with and, in the last column, what is added, float32[n, 3, 4]."""
         matrices = (_AMOUNTS * factors[:, None]) @ _STAINS
-        return torch.from_numpy(np.concatenate([matrices, self.offsets[:, None] @ _STAINS], 1)).float()
+        both = np.concatenate([matrices, self.offsets[:, None] @ _STAINS], 1)
+        return torch.from_numpy(both.transpose(0, 2, 1)).float().contiguous()
 
     def _colors(self) -> tuple[Tensor, Tensor]:
         """Return what colours are multiplied with, and by what share of a tile's mean colour they are moved.
@@ -93,7 +95,7 @@ class Changes:
         turn[:, 1, 2] = -turn[:, 2, 1]
         matrices = (brightness * contrast)[:, None, None] * (_RGB @ turn @ _YIQ)
         shares = (brightness * (1 - contrast))[:, None] * _YIQ[0]
-        return torch.from_numpy(matrices.transpose(0, 2, 1)).float().contiguous(), torch.from_numpy(shares).float()
+        return torch.from_numpy(matrices).float(), torch.from_numpy(shares).float()
 
 
 def augmented(tiles: Tensor, random: np.random.Generator, stain: float = 0.0, size: float = 0.0) -> Tensor:
@@ -113,26 +115,26 @@ def resized(tiles: Tensor, factor: float) -> Tensor:
 
 
 def _restained(colors: Tensor, stains: Tensor) -> Tensor:
-    """Change the amount of each stain by a factor and an offset, in the space of optical density.
+    """Change the amount of each stain in colours [n, 3, pixels] by a factor and an offset, in optical density.
 
     Source: Tellez et al., Whole-slide mitosis detection in H&E breast histology, IEEE TMI 2018.
     """
     logs = colors.add_(1).div_(256).log_()  # densities are the negatives of these
-    return (logs @ stains[:, :3]).sub_(stains[:, 3:]).exp_().mul_(256).sub_(1).clamp_(0, 255)
+    return (stains[..., :3] @ logs).sub_(stains[..., 3:]).exp_().mul_(256).sub_(1).clamp_(0, 255)
 
 
 def _mean(colors: Tensor, width: int) -> Tensor:
-    """Return the mean colours [n, 3] of tiles [n, pixels, 3]; by rows first, which is many times as fast."""
-    rows = colors.view(len(colors), -1, 3 * width).sum(1)
-    return rows.view(len(colors), width, 3).sum(1) / colors.shape[1]
+    """Return the mean colours [n, 3] of tiles [n, 3, pixels]; by rows first, which is many times as fast."""
+    rows = colors.view(len(colors), 3, -1, width).sum(2)
+    return rows.transpose(1, 2).contiguous().sum(1) / colors.shape[2]
 
 
-def _turn(tiles: Tensor, turns: NDArray[np.int64], out: Tensor) -> None:
-    """Write turned and flipped tiles to `out`."""
+def _turn(planes: Tensor, turns: NDArray[np.int64], out: Tensor) -> None:
+    """Write turned and flipped tiles [n, 3, side, side] to `out`, [n, side, side, 3]."""
     for turn in np.unique(turns):
         is_turned = turns == turn
-        which = slice(None) if is_turned.all() else torch.from_numpy(np.flatnonzero(is_turned)).to(tiles.device)
-        turned = tiles[which].rot90(int(turn) % 4, (1, 2))
-        turned = turned.flip(2) if turn >= 4 else turned  # noqa: PLR2004  the first that is flipped
+        which = slice(None) if is_turned.all() else torch.from_numpy(np.flatnonzero(is_turned)).to(planes.device)
+        turned = planes[which].rot90(int(turn) % 4, (2, 3))
+        turned = turned.flip(3) if turn >= 4 else turned  # noqa: PLR2004  the first that is flipped
         for channel in range(3):  # a CPU copies three planes in less time than a whole tile
-            out[which, ..., channel] = turned[..., channel]
+            out[which, ..., channel] = turned[:, channel]
