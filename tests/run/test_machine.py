@@ -1,12 +1,15 @@
 """Cores and memory are those of the container's quota, whichever version of control groups limits them."""
 
+import gc
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from making.machines import with_memory
 from wsiseg.run.machine import cores, memory_bytes, within_memory
+from wsiseg.run.memory import loading
 
 GB = 2**30
 NONE = str(2**63 - 4096)
@@ -95,3 +98,16 @@ def test_what_cannot_be_read_limits_nothing(tmp_path: Path) -> None:
 def test_what_is_held_to_be_quick_follows_the_limit_of_memory(tmp_path: Path, limit: str, expected: int) -> None:
     root = system(tmp_path, "0::/", {"sys/fs/cgroup/memory.max": limit})
     assert within_memory(600, root) == expected
+
+
+@pytest.mark.parametrize("is_looking", [True, False])
+def test_python_looks_for_no_garbage_while_libraries_are_loaded_and_then_as_before(*, is_looking: bool) -> None:
+    was = gc.isenabled()
+    try:
+        (gc.enable if is_looking else gc.disable)()
+        with suppress(ImportError), loading():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled() == is_looking
+    finally:
+        (gc.enable if was else gc.disable)()

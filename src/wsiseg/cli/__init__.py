@@ -34,8 +34,8 @@ def loaded(command: str = "") -> "typer.Typer":
 
 def main() -> NoReturn:
     """Run the command line; see `shell.main`."""
-    look_for_garbage_seldom()
     with loading():
         loaded(*sys.argv[1:2])
         from wsiseg.cli.shell import main as run  # noqa: PLC0415  as above
+    look_for_garbage_seldom()
     run()

@@ -48,21 +48,23 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Let Python look for no garbage while libraries are loaded, and never in what came with them.
+    """Let Python look for no garbage while libraries are loaded.
 
     They are a few hundred thousand objects, none of which is garbage: looking through them again and again takes a
     quarter of the time of a command that loads them and does little else.
     """
+    is_looking = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
-        gc.enable()
+        if is_looking:
+            gc.enable()
 
 
 def look_for_garbage_seldom() -> None:
-    """Let Python look for garbage less often, and not at all as it ends."""
+    """Let Python look for garbage less often, never again at what is there now, and not at all as it ends."""
+    gc.freeze()
     atexit.register(gc.freeze)
     gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])
 
