@@ -18,6 +18,7 @@ from wsiseg.config.predict import PredictConfig
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run import pace
 from wsiseg.run.errors import DownloadError
+from wsiseg.run.machine import CORES
 from wsiseg.run.pace import spoken
 from wsiseg.run.record import Run, SlideRecord
 
@@ -69,8 +70,9 @@ def test_no_estimate_is_made_for_what_is_done(
 
 
 def test_the_record_says_how_much_of_the_time_was_spent_waiting_for_reading(
-    tmp_path: Path, make_slide: MakeSlide, model: Path
+    tmp_path: Path, make_slide: MakeSlide, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(CORES, "2")  # many more would wait for next to nothing
     # 64 pixels are read for one that a colour filter sees, and that takes no time to speak of.
     make_slide("slides/a.tiff", size=(3500, 3500), mpp=0.0625, compression="jpeg")
     (record,) = run(tmp_path, model, Streams(quiet=True), tissue="none").slides
@@ -126,7 +128,7 @@ def test_a_time_is_said_as_a_person_would(seconds: float, text: str) -> None:
 def on_terminal(*arguments: object, out: Path | None = None, columns: int = 80) -> tuple[int, str]:
     """Run wsiseg with standard error on a terminal, and standard output too unless it goes to a file."""
     own, terminal = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "LINES": "30"}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "LINES": "30", CORES: "2"}
     with (out or Path(os.devnull)).open("wb") as file:
         stdout = file if out else terminal
         command = [sys.executable, "-m", "wsiseg", *map(str, arguments)]
@@ -141,7 +143,7 @@ def on_terminal(*arguments: object, out: Path | None = None, columns: int = 80) 
 
 
 def test_a_terminal_shows_tiles_speed_waiting_and_time_left(tmp_path: Path, make_slide: MakeSlide, model: Path) -> None:
-    make_slide("slides/a.tiff", size=(3000, 3000), compression="jpeg")
+    make_slide("slides/a.tiff", size=(4500, 4500), compression="jpeg")  # for longer than it is between two looks
     arguments = ("predict", tmp_path / "slides", "--model", model, "--tissue", "none", "--out", tmp_path / "out")
     code, text = on_terminal(*arguments, out=tmp_path / "printed.txt", columns=160)
     assert code == 0

@@ -468,7 +468,7 @@ def test_three_thousand_files_arrive_from_a_bad_server(server: Server, tmp_path:
 
 
 @pytest.mark.slow
-def test_ten_kills_cost_at_most_a_part_of_each_file(server: Server, tmp_path: Path) -> None:
+def test_after_a_kill_each_file_goes_on_where_it_ends(server: Server, tmp_path: Path) -> None:
     files = [made_file(number, 2_000_000) for number in range(50)]
     server.add(*files)
     server.pause_s = 0.003

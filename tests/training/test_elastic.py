@@ -15,13 +15,25 @@ from making.tiled import SMALL
 from wsiseg.network.weights import read_torch
 
 LONGEST_S = 300
+EPOCHS = 60  # enough to lose a process on the way, however late that comes
 
 
 def command(cohort: Path, out: Path) -> list[str]:
     """Return what trains in two processes that find each other on this machine, and may be started again."""
     place = ["--nnodes", "1", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", *place, "--max-restarts", "3", "-m", "wsiseg"]
-    small = ["--arch", SMALL, "--init", "none", "--bag", "12", "--epochs", "20", "--config", str(out.parent / "s.toml")]
+    small = [
+        "--arch",
+        SMALL,
+        "--init",
+        "none",
+        "--bag",
+        "12",
+        "--epochs",
+        str(EPOCHS),
+        "--config",
+        str(out.parent / "s.toml"),
+    ]
     return [*torchrun, "train", str(cohort), "--out", str(out), *small]
 
 
@@ -59,6 +71,6 @@ def test_a_run_that_loses_a_process_ends_as_one_that_does_not(cohort: Path, tmp_
         assert process.wait() == 0, said
     assert said.count("slides have more than 24 tiles") == 2, "they were started again"
     ours, whole = (trained(tmp_path / name / "last.pt") for name in ("run", "whole"))
-    assert (ours["epoch"], ours["finished"]) == (whole["epoch"], whole["finished"]) == (20, True)
+    assert (ours["epoch"], ours["finished"]) == (whole["epoch"], whole["finished"]) == (EPOCHS, True)
     for name, tensor in whole["network"].items():
         assert torch.equal(ours["network"][name], tensor), name
