@@ -39,7 +39,6 @@ from wsiseg.model_file.model_file import ModelFile
 from wsiseg.run.outputs import write_text
 
 SCRIPTS = Path(__file__).resolve().parent
-RECIPE = RECIPES["default"]
 UNKNOWN, GLAS_MPP, CRC_MPP = 3, 0.62, 0.5
 GLAS_TEST = {"1", "5"}
 FOREIGN = {"CMU-1-Small-Region.svs": None, "TCGA-CR-7395-01A-01-TS1.svs": 0.5, "hamamatsu_test3-DAPI-2-387.ndpi": None}
@@ -57,9 +56,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "weights", "work"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--model", type=Path, default=FOLDER / "default.onnx")
+    parser.add_argument("--model", type=Path, help="instead of the bundled one that WORK is named after")
     parser.add_argument("--only", nargs="*", default=[*steps], choices=[*steps])
     given = parser.parse_args()
+    given.model = given.model or FOLDER / f"{given.work.name}.onnx"
+    given.recipe = RECIPES[given.work.name]
     place = given.work / "evidence.json"
     found = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
     for name in given.only:
@@ -240,8 +241,8 @@ def robustness(given: argparse.Namespace) -> dict[str, Any]:
 def organs(given: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     """Yield the cohort of each organ."""
     cohort = given.work / "tiles" / "cohort.csv"
-    for name, site in ORGANS.items():
-        part = cohort.with_name(f"{name}.csv")
+    for name in given.recipe.organs:
+        part, site = cohort.with_name(f"{name}.csv"), ORGANS[name]
         write_rows(part, [row for row in table(cohort) if row["site"] == site and row["label"]])
         yield name, part
 
@@ -252,7 +253,7 @@ def heads(given: argparse.Namespace, cohort: Path, out: Path, *options: object, 
     if not (out / "features").exists() and (given.work / "head" / "features").is_dir():
         (out / "features").symlink_to((given.work / "head" / "features").resolve())
     settings = given.work / f"{out.name}.toml"
-    settings.write_text(tomli_w.dumps({**RECIPE.head, "epochs": epochs}))
+    settings.write_text(tomli_w.dumps({**given.recipe.head, "epochs": epochs}))
     weights, truth = state_dict(given.weights, given.work), given.work / "cohort" / "truth"
     command = ["train", cohort, *ARCH, "--init", weights, "--freeze", "--truth", truth, "--config", settings, *options]
     print("$ wsiseg", *command, "--out", out, flush=True)
@@ -285,7 +286,7 @@ def few_slides(given: argparse.Namespace) -> dict[str, Any]:
             part, out = cohort.with_name(f"{name}-{count}.csv"), given.work / f"few-{name}-{count}"
             chosen = by_label[0][: count // 3] + by_label[1][: count - count // 3]
             write_rows(part, [*chosen, *(row for row in rows if row["split"] != "train")])
-            best = heads(given, part, out, *RECIPE.shares, epochs=EPOCHS * 100 // count)
+            best = heads(given, part, out, *given.recipe.shares, epochs=EPOCHS * 100 // count)
             found[f"{name} {count}"] = {split: groups["all"] for split, groups in best["figures"].items()}
     return found
 
@@ -299,7 +300,7 @@ def true_labels(given: argparse.Namespace) -> dict[str, Any]:
         (work / "head" / "features").symlink_to((given.work / "head" / "features").resolve())
     truth = given.work / "cohort" / "truth"
     cohort = given.work / "tiles" / "cohort.csv"
-    run = trained(RECIPE, cohort, truth, state_dict(given.weights, given.work), work, "--supervised")
+    run = trained(given.recipe, cohort, truth, state_dict(given.weights, given.work), work, "--supervised")
     return {"pcam": pcam(given, exported(run, work / "true-labels.onnx"))}
 
 

@@ -236,6 +236,28 @@ def test_an_epoch_is_shuffled_by_its_seed() -> None:
     assert {slide.slide for slide in first} == {str(k) for k in range(20)}
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), min_size=1, max_size=30), st.integers(0, 9))
+def test_pairs_hold_both_labels_of_a_site_and_every_slide_comes(kinds: list[tuple[str, bool]], seed: int) -> None:
+    every = slides(len(kinds))
+    given_slides = [
+        replace(one, site=site, label=int(is_tumor)) for one, (site, is_tumor) in zip(every, kinds, strict=True)
+    ]
+    found = order_of(given_slides, (seed,), pairs=True)
+    seen, count = Counter(slide.slide for slide in found), Counter(kinds)
+    assert seen.keys() == {slide.slide for slide in given_slides}
+    assert Counter((slide.site, bool(slide.label)) for slide in found) == {
+        (site, is_tumor): max(count[site, True], count[site, False]) for site, is_tumor in count
+    }
+    for kind in count:  # the rarer ones come again, all of them about equally often
+        times = [seen[slide.slide] for slide in given_slides if (slide.site, bool(slide.label)) == kind]
+        assert max(times) - min(times) <= 1
+    if all(count[site, not is_tumor] for site, is_tumor in count):
+        for one, other in zip(found[::2], found[1::2], strict=True):
+            assert (one.site, one.label) != (other.site, other.label)
+            assert one.site == other.site
+
+
 def test_work_ahead_keeps_order_and_raises_where_it_failed() -> None:
     def work(k: int) -> int:
         if k == 3:

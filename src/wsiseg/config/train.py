@@ -86,6 +86,8 @@ class TrainConfig(Config):
     """Tiles held with their gradients at a time; all of a bag where it is not given."""
     accumulate: Annotated[int, IN_FILE] = Field(default=1, ge=1)
     """Slides whose risks are averaged in one step, in each process."""
+    pairs: Annotated[bool, IN_FILE] = False
+    """Visit slides with and without tumour of the same site in pairs, the rarer ones again; else each slide once."""
     c0: Annotated[float, IN_FILE] = Field(default=1.0, ge=0)
     """Weight of slides without tumour in the risk."""
     c1: Annotated[float, IN_FILE] = Field(default=1.0, ge=0)

@@ -147,9 +147,29 @@ def _cells(slide: LabelledSlide) -> NDArray[np.floating]:
     return cells
 
 
-def order_of(slides: Sequence[LabelledSlide], seed: tuple[int, ...]) -> list[LabelledSlide]:
-    """Shuffle slides for an epoch."""
-    return [slides[k] for k in np.random.default_rng(seed).permutation(len(slides))]
+def order_of(slides: Sequence[LabelledSlide], seed: tuple[int, ...], *, pairs: bool = False) -> list[LabelledSlide]:
+    """Shuffle slides for an epoch.
+
+    Of `pairs`, each is a slide with tumour and one without of the same site, so that a step sees both alike often and
+    no site is taken for one of them; the rarer ones come again. Of several classes the first decides.
+    """
+    random = np.random.default_rng(seed)
+    if not pairs:
+        return [slides[k] for k in random.permutation(len(slides))]
+    kinds: dict[str, dict[bool, list[LabelledSlide]]] = {}
+    for slide in slides:
+        kinds.setdefault(slide.site, {}).setdefault(slide.label == 0, []).append(slide)
+    found: list[tuple[LabelledSlide, ...]] = []
+    for by_label in kinds.values():
+        most = max(map(len, by_label.values()))
+        drawn_by_label = [[some[k] for k in _repeated(len(some), most, random)] for some in by_label.values()]
+        found += zip(*drawn_by_label, strict=True)
+    return [slide for k in random.permutation(len(found)) for slide in found[k]]
+
+
+def _repeated(count: int, most: int, random: np.random.Generator) -> Indices:
+    """Shuffle so many things again and again until there are `most`."""
+    return np.concatenate([random.permutation(count) for _ in range(-(-most // count))])[:most]
 
 
 def visits_of(

@@ -7,7 +7,7 @@ import torch
 
 from wsiseg.config.train import TrainConfig
 from wsiseg.run.machine import cpu_has
-from wsiseg.training.bags import at_once
+from wsiseg.training.bags import at_once, order_of
 from wsiseg.training.features import Compute
 from wsiseg.training.slides import LabelledSlide
 
@@ -51,12 +51,13 @@ def looks(config: TrainConfig, slides: Sequence[LabelledSlide]) -> tuple[int, in
         counted as two forward.
     """
     trained = scored = ranked = 0
+    training = [slide for slide in slides if slide.split == "train"]
+    for slide in order_of(training, (config.seed,), pairs=config.pairs):
+        bag = config.epochs * min(config.bag, slide.tiles)
+        trained += bag
+        ranked += bag * (config.micro_batch is not None and any(one.label != 0 for one in slide.by_class))
     for slide in slides:
-        if slide.split == "train":
-            bag = config.epochs * min(config.bag, slide.tiles)
-            trained += bag
-            ranked += bag * (config.micro_batch is not None and any(one.label != 0 for one in slide.by_class))
-        else:
+        if slide.split != "train":
             scored += min(config.validation_tiles, slide.tiles) * (1 + config.epochs * (slide.split == "val"))
     return trained, scored, trained * (1 + _BACKWARD) + ranked + scored
 

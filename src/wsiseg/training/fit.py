@@ -21,6 +21,7 @@ from wsiseg.training.bags import ahead, drawn, order_of, visits_of
 from wsiseg.training.processes import Processes, stop_asked
 from wsiseg.training.run_folder import Row, RunFolder, State
 from wsiseg.training.scoring import by_class, mean_of, pixel_measures, slide_measures
+from wsiseg.training.slides import LabelledSlide
 from wsiseg.training.step import Stepper, moving_average, optimizer_of, set_learning_rate, set_training
 from wsiseg.training.task import Task
 
@@ -97,9 +98,10 @@ def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes
         WsisegError: The risk or a weight is NaN or infinite, or a slide cannot be read. What was saved before is kept.
     """
     learner = Learner.of(task, config, folder, processes)
-    state, training = learner.state, task.split("train")
+    state = learner.state
     network = processes.joined(task.network)
-    pace = Pace((config.epochs - state.epoch) * len(training) - state.place * processes.count)
+    visits = len(_order(task, config, 0))
+    pace = Pace((config.epochs - state.epoch) * visits - state.place * processes.count)
     with stop_asked() as asked:
         while state.epoch < config.epochs:
             if not _visit(learner, network, pace, progress, asked):
@@ -123,7 +125,7 @@ def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes
 def _visit(learner: Learner, network: nn.Module, pace: Pace, progress: Progress, asked: Callable[[], bool]) -> bool:
     """Visit the rest of an epoch's slides; save and return False as soon as somebody asks to stop."""
     config, state, task, processes = learner.config, learner.state, learner.task, learner.processes
-    order = order_of(task.split("train"), (config.seed, state.epoch))
+    order = _order(task, config, state.epoch)
     visits = visits_of(order, (config.seed, state.epoch), config.accumulate, processes.rank, processes.count)
     set_training(network, task.classifier, config)
     learner.optimizer.zero_grad()
@@ -161,6 +163,10 @@ def _visit(learner: Learner, network: nn.Module, pace: Pace, progress: Progress,
             if is_asked:
                 return False
     return True
+
+
+def _order(task: Task, config: TrainConfig, epoch: int) -> list[LabelledSlide]:
+    return order_of(task.split("train"), (config.seed, epoch), pairs=config.pairs)
 
 
 def _learn(state: State, risks: list[_Risk]) -> None:
