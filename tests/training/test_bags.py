@@ -236,7 +236,6 @@ def test_an_epoch_is_shuffled_by_its_seed() -> None:
     assert {slide.slide for slide in first} == {str(k) for k in range(20)}
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), min_size=1, max_size=30), st.integers(0, 9))
 def test_pairs_hold_both_labels_of_a_site_and_every_slide_comes(kinds: list[tuple[str, bool]], seed: int) -> None:
     every = slides(len(kinds))
