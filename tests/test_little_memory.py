@@ -17,7 +17,8 @@ from making.tiled import SMALL, write_tiled_cohort
 LIMITED = """
 import resource, sys
 import numpy, openslide, PIL.Image, scipy.ndimage, zarr
-from wsiseg.cli import main
+from wsiseg.cli import loaded, main
+loaded()
 more = int(sys.argv.pop(1))
 if sys.argv[1] == "predict": import onnxruntime
 if sys.argv[1] == "train": import timm, torch
