@@ -141,6 +141,7 @@ def test_a_closed_stream_is_no_disaster(make_slide: MakeSlide, tmp_path: Path, s
         "RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB')",
         "OSError(12, 'Cannot allocate memory')",
         "RuntimeError('cannot join thread before it is started') from RuntimeError('can\\'t start new thread')",
+        "shell.UsageError('resnet18: has no feature map') from RuntimeError('can\\'t allocate memory')",
     ],
 )
 def test_too_little_memory_is_a_sentence(error: str) -> None:

@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from wsiseg.cli.streams import Streams, fitted
 from wsiseg.config.settings import Config, Shown, read_toml
-from wsiseg.run.errors import MORE_MEMORY, OutputError, UsageError, WsisegError, is_out_of_memory
+from wsiseg.run.errors import OutputError, UsageError, WsisegError, is_out_of_memory, no_memory
 from wsiseg.run.version import __version__
 
 C = TypeVar("C", bound=Config)
@@ -241,6 +241,8 @@ def main() -> NoReturn:
     try:
         app()
     except WsisegError as error:
+        if is_out_of_memory(error):  # which has other errors for a consequence, as that a network cannot be made
+            _fail(no_memory(error), WsisegError.exit_code)
         _fail(str(error), error.exit_code)
     except StoppedError as stopped:
         number = stopped.args[0]
@@ -251,8 +253,7 @@ def main() -> NoReturn:
         sys.exit(1)
     except (MemoryError, RuntimeError, OSError) as error:
         if is_out_of_memory(error):
-            said = " ".join(str(error).split())[:200]
-            _fail(f"out of memory{said and f' ({said})'}; {MORE_MEMORY}", WsisegError.exit_code)
+            _fail(no_memory(error), WsisegError.exit_code)
         if not isinstance(error, OSError):
             raise
         _fail(str(OutputError(f"{error.filename or 'output'}: {error.strerror or error}")), OutputError.exit_code)

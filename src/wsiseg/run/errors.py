@@ -50,6 +50,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return is_one or (earlier is not None and is_out_of_memory(earlier))
 
 
+def no_memory(error: BaseException) -> str:
+    """Return the sentence on an error that says that no memory is left, with what the first of them says."""
+    while earlier := error.__cause__ or error.__context__:
+        error = earlier
+    said = " ".join(str(error).split())[:200]
+    return f"out of memory{said and f' ({said})'}; {MORE_MEMORY}"
+
+
 def shortened(names: Sequence[str], most: int, what: str = "") -> list[str]:
     """Return the first of many names or sentences, and where there are more than `most`, how many more."""
     return [*names[:most], *([f"and {len(names) - most} more{what}"] if len(names) > most else [])]
