@@ -27,7 +27,7 @@ _COARSE_PX, _FINE_PX = 16, 4  # sides of the blocks that the texture is mixed of
 class SeededImage(BaseModel):
     """One image and the answers to it; height and width in pixels."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Kind
     """What it shows: empty glass, one colour, noise, a texture in the colours of tissue, or nuclei in tissue."""
@@ -54,7 +54,7 @@ class SeededImage(BaseModel):
 class SelfTest(BaseModel):
     """Images with the answers that a model gave when its file was written."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     seed: int = Field(ge=0, le=2**32 - 1)
     """Seed of the images that have none of their own."""
