@@ -3,6 +3,7 @@ from pathlib import Path
 
 import wsiseg
 from wsiseg.run import errors
+from wsiseg.run.record import SlideRecord
 
 
 def test_an_error_is_a_sentence_and_what_to_do() -> None:
@@ -67,3 +68,25 @@ def test_the_exit_codes_are_those_of_the_contract() -> None:
     }
     for name in codes.keys() - {"GoneError"}:
         assert getattr(errors, name).exit_code == codes[name]
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def test_what_says_that_memory_is_wanting_is_what_is_told() -> None:
+    lacking = caused(RuntimeError("DefaultCPUAllocator: can't allocate memory"), KeyError("unrelated"))
+    assert errors.no_memory(caused(errors.UsageError("no feature map"), lacking)).startswith(
+        "out of memory (DefaultCPUAllocator: "
+    )
+    assert errors.no_memory(MemoryError()).startswith("out of memory; ")
+    assert not errors.is_out_of_memory(caused(errors.UsageError("no feature map"), KeyError("unrelated")))
+
+
+def test_a_slide_that_lacked_memory_is_not_called_broken_or_no_slide() -> None:
+    error = errors.NotASlideError("a.svs: cannot be decoded")
+    error.__cause__ = RuntimeError("std::bad_alloc")
+    record = SlideRecord.of_error("a", Path("a.svs"), error, must_be_slide=False)
+    assert record.error is not None
+    assert (record.status, record.error.message) == ("failed", "a.svs: out of memory")

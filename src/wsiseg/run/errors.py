@@ -45,17 +45,20 @@ _NO_MEMORY = re.compile(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error, of whatever library, or what was handled when it arose says that no memory is left."""
-    is_one = isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
-    earlier = error.__cause__ or error.__context__
-    return is_one or (earlier is not None and is_out_of_memory(earlier))
+    return _without_memory(error) is not None
 
 
 def no_memory(error: BaseException) -> str:
-    """Return the sentence on an error that says that no memory is left, with what the first of them says."""
-    while earlier := error.__cause__ or error.__context__:
-        error = earlier
-    said = " ".join(str(error).split())[:200]
+    """Return the sentence on an error for which `is_out_of_memory` holds, with what is said there of memory."""
+    said = " ".join(str(_without_memory(error)).split())[:200]
     return f"out of memory{said and f' ({said})'}; {MORE_MEMORY}"
+
+
+def _without_memory(error: BaseException | None) -> BaseException | None:
+    """Return the last of an error and its causes that says that no memory is left."""
+    if error is None or isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return error
+    return _without_memory(error.__cause__ or error.__context__)
 
 
 def shortened(names: Sequence[str], most: int, what: str = "") -> list[str]:

@@ -70,11 +70,11 @@ class SlideRecord(BaseModel, frozen=True, extra="allow"):
         cls, slide: str, path: Path, error: WsisegError | OSError | MemoryError, *, must_be_slide: bool
     ) -> Self:
         """Describe a slide that could not be done; what is not a slide is skipped unless it must be one."""
-        is_skipped = isinstance(error, NotASlideError) and not must_be_slide
-        if isinstance(error, WsisegError):
+        is_large = is_out_of_memory(error)  # whatever else, as that it is no slide, came of that
+        is_skipped = isinstance(error, NotASlideError) and not must_be_slide and not is_large
+        if isinstance(error, WsisegError) and not is_large:
             failure = Failure.of(error)
         else:
-            is_large = is_out_of_memory(error)
             said, hint = ("out of memory", MORE_MEMORY) if is_large else (str(error), "")
             failure = Failure(type=type(error).__name__, message=f"{path.name}: {said}", hint=hint)
         return cls(slide=slide, path=str(path), status="skipped" if is_skipped else "failed", error=failure)
