@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
-from pydantic_core import to_jsonable_python
+from pydantic import AfterValidator, BaseModel, Field, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, to_jsonable_python
 
 from wsiseg.run.errors import UsageError
 
@@ -70,7 +70,32 @@ class Gone:
     is_flag: bool = False  # it took no value
 
 
-class Config(BaseModel, frozen=True, extra="forbid", defer_build=True):
+class Described(BaseModel):
+    """What has fields with a docstring under each, which says what it means; its JSON schema has them as well.
+
+    They are read when somebody asks. pydantic can read them too, but does so for every class that is loaded, and goes
+    through the source of its module again for each: a tenth of the time in which a command starts.
+    """
+
+    @classmethod
+    def meanings(cls) -> dict[str, str]:
+        """Return what each field means, by its name, as one line; empty where the source is not there."""
+        texts = dict.fromkeys(cls.model_fields, "")
+        for kind in reversed(cls.__mro__):
+            if issubclass(kind, Described):
+                texts |= _docstrings(kind.__module__).get(kind.__name__, {})
+        return texts
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core)
+        fields = handler.resolve_ref_schema(schema)["properties"]
+        for name, text in cls.meanings().items():
+            fields[cls.model_fields[name].alias or name] |= {"description": text} if text else {}
+        return schema
+
+
+class Config(Described, frozen=True, extra="forbid", defer_build=True):
     """Base of all settings; unknown names are refused."""
 
     gone: ClassVar[Mapping[str, Gone]] = {}  # by name; refused with what to do instead
@@ -86,15 +111,6 @@ class Config(BaseModel, frozen=True, extra="forbid", defer_build=True):
             return cls(**values)
         except ValidationError as error:
             raise UsageError("; ".join(cls._sentence(problem) for problem in error.errors())) from error
-
-    @classmethod
-    def meanings(cls) -> dict[str, str]:
-        """Return what each setting means, by its name: the docstring under it; empty where the source is not there."""
-        texts = dict.fromkeys(cls.model_fields, "")
-        for kind in reversed(cls.__mro__):
-            if issubclass(kind, Config):
-                texts |= _docstrings(kind.__module__).get(kind.__name__, {})
-        return texts
 
     def to_toml(self) -> str:
         """Return the settings as TOML; a field that is None is left out."""
@@ -129,11 +145,7 @@ class Config(BaseModel, frozen=True, extra="forbid", defer_build=True):
 
 @cache
 def _docstrings(module: str) -> dict[str, dict[str, str]]:
-    """Return the docstrings under the fields of the classes of a module, by class and field, each as one line.
-
-    They are read when somebody asks. pydantic can read them too, but does so for every class that is loaded, and goes
-    through the source of its module again for each: a tenth of the time in which a command starts.
-    """
+    """Return the docstrings under the fields of the classes of a module, by class and field, each as one line."""
     found: dict[str, dict[str, str]] = {}
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module]))

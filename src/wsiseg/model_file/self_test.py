@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from wsiseg.config.settings import Described
 
 Kind = Literal["glass", "uniform", "noise", "texture", "tissue"]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -24,10 +26,10 @@ _OF_DISTANCE = 10  # distances may differ by so many times the tolerance, as a s
 _COARSE_PX, _FINE_PX = 16, 4  # sides of the blocks that the texture is mixed of
 
 
-class SeededImage(BaseModel):
+class SeededImage(Described):
     """One image and the answers to it; height and width in pixels."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Kind
     """What it shows: empty glass, one colour, noise, a texture in the colours of tissue, or nuclei in tissue."""
@@ -51,10 +53,10 @@ class SeededImage(BaseModel):
         return cells == (None if stride is None else (self.height // stride, self.width // stride))
 
 
-class SelfTest(BaseModel):
+class SelfTest(Described):
     """Images with the answers that a model gave when its file was written."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(ge=0, le=2**32 - 1)
     """Seed of the images that have none of their own."""
