@@ -54,6 +54,9 @@ def test_version_and_help() -> None:
         (["tile", "a.svs", "--out", "o", "--tissue", "gone.png"], "gone.png"),
         (["tile", "a.svs", "--out", "o", "--config", "gone.toml"], "gone.toml: cannot be read as settings"),
         (["tile"], "inputs must be given; out must be given"),
+        (["tile", "", "--out", "o"], "inputs: is empty"),
+        (["tile", "a.svs", "--out", ""], "out: is empty"),
+        (["export", "run", "--out", "."], "out is the model file"),
         (["nonsense"], "nonsense"),
     ],
 )
@@ -96,8 +99,9 @@ def test_results_go_to_one_stream_and_words_to_the_other(make_slide: MakeSlide, 
 
 def test_paths_may_come_on_standard_input(make_slide: MakeSlide, tmp_path: Path) -> None:
     lines = "".join(f"{make_slide(name)}\n" for name in ("a.tiff", "b c.tiff"))
-    done = wsiseg("tile", "-", "--out", tmp_path / "o", "--json", input=lines)
-    assert [one["slide"] for one in json.loads(done.stdout)["slides"]] == ["a", "b c"]
+    done = wsiseg("tile", "-", "--out", tmp_path / "o", "--json", input="\ufeff" + lines, encoding="utf-8")
+    slides = json.loads(done.stdout)["slides"]
+    assert [(one["slide"], one["status"]) for one in slides] == [("a", "ok"), ("b c", "ok")]
 
 
 def test_an_output_folder_that_cannot_be_is_a_sentence(make_slide: MakeSlide, tmp_path: Path) -> None:
@@ -121,6 +125,26 @@ def test_names_survive_any_locale(make_slide: MakeSlide, tmp_path: Path, name: b
     assert lines[2].startswith(Path(os.fsdecode(name)).stem.encode(errors="surrogateescape") + b": ok, ")
     shown = subprocess.run([*command, "--json"], capture_output=True, check=True, env=environment).stdout
     assert os.fsencode(json.loads(shown.decode("utf-8"))["slides"][0]["path"]).endswith(name)
+
+
+@pytest.mark.parametrize("place", ["/dev/full", "a pipe that nobody reads"])
+def test_words_that_cannot_be_written_end_no_work(make_slide: MakeSlide, tmp_path: Path, place: str) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    reader, writer = os.pipe()
+    os.close(reader)
+    if place == "/dev/full":
+        os.dup2(full := os.open(place, os.O_WRONLY), writer)
+        os.close(full)
+    codes = [
+        subprocess.run(
+            [sys.executable, "-m", "wsiseg", *command], check=False, stdout=subprocess.DEVNULL, stderr=writer
+        ).returncode
+        for command in (["tile", str(make_slide("a.tiff")), "--out", str(tmp_path / "o")], ["tile", "gone.csv"])
+    ]
+    os.close(writer)
+    assert codes == [0, 2]
+    assert (tmp_path / "o" / "a.png").exists()
 
 
 @pytest.mark.parametrize("stream", ["1", "2"])

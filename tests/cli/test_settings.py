@@ -116,7 +116,7 @@ def test_what_earlier_versions_had_is_refused_with_advice(tmp_path: Path, comman
 
 
 def test_a_name_that_is_not_known_gets_a_suggestion(tmp_path: Path) -> None:
-    (tmp_path / "file.toml").write_text("min-tisue = 0.5\n")
+    (tmp_path / "file.toml").write_text("\ufeffmin-tisue = 0.5\n", encoding="utf-8")  # as Notepad saves it
     said = outcome(tile.TileConfig, ["a.svs", "--out", "o", "--config", str(tmp_path / "file.toml")])
     assert said == "min-tisue: no such setting; did you mean min-tissue?"
 

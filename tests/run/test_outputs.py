@@ -59,7 +59,7 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"file/a\.txt: cannot be written: .*--out"):
+    with pytest.raises(OutputError, match=r"file/a\.txt: cannot be written: .*; choose an --out that can be written"):
         write_text(tmp_path / "file" / "a.txt", "x")
 
 

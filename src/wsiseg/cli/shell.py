@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, 
 import typer
 from pydantic.fields import FieldInfo
 
-from wsiseg.cli.streams import Streams, fitted
+from wsiseg.cli.streams import Streams, Words, fitted
 from wsiseg.config.settings import Config, Shown, read_toml
 from wsiseg.run.errors import OutputError, UsageError, WsisegError, is_out_of_memory, no_memory
 from wsiseg.run.version import __version__
@@ -273,8 +273,8 @@ def _prepare_streams() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
     if os.name == "posix" and isinstance(sys.stderr, io.TextIOWrapper):
-        own = os.dup(sys.stderr.fileno())
-        sys.stderr = open(own, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")  # noqa: PTH123, SIM115  a descriptor, open until the end
+        own = io.BufferedWriter(Words(os.dup(sys.stderr.fileno()), "w"))
+        sys.stderr = io.TextIOWrapper(own, sys.stderr.encoding, "backslashreplace", line_buffering=True)
 
 
 def _as_found(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -17,10 +17,22 @@ from wsiseg.run.pace import Pace, spoken_size
 from wsiseg.run.record import Progress, Run, SlideRecord, in_words
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
     from rich.progress import Progress as RichProgress
 
 _NO_WORK = ("up_to_date", "skipped")
 _MOST_NAMED = 5
+
+
+class Words(io.FileIO):
+    """Standard error: what nobody can hear, as its disk is full or its terminal gone, ends no work."""
+
+    def write(self, words: "ReadableBuffer", /) -> int:
+        """Write some bytes, or say so where that cannot be."""
+        try:
+            return super().write(words)
+        except OSError:
+            return memoryview(words).nbytes
 
 
 class Streams(Progress):

@@ -106,6 +106,8 @@ class ExportConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if not self.out.name:
+            raise ValueError("out is the model file, not a folder")
         if self.out.suffix.lower() == ".md":
             raise ValueError("out is the model file; its model card is written beside it, with the ending .md")
         sources = [source for source in (self.run, self.from_torch, self.from_wsinfer) if source is not None]

@@ -107,10 +107,20 @@ class Config(Described, frozen=True, extra="forbid", defer_build=True):
         Raises:
             UsageError: A value does not fit its field; a person reads one sentence per wrong field.
         """
+        cls._refuse_empty(values)
         try:
             return cls(**values)
         except ValidationError as error:
             raise UsageError("; ".join(cls._sentence(problem) for problem in error.errors())) from error
+
+    @classmethod
+    def _refuse_empty(cls, values: Mapping[str, Any]) -> None:
+        """Refuse the empty text that a variable which is not set leaves: as a path it means the folder one is in."""
+        for name, value in values.items():
+            field = cls.model_fields.get(name)
+            every = value if isinstance(value, list | tuple) else [value]
+            if field is not None and field.default != "" and any(one == "" for one in every):
+                raise UsageError(f"{name.replace('_', '-')}: is empty, as where a variable is not set")
 
     def to_toml(self) -> str:
         """Return the settings as TOML; a field that is None is left out."""
@@ -171,7 +181,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         UsageError: It is missing or not TOML.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # as Windows' Notepad writes it
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as settings: {error}") from error
     return {name.replace("-", "_"): value for name, value in values.items()}

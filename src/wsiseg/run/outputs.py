@@ -1,6 +1,7 @@
 """Outputs that appear whole or not at all: written beside their place, then renamed."""
 
 import csv
+import errno
 import gzip
 import io
 import itertools
@@ -73,7 +74,9 @@ def _replace(partial: Path, path: Path) -> None:
 def cannot_be_written(path: Path, error: OSError) -> OutputError:
     """Return the error that says why a file cannot be written."""
     reason = error.strerror or str(error)
-    return OutputError(f"{path}: cannot be written: {reason}", "free some room or choose another --out")
+    is_full = error.errno in {None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    advice = "free some room or choose another --out" if is_full else "choose an --out that can be written"
+    return OutputError(f"{path}: cannot be written: {reason}", advice)
 
 
 @contextmanager

@@ -80,7 +80,7 @@ class Cohort:
         Raises:
             UsageError: A cohort is wrong, or nothing at all was found.
         """
-        lines = [line.strip() for line in piped if line.strip()] if "-" in inputs else []
+        lines = [path for line in piped if (path := line.lstrip("\ufeff").strip())] if "-" in inputs else []
         named = [text for name in inputs for text in (lines if name == "-" else [name])]
         found = [slide for text in named for slide in _slides_at(text)]
         if not found:
