@@ -155,6 +155,9 @@ def test_both_decoders_give_the_same(path: Path, by_pillow: bool) -> None:  # no
         data = path.read_bytes()[page.begins[0] : page.begins[0] + page.lengths[0]]
     decode = jpeg_tiles._by_pillow if by_pillow else jpeg_tiles.decoder()
     np.testing.assert_array_equal(decode(tiles._page.head + data[2:]), tile)
+    into = np.zeros_like(tile)
+    assert decode(tiles._page.head + data[2:], buffer=into).shape == tile.shape
+    np.testing.assert_array_equal(into, tile)
 
 
 def test_a_broken_tile_is_an_error_and_the_others_are_read(tmp_path: Path) -> None:

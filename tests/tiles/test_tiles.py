@@ -14,7 +14,7 @@ from wsiseg.run.errors import WsisegError
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles import packed
 from wsiseg.tiles.packed import PackedTiles, encoded, save_packed
-from wsiseg.tiles.store import Tiles, TileStore, store_path
+from wsiseg.tiles.store import Tiles, TileStore, fill_tiles, store_path
 
 MakeSlide = Callable[..., Path]
 
@@ -89,6 +89,23 @@ def test_a_damaged_store_says_which_tile(tmp_path: Path) -> None:
     chunk.unlink()
     with pytest.raises(WsisegError, match="cannot be read"):
         tiles.read(range(20))
+
+
+def test_tiles_of_another_size_are_damaged(tmp_path: Path) -> None:
+    """They would leave a part of what they are read into as it was."""
+    group = zarr.create_group(str(tmp_path / "a.zarr"))
+    save_packed(group, (encoded(tile) for tile in tile_pictures(3, side=24)))
+    for side in (16, 32):
+        with pytest.raises(WsisegError, match="tile 0 is damaged"):
+            PackedTiles(tmp_path / "a.zarr", group, side).read([0])
+
+
+def test_a_store_that_was_made_again_is_opened_again(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.zarr", np.empty((2, 32, 32, 3), np.uint8)
+    for pictures in (tile_pictures(60), tile_pictures(40)[::-1]):
+        save_packed(zarr.create_group(str(path), overwrite=True), (encoded(tile) for tile in pictures))
+        fill_tiles(out, str(path), None, [0, 39])
+        assert np.abs(out.astype(int) - np.stack([pictures[0], pictures[39]])).mean() < 2
 
 
 @given(st.lists(st.integers(0, 300), max_size=60))

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from wsiseg.training import augment
 from wsiseg.training.augment import JITTER, Changes, augmented
 
 Floats = NDArray[np.float64]
@@ -64,6 +65,14 @@ def test_without_jitter_tiles_are_only_turned_in_eight_ways() -> None:
     changed = Changes.drawn(100, np.random.default_rng(0), 0.0, NONE).applied(tiles).numpy()
     turns = [np.rot90(turned, k) for turned in (made()[0], made()[0][:, ::-1]) for k in range(4)]
     assert {tile.tobytes() for tile in changed} == {turn.tobytes() for turn in turns}
+
+
+def test_accelerators_turn_tiles_as_processors_do() -> None:
+    planes, turns = torch.from_numpy(made(9, 20)).permute(0, 3, 1, 2).contiguous(), np.arange(20) % 8
+    each, together = torch.empty(20, 9, 9, 3, dtype=torch.uint8), torch.empty(20, 9, 9, 3, dtype=torch.uint8)
+    augment._turn_each(planes, turns, each)
+    augment._turn_together(planes, turns, together)
+    assert each.equal(together)
 
 
 @pytest.mark.parametrize("side", [7, 64, 400])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,13 @@ _LONGEST_GAP, _LONGEST_READ = 4096, 2**20
 _SAME, _SAME_BUT_SHIFTED = 1, 8  # mean differences of pixels
 _WHOLE = 1e-3  # less of a pixel is no shift
 _Tiles = dict[int, NDArray[np.uint8]]
+
+
+class Decode(Protocol):
+    """Decodes a JPEG file, into memory that is there already if it is given."""
+
+    def __call__(self, data: bytes, *, buffer: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Return uint8[height, width, 3]."""
 
 
 class Cutout(NamedTuple):
@@ -173,8 +180,10 @@ def _spans(begin: int, length: int, tile: int, most: int) -> tuple[tuple[int, sl
 
 
 @cache
-def decoder() -> Callable[[bytes], NDArray[np.uint8]]:
+def decoder() -> Decode:
     """Return what decodes a JPEG file as uint8[height, width, 3]; it raises `OSError` or `ValueError` at a broken one.
+
+    It decodes into `buffer` where that is given; of an image of another size `ValueError` or the shape tells.
 
     Both that there are use libjpeg-turbo and let go of the interpreter's lock. Pillow, which serves where `simplejpeg`
     has no wheel, copies every pixel twice and takes twice as long.
@@ -186,6 +195,9 @@ def decoder() -> Callable[[bytes], NDArray[np.uint8]]:
     return decode_jpeg  # type: ignore[no-any-return]  # it has no types
 
 
-def _by_pillow(data: bytes) -> NDArray[np.uint8]:
+def _by_pillow(data: bytes, *, buffer: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     with JpegImageFile(io.BytesIO(data)) as image:
-        return np.asarray(image)
+        found = np.asarray(image)
+    if buffer is not None:
+        buffer[:] = found
+    return found

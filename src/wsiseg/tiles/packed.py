@@ -80,24 +80,28 @@ class PackedTiles:
         Raises:
             WsisegError: A tile is damaged or missing.
         """
-        out = np.empty((len(indices), self._side, self._side, 3), np.uint8) if out is None else out
-        decode = decoder()
-        for places in _runs(np.asarray(indices)):
-            numbers = np.asarray(indices)[places]
-            begin = int(self._offsets[numbers[0]])
-            data = self._bytes(begin, int(self._offsets[numbers[-1] + 1]))
-            for place, number in zip(places, numbers, strict=True):
-                file = data[self._offsets[number] - begin : self._offsets[number + 1] - begin]
+        numbers = np.asarray(indices, int)
+        out = np.empty((len(numbers), self._side, self._side, 3), np.uint8) if out is None else out
+        begins, ends = self._offsets[numbers].tolist(), self._offsets[numbers + 1].tolist()
+        decode, shape = decoder(), out.shape[1:]
+        for run in map(np.ndarray.tolist, _runs(numbers)):
+            first = begins[run[0]]
+            data = self._bytes(first, ends[run[-1]])
+            for place in run:
                 try:
-                    out[place] = decode(file)
+                    found = decode(data[begins[place] - first : ends[place] - first], buffer=out[place])
                 except (OSError, SyntaxError, ValueError) as error:
-                    text = f"{self._folder.parent}: tile {number} is damaged: {error}"
-                    raise WsisegError(text, _MAKE_AGAIN) from error
+                    raise self._damaged(numbers[place], error) from error
+                if found.shape != shape:
+                    raise self._damaged(numbers[place], "it is of another size")
         return out
+
+    def _damaged(self, number: int, why: object) -> WsisegError:
+        return WsisegError(f"{self._folder.parent}: tile {number} is damaged: {why}", _MAKE_AGAIN)
 
     def _bytes(self, begin: int, end: int) -> bytes:
         """Read bytes begin..end of the array from the files of its chunks."""
-        parts = bytearray()
+        parts = []
         while begin < end:
             number, start = divmod(begin, self._chunk)
             path = self._folder / "c" / str(number)
@@ -109,9 +113,9 @@ class PackedTiles:
                 raise WsisegError(f"{path}: cannot be read: {error.strerror}", _MAKE_AGAIN) from error
             if not part:  # the file was cut off; the decoder will say so
                 break
-            parts += part
+            parts.append(part)
             begin += len(part)
-        return bytes(parts)
+        return b"".join(parts)
 
 
 def _runs(indices: NDArray[np.integer]) -> list[NDArray[np.intp]]:

@@ -8,7 +8,7 @@ float32[n] (shares of the tile that are tissue and that lie on the slide), where
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from wsiseg.tiles.packed import PackedTiles
 
 Indices = Sequence[int] | NDArray[np.integer]
 _SUFFIX = ".tiles.zarr"
+_STORES_KNOWN = 256
 _MOST_NUMBERS = 50_000_000  # of an array
 _ARRAYS: dict[str, Any] = {"corners": np.int32, "tissue_share": np.float32, "inside_share": np.float32}
 _FACTS = {"tile_px": int, "stride_px": int, "mpp": float, "tissue_mm2": float, "bad_tiles": int}
@@ -95,11 +96,18 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def open_packed(path: Path, side: int) -> PackedTiles:
-    """Open the pixels of a tile store alone, which is a fourth of the work of opening all of it.
+    """Open the pixels of a tile store alone, those that were read last without looking at its files again.
 
     Raises:
         WsisegError: There are none at `path`.
     """
+    attributes = path / "zarr.json"
+    return _packed(path, side, attributes.stat().st_mtime_ns if attributes.exists() else 0)
+
+
+@lru_cache(_STORES_KNOWN)
+def _packed(path: Path, side: int, _written_ns: int) -> PackedTiles:
+    """Open pixels, those of a store that was made again anew; what is kept are 8 bytes a tile."""
     with _opened(path) as group:
         return PackedTiles(path, group, side)
 

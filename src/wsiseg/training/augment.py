@@ -20,6 +20,7 @@ _RGB = np.linalg.inv(_YIQ)
 _STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 _STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
 _AMOUNTS = np.linalg.inv(_STAINS)
+_FIRST_FLIPPED = 4
 # Tiles changed at once: on a CPU as many as its cache holds.
 _BYTES_AT_ONCE = {"cpu": 2**18}
 _MANY_BYTES = 2**25
@@ -68,9 +69,11 @@ class Changes:
                 colors = _restained(colors, stains[some])
             gray = _mean(colors, tiles.shape[2]) * shares[some]
             # Half a step more, as what follows cuts the fraction off.
-            colors = (matrices[some] @ colors).add_(gray.sum(1)[:, None, None] + 0.5).clamp_(0, 255)
-            # By way of int16, for which CPUs have instructions.
-            _turn(colors.to(torch.int16).to(torch.uint8).view(planes.shape), self.turns[some], changed[some])
+            colors = (matrices[some] @ colors).add_(gray.sum(1)[:, None, None] + 0.5)
+            # By way of int16, for which CPUs have instructions; half as many bytes to bring within limits.
+            colors = colors.to(torch.int16).clamp_(0, 255).to(torch.uint8)
+            turn = _turn_each if colors.device.type == "cpu" else _turn_together
+            turn(colors.view(planes.shape), self.turns[some], changed[some])
         return changed
 
     def _stains(self, factors: Floats) -> Tensor:
@@ -129,12 +132,18 @@ def _mean(colors: Tensor, width: int) -> Tensor:
     return rows.transpose(1, 2).contiguous().sum(1) / colors.shape[2]
 
 
-def _turn(planes: Tensor, turns: NDArray[np.int64], out: Tensor) -> None:
-    """Write turned and flipped tiles [n, 3, side, side] to `out`, [n, side, side, 3]."""
+def _turn_each(planes: Tensor, turns: NDArray[np.int64], out: Tensor) -> None:
+    """Write turned and flipped tiles [n, 3, side, side] to `out`, [n, side, side, 3], one by one on a CPU."""
+    for plane, turn, tile in zip(planes.numpy(), turns.tolist(), out.numpy(), strict=True):
+        turned = np.rot90(plane, turn % 4, (1, 2))  # a view, which torch has not of what is turned
+        turned = turned[:, :, ::-1] if turn >= _FIRST_FLIPPED else turned
+        for channel in range(3):  # copies three planes in less time than a whole tile
+            tile[..., channel] = turned[channel]
+
+
+def _turn_together(planes: Tensor, turns: NDArray[np.int64], out: Tensor) -> None:
+    """Do the same on any device with all tiles that are turned alike."""
     for turn in np.unique(turns):
-        is_turned = turns == turn
-        which = slice(None) if is_turned.all() else torch.from_numpy(np.flatnonzero(is_turned)).to(planes.device)
+        which = torch.from_numpy(np.flatnonzero(turns == turn)).to(planes.device)
         turned = planes[which].rot90(int(turn) % 4, (2, 3))
-        turned = turned.flip(3) if turn >= 4 else turned  # noqa: PLR2004  the first that is flipped
-        for channel in range(3):  # a CPU copies three planes in less time than a whole tile
-            out[which, ..., channel] = turned[:, channel]
+        out[which] = (turned.flip(3) if turn >= _FIRST_FLIPPED else turned).permute(0, 2, 3, 1)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.optim import swa_utils
 from wsiseg.config.train import TrainConfig
 from wsiseg.mathematics import mil
 from wsiseg.network.network import TileClassifier
+from wsiseg.run.memory import loading
 from wsiseg.training.bags import Bag
 from wsiseg.training.slides import LabelledSlide
 
@@ -193,7 +195,9 @@ def optimizer_of(network: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     """Make the optimiser of the weights that may move: Adam with torch's default momenta."""
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     # Without decay AdamW is Adam; with it the decay stays apart from the gradients' moments.
-    return torch.optim.AdamW(weights, lr=config.lr, weight_decay=config.weight_decay, fused=weights[0].is_cuda or None)
+    how: dict[str, Any] = {"weight_decay": config.weight_decay, "fused": weights[0].is_cuda or None}
+    with loading():  # the first optimiser lets torch load its compiler
+        return torch.optim.AdamW(weights, lr=config.lr, **how)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, done: float) -> None:
