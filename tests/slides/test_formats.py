@@ -1,5 +1,6 @@
 """What a file is: formats that cannot be read are named, and a preview is never taken for its slide."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,22 @@ def test_a_mirax_slide_without_its_folder_says_what_is_missing(tmp_path: Path) -
     Image.fromarray(PICTURE).save(tmp_path / "case7.mrxs", format="JPEG")
     with pytest.raises(SlideError, match=r"case7/Slidedat\.ini is missing.*copy the folder case7"):
         Slide(tmp_path / "case7.mrxs", mpp=0.25)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_no_slide_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "case.tiff")
+    with pytest.raises(NotASlideError, match=r"case\.tiff: a pipe"):
+        Slide(tmp_path / "case.tiff", mpp=0.25, longest_read_s=0.5)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_an_image_that_is_cut_off_is_to_be_had_again(tmp_path: Path, suffix: str) -> None:
+    whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
+    Image.fromarray(PICTURE).save(whole)
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 4])
+    with pytest.raises(SlideError, match=r"cut\..*; get the file again"):
+        Slide(cut, mpp=0.25)
 
 
 @pytest.mark.parametrize("suffix", ["svs", "scn", "bif", "ptif", "tif", "png", ""])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsiseg.run.errors import SlideError, without_identifiers
+from wsiseg.run.errors import NotASlideError, SlideError, without_identifiers
 from wsiseg.run.machine import within_memory
 from wsiseg.slides import formats, tiff
 from wsiseg.slides.dicom import dicom_file, series_file
@@ -45,6 +45,8 @@ def _slide_path(path: Path) -> Path:
         return series_file(path)
     if not path.exists():
         raise SlideError(f"{path}: no such file", "check the path")
+    if path.is_fifo():  # opening it would wait for somebody who writes to it
+        raise NotASlideError(f"{path.name}: a pipe, which cannot be read here and there", "save it as a file first")
     found = dicom_file(path)
     if found is not None and found.kind:
         raise found.refusal()
@@ -224,7 +226,7 @@ def _open_image(path: Path) -> "AbstractSlide":
             raise
         except Exception as error:  # Pillow raises almost anything at a broken file
             text = f"{path.name}: unknown to OpenSlide, and as a plain image it cannot be decoded: {error}"
-            raise SlideError(text, CONVERT) from error
+            raise SlideError(text, f"get the file again, or {CONVERT}") from error
 
 
 def _plain_image(path: Path) -> Image.Image:

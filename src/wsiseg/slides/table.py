@@ -29,6 +29,7 @@ _WORDS_FOR_NOTHING = (
 )
 _UNKNOWN = frozenset(["missing", "unknown", "undefined"])  # of all columns but those that name the slide
 _BROKEN = frozenset(["#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!", "#spill!", "#calc!"])
+_SHORTENED = re.compile(r"\d([.,]\d+)?E\+\d+", re.IGNORECASE)  # digits are lost: other slides and patients look alike
 _CALLED = {
     "case": ("patient", "patient_id", "patientid", "patient id", "case_id", "caseid", "case id", "subject"),
     "label": ("tumor", "tumour", "is_tumor", "is_tumour"),
@@ -166,6 +167,8 @@ def _refuse_value(name: str, value: str, delimiter: str, count: int) -> None:
     is_known = name in KNOWN
     if is_known and value.casefold() in _BROKEN:
         raise ValueError(f"{name} is {value}, an error of the table program")
+    if name in {"slide", "case"} and _SHORTENED.fullmatch(value):
+        raise ValueError(f"{name} {value} is a number that a table program has shortened: enter it again, as text")
     lines = value.splitlines()
     if len(lines) > 1 and (is_known or any(line.count(delimiter) >= count - 1 for line in lines)):
         raise ValueError(f"{name} runs over {len(lines)} lines: look for a quotation mark without its partner")
