@@ -1,6 +1,5 @@
 """The command line: options -> settings -> one call -> print. Of all commands only the one that is typed is loaded."""
 
-import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
@@ -35,7 +34,6 @@ def loaded(command: str = "") -> "typer.Typer":
 
 def main() -> NoReturn:
     """Run the command line; see `shell.main`."""
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looked for in all that is installed, used by none
     with loading():
         loaded(*sys.argv[1:2])
         from wsiseg.cli.shell import main as run  # noqa: PLC0415  as above
