@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -94,3 +96,25 @@ def test_a_scratch_folder_is_had_where_the_systems_cannot_be_written(
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"), scratch_folder(tmp_path / "file"):
         pass
+
+
+LOCK = """
+import resource, sys, filelock
+from pathlib import Path
+from wsiseg.run.outputs import locked
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + 2**20 * int(sys.argv[1]),) * 2)
+try:
+    with locked(Path(sys.argv[2])): print("held")
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system bounds the memory of a process so")
+@pytest.mark.parametrize(("room_mb", "said"), [(10, "can't start new thread"), (60, "held")])
+def test_no_lock_waits_for_a_thread_that_cannot_take_its_first_step(tmp_path: Path, room_mb: int, said: str) -> None:
+    """The stack of the thread would fit alone; then it would die without a word, or not, by chance."""
+    command = [sys.executable, "-c", LOCK, str(room_mb), str(tmp_path / "lock")]
+    assert subprocess.run(command, capture_output=True, text=True, check=False).stdout == f"{said}\n"
+    assert names(tmp_path) == []

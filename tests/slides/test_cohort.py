@@ -285,7 +285,10 @@ REFUSED = {
     "labels": (b"slide,path,labels\na,a.svs,1\n", "call 'labels' label"),
     "a column called nearly so": (b"slide,path,mpp_x\na,a.svs,1\n", "call 'mpp_x' mpp"),
     "a number of Python's": (b"slide,path,mpp\na,a.svs,0_25\n", "line 2: mpp '0_25' is not a positive number"),
-    "a case that Excel shortened": (b"slide,path,case\na,a.svs,2.02403E+11\n", "line 2: case 2.02403E\\+11 is a number"),
+    "a case that Excel shortened": (
+        b"slide,path,case\na,a.svs,2.02403E+11\n",
+        "line 2: case 2.02403E\\+11 is a number",
+    ),
     "a slide that pandas shortened": (b"slide,path\n2.5e+15,a.svs\n", "line 2: slide 2.5e\\+15 is a number"),
     "an error of Excel": (b"slide,path,case\na,a.svs,#REF!\n", "line 2: case is #REF!"),
     "another label": (b"slide,path,label\na,a.svs,2\n", "line 2: label '2' is not 1, 0 or empty"),

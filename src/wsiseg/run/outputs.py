@@ -6,6 +6,7 @@ import gzip
 import io
 import itertools
 import json
+import mmap
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ PACKED_FROM = 10_000_000
 UNTOUCHED_S = 120.0
 """Seconds after which a lock is free whose holder gives no sign of life, as its machine is gone."""
 
+_THREAD_BYTES = 12 * 2**20  # its stack is 8 MB
 _HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())
 
 
@@ -79,16 +81,31 @@ def cannot_be_written(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{path}: cannot be written: {reason}", advice)
 
 
+def _refuse_a_thread_without_room() -> None:
+    """Refuse to start a thread where memory does not suffice for its stack and its first step.
+
+    CPython waits for a new thread to say that it has begun. One whose stack took the last memory dies before that,
+    without a word, and whoever started it waits for ever.
+    """
+    if os.name == "posix":
+        try:
+            mmap.mmap(-1, _THREAD_BYTES, flags=mmap.MAP_PRIVATE).close()  # nobody touches its pages
+        except OSError as error:
+            raise RuntimeError("can't start new thread") from error
+
+
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock that is a file at `path`, whose folder is made; other processes wait for it meanwhile.
 
     Raises:
         OutputError: The folder is read-only, the disk is full, or the like.
+        RuntimeError: There is no memory for the thread that says that the lock is held.
         Timeout: Another process holds it, and this one does not `wait`.
     """
     from filelock import SoftFileLease, Timeout  # noqa: PLC0415  only where something is written
 
+    _refuse_a_thread_without_room()
     lock = SoftFileLease(path)  # a lease, so that a process of another machine that died just here stops nobody
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
