@@ -231,3 +231,13 @@ def test_the_learning_rate_falls_as_a_cosine() -> None:
         set_learning_rate(optimizer, settings, done)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.4, 0.2, 0.0])
+
+
+def test_the_learning_rate_rises_while_a_training_warms_up() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    settings = TrainConfig(cohort=Path("c"), out=Path("o"), lr=0.4, warm_up=0.2)
+    rates = []
+    for done in (0.0, 0.05, 0.1, 0.2, 1.0):
+        set_learning_rate(optimizer, settings, done)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.4])

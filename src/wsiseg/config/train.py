@@ -96,6 +96,9 @@ class TrainConfig(Config):
     """Learning rate."""
     schedule: Annotated[Schedule, IN_FILE] = "constant"
     """`constant`, or `cosine`: the learning rate falls to zero over all epochs."""
+    warm_up: Annotated[float, IN_FILE] = Field(default=0.0, ge=0, lt=1)
+    """Share of all steps over which the learning rate rises from zero, so that the first steps, whose sizes Adam cannot
+    know yet, leave the starting weights what they are."""
     weight_decay: Annotated[float, IN_FILE] = Field(default=0.0, ge=0)
     """Share by which weights shrink per step and learning rate, apart from the gradients."""
     colors: Annotated[Colors, IN_FILE] = "auto"

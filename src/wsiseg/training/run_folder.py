@@ -68,7 +68,7 @@ class RunFolder:
         self.config = config
         self.best, self.last = config.out / "best.pt", config.out / "last.pt"
         self._record = config.out / "run.json"
-        free = FREE if config.schedule == "constant" else FREE - {"epochs"}
+        free = FREE if config.schedule == "constant" and not config.warm_up else FREE - {"epochs"}
         free |= FREE_WITH_FREEZE if config.freeze else frozenset()
         self._key = {**config.model_dump(mode="json", exclude=set(free)), **inputs}
 

@@ -203,6 +203,8 @@ def optimizer_of(network: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, done: float) -> None:
     """Set the learning rate for the moment when a share `done` (0..1) of all steps is done."""
     factor = 0.5 * (1 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1.0
+    if done < config.warm_up:
+        factor *= done / config.warm_up
     for group in optimizer.param_groups:
         group["lr"] = config.lr * factor
 
