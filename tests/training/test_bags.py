@@ -1,6 +1,7 @@
 """Bags, the order of slides, and what is refused."""
 
 import csv
+import math
 import os
 import shutil
 import time
@@ -234,6 +235,14 @@ def test_an_epoch_is_shuffled_by_its_seed() -> None:
     assert first == again
     assert first != other
     assert {slide.slide for slide in first} == {str(k) for k in range(20)}
+
+
+def test_an_epoch_has_as_many_tiles_as_the_slides_where_each_has_a_label() -> None:
+    given_slides = slides(3)
+    bag = max(1, given_slides[0].tiles // 3)
+    found = Counter(slide.slide for slide in order_of(given_slides, (0,), bag=bag))
+    assert found == {slide.slide: math.ceil(slide.tiles / bag) for slide in given_slides}
+    assert sum(found.values()) > 3
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), min_size=1, max_size=30), st.integers(0, 9))

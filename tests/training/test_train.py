@@ -290,6 +290,8 @@ def test_epochs_are_ranked_by_slides_then_by_risk() -> None:
     assert better(row(0.8, 0.4), row(0.8, 0.5))
     assert not better(row(0.8, 0.5), row(0.8, 0.5))
     assert better(row(None, None), row(None, None))
+    assert better(row(0.8, 0.4), row(0.9, 0.5), is_taught=True)
+    assert not better(row(0.9, 0.5), row(0.8, 0.4), is_taught=True)
 
 
 def test_truth_counts_every_pixel_of_a_slide_once(cohort: Path, truth: Path) -> None:

@@ -147,13 +147,20 @@ def _cells(slide: LabelledSlide) -> NDArray[np.floating]:
     return cells
 
 
-def order_of(slides: Sequence[LabelledSlide], seed: tuple[int, ...], *, pairs: bool = False) -> list[LabelledSlide]:
-    """Shuffle slides for an epoch.
+def order_of(
+    slides: Sequence[LabelledSlide], seed: tuple[int, ...], *, pairs: bool = False, bag: int | None = None
+) -> list[LabelledSlide]:
+    """Shuffle slides for an epoch, each once.
+
+    Where every tile has a label of its own, an epoch has as many tiles as the slides: give the size of a `bag`, and a
+    slide comes once for each that it fills.
 
     Of `pairs`, each is a slide with tumour and one without of the same site, so that a step sees both alike often and
     no site is taken for one of them; the rarer ones come again. Of several classes the first decides.
     """
     random = np.random.default_rng(seed)
+    if bag is not None:
+        slides = [slide for slide in slides for _ in range(-(-slide.tiles // bag))]
     if not pairs:
         return [slides[k] for k in random.permutation(len(slides))]
     kinds: dict[str, dict[bool, list[LabelledSlide]]] = {}

@@ -52,7 +52,8 @@ def looks(config: TrainConfig, slides: Sequence[LabelledSlide]) -> tuple[int, in
     """
     trained = scored = ranked = 0
     training = [slide for slide in slides if slide.split == "train"]
-    for slide in order_of(training, (config.seed,), pairs=config.pairs):
+    whole = config.bag if config.teacher or config.supervised else None
+    for slide in order_of(training, (config.seed,), pairs=config.pairs, bag=whole):
         bag = config.epochs * min(config.bag, slide.tiles)
         trained += bag
         ranked += bag * (config.micro_batch is not None and any(one.label != 0 for one in slide.by_class))

@@ -86,7 +86,7 @@ class Learner:
 
 
 def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes, progress: Progress) -> State:
-    """Visit every training slide once per epoch; keep the epoch that is best on the validation slides.
+    """Visit the training slides in epochs, as `order_of` tells; keep the epoch that is best on the validation slides.
 
     Everything random in a visit follows from the seed, the epoch and the visit's place in it. So a run that was
     interrupted and goes on has the same weights as one that was not, and several processes as one that accumulates.
@@ -111,7 +111,7 @@ def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes
                 return state
             processes.agree(learner.kept)
             row = _measured(learner)
-            if better(row, state.best):
+            if better(row, state.best, is_taught=bool(config.teacher)):
                 state.best = row
                 if processes.is_first:
                     task.checkpoint(learner.kept, config, row).save(folder.best)
@@ -166,7 +166,8 @@ def _visit(learner: Learner, network: nn.Module, pace: Pace, progress: Progress,
 
 
 def _order(task: Task, config: TrainConfig, epoch: int) -> list[LabelledSlide]:
-    return order_of(task.split("train"), (config.seed, epoch), pairs=config.pairs)
+    bag = None if task.labels is None else config.bag
+    return order_of(task.split("train"), (config.seed, epoch), pairs=config.pairs, bag=bag)
 
 
 def _learn(state: State, risks: list[_Risk]) -> None:
@@ -190,11 +191,14 @@ def mixed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def better(row: Row, best: Row | None) -> bool:
-    """Compare epochs by the AUC of the validation slides, then by their risk; without such slides the later wins."""
+def better(row: Row, best: Row | None, *, is_taught: bool = False) -> bool:
+    """Compare epochs by the AUC of the validation slides, then by their risk; without such slides the later wins.
+
+    What a teacher says of every tile tells more than the label of a slide: there the risk alone counts.
+    """
     if best is None or row["val_risk"] is None:
         return True
-    rank, rank_of_best = ((one["val_slide_auc"] or 0.0, -one["val_risk"]) for one in (row, best))
+    rank, rank_of_best = ((0.0 if is_taught else one["val_slide_auc"] or 0.0, -one["val_risk"]) for one in (row, best))
     return rank > rank_of_best
 
 
