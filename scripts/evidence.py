@@ -8,11 +8,11 @@
 - `robustness`: what scanners' changes and foreign tissue do to test slides (robustness.py);
 - `grid`: on each organ the 15 configurations and the true labels of tiles, heads on frozen features;
 - `few`: the same head from 5, 10, 20 and 40 training slides of each organ;
-- `labels`: the model's recipe again, with the true labels of tiles.
+- `labels`: the pupil and its head again, with the true labels of tiles in place of what teachers said.
 
 Usage: evidence.py DATA WEIGHTS WORK [--model FILE] [--only STEP...]
 DATA is as in open_cohort.py, with `glas`, `crc` and `slides` beside; WORK is where make_model.py
-made the model: the folder `default` or `node` of its own.
+made the model.
 Writes WORK/evidence.json and prints it.
 """
 
@@ -28,7 +28,19 @@ from typing import Any
 import numpy as np
 import tifffile
 import tomli_w
-from make_model import ARCH, FOLDER, RECIPES, exported, state_dict, trained, wsiseg
+from make_model import (
+    ARCH,
+    FOLDER,
+    PUPIL,
+    PUPILS_HEAD,
+    TAUGHT,
+    TEACHERS,
+    exported,
+    of_split,
+    run_of,
+    state_dict,
+    wsiseg,
+)
 from numpy.typing import NDArray
 from open_cohort import ORGANS, TUMOR, table
 from PIL import Image
@@ -56,11 +68,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "weights", "work"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--model", type=Path, help="instead of the bundled one that WORK is named after")
+    parser.add_argument("--model", type=Path, default=FOLDER / "default.onnx", help="instead of the bundled one")
     parser.add_argument("--only", nargs="*", default=[*steps], choices=[*steps])
     given = parser.parse_args()
-    given.model = given.model or FOLDER / f"{given.work.name}.onnx"
-    given.recipe = RECIPES[given.work.name]
     place = given.work / "evidence.json"
     found = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
     for name in given.only:
@@ -241,8 +251,8 @@ def robustness(given: argparse.Namespace) -> dict[str, Any]:
 def organs(given: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     """Yield the cohort of each organ."""
     cohort = given.work / "tiles" / "cohort.csv"
-    for name in given.recipe.organs:
-        part, site = cohort.with_name(f"{name}.csv"), ORGANS[name]
+    for name, site in ORGANS.items():
+        part = cohort.with_name(f"{name}.csv")
         write_rows(part, [row for row in table(cohort) if row["site"] == site and row["label"]])
         yield name, part
 
@@ -250,10 +260,10 @@ def organs(given: argparse.Namespace) -> Iterator[tuple[str, Path]]:
 def heads(given: argparse.Namespace, cohort: Path, out: Path, *options: object, epochs: int = EPOCHS) -> dict[str, Any]:
     """Train heads on the features that the model's own head was trained on; return the figures of the best."""
     out.mkdir(exist_ok=True)
-    if not (out / "features").exists() and (given.work / "head" / "features").is_dir():
-        (out / "features").symlink_to((given.work / "head" / "features").resolve())
+    if not (out / "features").exists() and (features := given.work / "colon" / "head" / "features").is_dir():
+        (out / "features").symlink_to(features.resolve())
     settings = given.work / f"{out.name}.toml"
-    settings.write_text(tomli_w.dumps({**given.recipe.head, "epochs": epochs}))
+    settings.write_text(tomli_w.dumps({**TEACHERS["colon"].head, "epochs": epochs}))
     weights, truth = state_dict(given.weights, given.work), given.work / "cohort" / "truth"
     command = ["train", cohort, *ARCH, "--init", weights, "--freeze", "--truth", truth, "--config", settings, *options]
     print("$ wsiseg", *command, "--out", out, flush=True)
@@ -286,21 +296,18 @@ def few_slides(given: argparse.Namespace) -> dict[str, Any]:
             part, out = cohort.with_name(f"{name}-{count}.csv"), given.work / f"few-{name}-{count}"
             chosen = by_label[0][: count // 3] + by_label[1][: count - count // 3]
             write_rows(part, [*chosen, *(row for row in rows if row["split"] != "train")])
-            best = heads(given, part, out, *given.recipe.shares, epochs=EPOCHS * 100 // count)
+            best = heads(given, part, out, *TEACHERS["colon"].shares, epochs=EPOCHS * 100 // count)
             found[f"{name} {count}"] = {split: groups["all"] for split, groups in best["figures"].items()}
     return found
 
 
 def true_labels(given: argparse.Namespace) -> dict[str, Any]:
-    """Train the model's recipe on the true labels of tiles and ask it for the test patches of PatchCamelyon."""
-    work = given.work / "true-labels"
+    """Train pupil and head on the true labels of tiles and ask for the test patches of PatchCamelyon."""
+    work, made = given.work / "true-labels", given.work / "cohort"
     work.mkdir(exist_ok=True)
-    if not (work / "head").exists() and (given.work / "head" / "features").is_dir():
-        (work / "head").mkdir()
-        (work / "head" / "features").symlink_to((given.work / "head" / "features").resolve())
-    truth = given.work / "cohort" / "truth"
-    cohort = given.work / "tiles" / "cohort.csv"
-    run = trained(given.recipe, cohort, truth, state_dict(given.weights, given.work), work, "--supervised")
+    seen, init = of_split(given.work / "tiles" / "cohort.csv", *TAUGHT), given.work / "colon" / "last" / "best.pt"
+    run = run_of(work / "pupil", seen, made, init, PUPIL, "--supervised")
+    run = run_of(work / "pupils-head", seen, made, run / "best.pt", PUPILS_HEAD, "--freeze", "--supervised")
     return {"pcam": pcam(given, exported(run, work / "true-labels.onnx"))}
 
 

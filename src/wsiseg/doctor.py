@@ -13,7 +13,7 @@ from typing import Any
 
 from wsiseg.config.doctor import DoctorConfig
 from wsiseg.model_file.card_page import written_page
-from wsiseg.model_file.model_file import ModelFile, model_path
+from wsiseg.model_file.model_file import BUNDLED, ModelFile, model_path
 from wsiseg.model_file.onnx_session import GET_CUDA, PROVIDERS, available_providers, has_fast_int8, runtime
 from wsiseg.run.errors import DeviceError, ModelFileError, PixelSizeError, SlideError, UsageError, shortened
 from wsiseg.run.machine import cores, memory_bytes
@@ -84,7 +84,7 @@ def _installation() -> Iterator[tuple[str, Any]]:
     yield "8-bit products", _int8()
     memory = memory_bytes()
     yield "memory", f"{memory / 2**30:.1f} GiB" if memory else "unknown"
-    model = model_path("default")
+    model = model_path(BUNDLED)
     yield "bundled model", str(model) if model.exists() else "none: give --model to predict"
     missing = [name for name in _TRAINING if util.find_spec(name) is None]
     yield "training", f"needs {', '.join(missing)}: pip install 'wsiseg[train]'" if missing else "ready"
@@ -101,7 +101,7 @@ def _gpu() -> str:
             said = "onnxruntime was installed over onnxruntime-gpu"
         return f"not used: {said}; {GET_CUDA}"
     try:
-        ModelFile.open(model_path("default"), "cuda").close()
+        ModelFile.open(model_path(BUNDLED), "cuda").close()
     except (DeviceError, ModelFileError) as error:
         return f"not used: {error}"
     return "ready"

@@ -1,4 +1,4 @@
-"""The figures on the cards of the bundled models are those of the files themselves, at their thresholds."""
+"""The figures on the cards of the bundled model are those of the file itself, at its threshold."""
 
 import json
 import runpy
@@ -17,17 +17,15 @@ from wsiseg.prediction.predict import predict_slides
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
-@pytest.mark.parametrize("name", BUNDLED)
-def test_the_cards_threshold_is_that_of_its_figures(name: str) -> None:
-    with ModelFile.open(model_path(name)) as model:
+def test_the_cards_threshold_is_that_of_its_figures() -> None:
+    with ModelFile.open(model_path(BUNDLED)) as model:
         evaluation: Any = model.card.figures["evaluation"]
         assert evaluation["split"] == "test"
         assert evaluation["threshold"]["value"] == model.card.threshold
 
 
-@pytest.mark.parametrize("name", BUNDLED)
-def test_the_page_beside_a_model_begins_with_what_hubs_read(name: str) -> None:
-    path = model_path(name)
+def test_the_page_beside_the_model_begins_with_what_hubs_read() -> None:
+    path = model_path(BUNDLED)
     with ModelFile.open(path) as model:
         head = front_matter(model.card)
         other = front_matter(model.card.model_copy(update={"licence": 'for friends: "only"'}))
@@ -41,16 +39,15 @@ def test_the_page_beside_a_model_begins_with_what_hubs_read(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BUNDLED)
 def test_the_cards_figures_are_had_again_from_the_file(
-    name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
     cohorts, recipe = (runpy.run_path(str(SCRIPTS / f"{name}.py")) for name in ("open_cohort", "make_model"))
-    made = cohorts["open_slides"](data, recipe["RECIPES"][name].organs, ["test"], recipe["SLIDES"][2:], 0)
+    made = cohorts["open_slides"](data, tuple(cohorts["ORGANS"]), ["test"], recipe["SLIDES"][2:], 0)
     cohorts["write_cohort"]((one for one in made if one.split), tmp_path)
-    predict_slides(PredictConfig(inputs=(str(tmp_path / "cohort.csv"),), model=(name,), out=tmp_path / "maps"))
-    with ModelFile.open(model_path(name)) as model:
+    predict_slides(PredictConfig(inputs=(str(tmp_path / "cohort.csv"),), out=tmp_path / "maps"))
+    with ModelFile.open(model_path(BUNDLED)) as model:
         threshold = model.card.threshold
         said: Any = model.card.figures["evaluation"]
     report = evaluate(

@@ -1,4 +1,4 @@
-"""Where windows of a dense map meet, the bundled models' maps are as smooth as elsewhere."""
+"""Where windows of a dense map meet, the bundled model's map is as smooth as elsewhere."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import wsiseg
-from wsiseg.model_file.model_file import ModelFile, model_path
+from wsiseg.model_file.model_file import BUNDLED, ModelFile, model_path
 from wsiseg.prediction.windows import Cells, plan_windows
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.tissue import find_tissue
@@ -17,10 +17,10 @@ from wsiseg.tiles.tissue import find_tissue
 MakeSlide = Callable[..., Path]
 
 
-def border_ratio(path: Path, name: str) -> float:
+def border_ratio(path: Path) -> float:
     """Give the mean step between neighbouring cells across borders of windows by that elsewhere."""
-    values = wsiseg.predict(path, model=name, map="dense").probabilities
-    with Slide(path) as slide, ModelFile.open(model_path(name)) as model:
+    values = wsiseg.predict(path, map="dense").probabilities
+    with Slide(path) as slide, ModelFile.open(model_path(BUNDLED)) as model:
         windows = plan_windows(slide, find_tissue(slide)[0], model, 0.5).windows
     down, right = np.abs(np.diff(values, axis=0)), np.abs(np.diff(values, axis=1))
     at_down, at_right = borders(windows, values.shape)
@@ -45,7 +45,7 @@ def borders(windows: tuple[Cells, ...], shape: tuple[int, ...]) -> tuple[NDArray
 
 @pytest.mark.slow
 def test_borders_do_not_show_on_a_real_slide(data: Path) -> None:
-    assert border_ratio(data / "slides" / "CMU-1-Small-Region.svs", "node") <= 1.2
+    assert border_ratio(data / "slides" / "CMU-1-Small-Region.svs") <= 1.2
 
 
 @pytest.mark.slow
@@ -55,5 +55,4 @@ def test_borders_do_not_show_on_a_larger_slide_of_colon(data: Path, make_slide: 
     rows = [np.concatenate(pictures[row * 6 : row * 6 + 6], 1) for row in range(8)]
     picture = np.concatenate(rows, 0)[:4096, :4096]
     slide = make_slide("large.tiff", picture, mpp=0.62, compression="jpeg")
-    assert border_ratio(slide, "default") <= 1.2
-    assert border_ratio(slide, "node") <= 1.2
+    assert border_ratio(slide) <= 1.2

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 MAP_MULTIPLE_PX = 32
 """Images for dense maps have sides that are multiples of this."""
 
-BUNDLED = ("default", "node")
-"""Names of the models that come with wsiseg."""
+BUNDLED = "default"
+"""The name of the model that comes with wsiseg."""
 
 _MUST_LEAD = 1.25  # so that the same file is taken again where two are nearly equal
 _DAMAGED = "export it again or get a fresh copy"
@@ -271,8 +271,8 @@ class ModelFile(AbstractContextManager["ModelFile"]):
 
 
 def model_path(name: str | Path) -> Path:
-    """Return the place of a model file: of one that comes with wsiseg by its name, any other as it is."""
-    return Path(__file__).with_name(f"{name}.onnx") if str(name) in BUNDLED else Path(name)
+    """Return the place of a model file: of that which comes with wsiseg by its name, any other as it is."""
+    return Path(__file__).with_name(f"{BUNDLED}.onnx") if str(name) == BUNDLED else Path(name)
 
 
 def _read(path: Path) -> bytes:
