@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 from wsiseg.exporting.parity import OnnxGraph
 from wsiseg.model_file.onnx_session import run, start
 from wsiseg.model_file.self_test import (
+    WIDER_PX,
     Kind,
     Outputs,
     SelfTest,
@@ -23,7 +24,7 @@ _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _CANDIDATES, _MOST_CANDIDATES, _CHOSEN, _MOST_LAYERS = 24, 240, 4, 100
 _MOST_MOVED, _SURE = 0.5, 0.45  # of the tolerance; and how far a probability may be from one half
 _MULTIPLE_PX, _MOST_PX = 32, 256
-_DISTANCE, _DISTANCE_OUTPUT = "/distance", "distance"
+_DISTANCE = "/distance"
 
 
 def self_test_side(tile_px: int, output_stride: int | None) -> int:
@@ -53,17 +54,23 @@ def chosen_test(graph: OnnxGraph, side: int, tolerance: float, channels: int | N
     def answer(image: NDArray[np.uint8], graph: OnnxGraph = graph) -> Outputs:
         return graph.one(as_features(image, channels) if channels else image)
 
+    widths = (side, side + WIDER_PX) if graph.takes_any_size else (side,)
     found: list[tuple[bool, float, int]] = []
     while len(found) < _CANDIDATES or (len(found) < _MOST_CANDIDATES and sum(map(_is_good, found)) < _CHOSEN):
         seed = 100 * len(found)
-        image = seeded_pixels(kind, side, side, seed)[None]
-        known, other = answer(image), answer(image, plain)
-        moved = max(float(np.abs(known[name] - other[name]).max()) for name in known if name != _DISTANCE_OUTPUT)
-        sure = float(np.abs(known["probability"][0].astype(np.float64) - 0.5).mean())
+        images = [seeded_pixels(kind, side, width, seed)[None] for width in widths]
+        pairs = [(answer(image), answer(image, plain)) for image in images]
+        moved = max(_moved(known, other) for known, other in pairs)
+        sure = float(np.abs(pairs[0][0]["probability"][0].astype(np.float64) - 0.5).mean())
         found.append((moved > _MOST_MOVED * tolerance, sure, seed))
     best = [seed for _, _, seed in sorted(found)[:_CHOSEN]]
     tested: list[tuple[Kind, int]] = [(kind, seed) for seed in best]
     return recorded(answer, tested, side, tolerance, with_wider=graph.takes_any_size)
+
+
+def _moved(known: Outputs, other: Outputs) -> float:
+    tested = (name for name in ("probability", "probability_map") if name in known)
+    return max(float(np.abs(known[name] - other[name]).max()) for name in tested)
 
 
 def _is_good(candidate: tuple[bool, float, int]) -> bool:

@@ -21,7 +21,7 @@ Outputs = Mapping[str, Values]
 
 _SIDE = Field(ge=16, le=2048)
 _PINK, _PURPLE = np.array([228, 150, 190], np.int64), np.array([96, 56, 130], np.int64)
-_WIDER_PX = 64
+WIDER_PX = 64
 _OF_DISTANCE = 10  # distances may differ by so many times the tolerance, as a share of what they are
 _COARSE_PX, _FINE_PX = 16, 4  # sides of the blocks that the texture is mixed of
 
@@ -97,7 +97,7 @@ def recorded(
     """
     made = [_recorded(answer, *image, (side, side)) for image in images]
     if with_wider and made[0].map is not None:
-        made.append(_recorded(answer, *images[0], (side, side + _WIDER_PX)))
+        made.append(_recorded(answer, *images[0], (side, side + WIDER_PX)))
     return SelfTest(seed=0, tolerance=tolerance, images=tuple(made))
 
 
