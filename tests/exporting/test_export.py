@@ -144,7 +144,7 @@ def test_the_self_test_of_the_bundled_model_sees_every_layer() -> None:
     card = read_card(model_path("default").read_bytes())
     assert unseen_layers(model, card.self_test) == []
     loose = card.self_test.model_copy(update={"tolerance": 0.5})
-    assert len(unseen_layers(model, loose)) > 10
+    assert unseen_layers(model, loose)
 
 
 def test_the_bundled_model_passes_its_self_test_where_nothing_is_optimised() -> None:
