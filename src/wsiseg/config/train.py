@@ -77,7 +77,7 @@ class TrainConfig(Config):
     """Copies of each training tile whose features are computed with `freeze`; all but the first are augmented, and they
     alone are crops where `context` is given."""
     epochs: int = Field(default=20, ge=1)
-    """Times that every training slide is visited."""
+    """Times that every training slide is visited, or all its tiles where each has a label of its own."""
     bag: int = Field(default=150, ge=1)
     """Tiles drawn from a slide at a time."""
     max_tiles: Annotated[int, IN_FILE] = Field(default=2000, ge=1)
