@@ -29,7 +29,7 @@ main()
 LONGEST_S, LONGEST_ALONE_S = 60, 600
 """With little memory, when a library may wait for a thread that is none, and with enough."""
 OF_TIME = {"seconds", "tiles_per_s", "waiting"}
-ENDED_BY_A_LIBRARY = {127, -5, -6}
+ENDED_BY_A_LIBRARY = {127, -5, -6, -11}
 """Exit codes where a library in C finds no memory: it ends the process itself."""
 
 
