@@ -17,7 +17,6 @@ Writes WORK/evidence.json and prints it.
 """
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -42,7 +41,7 @@ from make_model import (
     wsiseg,
 )
 from numpy.typing import NDArray
-from open_cohort import ORGANS, TUMOR, table
+from open_cohort import ORGANS, TUMOR, table, write_rows
 from PIL import Image
 
 from wsiseg.heatmap.heatmap import Heatmap
@@ -141,14 +140,6 @@ def colon(given: argparse.Namespace) -> dict[str, Any]:
         "fields": {kind: {"auc": of_two(means[TUMOR], means[kind]), "fields": len(means[kind])} for kind in others},
         "cells": {kind: shares(found, given.model) for kind, found in by_class.items()},
     }
-
-
-def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
-    """Write a cohort."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def shares(found: list[Cells], model: Path) -> dict[str, Any]:

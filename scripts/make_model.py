@@ -14,9 +14,9 @@ are made beside each other, each with half of the cores.
 """
 
 import argparse
-import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from open_cohort import ORGANS, SPLITS, open_slides, write_cohort
+from open_cohort import ORGANS, SPLITS, open_slides, table, write_cohort, write_rows
 from steady_head import Steady, calibrated, steadied
 
 FOLDER = Path(__file__).resolve().parents[1] / "src" / "wsiseg" / "model_file"
@@ -169,13 +169,7 @@ def wsiseg(*arguments: object) -> None:
 def of_split(cohort: Path, *splits: str) -> Path:
     """Write the rows of some splits beside the cohort."""
     path = cohort.with_name(f"{'-'.join(splits)}.csv")
-    with cohort.open(newline="") as file:
-        reader = csv.DictReader(file)
-        rows = [row for row in reader if row["split"] in splits]
-        with path.open("w", newline="") as out:
-            writer = csv.DictWriter(out, reader.fieldnames or [])
-            writer.writeheader()
-            writer.writerows(rows)
+    write_rows(path, [row for row in table(cohort) if row["split"] in splits])
     return path
 
 
@@ -208,9 +202,8 @@ def cohort_of(data: Path, work: Path) -> Path:
     """Make the slides, once; return the folder, with their CSV, their truth and their tissue."""
     made = work / "cohort"
     if not (made / "cohort.csv").exists():
-        print(
-            write_cohort(open_slides(data, tuple(ORGANS), SPLITS, SLIDES, 0), made, tissue=True), "slides", flush=True
-        )
+        slides = open_slides(data, tuple(ORGANS), SPLITS, SLIDES, 0)
+        print(write_cohort(slides, made, tissue=True), "slides", flush=True)
     return made
 
 
@@ -218,19 +211,18 @@ def rows_of(made: Path, out: Path, organs: Iterable[str], splits: Iterable[str])
     """Write the rows of some organs and splits into another folder."""
     sites = {ORGANS[organ] for organ in organs}
     out.parent.mkdir(parents=True, exist_ok=True)
-    with (made / "cohort.csv").open(newline="") as file, out.open("w", newline="") as part:
-        reader = csv.DictReader(file)
-        writer = csv.DictWriter(part, reader.fieldnames or [])
-        writer.writeheader()
-        for row in reader:
-            if row["site"] in sites and row["split"] in splits:
-                writer.writerow({**row, "path": (made / row["path"]).resolve()})
+    rows = [row for row in table(made / "cohort.csv") if row["site"] in sites and row["split"] in splits]
+    write_rows(out, [{**row, "path": str((made / row["path"]).resolve())} for row in rows])
     return out
 
 
 def tiled(made: Path, rows: Path, tiles: Iterable[object], out: Path) -> Path:
-    """Tile slides; return the CSV of their tiles."""
-    wsiseg("tile", rows, *tiles, "--tissue", made / "tissue", "--out", out)
+    """Tile slides within their tissue; return the CSV of their tiles."""
+    masks = out.with_name(f"{out.name}-tissue")
+    masks.mkdir(parents=True, exist_ok=True)
+    for row in table(rows):
+        shutil.copy(made / "tissue" / f"{row['slide']}.png", masks)
+    wsiseg("tile", rows, *tiles, "--tissue", masks, "--out", out)
     return out / "cohort.csv"
 
 
@@ -284,7 +276,7 @@ def exported(run: Path, out: Path, **settings: object) -> Path:
 def make(data: Path, weights: Path, work: Path, out: Path) -> None:
     """Make the model: what teachers said of tiles is learned by the layers, then by a head on what these give."""
     made = cohort_of(data, work)
-    cohort = tiled(made, rows_of(made, work / "all.csv", ORGANS, SPLITS), TILES, work / "tiles")
+    cohort = tiled(made, made / "cohort.csv", TILES, work / "tiles")  # slides of no split as well
     beside_each_other(made, weights, work)
     seen = of_split(cohort, *TAUGHT)
     taught = ("--teacher", said(made, work))

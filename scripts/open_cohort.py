@@ -238,6 +238,14 @@ def table(path: Path) -> Rows:
         return list(csv.DictReader(file))
 
 
+def write_rows(path: Path, rows: Rows) -> None:
+    """Write a CSV file."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def write_slide(path: Path, pixels: Pixels, mpp: float, quality: int = 90) -> None:
     """Write a tiled pyramid in JPEG."""
     with tifffile.TiffWriter(path) as tiff:

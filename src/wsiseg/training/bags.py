@@ -147,6 +147,13 @@ def _cells(slide: LabelledSlide) -> NDArray[np.floating]:
     return cells
 
 
+def epoch_of(slides: Sequence[LabelledSlide], config: TrainConfig, epoch: int) -> list[LabelledSlide]:
+    """Return the visits of an epoch as settings ask for them; see `order_of`."""
+    has_labels = config.supervised or config.teacher  # of tiles
+    bag = config.bag if has_labels else None
+    return order_of(slides, (config.seed, epoch), pairs=config.pairs, bag=bag)
+
+
 def order_of(
     slides: Sequence[LabelledSlide], seed: tuple[int, ...], *, pairs: bool = False, bag: int | None = None
 ) -> list[LabelledSlide]:

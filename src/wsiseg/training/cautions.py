@@ -7,7 +7,7 @@ import torch
 
 from wsiseg.config.train import TrainConfig
 from wsiseg.run.machine import cpu_has
-from wsiseg.training.bags import at_once, order_of
+from wsiseg.training.bags import at_once, epoch_of
 from wsiseg.training.features import Compute
 from wsiseg.training.slides import LabelledSlide
 
@@ -52,8 +52,7 @@ def looks(config: TrainConfig, slides: Sequence[LabelledSlide]) -> tuple[int, in
     """
     trained = scored = ranked = 0
     training = [slide for slide in slides if slide.split == "train"]
-    whole = config.bag if config.teacher or config.supervised else None
-    for slide in order_of(training, (config.seed,), pairs=config.pairs, bag=whole):
+    for slide in epoch_of(training, config, 0):
         bag = config.epochs * min(config.bag, slide.tiles)
         trained += bag
         ranked += bag * (config.micro_batch is not None and any(one.label != 0 for one in slide.by_class))

@@ -17,7 +17,7 @@ from wsiseg.config.train import TrainConfig
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.pace import Pace
 from wsiseg.run.record import Progress
-from wsiseg.training.bags import ahead, drawn, order_of, visits_of
+from wsiseg.training.bags import ahead, drawn, epoch_of, visits_of
 from wsiseg.training.processes import Processes, stop_asked
 from wsiseg.training.run_folder import Row, RunFolder, State
 from wsiseg.training.scoring import by_class, mean_of, pixel_measures, slide_measures
@@ -86,7 +86,7 @@ class Learner:
 
 
 def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes, progress: Progress) -> State:
-    """Visit the training slides in epochs, as `order_of` tells; keep the epoch that is best on the validation slides.
+    """Visit the training slides in epochs, as `epoch_of` tells; keep the epoch that is best on the validation slides.
 
     Everything random in a visit follows from the seed, the epoch and the visit's place in it. So a run that was
     interrupted and goes on has the same weights as one that was not, and several processes as one that accumulates.
@@ -166,8 +166,7 @@ def _visit(learner: Learner, network: nn.Module, pace: Pace, progress: Progress,
 
 
 def _order(task: Task, config: TrainConfig, epoch: int) -> list[LabelledSlide]:
-    bag = None if task.labels is None else config.bag
-    return order_of(task.split("train"), (config.seed, epoch), pairs=config.pairs, bag=bag)
+    return epoch_of(task.split("train"), config, epoch)
 
 
 def _learn(state: State, risks: list[_Risk]) -> None:
