@@ -33,6 +33,7 @@ from made_slides import write_slide
 
 _HERE = Path(__file__).resolve().parent.parent
 _PACKAGES = ("torch", "torchvision", "onnxruntime", "onnxruntime-gpu", "openslide-python", "openslide-bin", "numpy")
+_PARTS = ("training", "alone", "predicting", "choosing", "rest", "feeding", "dense")
 _LEAST_S = 5.0
 _WORDS_OF_FAILURE = 300
 
@@ -103,7 +104,13 @@ class Bench:
         limit = min(limit, self.left())
         if limit < _LEAST_S:
             return subprocess.CompletedProcess(command, 1, "", "no time was left")
-        places = [str((checkout or _HERE) / "src"), str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH")]
+        checkout = checkout or _HERE
+        places = [
+            str(checkout / "src"),
+            str(checkout / "tests"),
+            str(Path(__file__).resolve().parent),
+            os.environ.get("PYTHONPATH"),
+        ]
         path = os.pathsep.join(filter(None, places))
         # Threads of PyTorch that spin while they wait stand still on a busy machine.
         calm = {"OMP_NUM_THREADS": "1"} if self.sizes is _QUICK else {}
@@ -165,10 +172,12 @@ def setup(bench: Bench, *, needs_models: bool) -> dict[str, str]:
     import torchvision  # noqa: PLC0415  heavy
 
     sizes, folder = bench.sizes, bench.folder
+    models = {kind: str(folder / f"{sizes.arch}-{kind}.onnx") for kind in ("fp32", "fp16")}
+    if (folder / "stores").exists() and (not needs_models or all(map(os.path.exists, models.values()))):
+        return models
     torch.manual_seed(0)
     weights = getattr(torchvision.models, sizes.arch)(weights=None, num_classes=1).state_dict()
     torch.save(weights, folder / "weights.pt")
-    models = {kind: str(folder / f"{sizes.arch}-{kind}.onnx") for kind in ("fp32", "fp16")}
     with ThreadPoolExecutor(4) as pool:
         jobs: list[Future[Any]] = [pool.submit(_slides, bench), pool.submit(_stores, bench)]
         for kind, path in models.items() if needs_models else ():
@@ -248,9 +257,8 @@ def predicting(bench: Bench, models: dict[str, str], fastest: dict[str, float]) 
         **_mapping(bench, "fp32", models["fp32"], "slides", map="tile", device=bench.device),
     }  # fmt: skip
     shared = {"slides": str(bench.folder / "slides"), "model": models["fp16"], "map": "tile", "device": bench.device}
-    if bench.device == "cuda":
-        ways["predict, fp16, HEURISTIC"] = lambda: bench.ask("predict", 60, **shared, change="HEURISTIC")
-    ways["predict, fp16, 4 jobs"] = lambda: bench.ask("predict", 120, **shared, jobs=4)
+    for way in list(gpu_parts.WAYS)[1:] if bench.device == "cuda" else ():
+        ways[f"predict, fp16, {way}"] = lambda way=way: bench.ask("predict", 60, **shared, change=way)  # type: ignore[misc]
     found = bench.in_turn(ways)
     loop = found["PyTorch loop"]
     for name, one in found.items():
@@ -278,10 +286,31 @@ def _mapping(
 
 
 def dense(bench: Bench, models: dict[str, str]) -> None:
-    """Measure dense maps."""
+    """Measure dense maps: of a slide full of tissue, and of slides whose windows are of many sizes."""
     ways = _mapping(bench, "dense fp16", models["fp16"], "slides", map="dense", device=bench.device)
-    ways |= _mapping(bench, "dense bundled", _bundled(), "one", map="dense", device="auto")
+    ways |= _mapping(bench, "dense bundled", _bundled(), "slides", map="dense", device=bench.device)
+    example = _HERE / "src" / "wsiseg" / "fetch" / "cohort" / "slides"
+    shutil.copytree(example, bench.folder / "example", dirs_exist_ok=True)
+    for device in dict.fromkeys((bench.device, "cpu")):
+        ways |= _mapping(
+            bench, f"example, bundled, {device}", _bundled(), "example", map="dense", device=device, tissue="auto"
+        )
+    shared = {"slides": str(bench.folder / "example"), "model": _bundled(), "map": "dense", "device": bench.device}
+    shared["tissue"] = "auto"
+    for way in list(gpu_parts.WAYS)[1:] if bench.device == "cuda" else ():
+        ways[f"example, bundled, {way}"] = lambda way=way: bench.ask("predict", 60, **shared, change=way)  # type: ignore[misc]
     for name, one in bench.in_turn(ways).items():
+        bench.row(name, one)
+
+
+def feeding(bench: Bench) -> None:
+    """Measure the most that predict can be fed with: a model that costs nothing, on the device."""
+    model = bench.folder / "costless.onnx"
+    said = bench.run([sys.executable, "-c", f"import feed; feed.write_costless_model(feed.Path({str(model)!r}))"], 60)
+    if said.returncode:
+        bench.row("a model that costs nothing", f"failed: {said.stderr[-_WORDS_OF_FAILURE:]}")
+        return
+    for name, one in bench.in_turn(_mapping(bench, "costless", str(model), "slides", device=bench.device)).items():
         bench.row(name, one)
 
 
@@ -303,7 +332,6 @@ def training(bench: Bench) -> None:
     given = {"cohort": str(bench.folder / "stores" / "cohort.csv"), "device": bench.device, "arch": sizes.arch}
     given |= {"bag": sizes.bag, "epochs": sizes.epochs}
     ways: dict[str, Callable[[], dict[str, Any] | str]] = {"train": lambda: bench.ask("train", 120, **given)}
-    ways["train, cudnn.benchmark"] = lambda: bench.ask("train", 120, **given, change="benchmark")
     if bench.old is not None:
         ways["train, old"] = lambda: bench.ask("train", 120, bench.old, **{**given, "epochs": 2})
     fastest = max((rate for rate in raw.values() if isinstance(rate, float)), default=0) if isinstance(raw, dict) else 0
@@ -311,16 +339,17 @@ def training(bench: Bench) -> None:
         if isinstance(one, dict) and fastest:
             one["to the fastest step"] = round(one["tiles_per_s"] / fastest, 2)
         bench.row(name, one)
-    for name, change in (("one layer", "one layer"), ("read by threads", "threads"), ("processor time", "profile")):
-        bench.row(f"train, {name}", bench.ask("train", 90, **given, change=change))
-    bench.row("train, float32", bench.ask("train", 90, **given, precision="float32"))
+    bench.row("train, one layer", bench.ask("train", 90, **given, change="one layer"))
 
 
 def rest(bench: Bench, models: dict[str, str]) -> None:
     """Measure ways to run ONNX Runtime on CUDA."""
-    for kind, path in models.items() if bench.device == "cuda" else ():
-        bench.row(f"ONNX Runtime, {kind}, batch 128",
-                  bench.ask("options", 90, model=path, batch=128, seconds=bench.sizes.seconds))  # fmt: skip
+    tiles, windows = [(128, 224, 224), (64, 224, 224)], [(4, 1152, 1152), (4, 1152, 896), (4, 512, 640)]
+    asked = {kind: (path, "probability", tiles) for kind, path in models.items()}
+    asked["bundled, dense"] = _bundled(), "probability_map", windows
+    for kind, (path, output, shapes) in asked.items() if bench.device == "cuda" else ():
+        found = bench.ask("options", 90, model=path, output=output, shapes=shapes, seconds=bench.sizes.seconds)
+        bench.row(f"ONNX Runtime, {kind}, images of {shapes}", found)
 
 
 def installation(bench: Bench) -> None:
@@ -349,7 +378,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="times that what is compared is run")
     parser.add_argument("--slides", type=int, default=Sizes.slides)
     parser.add_argument("--size", type=int, default=Sizes.size, help="side of a slide in pixels")
-    parser.add_argument("--only", nargs="*", default=[], help="of: training alone predicting choosing rest dense")
+    parser.add_argument("--work", type=Path, help="folder for slides, models and tile stores, kept and used again")
+    parser.add_argument("--only", nargs="*", default=[], choices=_PARTS, help="some of them, in this order")
     parser.add_argument("--quick", action="store_true", help="hardly anything, to try the script")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--given", help=argparse.SUPPRESS)
@@ -360,14 +390,16 @@ def main() -> None:
         return
     end = time.monotonic() + 60 * args.minutes
     args.out.mkdir(parents=True, exist_ok=True)
-    folder = Path(mkdtemp(prefix="wsiseg-gpu-"))
+    folder = args.work or Path(mkdtemp(prefix="wsiseg-gpu-"))
+    folder.mkdir(parents=True, exist_ok=True)
     sizes = _QUICK if args.quick else Sizes(slides=args.slides, size=args.size)
     old = args.old.resolve() if args.old else None
-    bench = Bench(folder, args.out.resolve(), args.device, old, args.rounds, sizes, end)
+    bench = Bench(folder.resolve(), args.out.resolve(), args.device, old, args.rounds, sizes, end)
     try:
         measure(bench, args.only)
     finally:
-        shutil.rmtree(folder)
+        if args.work is None:
+            shutil.rmtree(folder)
 
 
 def measure(bench: Bench, only: Sequence[str]) -> None:
@@ -380,11 +412,11 @@ def measure(bench: Bench, only: Sequence[str]) -> None:
         "predicting": lambda: predicting(bench, models, fastest),
         "choosing": lambda: (installation(bench), choosing(bench, models)),
         "rest": lambda: rest(bench, models),
+        "feeding": lambda: feeding(bench),
         "dense": lambda: dense(bench, models),
     }
-    for name, part in parts.items():
-        if not only or name in only:
-            part()
+    for name in only or parts:
+        parts[name]()
 
 
 if __name__ == "__main__":

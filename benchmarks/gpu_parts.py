@@ -2,6 +2,7 @@
 
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ def load_libraries() -> None:
 
 
 def rate(
-    step: Callable[[], object], count: int, seconds: float, finished: Callable[[], object] = lambda: None
+    step: Callable[[], object], count: float, seconds: float, finished: Callable[[], object] = lambda: None
 ) -> float:
     """Return how many things a second a step does, `count` at a time; called once before the clock starts."""
     step()
@@ -66,49 +67,72 @@ def _asked(opened: Any, images: np.ndarray, *, is_dense: bool = False) -> np.nda
     return found
 
 
-def options(model: str, batch: int, seconds: float) -> Rates:
-    """Measure ways to run one ONNX file on CUDA: what each gives, and how long its first batch takes."""
+WAYS: dict[str, dict[str, str]] = {
+    "as it comes": {},
+    "HEURISTIC": {"cudnn_conv_algo_search": "HEURISTIC"},
+    "NHWC": {"prefer_nhwc": "1"},
+    "NHWC, HEURISTIC": {"prefer_nhwc": "1", "cudnn_conv_algo_search": "HEURISTIC"},
+}
+"""Options of ONNX Runtime for CUDA: how cuDNN finds its algorithms, and the order of numbers in memory."""
+
+
+def options(model: str, output: str, shapes: Sequence[tuple[int, int, int]], seconds: float) -> Rates:
+    """Measure ways to run one ONNX file on CUDA: what each gives, how long it opens, and a first batch of each shape.
+
+    Shapes are (images, height, width); rates are of the first, in tiles of 224 pixels.
+    """
     import onnxruntime  # noqa: PLC0415  heavy
 
-    tiles = np.random.default_rng(0).integers(0, 256, (batch, _TILE_PX, _TILE_PX, 3), np.uint8)
-    ways: dict[str, dict[str, str]] = {
-        "as it comes": {},
-        "HEURISTIC": {"cudnn_conv_algo_search": "HEURISTIC"},
-        "use_tf32=0": {"use_tf32": "0"},
-        "prefer_nhwc": {"prefer_nhwc": "1"},
-        "prefer_nhwc, HEURISTIC": {"prefer_nhwc": "1", "cudnn_conv_algo_search": "HEURISTIC"},
-    }
+    rng = np.random.default_rng(0)
+    batches = [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
+    first = batches[0]
+    tiles = first.size / 3 / _TILE_PX**2
     found: Rates = {}
-    for name, way in ways.items():
+
+    def opened_as(name: str) -> Any:  # noqa: ANN401  not typed
+        providers = [("CUDAExecutionProvider", WAYS[name]), "CPUExecutionProvider"]
+        return onnxruntime.InferenceSession(model, providers=providers)
+
+    began = time.perf_counter()
+    opened_as("HEURISTIC").run([output], {"image": first[:1]})
+    found["libraries, s"] = round(time.perf_counter() - began, 2)
+    for name in WAYS:
         began = time.perf_counter()
-        opened = onnxruntime.InferenceSession(model, providers=[("CUDAExecutionProvider", way), "CPUExecutionProvider"])
-        opened.run(["probability"], {"image": tiles})
-        found[f"{name}: first batch, s"] = round(time.perf_counter() - began, 2)
-        found[name] = rate(lambda opened=opened: opened.run(["probability"], {"image": tiles}), batch, seconds)
-        if name in ("as it comes", "prefer_nhwc"):
-            found[f"{name}, two threads"] = _threads(opened, tiles, 2, seconds)
-            found[f"{name}, four threads"] = _threads(opened, tiles, 4, seconds)
-            found[f"{name}, tiles on the device"] = _bound(opened, tiles, seconds)
+        opened = opened_as(name)
+        moments = [time.perf_counter() - began]
+        for batch in batches:
+            began = time.perf_counter()
+            opened.run([output], {"image": batch})
+            moments.append(time.perf_counter() - began)
+        found[f"{name}: opened, first of each shape, s"] = [round(one, 2) for one in moments]
+        found[name] = _threads([opened], output, first, tiles, seconds)
+        found[f"{name}, two threads"] = _threads([opened] * 2, output, first, tiles, seconds)
+        if "HEURISTIC" in name:
+            found[f"{name}, two sessions"] = _threads([opened, opened_as(name)], output, first, tiles, seconds)
+            found[f"{name}, tiles on the device"] = _bound(opened, output, first, tiles, seconds)
+        print(name, found[name], file=sys.stderr, flush=True)
     return found
 
 
-def _threads(opened: Any, tiles: np.ndarray, count: int, seconds: float) -> float:  # noqa: ANN401  not typed
+def _threads(sessions: Sequence[Any], output: str, images: np.ndarray, tiles: float, seconds: float) -> float:
+    """Ask sessions, each in a thread of its own."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  only here
 
-    def run(_: int) -> None:
-        opened.run(["probability"], {"image": tiles})
+    def run(opened: Any) -> None:  # noqa: ANN401  not typed
+        for _ in range(4):
+            opened.run([output], {"image": images})
 
-    with ThreadPoolExecutor(count) as pool:
-        return rate(lambda: list(pool.map(run, range(4 * count))), 4 * count * len(tiles), seconds)
+    with ThreadPoolExecutor(len(sessions)) as pool:
+        return rate(lambda: list(pool.map(run, sessions)), 4 * len(sessions) * tiles, seconds)
 
 
-def _bound(opened: Any, tiles: np.ndarray, seconds: float) -> float:  # noqa: ANN401  not typed
+def _bound(opened: Any, output: str, images: np.ndarray, tiles: float, seconds: float) -> float:  # noqa: ANN401  not typed
     import onnxruntime  # noqa: PLC0415  heavy
 
     binding = opened.io_binding()
-    binding.bind_ortvalue_input("image", onnxruntime.OrtValue.ortvalue_from_numpy(tiles, "cuda", 0))
-    binding.bind_output("probability", "cpu")
-    return rate(lambda: opened.run_with_iobinding(binding), len(tiles), seconds)
+    binding.bind_ortvalue_input("image", onnxruntime.OrtValue.ortvalue_from_numpy(images, "cuda", 0))
+    binding.bind_output(output, "cpu")
+    return rate(lambda: opened.run_with_iobinding(binding), tiles, seconds)
 
 
 def agreement(models: Sequence[str], reference: str, device: str, count: int) -> Rates:
@@ -154,9 +178,11 @@ def predict(slides: str, model: str, change: str = "", **settings: Any) -> Rates
 
     watch = _Watch()
     if change:
-        _search_by(change)
+        _run_as(change)
     with TemporaryDirectory(dir=Path(slides).parent) as out:
-        config = PredictConfig.checked(inputs=(slides,), model=(model,), tissue="none", out=Path(out), **settings)
+        config = PredictConfig.checked(
+            inputs=(slides,), model=(model,), out=Path(out), **{"tissue": "none", **settings}
+        )
         began = time.perf_counter()
         run = predict_slides(config, watch)
         seconds = time.perf_counter() - began
@@ -175,15 +201,15 @@ def predict(slides: str, model: str, change: str = "", **settings: Any) -> Rates
     }
 
 
-def _search_by(way: str) -> None:
-    """Let cuDNN find its algorithms in another way than by trying all."""
+def _run_as(way: str) -> None:
+    """Let ONNX Runtime compute in another way of `WAYS`."""
     import onnxruntime  # noqa: PLC0415  heavy
 
     start = onnxruntime.InferenceSession
 
     def session(*given: object, providers: Sequence[Any], **more: object) -> object:
-        (name, options), *rest = providers
-        return start(*given, providers=[(name, {**options, "cudnn_conv_algo_search": way}), *rest], **more)
+        chosen = [(one[0], {**one[1], **WAYS[way]}) if one[0] == "CUDAExecutionProvider" else one for one in providers]
+        return start(*given, providers=chosen, **more)
 
     onnxruntime.InferenceSession = session
 
@@ -303,7 +329,7 @@ def _step(device: str, arch: str, bag: int, seconds: float, name: str) -> float:
 def train(cohort: str, device: str, change: str = "", **settings: Any) -> Rates:  # noqa: ANN401  the fields of TrainConfig
     """Train on tile stores: tiles a second and share of waiting of the middle epoch after the first, and all seconds.
 
-    What `change` names is another way to do so.
+    With `change` "one layer" the network has one.
     """
     import csv  # noqa: PLC0415  only here
     import resource  # noqa: PLC0415  not on Windows
@@ -311,16 +337,15 @@ def train(cohort: str, device: str, change: str = "", **settings: Any) -> Rates:
     from wsiseg.config.train import TrainConfig  # noqa: PLC0415  of the checkout to measure
     from wsiseg.training.train import train as run  # noqa: PLC0415  the same
 
-    _change(change)
+    if change == "one layer":
+        from feed_training import one_layer  # noqa: PLC0415  beside this file
+
+        one_layer()
     watch = _Watch()
     with TemporaryDirectory(dir=Path(cohort).parent.parent) as out:
         config = TrainConfig.checked(cohort=Path(cohort), out=Path(out), init="none", device=device, **settings)
         began = time.perf_counter()
-        if change == "profile":
-            lines = _profiled(lambda: run(config, watch))
-        else:
-            run(config, watch)
-            lines = {}
+        run(config, watch)
         seconds = time.perf_counter() - began
         rows = sorted(_epochs(csv.DictReader((Path(out) / "metrics.csv").open(encoding="utf-8"))))
     later = rows[1:] or rows
@@ -333,36 +358,7 @@ def train(cohort: str, device: str, change: str = "", **settings: Any) -> Rates:
         "processor_s": round(mine.ru_utime + mine.ru_stime, 1),
         "of readers": round(readers.ru_utime + readers.ru_stime, 1),
         **{f"until {text}": round(moment - began, 1) for moment, text in watch.notes},
-        **lines,
     }
-
-
-def _change(change: str) -> None:
-    """Train in another way: with threads that read, with cuDNN tuned to every shape, or a network of one layer."""
-    import torch  # noqa: PLC0415  heavy
-
-    if change == "benchmark":
-        torch.backends.cudnn.benchmark = True
-    elif change == "threads":
-        from wsiseg.run.reader_processes import ReaderProcesses  # noqa: PLC0415  of this checkout alone
-
-        ReaderProcesses.for_accelerator = classmethod(lambda *_: None)  # type: ignore[assignment]
-    elif change == "one layer":
-        from feed_training import one_layer  # noqa: PLC0415  beside this file
-
-        one_layer()
-
-
-def _profiled(call: Callable[[], object]) -> Rates:
-    """Return where the main thread spent its time: seconds by function, the five longest."""
-    import cProfile  # noqa: PLC0415  only here
-    import pstats  # noqa: PLC0415  only here
-
-    profile = cProfile.Profile()
-    profile.runcall(call)
-    stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]  # it has no types
-    longest = sorted(stats.items(), key=lambda item: -item[1][2])[:12]
-    return {f"{Path(file).name}:{name}": round(values[2], 2) for (file, _, name), values in longest}
 
 
 def _epochs(rows: Any) -> Iterator[tuple[float, float]]:  # noqa: ANN401  a csv.DictReader
