@@ -24,10 +24,11 @@ from making.models import (
     with_changed_card,
     write_color_filter_model,
 )
+from wsiseg.model_file import onnx_session
 from wsiseg.model_file.model_card import METADATA_KEY, ModelCard, read_card, signed
 from wsiseg.model_file.model_file import BUNDLED, ModelFile, model_path
 from wsiseg.model_file.onnx_bytes import metadata_spans
-from wsiseg.model_file.onnx_session import available_providers
+from wsiseg.model_file.onnx_session import PROVIDERS, WINDOW_PX, available_providers
 from wsiseg.model_file.self_test import Kind, seeded_pixels
 from wsiseg.run.errors import DeviceError, ModelFileError, UsageError
 
@@ -127,6 +128,36 @@ def test_devices(path: Path) -> None:
         ModelFile.open(path, device="abacus")
     with ModelFile.open(path, device="auto", threads=1) as model:
         assert model.provider in available_providers()
+
+
+def test_auto_leaves_a_device_that_gives_other_answers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU does that rounds more than the file was made for."""
+    real = onnx_session._session
+
+    class Rounding:
+        def __init__(self, session: Any) -> None:
+            self.get_inputs, self.get_outputs, self._run = session.get_inputs, session.get_outputs, session.run
+
+        def get_providers(self) -> list[str]:
+            return [PROVIDERS["cuda"]]
+
+        def run(self, outputs: list[str], inputs: dict[str, Any]) -> list[Any]:
+            if inputs["image"].shape[1] > WINDOW_PX // 2:  # the trial, which it shall win
+                return [np.zeros(1, np.float32)]
+            return [values + np.float32(0.03) for values in self._run(outputs, inputs)]
+
+    def session(model: bytes, device: str, *given: Any, **more: Any) -> Any:
+        opened = real(model, "cpu", *given, **more)
+        return opened if device == "cpu" else Rounding(opened)
+
+    monkeypatch.setattr(onnx_session, "available_providers", lambda: [PROVIDERS["cuda"], PROVIDERS["cpu"]])
+    monkeypatch.setattr(onnx_session, "_session", session)
+    with pytest.raises(ModelFileError, match=r"off by 0\.03, allowed is 0\.001; try --device cpu"):
+        ModelFile.open(path, "cuda")
+    with ModelFile.open(path, "auto", 1) as model:
+        said = f"cuda is not used: {path}: fails its self-test: off by 0.03, allowed is 0.001"
+        assert (model.device, model.reason, model.warnings[0]) == ("cpu", said, said)
+        assert model.answer(np.zeros((1, 224, 224, 3), np.uint8)).probabilities == pytest.approx(1)
 
 
 def test_of_a_folder_the_file_is_taken_that_is_faster_here(

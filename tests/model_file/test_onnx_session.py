@@ -88,11 +88,13 @@ class MadeClock:
 
 @dataclass
 class MadeSession:
-    """A session of a made device that takes so many seconds for a tile, or fails."""
+    """A session of a made device that takes so many seconds for a tile, and for a new size, or fails."""
 
     provider: str
     seconds: float | None
     clock: MadeClock
+    new_size: float = 0.0
+    shape: tuple[int, ...] = ()
 
     def get_providers(self) -> list[str]:
         return [self.provider]
@@ -100,19 +102,24 @@ class MadeSession:
     def run(self, _: list[str], inputs: dict[str, Any]) -> list[Any]:
         if self.seconds is None:
             raise RuntimeError("out of memory")
-        self.clock.now += self.seconds * len(inputs["image"])
+        count, height, width, _ = shape = inputs["image"].shape
+        self.clock.now += self.seconds * count * height * width / 224**2 + self.new_size * (shape != self.shape)
+        self.shape = shape
         return [np.zeros(len(inputs["image"]), np.float32)]
 
 
-def made_devices(monkeypatch: pytest.MonkeyPatch, **seconds: float | None) -> list[str]:
-    """Let there be devices of these speeds; return the names of those that sessions are started on, as they come."""
+def made_devices(monkeypatch: pytest.MonkeyPatch, new_size: float = 0.0, **seconds: float | None) -> list[str]:
+    """Let there be devices of these speeds; return the names of those that sessions are started on, as they come.
+
+    All but the CPU take `new_size` seconds for images of another size than the last.
+    """
     asked, clock = list[str](), MadeClock()
 
     def session(_model: bytes, device: str, _threads: int | None, **_: bool) -> MadeSession:
         asked.append(device)
         kind = device.partition(":")[0]
         works = seconds[kind] is None or seconds[kind] >= 0  # type: ignore[operator]  # mypy does not see that it is a number
-        return MadeSession(PROVIDERS[kind if works else "cpu"], seconds[kind], clock)
+        return MadeSession(PROVIDERS[kind if works else "cpu"], seconds[kind], clock, new_size * (kind != "cpu"))
 
     monkeypatch.setattr(onnx_session, "available_providers", lambda: [PROVIDERS[name] for name in seconds])
     monkeypatch.setattr(onnx_session, "_session", session)
@@ -135,6 +142,46 @@ def test_auto_takes_the_device_that_is_fastest_with_the_file(
     assert started.speeds["cpu"] == pytest.approx(1 / cpu, rel=1e-3)
     assert started.reason.startswith("the fastest with this file, in tiles/s: cuda ")
     assert started.warnings == ()
+
+
+@pytest.mark.parametrize(("new_size", "taken"), [(0.0, "cuda"), (0.05, "cuda"), (0.5, "cpu")])
+def test_where_maps_are_dense_it_counts_that_their_windows_have_many_sizes(
+    monkeypatch: pytest.MonkeyPatch, new_size: float, taken: str
+) -> None:
+    made_devices(monkeypatch, new_size, cuda=1e-4, cpu=2e-3)
+    assert start(b"", "auto", tile_px=224).device == "cuda"  # tiles have one size
+    started = start(b"", "auto", tile_px=224, is_dense=True)
+    assert started.device == taken
+    tiles = 4 * (1152 * 1152 + 1152 * 896) * 2 / 224**2
+    assert started.speeds["cuda"] == pytest.approx(tiles / (tiles * 1e-4 + 2 * new_size), rel=1e-3)
+
+
+def test_cuda_is_asked_for_what_suits_the_numbers_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    real = onnx_session.runtime().InferenceSession
+
+    def session(model: bytes, options: Any, providers: list[Any], **more: Any) -> Any:
+        asked.append(providers[0])
+        return real(model, options, providers=[providers[-1]], **more)
+
+    monkeypatch.setattr(onnx_session.runtime(), "InferenceSession", session)
+    monkeypatch.setattr(onnx_session, "available_providers", lambda: list(PROVIDERS.values()))
+    weights = np.ones((2, 3, 1, 1), np.float32)
+    node = helper.make_node("Conv", ["image", "weights"], ["sums"], name="layer")
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", count, 4, 4])
+        for name, count in (("image", 3), ("sums", 2))
+    ]
+    graph = helper.make_graph([node], "test", ports[:1], ports[1:], [numpy_helper.from_array(weights, "weights")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    rounded = quantised(model, ["layer"], {"image": between(0, 1), "sums": between(0, 3)})
+    for one in (model, rounded):
+        with pytest.raises(DeviceError, match="would take CPUExecutionProvider"):
+            start(one.SerializeToString(), "cuda:1")
+    assert asked == [
+        (PROVIDERS["cuda"], {"device_id": "1", "cudnn_conv_algo_search": "HEURISTIC", "prefer_nhwc": "1"}),
+        (PROVIDERS["cuda"], {"device_id": "1", "cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}),
+    ]
 
 
 def test_a_device_that_falls_back_to_the_cpu_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

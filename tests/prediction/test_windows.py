@@ -1,13 +1,19 @@
 """Windows of dense maps cover all that is wanted, with surroundings, and little else."""
 
-from itertools import pairwise
+from collections.abc import Callable
+from itertools import groupby, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsiseg.prediction.windows import spans_over
+from wsiseg.model_file.model_file import BUNDLED, ModelFile, model_path
+from wsiseg.model_file.onnx_session import PROVIDERS
+from wsiseg.prediction.windows import plan_windows, spans_over
+from wsiseg.slides.slide import Slide
+from wsiseg.tiles.tissue import find_tissue
 
 SIDE, OVERLAP, SURROUND = 36, 4, 1
 
@@ -43,3 +49,19 @@ def test_gaps_are_not_computed(gap: int) -> None:
     found = spans(([True] * 20 + [False] * gap) * 4)
     assert [length for _, length in found] == [21, 22, 22, 22]
     assert [first for first, _ in found[1:]] == [k * (20 + gap) - 1 for k in (1, 2, 3)]
+
+
+def test_accelerators_are_given_the_same_windows_by_size(make_slide: Callable[..., Path]) -> None:
+    picture = np.full((1600, 3600, 3), 245, np.uint8)
+    for left, top, side in ((50, 100, 1400), (1900, 40, 300), (2600, 200, 900)):
+        picture[top : top + side, left : left + side] = (150, 60, 140)
+    with ModelFile.open(model_path(BUNDLED)) as model, Slide(make_slide("islands.tiff", picture, mpp=1.0)) as slide:
+        tissue = find_tissue(slide)[0]
+        here = plan_windows(slide, tissue, model, 0.5)
+        model.provider = PROVIDERS["cuda"]
+        there = plan_windows(slide, tissue, model, 0.5)
+    assert sorted(there.windows) == sorted(here.windows)
+    sizes = [there.shape_px(number) for number in range(len(there.windows))]
+    changes = len(list(groupby(sizes)))
+    assert changes == len(set(sizes)) < len(list(groupby(map(here.shape_px, range(len(here.windows))))))
+    assert [height * width for height, width in sizes] == sorted((h * w for h, w in sizes), reverse=True)

@@ -86,13 +86,19 @@ class ModelFile(AbstractContextManager["ModelFile"]):
         except ValueError as error:
             raise ModelFileError(f"{path}: not a model file that can be used: {error}", _DAMAGED) from error
         try:
-            started = start(data, device, threads, card.tile_px)
+            started = start(data, device, threads, card.tile_px, is_dense=_is_dense(card))
             model = cls(path, card, hashlib.sha256(data).hexdigest(), started)
         except RuntimeFailure as error:
             raise ModelFileError(f"{path}: ONNX Runtime cannot load it: {error}", _DAMAGED) from error
         model._check_signature()
         try:
             model._check_answers()
+        except ModelFileError as error:
+            if device != "auto" or model.provider == CPU:
+                raise
+            here, why = cls.open(path, "cpu", threads), f"{model.device} is not used: {error.message}"
+            here.reason, here.warnings = why, (why, *here.warnings)
+            return here
         except MemoryError as error:
             raise WsisegError(f"{path}: its self-test needs more memory than there is", MORE_MEMORY) from error
         return model
@@ -125,7 +131,7 @@ class ModelFile(AbstractContextManager["ModelFile"]):
 
     def tiles_per_s(self) -> float:
         """Measure how many made tiles it computes in a second, in about a second."""
-        return speed(self._open_session(), self.card.tile_px)
+        return speed(self._open_session(), self.card.tile_px, is_dense=_is_dense(self.card))
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -268,6 +274,11 @@ class ModelFile(AbstractContextManager["ModelFile"]):
             f"{self.path}: fails its self-test: off by {difference:.3g}, allowed is {test.tolerance:g}",
             advice if self.provider == CPU else "try --device cpu",
         )
+
+
+def _is_dense(card: ModelCard) -> bool:
+    """Tell whether a model maps windows of many sizes unless it is asked otherwise."""
+    return card.map == "dense" and card.window_px is None
 
 
 def model_path(name: str | Path) -> Path:

@@ -42,8 +42,17 @@ _HINTS = {
 _FATAL_ONLY = 4
 _INT8_FLAGS = frozenset(["avx512_vnni", "avx_vnni", "amx_int8", "asimddp"])
 _LONGEST_REASON = 300
-_TRIAL_TILES, _TRIAL_PX, _TRIAL_S = 128, 128 * 224**2, 0.25  # a batch as predict makes them for accelerators
+TILES_AT_ONCE, WINDOWS_AT_ONCE, WINDOW_PX = 128, 4, 1152
+"""What accelerators are given at once: tiles, or windows of dense maps, and the longest side of these in pixels."""
+
+_TRIAL_PX, _TRIAL_S, _NARROW_PX = TILES_AT_ONCE * 224**2, 0.25, 896
 _CPU_MUST_LEAD = 1.25
+# Trying all algorithms takes seconds for every new size of images, and dense maps have many; where channels come last
+# less time goes into choosing, and a batch takes less.
+_CUDA = {"cudnn_conv_algo_search": "HEURISTIC", "prefer_nhwc": "1"}
+# In TF32 rounded products are rounded again, and a file fails its self-test; channels last it is half as fast.
+_CUDA_INT8 = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
+_ROUNDED = b"DequantizeLinear"  # the nodes of a graph of 8-bit integers
 
 
 class Started(NamedTuple):
@@ -84,14 +93,15 @@ def start(
     threads: int | None = None,
     tile_px: int | None = None,
     *,
+    is_dense: bool = False,
     is_optimized: bool = True,
 ) -> Started:
     """Start ONNX Runtime on a model, the bytes of an ONNX file.
 
     `device` is a key of `PROVIDERS`, with a number as `cuda:1` where there are several of them, or `auto` for the one
-    that is fastest with made tiles of side `tile_px`, without which it is the first that works. So many `threads`
-    compute; all cores where it is not given. On a named device a graph that is not `is_optimized` is computed as it
-    stands.
+    that is fastest with made tiles of side `tile_px`, without which it is the first that works; accelerators are tried
+    with windows of dense maps where the model `is_dense`. So many `threads` compute; all cores where it is not given.
+    On a named device a graph that is not `is_optimized` is computed as it stands.
 
     Raises:
         UsageError: No device has this name.
@@ -104,7 +114,7 @@ def start(
     available = available_providers()
     if device == "auto":
         here = [name for name, provider in PROVIDERS.items() if provider in available and name != "cpu"]
-        return _fastest(model, here, threads, tile_px)
+        return _fastest(model, here, threads, tile_px, is_dense=is_dense)
     if PROVIDERS[kind] not in available:
         raise DeviceError(f"{device}: this installation of ONNX Runtime does not have it", _HINTS[kind])
     try:
@@ -154,7 +164,9 @@ def has_fast_int8(facts: Path = CPU_FACTS) -> bool | None:
     return cpu_has(_INT8_FLAGS, facts)
 
 
-def _fastest(model: bytes, accelerators: Sequence[str], threads: int | None, tile_px: int | None) -> Started:
+def _fastest(
+    model: bytes, accelerators: Sequence[str], threads: int | None, tile_px: int | None, *, is_dense: bool
+) -> Started:
     """Try a model on every accelerator and on the CPU; keep the fastest.
 
     What a device can do for a model follows from no table: few CPUs have kernels for float16, some accelerators none
@@ -175,31 +187,40 @@ def _fastest(model: bytes, accelerators: Sequence[str], threads: int | None, til
     speeds = dict.fromkeys(sessions, 0.0)
     for name, session in sessions.items():
         with contextlib.suppress(RuntimeFailure):  # the device lacks memory or an operator
-            speeds[name] = round(speed(session, tile_px), 1)
+            speeds[name] = round(speed(session, tile_px, is_dense=is_dense), 1)
     name = max(speeds, key=lambda one: speeds[one] / (_CPU_MUST_LEAD if one == "cpu" else 1))
     said = ", ".join(f"{one} {tiles:g}" for one, tiles in speeds.items())
     return Started(sessions[name], name, f"the fastest with this file, in tiles/s: {said}", speeds, warnings)
 
 
-def speed(session: "InferenceSession", tile_px: int) -> float:
+def speed(session: "InferenceSession", tile_px: int, *, is_dense: bool = False) -> float:
     """Measure how many made tiles a model computes in a second, in about a second.
+
+    Where it `is_dense` an accelerator computes windows of two sizes in turn, as it must choose its algorithms anew for
+    every size; what they show counts as tiles.
 
     Raises:
         RuntimeFailure: It cannot compute them.
     """
-    most = max(1, min(_TRIAL_TILES, _TRIAL_PX // tile_px**2))
-    tiles: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (most, tile_px, tile_px, 3), np.uint8)
+    provider = session.get_providers()[0]
+    output, most, sides = "probability", max(1, min(TILES_AT_ONCE, _TRIAL_PX // tile_px**2)), [(tile_px, tile_px)]
+    if is_dense and provider != CPU:
+        output, most, sides = "probability_map", WINDOWS_AT_ONCE, [(WINDOW_PX, WINDOW_PX), (WINDOW_PX, _NARROW_PX)]
+    random = np.random.default_rng(0)
+    made: list[NDArray[np.uint8]] = [random.integers(0, 256, (most, *side, 3), np.uint8) for side in sides]
 
-    def seconds(count: int) -> float:
+    def seconds(images: NDArray[np.uint8]) -> float:
         began = time.perf_counter()
-        run(session, ["probability"], {"image": tiles[:count]})
+        run(session, [output], {"image": images})
         return max(time.perf_counter() - began, 1e-9)
 
-    if session.get_providers()[0] != PROVIDERS["cuda"]:  # which tunes itself for a second to every new number of tiles
-        seconds(1)
-        most = max(1, min(most, int(_TRIAL_S / seconds(1))))
-    seconds(most)
-    return most / seconds(most)
+    if provider != PROVIDERS["cuda"]:  # which chooses anew for every number of images too
+        seconds(made[0][:1])
+        most = max(1, min(most, int(_TRIAL_S / seconds(made[0][:1]))))
+    first, *others = [images[:most] for images in made]
+    seconds(first)
+    asked = [*others, *others, first, first] if others else [first]
+    return sum(images[..., 0].size for images in asked) / tile_px**2 / sum(map(seconds, asked))
 
 
 def _session(model: bytes, device: str, threads: int | None, *, is_optimized: bool = True) -> "InferenceSession":
@@ -217,9 +238,11 @@ def _session(model: bytes, device: str, threads: int | None, *, is_optimized: bo
         # with it those that have VNNI are half as fast.
         options.add_session_config_entry("session.x64quantprecision", "1")
     kind, _, number = device.partition(":")
-    chosen = [] if kind == "cpu" else [(PROVIDERS[kind], {"device_id": number} if number else {})]
+    how = {"device_id": number} if number else {}
     if kind == "cuda":
         missing_cuda()
+        how |= _CUDA_INT8 if _ROUNDED in model else _CUDA
+    chosen = [] if kind == "cpu" else [(PROVIDERS[kind], how)]
     # Its own fallback prints to standard output and hides which device computes.
     session: InferenceSession = _guarded(
         lambda: onnxruntime.InferenceSession(model, options, providers=[*chosen, CPU], enable_fallback=0)

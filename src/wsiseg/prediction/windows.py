@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from wsiseg.mathematics.grid import Grid
 from wsiseg.model_file.model_file import ModelFile
-from wsiseg.model_file.onnx_session import CPU
+from wsiseg.model_file.onnx_session import CPU, TILES_AT_ONCE, WINDOW_PX, WINDOWS_AT_ONCE
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.tissue import TissueMask
 
@@ -20,13 +20,12 @@ Cells = tuple[int, int, int, int]
 BATCH = 16
 """Tiles that a CPU computes at once; windows go one by one."""
 
-_ACCELERATOR_BATCH, _ACCELERATOR_WINDOWS = 128, 4
 _STRIP_PX = 8192  # width of what is gone through from the top: decoded tiles of two rows of it can be kept
 
 OVERLAP_PX = 256
 """What neighbouring windows share: with 192 seams show in maps of `default`, whose heads saw tiles amid tissue."""
 
-_WINDOW_PX, _SURROUND_PX = 1152, 32
+_SURROUND_PX = 32
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def plan_tiles(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue: f
 
 
 def _tiles_at_once(runs_on: bool) -> int:  # noqa: FBT001  it is the whole question
-    return _ACCELERATOR_BATCH if runs_on else BATCH
+    return TILES_AT_ONCE if runs_on else BATCH
 
 
 def plan_windows(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue: float) -> Plan:
@@ -87,12 +86,14 @@ def plan_windows(slide: Slide, tissue: TissueMask, model: ModelFile, min_tissue:
     card, runs_on = model.card, model.provider != CPU
     stride = card.output_stride or card.tile_px
     wanted = _wanted(tissue, Grid(slide.size_px, slide.mpp, stride, stride, card.mpp), min_tissue)
-    sizes = _WINDOW_PX // stride, OVERLAP_PX // stride, -(-_SURROUND_PX // stride)
-    multiple, batch = -(-32 // stride), _ACCELERATOR_WINDOWS if runs_on else 1
+    sizes = WINDOW_PX // stride, OVERLAP_PX // stride, -(-_SURROUND_PX // stride)
+    multiple, batch = -(-32 // stride), WINDOWS_AT_ONCE if runs_on else 1
     if card.window_px is not None:
         sizes, multiple, batch = (card.window_px // stride, 0, 0), card.window_px // stride, _tiles_at_once(runs_on)
     # The same on every device: what a window shows around a cell is part of the answer.
     windows = tuple(windows_over(wanted, *sizes, multiple=multiple))
+    if runs_on:  # by size: for every change of it CUDA chooses its algorithms anew, for a tenth of a second and more
+        windows = tuple(sorted(windows, key=lambda cells: (-cells[2] * cells[3], cells[2])))
     tile_cells = card.tile_px // stride if card.map_cells == "tiles" else 1
     grid = Grid(slide.size_px, slide.mpp, card.tile_px, stride, card.mpp)
     return Plan(grid, wanted, windows, is_dense=True, tile_cells=tile_cells, batch=batch, runs_on=runs_on)
