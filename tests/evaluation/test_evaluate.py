@@ -21,7 +21,7 @@ from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.evaluation.metrics_file import Report
 from wsiseg.heatmap.heatmap import Heatmap
-from wsiseg.run.errors import UsageError, WsisegError
+from wsiseg.run.errors import OutputError, UsageError, WsisegError
 
 MODES = ("without_background", "with_background")
 FINE = st.integers(-5 * 256, 85 * 256).map(lambda number: number / 256)
@@ -125,6 +125,15 @@ def test_a_named_class_that_some_truth_lacks_is_fine_and_one_that_all_lack_is_no
     report = run(tmp_path, tumor_class=("gleason-4", "255", "1"), negative_class=("3",), ignore_class=("Pen mark",))
     assert not report.failed
     assert report.notes == ("named classes that no truth has: 2 (1, Pen mark)",)
+
+
+@pytest.mark.parametrize("name", ["out", "junit"])
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_compared(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    for folder in ("maps", "truth"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(OutputError, match=r"file.*: cannot be written: .*; choose an --out that can be written"):
+        run(tmp_path, **{name: tmp_path / "file" / "place"})  # and there are no maps
 
 
 def test_truth_without_any_class_is_free_of_tumour_whatever_class_is_named(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from wsiseg.heatmap.opening import prediction_files
 from wsiseg.mathematics.metrics import best_threshold, curve
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.memory import start_zarr
-from wsiseg.run.outputs import write_text
+from wsiseg.run.outputs import check_folder, write_text
 from wsiseg.run.record import Progress, SlideRecord
 from wsiseg.slides.cohort import Cohort, CohortSlide
 
@@ -37,6 +37,7 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
 
     Raises:
         UsageError: A folder, the cohort, its split or a measure that a gate names does not exist.
+        OutputError: The places cannot be written to; nothing was compared.
         WsisegError: No slide at all could be compared, or a file of PatchCamelyon cannot be read.
         ModelFileError: The model for PatchCamelyon cannot compute.
     """
@@ -46,10 +47,12 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
         raise UsageError(f"{config.out}: its report.html is that of predict", "give --out another folder")
     if config.pcam is not None:
         asked = conditions(config, measures_of_patches())
+        _check_places(config)
         report, slides = evaluate_pcam(config, progress)
     else:
         scopes = _scopes(config)
         asked = conditions(config, measures_of_slides(scopes[0].groups(), with_lesions=config.froc))
+        _check_places(config)
         (report, slides), *others = (_evaluated(config, scope, progress) for scope in scopes)
         report = report.with_others([one for one, _ in others])
         for one, of_class in others:
@@ -62,6 +65,12 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Report
     if config.junit is not None:
         write_text(config.junit, junit(report))
     return report
+
+
+def _check_places(config: EvaluateConfig) -> None:
+    for folder in (config.out, config.junit and config.junit.parent):
+        if folder is not None:
+            check_folder(folder)
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,19 @@ def written_whole(path: Path) -> Iterator[Path]:
         _remove(partial)
 
 
+def check_folder(folder: Path) -> None:
+    """Make a folder where there is none and write to it, before work begins that would be lost.
+
+    Raises:
+        OutputError: Nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise cannot_be_written(folder, error) from error
+
+
 @contextmanager
 def scratch_folder(outputs: Path) -> Iterator[Path]:
     """Yield an empty folder that is removed at the end: in that of outputs where the system's cannot be written."""
