@@ -257,7 +257,7 @@ def predicting(bench: Bench, models: dict[str, str], fastest: dict[str, float]) 
         **_mapping(bench, "fp32", models["fp32"], "slides", map="tile", device=bench.device),
     }  # fmt: skip
     shared = {"slides": str(bench.folder / "slides"), "model": models["fp16"], "map": "tile", "device": bench.device}
-    for way in list(gpu_parts.WAYS)[1:] if bench.device == "cuda" else ():
+    for way in gpu_parts.WAYS if bench.device == "cuda" else ():
         ways[f"predict, fp16, {way}"] = lambda way=way: bench.ask("predict", 60, **shared, change=way)  # type: ignore[misc]
     found = bench.in_turn(ways)
     loop = found["PyTorch loop"]
@@ -297,7 +297,7 @@ def dense(bench: Bench, models: dict[str, str]) -> None:
         )
     shared = {"slides": str(bench.folder / "example"), "model": _bundled(), "map": "dense", "device": bench.device}
     shared["tissue"] = "auto"
-    for way in list(gpu_parts.WAYS)[1:] if bench.device == "cuda" else ():
+    for way in gpu_parts.WAYS if bench.device == "cuda" else ():
         ways[f"example, bundled, {way}"] = lambda way=way: bench.ask("predict", 60, **shared, change=way)  # type: ignore[misc]
     for name, one in bench.in_turn(ways).items():
         bench.row(name, one)

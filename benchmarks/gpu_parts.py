@@ -67,11 +67,16 @@ def _asked(opened: Any, images: np.ndarray, *, is_dense: bool = False) -> np.nda
     return found
 
 
+def _way(search: str, last: int, **more: str) -> dict[str, str]:
+    return {"cudnn_conv_algo_search": search, "prefer_nhwc": str(last), **more}
+
+
 WAYS: dict[str, dict[str, str]] = {
-    "as it comes": {},
-    "HEURISTIC": {"cudnn_conv_algo_search": "HEURISTIC"},
-    "NHWC": {"prefer_nhwc": "1"},
-    "NHWC, HEURISTIC": {"prefer_nhwc": "1", "cudnn_conv_algo_search": "HEURISTIC"},
+    "trying": _way("EXHAUSTIVE", 0),
+    "HEURISTIC": _way("HEURISTIC", 0),
+    "NHWC": _way("EXHAUSTIVE", 1),
+    "NHWC, HEURISTIC": _way("HEURISTIC", 1),
+    "DEFAULT, no TF32": _way("DEFAULT", 0, use_tf32="0"),
 }
 """Options of ONNX Runtime for CUDA: how cuDNN finds its algorithms, and the order of numbers in memory."""
 
