@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from making.tiled import SMALL
 from wsiseg.config.train import TrainConfig
+from wsiseg.network.network import build
 from wsiseg.run.machine import cpu_has
 from wsiseg.training import cautions as module
-from wsiseg.training.cautions import cautions
+from wsiseg.training.cautions import cautions, cost
+from wsiseg.training.features import Compute
 from wsiseg.training.slides import LabelledSlide
 
 CPU, HERE = torch.device("cpu"), Path()
@@ -43,6 +46,15 @@ def test_validation_slides_that_cannot_rank_epochs_are_told() -> None:
     ]
     two = [*SLIDES[:4], replace(SLIDES[4], split="test")]
     assert "all of one class" in next(cautions(bag, two, CPU))
+
+
+def test_the_forecast_of_the_cost_leaves_the_network_as_it_is() -> None:
+    """Two passes over made tiles in training mode would move statistics of batch norm, which may be frozen then."""
+    classifier = build(SMALL, "none").train()
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    assert len(list(cost(1_000_000, Compute(classifier), 64, "1 tile"))) == 1
+    for name, value in classifier.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0, msg=name)
 
 
 def test_bfloat16_without_its_instructions_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ def standard_of(bank: FeatureBank, slides: Sequence[LabelledSlide]) -> Standard:
 
 @dataclass(frozen=True)
 class Compute:
-    """How features are computed: with a classifier in eval mode, most of it in bfloat16 where that is asked for.
+    """How features are computed: with a classifier, put into eval mode, most of it in bfloat16 where that is asked for.
 
     They are pooled over the middle `middle_px` of larger crops, or over whole tiles.
     """
@@ -139,6 +139,9 @@ class Compute:
     middle_px: int | None = None
     bfloat16: bool = False
     stage: Stage | None = None
+
+    def __post_init__(self) -> None:
+        self.classifier.eval()  # in training mode statistics of batch norm would move
 
     @torch.inference_mode()
     def features(self, tiles: Tensor) -> NDArray[np.float32]:

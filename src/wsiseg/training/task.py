@@ -229,7 +229,7 @@ def computed_bank(
             progress.note(f"features: {pace.done:.0f} of {pace.total} tiles, {pace.left()}")
 
     tile_px = next((slide.tile_px for slide in own), 1)  # of no slide where there are more processes
-    compute = Compute(classifier.eval(), config.context and tile_px, config.precision == "bfloat16")
+    compute = Compute(classifier, config.context and tile_px, config.precision == "bfloat16")
     missing = sum(count for slide, count in tiles.items() if not bank.path(slide).exists())
     for sentence in cost(missing, compute, config.context or tile_px, f"features of {missing} tiles"):
         progress.note(f"{sentence}; a lower max-tiles in the file of --config saves time")
