@@ -41,7 +41,7 @@ LICENCE = (
 )
 CARD = {
     "name": "node-colon-lite0",
-    "version": "9",
+    "version": "10",
     "licence": LICENCE,
     "intended_use": "Research on H&E slides of lymph node and colon; not for diagnosis.",
     "data": (
@@ -106,6 +106,7 @@ PUPIL = {
     "epochs": 2,
 }
 PUPILS_HEAD = {**AMID, "max-tiles": 24, "context": 288}
+PUPILS_STEADY = Steady(penalty=0.3, changes=("size x0.8", "JPEG 30"))
 KNOWN_LIMIT = 0.325  # beyond it are 3 % of single validation patches
 
 
@@ -274,7 +275,7 @@ def exported(run: Path, out: Path, **settings: object) -> Path:
 
 
 def make(data: Path, weights: Path, work: Path, out: Path) -> None:
-    """Make the model: what teachers said of tiles is learned by the layers, then by a head on what these give."""
+    """Make the model: what teachers said of tiles is learned by the layers, then by a steady head."""
     made = cohort_of(data, work)
     cohort = tiled(made, made / "cohort.csv", TILES, work / "tiles")  # slides of no split as well
     beside_each_other(made, weights, work)
@@ -282,7 +283,7 @@ def make(data: Path, weights: Path, work: Path, out: Path) -> None:
     taught = ("--teacher", said(made, work))
     pupil = run_of(work / "pupil", seen, made, work / "colon" / "last" / "best.pt", PUPIL, *taught)
     run = run_of(work / "pupils-head", seen, made, pupil / "best.pt", PUPILS_HEAD, "--freeze", *taught)
-    finish(run, cohort, made, out)
+    finish(steadied(run, seen, work / "steadied", PUPILS_STEADY), cohort, made, out)
 
 
 def beside_each_other(made: Path, weights: Path, work: Path) -> None:
