@@ -33,7 +33,7 @@ from steady_head import Steady, calibrated, steadied
 FOLDER = Path(__file__).resolve().parents[1] / "src" / "wsiseg" / "model_file"
 SLIDES = (150, 15, 24)  # of lymph node in each split; those of the colon are its cases
 ARCH = ("--arch", "timm:tf_efficientnet_lite0")
-TAUGHT = ("train", "val")
+TAUGHT, SAID = ("train", "val"), "said"
 MOST_LOST = 0.005  # validation AUC that int8 may cost
 LICENCE = (
     "CC BY 4.0. Made from EBHI-Seg (Shi et al., Frontiers in Medicine 2023, 10:1114673; CC BY 4.0), PatchCamelyon "
@@ -237,7 +237,10 @@ def run_of(out: Path, cohort: Path, made: Path, init: Path, settings: dict[str, 
 
 
 def teach(name: str, made: Path, weights: Path, work: Path) -> None:
-    """Make a teacher: train a head, then the later layers, then a head on these; it never sees a test slide."""
+    """Make a teacher and let it map the slides of its organ: train a head, the later layers, then a head on these.
+
+    It never sees a test slide.
+    """
     teacher, own = TEACHERS[name], work / name
     seen = rows_of(made, own / "seen.csv", teacher.organs, TAUGHT)
     cohort = tiled(made, seen, teacher.tiles, own / "tiles")
@@ -246,15 +249,9 @@ def teach(name: str, made: Path, weights: Path, work: Path) -> None:
     last = run_of(own / "last", cohort, made, tuned / "best.pt", teacher.last, "--freeze")
     run = steadied(last, cohort, own / "steadied", teacher.steady)
     run = calibrated_anew(run, rows_of(made, own / "val.csv", teacher.organs, ["val"]), made)
-    exported(run, own / "teacher.onnx", precision="int8", map="dense")
-
-
-def said(made: Path, work: Path) -> Path:
-    """Map the slides of each organ with its teacher, but those for testing; return the folder."""
-    for name, teacher in TEACHERS.items():
-        rows, model = rows_of(made, work / name / "taught.csv", [name], TAUGHT), work / name / "teacher.onnx"
-        wsiseg("predict", rows, "--model", model, "--map", "dense", *teacher.map, "--out", work / "said")
-    return work / "said"
+    model = exported(run, own / "teacher.onnx", precision="int8", map="dense")
+    rows = rows_of(made, own / "taught.csv", [name], TAUGHT)
+    wsiseg("predict", rows, "--model", model, "--map", "dense", *teacher.map, "--out", work / SAID)
 
 
 def calibrated_anew(run: Path, rows: Path, made: Path) -> Path:
@@ -280,7 +277,7 @@ def make(data: Path, weights: Path, work: Path, out: Path) -> None:
     cohort = tiled(made, made / "cohort.csv", TILES, work / "tiles")  # slides of no split as well
     beside_each_other(made, weights, work)
     seen = of_split(cohort, *TAUGHT)
-    taught = ("--teacher", said(made, work))
+    taught = ("--teacher", work / SAID)
     pupil = run_of(work / "pupil", seen, made, work / "colon" / "last" / "best.pt", PUPIL, *taught)
     run = run_of(work / "pupils-head", seen, made, pupil / "best.pt", PUPILS_HEAD, "--freeze", *taught)
     finish(steadied(run, seen, work / "steadied", PUPILS_STEADY), cohort, made, out)
