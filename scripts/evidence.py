@@ -54,6 +54,7 @@ UNKNOWN, GLAS_MPP, CRC_MPP = 3, 0.62, 0.5
 GLAS_TEST = {"1", "5"}
 FOREIGN = {"CMU-1-Small-Region.svs": None, "TCGA-CR-7395-01A-01-TS1.svs": 0.5, "hamamatsu_test3-DAPI-2-387.ndpi": None}
 COUNTS, EPOCHS = (5, 10, 20, 40), 20
+CHANGED = 8  # tumour slides of each organ
 Cells = tuple[NDArray[np.float64], NDArray[np.bool_]]
 """Probabilities of cells that were looked at, float64[n], and which of them are unknown, bool[n]."""
 
@@ -234,7 +235,7 @@ def robustness(given: argparse.Namespace) -> dict[str, Any]:
     out = given.work / "robustness"
     cohort, truth = given.work / "tiles" / "cohort.csv", given.work / "cohort" / "truth"
     command: list[object] = [SCRIPTS / "robustness.py", cohort, "--truth", truth]
-    command += ["--model", given.model, "--split", "test", "--out", out]
+    command += ["--model", given.model, "--split", "test", "--slides", CHANGED, "--out", out]
     subprocess.run([sys.executable, *map(str, command)], check=True)
     return dict(json.loads((out / "robustness.json").read_text()))
 

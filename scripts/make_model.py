@@ -242,8 +242,11 @@ def teach(name: str, made: Path, weights: Path, work: Path) -> None:
     It never sees a test slide.
     """
     teacher, own = TEACHERS[name], work / name
-    seen = rows_of(made, own / "seen.csv", teacher.organs, TAUGHT)
-    cohort = tiled(made, seen, teacher.tiles, own / "tiles")
+    if teacher.tiles is TILES:
+        cohort = of_split(work / "tiles" / "cohort.csv", *TAUGHT)
+    else:
+        seen = rows_of(made, own / "seen.csv", teacher.organs, TAUGHT)
+        cohort = tiled(made, seen, teacher.tiles, own / "tiles")
     head = run_of(own / "head", cohort, made, weights, teacher.head, "--freeze", *teacher.shares)
     tuned = run_of(own / "tuning", cohort, made, head / "best.pt", teacher.tuning, *teacher.shares)
     last = run_of(own / "last", cohort, made, tuned / "best.pt", teacher.last, "--freeze")
@@ -278,7 +281,8 @@ def make(data: Path, weights: Path, work: Path, out: Path) -> None:
     beside_each_other(made, weights, work)
     seen = of_split(cohort, *TAUGHT)
     taught = ("--teacher", work / SAID)
-    pupil = run_of(work / "pupil", seen, made, work / "colon" / "last" / "best.pt", PUPIL, *taught)
+    begun = work / "colon" / "last" / "best.pt"
+    pupil = run_of(work / "pupil", seen, made, begun, PUPIL, *taught)
     run = run_of(work / "pupils-head", seen, made, pupil / "best.pt", PUPILS_HEAD, "--freeze", *taught)
     finish(steadied(run, seen, work / "steadied", PUPILS_STEADY), cohort, made, out)
 
