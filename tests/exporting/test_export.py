@@ -231,7 +231,7 @@ def test_the_card_says_what_the_run_knows(exported: Exported) -> None:
     assert (card.mpp, card.tile_px, card.output_stride, card.map) == (0.5, TILE_PX, 32, "dense")
     assert (card.alpha, card.beta, card.threshold, card.licence) == (0.2, 0.4, 0.6, "CC0-1.0")
     assert card.trained_on["data"] == "Squares on pink."
-    assert card.trained_on["settings"] == {"lr": 1e-4}, "places on the machine stay out of it"
+    assert card.trained_on["settings"] == {"teacher": ["maps"], "lr": 1e-4}, "places on the machine stay out of it"
     assert card.figures["validation"] == {"val_slide_auc": 0.75, "val_risk": None}
     assert [(row.graph, row.reference, row.passed) for row in card.parity] == [("fp32", "torch", True)]
     assert "val" in card.parity[0].source

@@ -70,7 +70,11 @@ def write_run(folder: Path, cohort: Path, arch: str = "resnet18") -> TileClassif
         alpha=0.2,
         beta=0.4,
         classes=(ClassFit("tumor", 0.6, 1.25, -0.1),),
-        trained_on={"cohort": "cohort.csv", "train": {"slides": 4}, "settings": {"out": "/home/me", "lr": 1e-4}},
+        trained_on={
+            "cohort": "cohort.csv",
+            "train": {"slides": 4},
+            "settings": {"out": "/home/me", "teacher": ["/home/me/maps"], "lr": 1e-4},
+        },
         figures={"val_slide_auc": 0.75, "val_risk": float("nan")},
         sites=("colon",),
         known_tissue=known_to(classifier, cohort),

@@ -94,6 +94,8 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the fields of the model card that a checkpoint knows."""
     trained_on = dict(checkpoint.trained_on)
     settings = {name: value for name, value in trained_on.pop("settings", {}).items() if name not in _PRIVATE}
+    if settings.get("teacher"):
+        settings["teacher"] = [Path(one).name for one in settings["teacher"]]  # without its place on the machine
     sites, thresholds = ", ".join(checkpoint.sites), {one.name: one.threshold for one in checkpoint.classes}
     first, *others = checkpoint.classes
     limits = [
