@@ -32,6 +32,7 @@ from make_model import (
     FOLDER,
     PUPIL,
     PUPILS_HEAD,
+    PUPILS_STEADY,
     TAUGHT,
     TEACHERS,
     exported,
@@ -43,6 +44,7 @@ from make_model import (
 from numpy.typing import NDArray
 from open_cohort import ORGANS, TUMOR, table, write_rows
 from PIL import Image
+from steady_head import steadied
 
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.mathematics.metrics import Pixels, auc, curve
@@ -294,13 +296,14 @@ def few_slides(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def true_labels(given: argparse.Namespace) -> dict[str, Any]:
-    """Train pupil and head on the true labels of tiles and ask for the test patches of PatchCamelyon."""
+    """Train pupil and head on the true labels of tiles, finish as `make_model` does, and ask for the test patches."""
     work, made = given.work / "true-labels", given.work / "cohort"
     work.mkdir(exist_ok=True)
     seen, init = of_split(given.work / "tiles" / "cohort.csv", *TAUGHT), given.work / "colon" / "last" / "best.pt"
     run = run_of(work / "pupil", seen, made, init, PUPIL, "--supervised")
     run = run_of(work / "pupils-head", seen, made, run / "best.pt", PUPILS_HEAD, "--freeze", "--supervised")
-    return {"pcam": pcam(given, exported(run, work / "true-labels.onnx"))}
+    run = steadied(run, seen, work / "steadied", PUPILS_STEADY)
+    return {"pcam": pcam(given, exported(run, work / "true-labels.onnx", precision="int8"))}
 
 
 if __name__ == "__main__":
