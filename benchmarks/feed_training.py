@@ -23,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -68,7 +69,8 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
     found: dict[str, list[Rates]] = {}
     for number in range(given.rounds):
-        found.setdefault("decoding", []).append(_decoding(cohort.parent))
+        for side, decode in _decoders().items():
+            found.setdefault(side, []).append(_decoding(cohort.parent, decode))
         for side, root in (("train", ROOT), *((("old", given.old),) if given.old else ())):
             out = str(folder / f"{side}{number}")
             environment = {**os.environ, "PYTHONPATH": str(root / "src"), _OF_CHILD: json.dumps({**task, "out": out})}
@@ -101,10 +103,20 @@ def _stores(given: argparse.Namespace, folder: Path) -> Path:
     return folder / "stores" / "cohort.csv"
 
 
-def _decoding(stores: Path) -> Rates:
-    """Let libjpeg-turbo decode all tiles of the training slides, some that follow each other at a time."""
-    import zarr  # noqa: PLC0415  heavy
+def _decoders() -> dict[str, Callable[[bytes, np.ndarray], object]]:
+    """Return two ways to let libjpeg-turbo decode into memory; wsiseg takes the second."""
     from imagecodecs import jpeg8_decode  # noqa: PLC0415  heavy
+    from simplejpeg import decode_jpeg  # noqa: PLC0415  heavy
+
+    return {
+        "decoding": lambda data, pixels: jpeg8_decode(data, out=pixels),
+        "decoding by simplejpeg": lambda data, pixels: decode_jpeg(data, buffer=pixels),
+    }
+
+
+def _decoding(stores: Path, into: Callable[[bytes, np.ndarray], object]) -> Rates:
+    """Decode all tiles of the training slides, some that follow each other at a time."""
+    import zarr  # noqa: PLC0415  heavy
 
     mine = local()
     paths = sorted(stores.glob("t*.tiles.zarr"))
@@ -116,7 +128,7 @@ def _decoding(stores: Path) -> Rates:
         chunks = sorted((path / "pixels" / "c").iterdir(), key=lambda one: int(one.name))
         data = b"".join(chunk.read_bytes() for chunk in chunks)
         for begin, end in itertools.pairwise(offsets):
-            jpeg8_decode(data[begin:end], out=mine.pixels)
+            into(data[begin:end], mine.pixels)
         return len(offsets) - 1
 
     began, used = time.perf_counter(), time.process_time()
