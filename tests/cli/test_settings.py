@@ -101,7 +101,7 @@ def test_what_stands_in_the_file_alone_is_no_option_and_says_so(command_name: st
     settings = ALL[command_name]
     if shown_as(settings.model_fields[name]).place == "file":
         words = [f"--{name.replace('_', '-')}", *([] if is_flag(settings.model_fields[name]) else ["1"])]
-        assert "stands in the TOML file of --config alone" in str(outcome(settings, words))
+        assert "can be set only in the TOML file of --config" in str(outcome(settings, words))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_every_setting_has_a_help_text_and_no_command_has_too_many_flags() -> No
 
 
 def test_what_a_setting_means_stands_under_it_also_where_others_share_it() -> None:
-    assert fetch.FetchPcamConfig.meanings()["jobs"] == "Files that are fetched at the same time."
+    assert fetch.FetchPcamConfig.meanings()["jobs"] == "Number of parallel downloads."
 
 
 @pytest.mark.parametrize(("is_there", "told"), [(True, "Pixels."), (False, "")])

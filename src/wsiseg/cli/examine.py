@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @command(app, DoctorConfig)
 def doctor(streams: Streams, config: DoctorConfig) -> int:
-    """Examine the installation, a slide or a model file, or verify a run, and print what was found.
+    """Examine the installation, a slide or a model file, or verify a finished run.
 
-    A run is verified against its run.json: its files, the record itself, the model and the slides. Exits with 1 where
-    anything differs, or where tiles of a slide cannot be read.
+    A run is verified against its run.json: its files, the record itself, the model file and the slides. Exits with
+    code 1 if anything differs, or if a slide has tiles that cannot be read.
 
     Examples:
         wsiseg doctor
@@ -40,10 +40,10 @@ def doctor(streams: Streams, config: DoctorConfig) -> int:
 
 @command(app, EvaluateConfig)
 def evaluate(streams: Streams, config: EvaluateConfig) -> int:
-    """Measure tumour maps against truth, pixel by pixel, or against percentages of tumour.
+    """Measure tumour maps against ground truth, pixel by pixel, or against percentages of tumour.
 
-    Truth may be outlines of QuPath, ASAP, ImageScope or CAMELYON, masks, NGFF labels or other heatmaps. Leaves with 3
-    where a gate (--fail-under, --fail-over) is not met, with 1 where a slide failed or has no map.
+    Ground truth can be outlines from QuPath, ASAP, ImageScope or CAMELYON tools, masks, NGFF labels or other heatmaps.
+    Exits with code 3 if a gate (--fail-under, --fail-over) is not met, and with code 1 if a slide failed or has no map.
 
     Examples:
         wsiseg evaluate maps --truth outlines

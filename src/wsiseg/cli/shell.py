@@ -44,7 +44,7 @@ app = typer.Typer(
 def _root(
     *,
     version: Annotated[
-        bool, typer.Option("--version", "-V", help="Print the version and leave.", is_eager=True)
+        bool, typer.Option("--version", "-V", help="Print the version and exit.", is_eager=True)
     ] = False,
 ) -> None:
     if version:
@@ -64,7 +64,7 @@ def parameters(settings: type[Config]) -> list[inspect.Parameter]:
     found, meanings = [], settings.meanings()
     for name, field in settings.model_fields.items():
         if shown_as(field).place == "file":
-            sentence = f"stands in the TOML file of --config alone, as {_typed(name)} ="
+            sentence = f"can be set only in the TOML file of --config, as {_typed(name)} ="
             found.append(_refused(name, sentence, takes_nothing=is_flag(field)))
         else:
             found.append(_shown(name, field, meanings[name]))
@@ -174,11 +174,11 @@ def _value(value: Any, field: FieldInfo) -> Any:  # noqa: ANN401  what Typer giv
 
 _FLAGS = {
     "json": typer.Option("--json", help="Print the result as JSON and nothing else."),
-    "quiet": typer.Option("--quiet", "-q", help="Say nothing but errors."),
-    "verbose": typer.Option("--verbose", "-v", help="Say more."),
-    "no_progress": typer.Option("--no-progress", help="Draw no progress bars."),
+    "quiet": typer.Option("--quiet", "-q", help="Print errors only."),
+    "verbose": typer.Option("--verbose", "-v", help="Print details."),
+    "no_progress": typer.Option("--no-progress", help="Do not draw progress bars."),
 }
-_CONFIG = optional("config", Path, typer.Option(metavar="PATH", help="TOML file with any of the settings."))
+_CONFIG = optional("config", Path, typer.Option(metavar="PATH", help="TOML file of settings; options override it."))
 
 
 def command(

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 def train(streams: Streams, config: TrainConfig) -> None:
     """Train a tile classifier from one label per slide.
 
-    Writes OUT/best.pt, last.pt, config.toml, metrics.csv and report.html; with --grid one folder each, grid.csv and
-    grid.png. The same command again goes on where it was stopped.
+    Writes OUT/best.pt (the checkpoint to export), last.pt, config.toml, metrics.csv and report.html. With --grid,
+    writes one such folder per configuration, grid.csv and grid.png. Needs `pip install 'wsiseg[train]'`.
+
+    Run the same command again to continue an interrupted run.
 
     Examples:
         wsiseg train tiles/cohort.csv --out run
@@ -36,15 +38,15 @@ def train(streams: Streams, config: TrainConfig) -> None:
 
 @command(app, ExportConfig)
 def export(streams: Streams, config: ExportConfig) -> None:
-    """Write a checked ONNX model file that explains itself, and its model card.
+    """Export a training run as a checked ONNX model file with a model card.
 
-    Writes MODEL.onnx and MODEL.md.
+    Writes MODEL.onnx and MODEL.md. Needs `pip install 'wsiseg[train]'`.
 
     Examples:
         wsiseg export run --out model.onnx
         wsiseg export run --out model.onnx --card card.toml
         wsiseg export run --out fast.onnx --precision int8
-        wsiseg export --from-wsinfer breast-tumor-resnet34 --out breast.onnx
+        wsiseg export --from-wsinfer breast-tumor-resnet34.tcga-brca --out breast.onnx
     """
     exported: Exported = needing_torch("export", "exporting.export")(config, streams)
     streams.result(exported.as_json(), [str(exported.path), str(exported.page)])

@@ -12,27 +12,27 @@ class DoctorConfig(Config):
     """Settings of `wsiseg doctor`."""
 
     slide: Annotated[Path | None, Shown("argument", "SLIDE|RUN|MAP")] = None
-    """The slide to examine; or to verify, the folder of a run of predict or train, or one heatmap of it."""
+    """A slide to examine; or, to verify a run, the folder that predict or train wrote, or one of its heatmaps."""
     model: str | None = None
-    """The model file to examine; or, where a run is verified, its model where it lies now. `default` and `node` come
-    with wsiseg."""
+    """Model file to examine; when verifying a run, where its model file is now. `default` and `node` come with
+    wsiseg."""
     slides: Path | None = None
-    """Folder that the slides of a run lie in now, where they are not where predict read them."""
+    """Folder of the slides, if they are no longer where predict read them."""
     sample: int = Field(default=0, ge=0)
-    """About how many tiles of each slide of a run to ask its model about again."""
+    """When verifying a run, run the model again on about this many tiles of each slide and compare."""
     signed_by: Path | None = None
-    """File of those who may sign, as OpenSSH's allowed_signers; run.json or the model file must bear the signature of
-    one of them."""
+    """Require a signature of `run.json`, or of the model file, by someone in this file (OpenSSH's allowed_signers
+    format)."""
     slide_mpp: float | None = None
-    """Micrometers per level-0 pixel, in place of what the file says."""
+    """Micrometers per level-0 pixel of the slide; overrides what the file says."""
     deep: bool = False
-    """Read every tile of the slide."""
+    """Read every tile of the slide and list those that cannot be read."""
     threads: Annotated[int, IN_FILE] = 2
-    """How many read at the same time."""
+    """Number of threads that read the slide."""
 
 
 class InitConfig(Config):
     """Settings of `wsiseg init`."""
 
     folder: Annotated[Path, ARGUMENT] = Path()
-    """Where to write; its slides are listed in the table."""
+    """Where to write; slides in this folder are listed in the table."""

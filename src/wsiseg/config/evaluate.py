@@ -19,57 +19,62 @@ class EvaluateConfig(Config):
     }
 
     predictions: Annotated[tuple[Path, ...], Shown("argument", "PREDICTIONS...")] = ()
-    """Folders of heatmaps that `wsiseg predict` wrote, or of the paper's published maps; further ones are compared with
-    the first."""
+    """Folders of heatmaps that `wsiseg predict` wrote, or of the paper's published maps. Further folders are compared
+    with the first."""
     truth: Path | None = None
-    """Folder of outlines, masks or heatmaps named after the slides."""
+    """Ground truth: a folder of outlines, masks or heatmaps named after the slides."""
     cohort: Path | None = None
-    """Cohort CSV with case, label, split and site; percentages in it are compared with those of the maps."""
+    """Cohort CSV with case, label, split and site; percentages of tumour in it are compared with those of the maps."""
     out: Path | None = None
-    """Folder for `metrics.json`, `slides.csv`, `report.html` and the plots."""
+    """Output folder for `metrics.json`, `slides.csv`, `report.html` and the plots."""
     split: str | None = None
-    """The split that is evaluated; `test` where the cohort has one."""
+    """Split to evaluate; by default `test` if the cohort has one, otherwise all slides."""
     threshold: float | None = Field(default=None, ge=0, le=1)
-    """Probability from which a cell is tumour; the best on the validation split, or the model's, where not given."""
+    """Probability at or above which a cell is tumour; by default the best on the validation split, or else the model's
+    own."""
     roi: Path | None = None
-    """Outlines or a mask of the only parts that count, or a folder of them named after the slides."""
+    """Measure only inside these regions: an outline file, a mask image, or a folder of them named after the slides."""
     ignore_class: tuple[str, ...] = ()
-    """Further classes of outlines, or values of masks, that are left out of all measures, as `Ignore*` is."""
+    """Class of outlines, or value of masks, to leave out of all measures, in addition to `Ignore*`; give it several
+    times for several."""
     tumor_class: Annotated[tuple[str, ...], IN_FILE] = ()
-    """Classes of outlines, or values of masks, that mean tumour; the usual names where none is given."""
+    """Classes of outlines, or values of masks, that mean tumour; by default the usual names."""
     negative_class: Annotated[tuple[str, ...], IN_FILE] = ()
-    """Further classes that cut holes into tumour."""
+    """Further classes of outlines that cut holes into tumour."""
     truth_origin: Annotated[Literal["auto", "slide", "bounds"], IN_FILE] = "auto"
-    """Where coordinates begin on slides with bounds; `auto`: GeoJSON's at the bounds (QuPath), others at level 0."""
+    """Where coordinates start on slides whose scan is only a part of level 0: `slide` (the corner of level 0), `bounds`
+    (the corner of the scan), or `auto`: the scan for GeoJSON, as QuPath writes it, and level 0 for all other files."""
     truth_mpp: Annotated[float | None, IN_FILE] = Field(default=None, gt=0)
-    """Micrometers per pixel of masks; where it is not given, a mask covers its slide."""
+    """Micrometers per pixel of the masks; by default each mask covers its whole slide."""
     froc: Annotated[bool, IN_FILE] = False
-    """Measure the detection of single lesions as in CAMELYON too."""
+    """Also measure how well single lesions are detected, as in CAMELYON16."""
     fail_under: tuple[str, ...] = ()
-    """Least values of measures where higher is better, as `auc=0.8` or `site.breast.auc=0.7`."""
+    """Gate: exit with code 3 if a measure is below a value, such as `auc=0.8` or `site.breast.auc=0.7`. Give it several
+    times for several gates."""
     fail_over: tuple[str, ...] = ()
-    """Largest values of measures where lower is better, as `brier=0.2`."""
+    """Gate for measures where lower is better: exit with code 3 if a measure is above a value, such as `brier=0.2`."""
     allow_missing: bool = False
-    """Let slides of the evaluated split have no map; else each of them fails."""
+    """Accept slides of the evaluated split that have no map; otherwise each of them fails."""
     junit: Path | None = None
-    """JUnit XML file to write."""
+    """Also write the result as a JUnit XML file."""
     resamples: Annotated[int, IN_FILE] = Field(default=1000, ge=0)
-    """Resamples of the cases for the 95 % intervals; 0 for none."""
+    """Number of bootstrap resamples for the 95 % intervals; 0 for no intervals."""
     seed: Annotated[int, IN_FILE] = Field(default=0, ge=0)
     """Seed of the resamples."""
     pcam: Path | None = None
-    """Folder of the PatchCamelyon files."""
+    """Evaluate on PatchCamelyon instead: the folder of its files."""
     model: Path | None = None
-    """Model file for PatchCamelyon; `default` and `node` come with wsiseg."""
+    """Model file to evaluate on PatchCamelyon; `default` and `node` come with wsiseg."""
     pcam_scale: Annotated[PcamScale | None, IN_FILE] = None
-    """How the model sees patches of PatchCamelyon: `native`, or `doubled` and padded with zeros, as in the paper; what
-    is nearer to its um/px where it is not given."""
+    """How the model sees PatchCamelyon patches: `native`, or `doubled` and padded with zeros as in the paper; by
+    default the one nearer to the resolution of the model."""
     views: Annotated[int, IN_FILE] = Field(default=1, ge=1, le=8)
-    """Views of each patch of PatchCamelyon, turned and mirrored, whose probabilities are averaged, as predict does."""
+    """Number of turned and mirrored views of each PatchCamelyon patch whose probabilities are averaged, as in
+    predict."""
     device: Annotated[Device, IN_FILE] = "auto"
-    """What computes, for PatchCamelyon."""
+    """Device to compute on, for PatchCamelyon: auto, cpu, cuda, coreml, directml or openvino."""
     grid: Path | None = None
-    """Folder that `wsiseg train --grid` wrote, to draw the paper's table and figure from."""
+    """Draw the paper's table and figure instead: the folder that `wsiseg train --grid` wrote."""
 
     @model_validator(mode="after")
     def _one_task(self) -> Self:

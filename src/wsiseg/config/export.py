@@ -15,21 +15,21 @@ class CardFacts(Config):
     """What a person says of a model, for its card: the content of the file of `--card`."""
 
     name: str | None = Field(default=None, min_length=1, max_length=200)
-    """Name of the model; made from the network's name where it is not given."""
+    """Name of the model; by default made from the name of the network."""
     version: str = Field(default="1", min_length=1, max_length=200)
     """Version of the model."""
     licence: str = "not stated"
     """Terms under which the model may be used."""
     intended_use: str | None = None
-    """What it is for; of a run, research on the organs that it was trained on where it is not given."""
+    """What the model is for; by default research on the organs that it was trained on."""
     citation: str = ""
     """How to cite it."""
     data: str | None = None
-    """A sentence on the data that it was trained on."""
+    """A sentence on the training data."""
     limits: tuple[str, ...] = ()
-    """Sentences on what the model cannot do, after those that follow from the run."""
+    """Sentences on what the model cannot do; they are added to those that follow from the run."""
     figures: Path | None = None
-    """`metrics.json` of an evaluation; a relative path starts from the folder of the card's file."""
+    """`metrics.json` of an evaluation; a relative path starts from the folder of the card file."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -60,42 +60,44 @@ class ExportConfig(Config):
     }
 
     out: Path
-    """The model file to write; its model card is written beside it, with the ending `.md`."""
+    """Model file to write; its model card is written beside it, with the suffix `.md`."""
     run: Annotated[Path | None, ARGUMENT] = None
     """Folder of a training run, or one of its checkpoints."""
     from_torch: Path | None = None
-    """In place of `run`: a state dict, as `torch.save` or safetensors write it."""
+    """Export a state dict instead of a run: a file written by `torch.save` or safetensors."""
     from_wsinfer: Path | None = None
-    """In place of `run`: folder of a WSInfer model."""
+    """Export a WSInfer model instead of a run: its folder."""
     arch: str | None = None
-    """The network of `from_torch`: a torchvision classifier, or `timm:NAME`."""
+    """Network of `--from-torch`: a torchvision classifier, or `timm:NAME`."""
     positive_class: str | None = None
-    """Name of the class whose probability is given, where there are more than two."""
+    """Name of the class whose probability the model file gives; needed if no class is called tumor."""
     tile: int | None = Field(default=None, ge=32, le=4096)
-    """Side of a tile in pixels; for `from_torch`, 224 where it is not given."""
+    """Side of a tile in pixels, for `--from-torch`; by default 224."""
     mpp: float | None = Field(default=None, gt=0, le=100)
-    """Micrometers per pixel; for `from_torch`, 0.5 where it is not given."""
+    """Resolution of the tiles in micrometers per pixel, for `--from-torch`; by default 0.5."""
     precision: str = Field(default="fp32", pattern="^(fp32|fp16|int8)(,(fp32|fp16|int8))*$")
-    """Numbers that it computes with: `fp32`, `fp16` for GPUs, `int8` for CPUs. Several, as `fp16,int8`, make OUT a
-    folder with a file for each, of which predict takes the one that is fastest on its machine."""
+    """Number format of the network: `fp32`; `fp16` for GPUs; `int8` for CPUs. Several, such as `fp16,int8`, make OUT a
+    folder with one file for each; predict uses the one that is fastest on its machine."""
     output_stride: Literal[16, 32] | None = None
-    """Input pixels per cell of the dense map; the network's own, nearly always 32, where it is not given."""
+    """Input pixels per cell of the dense map; by default the network's own, nearly always 32."""
     threshold: Annotated[float | None, IN_FILE] = Field(default=None, gt=0, lt=1)
-    """Probability from which a cell is tumour; that of the training where it is not given."""
+    """Probability at or above which a cell is tumour; by default the threshold of the training run."""
     known_limit: Annotated[float | None, IN_FILE] = Field(default=None, gt=0)
-    """Distance from the tissue of training beyond which tissue is unknown; measured on tiles where it is not given."""
+    """Distance from the training tissue beyond which tissue is unknown; by default measured on tiles."""
     head: bool = False
-    """Write the head alone, for `wsiseg predict --features`; a run on stored features has nothing else."""
+    """Write only the head, for `wsiseg predict --features`. A run on stored features has nothing else."""
     map: Annotated[MapOfModel | None, IN_FILE] = None
-    """The kind of map that predict makes with this model unless it is told otherwise; dense where the model can."""
+    """Kind of map that `predict --map auto` makes with this model; by default dense if the network can."""
     calibration: Path | None = None
-    """Folder of images, or cohort CSV beside tile stores, to calibrate and compare with in place of the run's tiles."""
+    """Folder of images, or cohort CSV beside tile stores, whose tiles are used to calibrate and check the file instead
+    of those of the run."""
     allow_loss: bool = False
     """Write the file even if it does not follow the network closely enough."""
     card: Annotated[CardFacts | None, Shown(metavar="FILE.toml")] = None
-    """TOML file of what a person says of the model: name, version, licence, data, limits, figures, intended use."""
+    """TOML file with what the run does not know of the model: name, version, licence, data, limits, figures, intended
+    use, citation."""
     overwrite: bool = False
-    """Replace a file that is there."""
+    """Replace an existing model file."""
 
     @field_validator("card", mode="before")
     @classmethod

@@ -16,23 +16,23 @@ class _SeveralFilesConfig(Config):
     """What the sources of many files share."""
 
     jobs: int = Field(default=4, ge=1, le=32)
-    """Files that are fetched at the same time."""
+    """Number of parallel downloads."""
 
 
 class FetchDemoConfig(Config):
     """Settings of `wsiseg fetch demo`."""
 
     out: Path = Path()
-    """Folder for the slide."""
+    """Output folder."""
     mirror: Annotated[str | None, Shown(variables=("WSISEG_MIRROR_DEMO",))] = None
-    """Address of a mirror, in place of the OpenSlide site."""
+    """Address of a mirror to use instead of the OpenSlide site."""
 
 
 class FetchExampleConfig(Config):
     """Settings of `wsiseg fetch example`."""
 
     out: Path = Path("example")
-    """Folder for the slides, their table and their truth."""
+    """Output folder for the slides, the cohort table and the ground truth."""
 
 
 class FetchTcgaConfig(_SeveralFilesConfig):
@@ -44,38 +44,40 @@ class FetchTcgaConfig(_SeveralFilesConfig):
     }
 
     out: Path = Path("tcga")
-    """Folder for the slides and their tables."""
+    """Output folder for the slides and tables."""
     mirror: Annotated[str | None, Shown("file", variables=("WSISEG_MIRROR_GDC",))] = None
-    """Address of a mirror, in place of the GDC."""
+    """Address of a mirror to use instead of the GDC."""
     site: tuple[str, ...] = ()
-    """Primary sites, as `Breast`, `Kidney` or `Bronchus and lung`; all where none is given."""
+    """Primary site, such as `Breast`, `Kidney` or `Bronchus and lung`; give it several times for several. By default
+    all."""
     project: tuple[str, ...] = ()
-    """Projects, as `TCGA-BRCA`; all where none is given."""
+    """Project, such as `TCGA-BRCA`; give it several times for several. By default all."""
     strategy: Strategy = "tissue"
-    """`tissue` is flash-frozen, `diagnostic` is formalin-fixed and has no normal slides."""
+    """`tissue`: flash-frozen sections; `diagnostic`: formalin-fixed sections, none of them normal."""
     barcode: tuple[str, ...] = ()
-    """Cases, samples or slides by their barcodes or the beginning of them; all where none is given."""
+    """Barcode of a case, sample or slide, or the beginning of one; give it several times for several. By default
+    all."""
     manifest: Path | None = None
-    """A GDC manifest, however old, in place of the lists of the GDC."""
+    """Choose from this GDC manifest, however old, instead of from all slides of the GDC."""
     paper: bool = False
-    """Fetch the cohort of Lerousseau et al. 2020."""
+    """Choose from the slides of Lerousseau et al. 2020."""
     limit: int | None = Field(default=None, ge=1)
-    """Slides to choose, balanced over sites and labels."""
+    """Number of slides to choose, balanced over sites and labels."""
     seed: Annotated[int, IN_FILE] = Field(default=0, ge=0)
-    """Seed of that choice and of the split."""
+    """Seed of the choice and of the split."""
     shard: Shard | None = None
-    """`I/N`: only part I of N of these slides, counted from 1; rows of the others stay in the table, wherever their
-    files are now."""
+    """`I/N`: fetch only part I of N of the chosen slides, with I from 1 to N. Rows of other parts stay in the table,
+    even if their slides have been deleted."""
     source: Source = "gdc"
-    """`gdc`, `s3` (the public copy at Amazon), or `auto`: the GDC first."""
+    """Where to download from: `gdc`, `s3` (the public copy at Amazon), or `auto`: the GDC, then the copy."""
     s3_mirror: Annotated[str | None, Shown("file", variables=("WSISEG_MIRROR_S3",))] = None
-    """Address of a mirror of the public copy at Amazon."""
+    """Address of a mirror to use instead of the public copy at Amazon."""
     paper_mirror: Annotated[str | None, Shown("file", variables=("WSISEG_MIRROR_PAPER",))] = None
-    """Address of a mirror of the paper's repository, for `paper`."""
+    """Address of a mirror to use instead of the paper's repository, for `--paper`."""
     verify: Annotated[bool, IN_FILE] = False
-    """Hash the files that are there already rather than believe their size."""
+    """Check the hashes of files that are already there, not only their sizes."""
     dry_run: bool = False
-    """Only say what would be fetched."""
+    """Only show what would be fetched."""
 
     @model_validator(mode="after")
     def _choices_fit(self) -> Self:
@@ -90,11 +92,11 @@ class FetchPcamConfig(_SeveralFilesConfig):
     """Settings of `wsiseg fetch pcam`."""
 
     out: Path = Path("pcam")
-    """Folder for the files."""
+    """Output folder."""
     mirror: Annotated[str | None, Shown(variables=("WSISEG_MIRROR_PCAM",))] = None
-    """Address of a mirror, in place of Zenodo."""
+    """Address of a mirror to use instead of Zenodo."""
     split: PcamSplit = "test"
-    """`train`, `valid`, `test` or `all`."""
+    """Split to download."""
 
 
 class FetchTumorMapsConfig(_SeveralFilesConfig):
@@ -103,19 +105,19 @@ class FetchTumorMapsConfig(_SeveralFilesConfig):
     gone: ClassVar = {"thresholded": Gone("the maps of zeros and ones are where the others exceed 0.3", is_flag=True)}
 
     out: Path = Path("tumor-maps")
-    """Folder for the maps."""
+    """Output folder for the maps."""
     mirror: Annotated[str | None, Shown(variables=("WSISEG_MIRROR_PAPER",))] = None
-    """Address of a mirror, in place of the paper's repository."""
+    """Address of a mirror to use instead of the paper's repository."""
     maps: Path | None = None
-    """Folder of the published PNG files, in place of fetching them."""
+    """Folder of published PNG maps that you already have, to convert instead of downloading them."""
     manifest: Path | None = None
-    """A GDC manifest with the names of the slides whose maps are wanted; the paper's own where it is not given."""
+    """GDC manifest with the slides whose maps you want; by default the paper's own."""
     slides: Path | None = None
-    """Folder of the slides, from which the maps take their scale."""
+    """Folder of the slides, from which the maps take their pixel size."""
     limit: int | None = Field(default=None, ge=1)
-    """The first so many maps only."""
+    """Only the first so many maps."""
     overwrite: bool = False
-    """Convert again what is already there."""
+    """Convert maps again that are already there."""
 
 
 class FetchModelConfig(Config):
@@ -124,16 +126,16 @@ class FetchModelConfig(Config):
     name: Annotated[str | None, ARGUMENT] = None
     """Name of a model in the WSInfer zoo."""
     out: Path | None = None
-    """Model file to write; without it only the cache is filled."""
+    """Model file to write; without it the model is only downloaded into the cache."""
     show_list: Annotated[bool, Shown(name="--list")] = False
-    """Show names, tissues and licences."""
+    """List the models with their tissues and licences."""
     cache: Path | None = None
-    """Folder that keeps what was fetched; the user's cache where it is not given."""
+    """Folder for downloads; by default the user's cache folder."""
     positive_class: str | None = None
-    """Class whose probability is given, where none is called tumor."""
+    """Class whose probability the model file gives; needed if no class is called tumor."""
     overwrite: bool = False
-    """Replace a model file that is there."""
+    """Replace an existing model file."""
     mirror: Annotated[str | None, Shown(variables=("WSISEG_MIRROR_MODELS", "HF_ENDPOINT"))] = None
-    """Address of a mirror of Hugging Face."""
+    """Address of a mirror to use instead of Hugging Face."""
     jobs: Annotated[int, IN_FILE] = Field(default=4, ge=1, le=32)
-    """Files that are fetched at the same time."""
+    """Number of parallel downloads."""

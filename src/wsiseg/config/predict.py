@@ -24,64 +24,68 @@ class PredictConfig(Config):
     }
 
     inputs: Annotated[tuple[str, ...], Shown("argument", "INPUT...")]
-    """Slides, folders, globs, a cohort CSV, `-` for one path per line on standard input, slides that lie elsewhere as
-    s3://, gs:// or https:// addresses, or series of an archive as dicomweb://HOST/PATH/studies/UID/series/UID."""
+    """Slides, folders, globs, a cohort CSV, s3://, gs:// or https:// addresses of slides, DICOM series as
+    dicomweb://HOST/PATH/studies/UID/series/UID, or `-` to read one path per line from standard input."""
     model: tuple[str, ...] = ("default",)
-    """Model files; several are averaged. Of a folder that export wrote the file that is fastest here is taken.
-    `default` and `node` come with wsiseg."""
+    """Model file, or a folder of files that export wrote, of which the fastest on this machine is used. Give it several
+    times to average models. `default` and `node` come with wsiseg."""
     views: Annotated[int, IN_FILE] = Field(default=1, ge=1, le=8)
-    """Views of each image, turned and mirrored, whose probabilities are averaged."""
+    """Number of turned and mirrored views of each image whose probabilities are averaged; 1 uses the image alone."""
     out: Path = Path("wsiseg-out")
-    """Folder for the maps."""
+    """Output folder."""
     slide_mpp: float | None = Field(default=None, gt=0)
-    """Micrometers per level-0 pixel of the slides, in place of what the files say."""
+    """Micrometers per level-0 pixel of the slides; overrides what the files say."""
     device: Annotated[Devices, Shown(metavar="DEVICE[,DEVICE...]")] = "auto"
-    """What computes: cpu, cuda, coreml, directml, openvino, with a number as cuda:1 where there are several of them, or
-    auto for the fastest with this model. Several, as cuda:0,cuda:1, share the slides, a process for each."""
+    """Device to compute on: cpu, cuda, coreml, directml or openvino, with a number if there are several (cuda:1), or
+    auto for the fastest with this model. Several devices, such as cuda:0,cuda:1, share the slides, with a process
+    each."""
     jobs: int = Field(default=1, ge=1)
-    """Processes for each device that share the slides and the cores."""
+    """Processes per device; they share the slides and the cores."""
     tissue: str = "auto"
-    """`auto`, `none` (everything is tissue), a mask image, a GeoJSON file, or a folder of either."""
+    """Where the tissue is: `auto` (found by colour), `none` (everywhere), a mask image, an outline file, or a folder of
+    masks or outline files named after the slides."""
     min_tissue: Annotated[Share, IN_FILE] = 0.5
-    """Least share of tissue in a cell that is looked at."""
+    """Smallest share of tissue in a cell that is mapped."""
     roi: str | None = None
-    """Outlines (GeoJSON) or a mask of the only parts to look at, or a folder of them named after the slides."""
+    """Map only inside these regions: an outline file, a mask image, or a folder of them named after the slides."""
     exclude: str | None = None
-    """Outlines or a mask of parts not to look at, or a folder of them named after the slides."""
+    """Leave these regions out: an outline file, a mask image, or a folder of them named after the slides."""
     features: Path | None = None
-    """Folder of stored features of the slides' tiles, to map from these alone, with the file of a head as the model; no
-    pixels are read but for the picture."""
+    """Map from the stored features in this folder instead of from pixels; `--model` is then the model file of a head.
+    Slides are opened only for their size and their picture."""
     write_features: bool = False
-    """Map by tiles, and store the features of every tile too, as `<slide>.h5`."""
+    """Map by tiles and also write the features of every tile, as `<slide>.h5`."""
     threshold: float | None = Field(default=None, ge=0, le=1)
-    """Probability from which a cell is tumour; the model's own where it is not given."""
+    """Probability at or above which a cell is tumour; by default the model's own threshold."""
     map: MapKind = "auto"
-    """`dense` (one value per output cell), `tile` (one per tile), or the model's better one."""
+    """`dense` (one value per output cell of the network), `tile` (one value per tile), or `auto`: the kind stated in
+    the model file."""
     shard: Shard | None = None
-    """`I/N`: only the slides of part I of N, counted from 1."""
+    """`I/N`: process only part I of N of the slides, with I from 1 to N."""
     merge: bool = False
-    """Map nothing: the inputs are folders of runs, as of shards; write one `run.json`, page and table of all of them,
-    and bring their files to `out`, which is the folder itself where it is one."""
+    """Map nothing; merge finished runs. The inputs are run folders, for example of shards. Writes one `run.json`,
+    report and table for all of them, and brings their files into `--out`; with a single folder, that folder itself."""
     dask: str | None = None
-    """Address of a Dask scheduler, or `local:N` for N processes here."""
+    """Address of a Dask scheduler, or `local:N` to start N worker processes on this machine."""
     dry_run: bool = False
-    """Say which slides there are, what is up to date and how long the others take, and write nothing."""
+    """List the slides, which of them are up to date, and how long the others will take; write nothing."""
     csv: bool = False
-    """Write the cells as CSV too."""
+    """Also write the cells of each map as CSV."""
     cells: bool = False
-    """Write the cells too as detections for QuPath with the measurement p(tumor), as SLIDE.cells.geojson.gz."""
+    """Also write the cells of each map as QuPath detections with the measurement p(tumor), in
+    SLIDE.cells.geojson.gz."""
     cache: Annotated[Path | None, IN_FILE] = None
-    """Folder for slides that are fetched; `.slides` in that of the maps where it is not given."""
+    """Folder for downloaded slides; by default `.slides` in the output folder."""
     cache_gb: Annotated[float, IN_FILE] = Field(default=100.0, gt=0)
-    """Gigabytes that it may hold; the slides that were asked for longest ago leave it first."""
+    """Largest size of `cache` in gigabytes; the slides requested longest ago are deleted first."""
     ngff: Literal["0.4", "0.5"] = "0.4"
-    """Version of the heatmap's format."""
+    """OME-NGFF version of the heatmap."""
     max_bad_tiles: Annotated[Share, IN_FILE] = 0.01
-    """Largest share of tissue cells that may be unreadable."""
+    """Largest share of the tissue cells that may be unreadable; beyond it the slide fails."""
     read_timeout: Annotated[float, IN_FILE] = Field(default=300.0, gt=0)
-    """Seconds after which a slide is given up because reading from it hangs."""
+    """Seconds without an answer from the disk after which a slide is given up as failed."""
     overwrite: bool = False
-    """Redo what is already there."""
+    """Redo slides that are already done."""
 
     @property
     def cache_place(self) -> tuple[Path, float]:
@@ -126,35 +130,37 @@ class ViewConfig(Config):
     """Settings of `wsiseg view`."""
 
     folder: Annotated[Path, ARGUMENT] = Path("wsiseg-out")
-    """The folder that predict wrote."""
+    """Folder that predict wrote."""
     slides: Path | None = None
-    """Folder that the slides lie in now, where they are not where predict read them."""
+    """Folder of the slides, if they are no longer where predict read them."""
     truth: Path | None = None
-    """Folder of outlines or masks to show too, named after the slides."""
+    """Also show the ground truth: a folder of outlines or masks named after the slides."""
     port: int = Field(default=0, ge=0, le=65535)
-    """Port of this machine; 0 for any that is free."""
+    """Port on this machine; 0 takes a free one."""
 
 
 class ConvertConfig(Config):
     """Settings of `wsiseg convert`."""
 
     folder: Annotated[Path, ARGUMENT] = Path("wsiseg-out")
-    """The folder that predict wrote."""
+    """Folder that predict wrote."""
     to: Annotated[tuple[Form, ...], Shown(metavar="FORM")] = Field(min_length=1)
-    """What to write, several times for several: dicom-seg (two DICOM Segmentations: binary, and fractional with the
-    probability), dicom-map (a DICOM Parametric Map), ome-tiff, ngff-0.5, spatialdata, or csv (a row a cell)."""
+    """Format to write; give it several times for several: dicom-seg (two DICOM Segmentations, one binary and one
+    fractional with the probability), dicom-map (a DICOM Parametric Map), ome-tiff, ngff-0.5, spatialdata, or csv (one
+    row per cell)."""
     out: Path | None = None
-    """Folder for what is written; the folder of the maps where it is not given."""
+    """Output folder; by default the folder of the maps."""
     slide: tuple[str, ...] = ()
-    """Names of the only slides to convert; all where none is given."""
+    """Name of a slide to convert; give it several times for several. By default all slides are converted."""
     slides: Path | None = None
-    """Folder that the slides lie in now, where they are not where predict read them."""
+    """Folder of the slides, if they are no longer where predict read them."""
     store: str | None = None
-    """Address of the DICOMweb service of an archive, as https://pacs.example/dicom-web, to store the DICOM objects in,
-    after the slides that --dicomize made. The login stands in WSISEG_DICOMWEB_USER and WSISEG_DICOMWEB_PASSWORD, in
-    WSISEG_DICOMWEB_TOKEN, or in ~/.netrc."""
+    """Also store the DICOM objects, and the slides that --dicomize made, in an archive: the address of its DICOMweb
+    service, such as https://pacs.example/dicom-web. The login is read from WSISEG_DICOMWEB_USER and
+    WSISEG_DICOMWEB_PASSWORD, from WSISEG_DICOMWEB_TOKEN, or from ~/.netrc."""
     dicomize: bool = False
-    """Make a DICOM slide, without its label and overview, of a slide that is none, as DICOM objects need one."""
+    """First make a DICOM slide, without label and overview image, of each slide that is not DICOM; DICOM objects need
+    one to refer to."""
 
     @model_validator(mode="after")
     def _can_be_stored(self) -> Self:

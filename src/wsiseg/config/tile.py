@@ -12,38 +12,39 @@ class TileConfig(Config):
     """Settings of `wsiseg tile`."""
 
     inputs: Annotated[tuple[str, ...], Shown("argument", "INPUT...")]
-    """Slides, folders, globs, a cohort CSV, `-` for one path per line on standard input, or slides that lie elsewhere
-    as s3://, gs:// or https:// addresses."""
+    """Slides, folders, globs, a cohort CSV, s3://, gs:// or https:// addresses of slides, or `-` to read one path per
+    line from standard input."""
     out: Path
-    """Folder for the tile stores."""
+    """Output folder for the tile stores, pictures and tables."""
     tile: int = Field(default=224, ge=16, le=4096)
-    """Side of a tile in pixels of `mpp`."""
+    """Side of a tile, in pixels at the resolution of `--mpp`."""
     mpp: float = Field(default=0.5, gt=0, le=100)
-    """Micrometers per tile pixel."""
+    """Resolution of the tiles, in micrometers per pixel."""
     stride: int | None = Field(default=None, ge=1)
-    """Distance of neighbouring tiles in pixels of `mpp`; a tile's side where it is not given."""
+    """Distance between neighbouring tiles, in pixels at the resolution of `--mpp`; by default the side of a tile."""
     slide_mpp: float | None = Field(default=None, gt=0)
-    """Micrometers per level-0 pixel of the slides, in place of what the files say."""
+    """Micrometers per level-0 pixel of the slides; overrides what the files say."""
     tissue: str = "auto"
-    """`auto`, `none` (everything is tissue), a mask image, a GeoJSON file, or a folder of either."""
+    """Where the tissue is: `auto` (found by colour), `none` (everywhere), a mask image, an outline file, or a folder of
+    masks or outline files named after the slides."""
     min_tissue: Share = 0.5
-    """Least share of tissue in a tile that is kept."""
+    """Smallest share of tissue in a tile that is kept."""
     pixels: bool = False
-    """Store the tiles themselves too."""
+    """Store the pixels of the tiles too, not only their positions."""
     cache: Annotated[Path | None, IN_FILE] = None
-    """Folder for slides that are fetched; `.slides` in that of the tiles where it is not given."""
+    """Folder for downloaded slides; by default `.slides` in the output folder."""
     cache_gb: Annotated[float, IN_FILE] = Field(default=100.0, gt=0)
-    """Gigabytes that it may hold; the slides that were asked for longest ago leave it first."""
+    """Largest size of `cache` in gigabytes; the slides requested longest ago are deleted first."""
     max_bad_tiles: Annotated[Share, IN_FILE] = 0.01
-    """Largest share of tissue tiles that may be unreadable."""
+    """Largest share of the tissue tiles that may be unreadable; beyond it the slide fails."""
     jobs: int = Field(default=1, ge=1)
-    """Slides that are read at the same time; with `dask` threads that read a slide."""
+    """Slides to read in parallel; with `--dask`, threads that read one slide."""
     dask: str | None = None
-    """Address of a Dask scheduler, or `local:N` for N processes here."""
+    """Address of a Dask scheduler, or `local:N` to start N worker processes on this machine."""
     shard: Shard | None = None
-    """`I/N`: only the slides of part I of N, counted from 1."""
+    """`I/N`: process only part I of N of the slides, with I from 1 to N."""
     overwrite: bool = False
-    """Redo what is already there."""
+    """Redo slides that are already done."""
 
     @property
     def cache_place(self) -> tuple[Path, float]:

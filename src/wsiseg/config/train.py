@@ -39,55 +39,59 @@ class TrainConfig(Config):
         "tune-epochs": Gone(_TUNE),
     }
     cohort: Annotated[Path, ARGUMENT]
-    """The cohort CSV that `wsiseg tile` wrote beside its tile stores."""
+    """Cohort CSV that `wsiseg tile` wrote beside its tile stores."""
     out: Path
-    """Folder of the run."""
+    """Output folder of the run."""
     alpha: float = Field(default=0.2, gt=0, le=1)
-    """Least share of tumour in the tissue of a tumour slide, where the cohort states none."""
+    """Least share of tumour in the tissue of a tumour slide, for slides where the cohort states no percentage."""
     beta: float = Field(default=0.2, ge=0, le=1)
-    """Least share of normal tissue in a tumour slide, where the cohort states none."""
+    """Least share of normal tissue in a tumour slide, for slides where the cohort states no percentage."""
     classes: Annotated[tuple[ClassName, ...], IN_FILE] = Field(default=("tumor",), min_length=1, max_length=16)
-    """What is learned: each class from its own columns of the cohort, by a logit of its own."""
+    """Classes to learn, each from its own columns of the cohort and with its own logit."""
     percent_error: Annotated[float, IN_FILE] = Field(default=10.0, ge=0, le=100)
-    """Points by which a percentage in the column `tumor_percent` of the cohort may be wrong."""
+    """By how many percentage points a `tumor_percent` in the cohort may be wrong."""
     grid: bool = False
     """Train the 15 configurations of alpha and beta in steps of 0.2."""
     supervised: bool = False
-    """Train on the tiles' true labels from `truth` too, as the upper bound of a grid; without one, instead."""
+    """With `--grid`, also train on the true labels of tiles from `--truth`, as an upper bound; without `--grid`, train
+    on them instead of the slide labels."""
     truth: Path | None = None
-    """Folder of outlines or masks named after the slides, for pixelwise measures and the threshold."""
+    """Ground truth for pixel measures and for the threshold: a folder of outlines or masks named after the slides."""
     arch: str = "resnet50"
-    """A torchvision classifier, `timm:NAME`, or `timm:hf-hub:OWNER/MODEL`; a transformer takes tiles of one size."""
+    """Network: a torchvision classifier, `timm:NAME`, or `timm:hf-hub:OWNER/MODEL`."""
     init: str = "imagenet"
-    """`imagenet`, or of a network of a hub `hub`, the weights that it comes with, whether that is said or not; `none`;
-    or a file: a state dict, or a checkpoint of wsiseg, whose head is used too."""
+    """Starting weights: `imagenet`; `none` for random weights; a file (a state dict, or a checkpoint of wsiseg, whose
+    head is used too); or `hub`: the weights that a network of the hub comes with, which `imagenet` means for such a
+    network too."""
     freeze: bool = False
-    """Compute the features once and train the head alone."""
+    """Freeze the network: compute the features of every tile once and train only the head."""
     features: Path | None = None
-    """Folder of stored features of the slides, of TRIDENT, CLAM, STAMP, slide2vec or `wsiseg predict`, to train a head
-    on; no pixels are read."""
+    """Train a head on stored features instead of on pixels: a folder of features that TRIDENT, CLAM, STAMP, slide2vec
+    or `wsiseg predict` wrote."""
     teacher: tuple[str, ...] = ()
-    """Model files or folders of tumour maps, whose averaged probabilities of tiles are learned in place of labels,
-    which slides need not have; of one with the label 0 that is learned."""
+    """Learn the probabilities that a model gives to tiles instead of slide labels: a model file, or a folder of tumour
+    maps; give it several times to average teachers. Slides need no label; a slide with the label 0 is still learned as
+    free of tumour."""
     tile: Annotated[int | None, IN_FILE] = Field(default=None, ge=16, le=4096)
-    """Side of the tiles of `features` in pixels of `mpp`, where their files do not say it."""
+    """Side of the tiles of `--features`, in pixels at the resolution of `mpp`, if their files do not state it."""
     mpp: Annotated[float | None, IN_FILE] = Field(default=None, gt=0, le=100)
-    """Micrometers per pixel of the tiles of `features`, where their files do not say it."""
+    """Resolution of the tiles of `--features` in micrometers per pixel, if their files do not state it."""
     views: Annotated[int, IN_FILE] = Field(default=1, ge=1, le=64)
-    """Copies of each training tile whose features are computed with `freeze`; all but the first are augmented, and they
-    alone are crops where `context` is given."""
+    """Number of copies of each training tile whose features are computed with `--freeze`. The first copy is the tile
+    itself; the others are augmented and, with `context`, cropped."""
     epochs: int = Field(default=20, ge=1)
-    """Times that every training slide is visited, or all its tiles where each has a label of its own."""
+    """Number of passes over the training slides; with `--supervised` or `--teacher`, over all of their tiles."""
     bag: int = Field(default=150, ge=1)
-    """Tiles drawn from a slide at a time."""
+    """Number of tiles drawn from a slide at a time."""
     max_tiles: Annotated[int, IN_FILE] = Field(default=2000, ge=1)
-    """Tiles of a slide that are used at most, the same ones in every run, spread evenly over its tissue."""
+    """Largest number of tiles used of a slide; they are spread evenly over its tissue and the same in every run."""
     micro_batch: int | None = Field(default=None, ge=1)
-    """Tiles held with their gradients at a time; all of a bag where it is not given."""
+    """Number of tiles held in memory with their gradients at a time; by default the whole bag."""
     accumulate: Annotated[int, IN_FILE] = Field(default=1, ge=1)
-    """Slides whose risks are averaged in one step, in each process."""
+    """Number of slides whose risks are averaged in one step, in each process."""
     pairs: Annotated[bool, IN_FILE] = False
-    """Visit slides with and without tumour of the same site in pairs, the rarer ones again; else each slide once."""
+    """Visit a slide with tumour and one without, of the same site, in turn, repeating the rarer kind; otherwise each
+    slide is visited once per epoch."""
     c0: Annotated[float, IN_FILE] = Field(default=1.0, ge=0)
     """Weight of slides without tumour in the risk."""
     c1: Annotated[float, IN_FILE] = Field(default=1.0, ge=0)
@@ -97,42 +101,46 @@ class TrainConfig(Config):
     schedule: Annotated[Schedule, IN_FILE] = "constant"
     """`constant`, or `cosine`: the learning rate falls to zero over all epochs."""
     warm_up: Annotated[float, IN_FILE] = Field(default=0.0, ge=0, lt=1)
-    """Share of all steps over which the learning rate rises from zero, so that the first steps, whose sizes Adam cannot
-    know yet, leave the starting weights what they are."""
+    """Share of all steps over which the learning rate rises from zero, so that the first steps of Adam, which are
+    poorly scaled, do not spoil the starting weights."""
     weight_decay: Annotated[float, IN_FILE] = Field(default=0.0, ge=0)
-    """Share by which weights shrink per step and learning rate, apart from the gradients."""
+    """Decoupled weight decay, as in AdamW."""
     colors: Annotated[Colors, IN_FILE] = "auto"
-    """Mean and deviation that tiles are standardised with: measured on the training set (`cohort`), or those that the
-    starting weights were made with (`weights`); `auto` is `weights` with `freeze`, else `cohort`."""
+    """Mean and deviation used to standardise tiles: `cohort` (measured on the training tiles), `weights` (those that
+    the starting weights were made with), or `auto`: `weights` with `--freeze`, otherwise `cohort`."""
     stain_jitter: Annotated[float, IN_FILE] = Field(default=0.0, ge=0, lt=1)
-    """Largest random change of the hematoxylin and eosin amounts of a training tile."""
+    """Largest random change of the amounts of hematoxylin and eosin in a training tile, as a share."""
     size_jitter: Annotated[float, IN_FILE] = Field(default=0.0, ge=0, le=0.5)
-    """Largest random change of the size in which a bag of training tiles is shown."""
+    """Largest random change of the size at which a bag of training tiles is shown, as a share."""
     context: Annotated[int | None, IN_FILE] = Field(default=None, ge=32, le=4096)
     """Side in pixels of the crops around tiles that the network sees; the logit is pooled over a tile-sized part."""
     train_last: Annotated[int | None, IN_FILE] = Field(default=None, ge=0)
-    """Train only so many of the last blocks of the backbone, and the head; all where it is not given."""
+    """Train only this many of the last blocks of the backbone, and the head; by default all blocks."""
     batch_norm: Annotated[BatchNorm, IN_FILE] = "train"
-    """`frozen` keeps the batch-norm statistics of the starting weights."""
+    """`train`, or `frozen`: keep the batch-norm statistics of the starting weights."""
     average: Annotated[float, IN_FILE] = Field(default=0.0, ge=0, lt=1)
-    """Decay of an exponential moving average of the weights that is validated and kept in their place; 0 for none."""
+    """Decay of an exponential moving average of the weights, which is validated and saved instead of the weights; 0
+    turns it off."""
     precision: Annotated[Precision, IN_FILE] = "auto"
-    """`bfloat16` computes most of the network in half the bits; `auto` does so on GPUs that are made for it."""
+    """`float32`; `bfloat16`, which computes most of the network in half the bits; or `auto`: bfloat16 on GPUs made for
+    it, otherwise float32."""
     validation_tiles: Annotated[int, IN_FILE] = Field(default=600, ge=1)
-    """Tiles of a slide that are scored at most: of validation slides in every epoch, at the end of test slides too."""
+    """Largest number of tiles scored of a slide: of validation slides after every epoch, of test slides at the end."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda`, or any device that PyTorch names."""
+    """Device to compute on: `auto`, `cpu`, `cuda`, or any device name of PyTorch."""
     save_minutes: Annotated[float, IN_FILE] = Field(default=10.0, gt=0)
-    """Minutes between two savings of `last.pt` within an epoch."""
+    """Minutes between two saves of `last.pt` within an epoch."""
     dask: Annotated[str | None, IN_FILE] = None
-    """Address of a Dask scheduler, or `local:N`, whose workers compute the features of `freeze`, a slide a task, and
-    train a `grid`, a configuration a task; all of them see the folders of the cohort and the run."""
+    """Address of a Dask scheduler, or `local:N` to start N worker processes on this machine. They compute the features
+    of `--freeze`, one slide per task, and train the configurations of `--grid`, one per task. All of them must see the
+    folders of the cohort and the run."""
     resume: bool = False
-    """Insist on going on from `last.pt`: other settings are an error. Without one the run begins."""
+    """Continue from `last.pt`, and stop with an error if settings differ; if there is no `last.pt`, start from the
+    beginning."""
     overwrite: bool = False
-    """Replace a run that is there."""
+    """Replace an existing run."""
 
     @classmethod
     def of_run(cls, path: Path) -> Self:
