@@ -242,6 +242,7 @@ def teach(name: str, made: Path, weights: Path, work: Path) -> None:
     It never sees a test slide.
     """
     teacher, own = TEACHERS[name], work / name
+    own.mkdir(exist_ok=True)
     if teacher.tiles is TILES:
         cohort = of_split(work / "tiles" / "cohort.csv", *TAUGHT)
     else:
