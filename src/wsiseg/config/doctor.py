@@ -14,8 +14,7 @@ class DoctorConfig(Config):
     slide: Annotated[Path | None, Shown("argument", "SLIDE|RUN|MAP")] = None
     """A slide to examine; or, to verify a run, the folder that predict or train wrote, or one of its heatmaps."""
     model: str | None = None
-    """Model file to examine; when verifying a run, where its model file is now. `default` and `node` come with
-    wsiseg."""
+    """Model file to examine; when verifying a run, where its model file is now. `default` comes with wsiseg."""
     slides: Path | None = None
     """Folder of the slides, if they are no longer where predict read them."""
     sample: int = Field(default=0, ge=0)

@@ -64,7 +64,7 @@ class EvaluateConfig(Config):
     pcam: Path | None = None
     """Evaluate on PatchCamelyon instead: the folder of its files."""
     model: Path | None = None
-    """Model file to evaluate on PatchCamelyon; `default` and `node` come with wsiseg."""
+    """Model file to evaluate on PatchCamelyon; `default` comes with wsiseg."""
     pcam_scale: Annotated[PcamScale | None, IN_FILE] = None
     """How the model sees PatchCamelyon patches: `native`, or `doubled` and padded with zeros as in the paper; by
     default the one nearer to the resolution of the model."""

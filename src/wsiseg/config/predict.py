@@ -28,7 +28,7 @@ class PredictConfig(Config):
     dicomweb://HOST/PATH/studies/UID/series/UID, or `-` to read one path per line from standard input."""
     model: tuple[str, ...] = ("default",)
     """Model file, or a folder of files that export wrote, of which the fastest on this machine is used. Give it several
-    times to average models. `default` and `node` come with wsiseg."""
+    times to average models. `default` comes with wsiseg."""
     views: Annotated[int, IN_FILE] = Field(default=1, ge=1, le=8)
     """Number of turned and mirrored views of each image whose probabilities are averaged; 1 uses the image alone."""
     out: Path = Path("wsiseg-out")

@@ -38,7 +38,7 @@ def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -
 
     Args:
         slide: The slide.
-        model: A model file; `default` and `node` come with wsiseg.
+        model: A model file; `default` comes with wsiseg.
         **settings: Further fields of `PredictConfig`, as `slide_mpp` or `map`.
 
     Returns:
