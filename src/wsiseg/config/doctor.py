@@ -25,7 +25,7 @@ class DoctorConfig(Config):
     slide_mpp: float | None = None
     """Micrometers per level-0 pixel of the slide; overrides what the file says."""
     deep: bool = False
-    """Read every tile of the slide and list those that cannot be read."""
+    """Read every tile of the slide and report those that cannot be read."""
     threads: Annotated[int, IN_FILE] = 2
     """Number of threads that read the slide."""
 

@@ -18,18 +18,18 @@ _SETTINGS: dict[str, type[Config]] = {
     "tile": TileConfig, "train": TrainConfig, "predict": PredictConfig, "evaluate": EvaluateConfig,
 }  # fmt: skip
 _TABLE = """\
-# The slides of a study; one row each. Give this file to wsiseg tile or predict or evaluate --cohort.
-# slide: an id of your choice; results are named after it
-# path: where the slide lies as seen from this file
-# case: the patient; slides of one patient never cross splits
-# label: 1 or yes or tumor; 0 or no or normal; empty where nobody knows
-# split: train or val or test; all empty to have the labelled slides shared out by wsiseg tile
+# The cohort table of a study: one row per slide. Give it to wsiseg tile or predict or to evaluate --cohort.
+# slide: a unique id of your choice; results are named after it
+# path: the slide file; relative to this file
+# case: the patient; all slides of a patient stay in one split
+# label: 1 or yes or tumor; 0 or no or normal; empty if not known
+# split: train or val or test; leave all empty to let wsiseg tile split the labelled slides
 # site: the organ
-# mpp: micrometers per pixel at full resolution; empty to believe the file
+# mpp: micrometers per pixel at full resolution; empty to use what the file says
 """
 _HEAD = """\
-# Settings of wsiseg {verb}, as they are by default. Take the # away before a name to change one, and give this file
-# as --config {verb}.toml; what is typed counts more than what stands here.
+# Settings of wsiseg {verb} with their defaults. To change one, remove the # before its name and edit the value.
+# Use this file with --config {verb}.toml; options on the command line override it.
 """
 
 
