@@ -127,6 +127,19 @@ def test_names_survive_any_locale(make_slide: MakeSlide, tmp_path: Path, name: b
     assert os.fsencode(json.loads(shown.decode("utf-8"))["slides"][0]["path"]).endswith(name)
 
 
+def test_names_turn_no_line_and_no_colour_of_a_terminal(tmp_path: Path) -> None:
+    if os.name != "posix":
+        pytest.skip("Windows has no such names")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "new\nline\x1b[31m\r.svs").write_text("no slide")
+    done = wsiseg("tile", tmp_path / "in", "--out", tmp_path / "o", "--quiet")
+    shown = "failed: new\\nline\\x1b[31m\\r.svs: not a slide"
+    assert [line.startswith(shown) for line in (done.stdout.splitlines()[2], done.stderr.splitlines()[0])] == [
+        True,
+        True,
+    ]
+
+
 @pytest.mark.parametrize("place", ["/dev/full", "a pipe that nobody reads"])
 def test_words_that_cannot_be_written_end_no_work(make_slide: MakeSlide, tmp_path: Path, place: str) -> None:
     if not Path("/dev/full").exists():

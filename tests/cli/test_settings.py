@@ -121,6 +121,19 @@ def test_a_name_that_is_not_known_gets_a_suggestion(tmp_path: Path) -> None:
     assert said == "min-tisue: no such setting; did you mean min-tissue?"
 
 
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (r'roi = "a\u0000"', "roi: holds NUL, as nothing that can be named does"),
+        (r'model = ["a", "\u0000"]', "model: holds NUL, as nothing that can be named does"),
+        ('model = "a.onnx"', "model: must be a list, as [1, 2] (got 'a.onnx')"),
+    ],
+)
+def test_a_value_that_no_file_can_have_or_no_list_is_a_sentence(tmp_path: Path, line: str, sentence: str) -> None:
+    (tmp_path / "file.toml").write_text(line)
+    assert outcome(predict.PredictConfig, ["a.svs", "--config", str(tmp_path / "file.toml")]) == sentence
+
+
 def test_every_setting_has_a_help_text_and_no_command_has_too_many_flags() -> None:
     for name, settings in ALL.items():
         assert all(settings.meanings().values())

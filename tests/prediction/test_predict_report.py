@@ -332,7 +332,7 @@ def noisy_results(slides: Sequence[str]) -> Callable[[str], Results]:
 def many(count: int) -> Run:
     records = [
         SlideRecord(slide=f"TCGA-00-{number:04}-01A-01-TS1.{'0' * 32}", path="x", status="ok", tissue_mm2=200.0,
-                    tumor_mm2=20.0, tumor_share=0.1, tiles=290_000, warnings=("only 0.20 mm2 of tissue",),
+                    tumor_mm2=20.0, tumor_share=0.1, tiles=290_000, warnings=("less than 0.5 mm2 of tissue",),
                     unknown_share=0.01, mean_probability=0.123, max_probability=0.987, seconds=12.3,
                     outputs={"png": f"TCGA-00-{number:04}-01A-01-TS1.{'0' * 32}.png"})
         for number in range(count)

@@ -85,6 +85,17 @@ def test_a_file_that_was_touched_is_looked_at_once_and_trusted_again(
     assert opened == []
 
 
+@pytest.mark.parametrize("settings", [{}, {"dry_run": True}])
+def test_what_was_warned_of_is_warned_of_again_where_the_results_are_found_done(
+    tmp_path: Path, predicted: Callable[..., Run], settings: dict[str, Any]
+) -> None:
+    before = [record.warnings for record in predicted().slides]
+    assert before[0]
+    os.utime(tmp_path / "a.tiff", LATER)
+    os.utime(tmp_path / "b.tiff", LATER)
+    assert [record.warnings for record in predicted(**settings).slides] == before
+
+
 @pytest.mark.parametrize("name", ["a.tiff", "out/a.png", "out/a.ome.zarr/.zattrs"])
 def test_a_file_that_is_gone_is_missed(tmp_path: Path, predicted: Callable[..., Run], name: str) -> None:
     (tmp_path / name).unlink()

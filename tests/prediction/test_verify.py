@@ -1,6 +1,7 @@
 """A finished run proves what it is: one altered bit anywhere is named, and an unaltered copy passes elsewhere."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,11 @@ from making.models import write_color_filter_model
 from making.slides import stained_picture, write_slide
 from wsiseg.config.doctor import DoctorConfig
 from wsiseg.config.predict import PredictConfig
+from wsiseg.config.tile import TileConfig
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.prediction.verify import verify
 from wsiseg.run.proof import Findings, Written
+from wsiseg.tiles.tile import tile
 
 
 def predicted(folder: Path, *inputs: str, **settings: Any) -> None:
@@ -193,6 +196,23 @@ def test_a_run_without_hashes_is_not_proven_and_gets_them_when_it_runs_again(mov
     assert verified(moved).problems == ()
     flip(moved / "out" / "a.png")
     assert verified(moved).problems[0].startswith("a.png: ")
+
+
+def test_a_record_without_hashes_of_another_command_proves_nothing_and_says_so(tmp_path: Path, finished: Path) -> None:
+    tile(TileConfig.checked(inputs=[str(finished / "slides")], out=tmp_path / "tiles", tissue="none"))
+    findings = verified(tmp_path, "tiles")
+    assert [text.split(",")[0] for text in findings.facts["run"]["not proven"]] == ["run.json: no hashes recorded"]
+
+
+def test_files_whose_names_are_no_text_are_verified(tmp_path: Path, finished: Path) -> None:
+    name = os.fsdecode(b"odd\xff.tiff")
+    (tmp_path / "slides").mkdir()
+    for original, copy in (("slides/a.tiff", f"slides/{name}"), ("m.onnx", "m.onnx")):
+        shutil.copyfile(finished / original, tmp_path / copy)
+    predicted(tmp_path, name)
+    assert verified(tmp_path).problems == ()
+    flip(tmp_path / "out" / f"{Path(name).stem}.png")
+    assert len(verified(tmp_path).problems) == 1
 
 
 def test_shards_are_verified_together(moved: Path) -> None:

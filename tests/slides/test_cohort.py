@@ -1,3 +1,4 @@
+import io
 import os
 import string
 from collections.abc import Callable
@@ -217,6 +218,13 @@ def test_inputs_are_files_folders_globs_tables_and_lines(make_slide: MakeSlide, 
     assert names("missing.tiff") == ["missing"]
     piped = [str(tmp_path / "one.tiff") + "\n", "\n", str(tmp_path / "sub") + "\n"]
     assert [one.slide for one in Cohort.from_inputs(["-"], piped).slides] == ["one", "three", "two"]
+    ended = ["".join(f"{tmp_path / name}\0" for name in ("one.tiff", "line\nbreak.tiff", " \ufeff.tiff"))]
+    lines = io.StringIO(ended[0]).readlines()
+    assert [one.path.name for one in Cohort.from_inputs(["-"], lines).slides] == [
+        "one.tiff",
+        "line\nbreak.tiff",
+        " \ufeff.tiff",
+    ]
     for nothing in ("nothing/*.svs", "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(UsageError, match="no slides in"):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _NO_WORK = ("up_to_date", "skipped")
 _MOST_NAMED = 5
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 class Words(io.FileIO):
@@ -92,7 +94,7 @@ class Streams(Progress):
         told = [] if self._done >= len(run.slides) and self._is_seen and sys.stdout.isatty() else run.slides
         paths = [path for record in run.slides for path in record.outputs.values()]
         lines = paths if pages is None else [*map(str, pages), *(fitted(outcome(one), sys.stdout) for one in told)]
-        self.result(run.model_dump(mode="json", by_alias=True), lines)
+        self.result(run.as_json(), lines)
         if run.has_no_slide:
             names = shortened([Path(record.path).name for record in run.slides], _MOST_NAMED)
             text = f"none of the files can be read as a slide: {', '.join(names)}"
@@ -153,7 +155,7 @@ class Streams(Progress):
         self._pace.spoke()
         self._draw()
         if record.status == "failed" and self.quiet:
-            typer.echo(outcome(record), err=True)
+            typer.echo(fitted(outcome(record), sys.stderr), err=True)
         self.note(f"[{self._done}/{self._total}] {outcome(record)}")
         for warning in record.warnings:
             self.note(f"  warning: {warning}")
@@ -174,11 +176,19 @@ class Streams(Progress):
 
 
 def fitted(text: str, stream: TextIO) -> str:
-    """Break lines between words where a terminal would break them anywhere; commands stay whole, to be copied."""
+    """Break lines between words where a terminal would break them anywhere; commands stay whole, to be copied.
+
+    Control characters, which names of files may hold and terminals obey, are written as escapes.
+    """
+    text = _CONTROLS.sub(_escape, text)
     if not stream.isatty():
         return text
     width = shutil.get_terminal_size().columns
     return "\n".join(line if line.startswith("wsiseg ") else _broken(line, width) for line in text.split("\n"))
+
+
+def _escape(character: re.Match[str]) -> str:
+    return ascii(character[0])[1:-1]
 
 
 def _broken(line: str, width: int) -> str:
@@ -191,8 +201,8 @@ def outcome(record: SlideRecord) -> str:
     """Say in one line what became of a slide."""
     if record.error is not None:
         hint = f"; {record.error.hint}" if record.error.hint else ""
-        # The sentence begins with the file's name.
-        return f"{record.status}: {record.error.message}{hint}"
+        # The sentence begins with the file's name, in which lines may break.
+        return f"{record.status}: {record.error.message}{hint}".replace("\n", "\\n")
     parts = [f"{record.slide}: {record.status}"]
     if record.status == "planned" and record.mpp is not None:
         parts.append(f"{record.mpp[0]:.4g} um/px ({record.mpp_source})")

@@ -107,20 +107,22 @@ class Config(Described, frozen=True, extra="forbid", defer_build=True):
         Raises:
             UsageError: A value does not fit its field; a person reads one sentence per wrong field.
         """
-        cls._refuse_empty(values)
+        cls._refuse_nameless(values)
         try:
             return cls(**values)
         except ValidationError as error:
             raise UsageError("; ".join(cls._sentence(problem) for problem in error.errors())) from error
 
     @classmethod
-    def _refuse_empty(cls, values: Mapping[str, Any]) -> None:
-        """Refuse the empty text that a variable which is not set leaves: as a path it means the folder one is in."""
+    def _refuse_nameless(cls, values: Mapping[str, Any]) -> None:
+        """Refuse NUL, and the empty text of a variable that is not set: as a path it means the folder one is in."""
         for name, value in values.items():
             field = cls.model_fields.get(name)
             every = value if isinstance(value, list | tuple) else [value]
             if field is not None and field.default != "" and any(one == "" for one in every):
                 raise UsageError(f"{name.replace('_', '-')}: is empty, as where a variable is not set")
+            if any(isinstance(one, str) and "\0" in one for one in every):
+                raise UsageError(f"{name.replace('_', '-')}: holds NUL, as nothing that can be named does")
 
     def to_toml(self) -> str:
         """Return the settings as TOML; a field that is None is left out."""
@@ -145,7 +147,8 @@ class Config(Described, frozen=True, extra="forbid", defer_build=True):
         if problem["type"] == "missing":
             return f"{where} must be given"
         if problem["type"] != "extra_forbidden":
-            what = str(problem["msg"]).removeprefix("Value error, ")
+            is_alone = problem["type"] == "tuple_type"
+            what = "must be a list, as [1, 2]" if is_alone else str(problem["msg"]).removeprefix("Value error, ")
             return f"{where}: {what} (got {problem['input']!r})" if where else what
         if where in cls.gone:
             return f"{where} is no longer a setting: {cls.gone[where].advice}"

@@ -13,7 +13,7 @@ class TileConfig(Config):
 
     inputs: Annotated[tuple[str, ...], Shown("argument", "INPUT...")]
     """Slides, folders, globs, a cohort CSV, s3://, gs:// or https:// addresses of slides, or `-` to read one path per
-    line from standard input."""
+    line (or NUL-terminated) from standard input."""
     out: Path
     """Output folder for the tile stores, pictures and tables."""
     tile: int = Field(default=224, ge=16, le=4096)

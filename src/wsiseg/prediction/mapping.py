@@ -119,14 +119,14 @@ def plan_record(job: Job, tiles: int, speed: float) -> SlideRecord:
     )
 
 
-def warnings_of(job: Job, heatmap: Heatmap, models: Sequence[ModelFile]) -> tuple[str, ...]:
-    """Say what a person should know before trusting a map: of its slide, its pixels, its organ, and what it shows."""
-    cards, slide = [model.card for model in models], job.slide
+def warnings_of(row: CohortSlide, slide: Slide, heatmap: Heatmap, models: Sequence[ModelFile]) -> tuple[str, ...]:
+    """Say what to know before trusting a map, old or new: of slide, tissue, pixels and organ, and of what it shows."""
+    cards = [model.card for model in models]
     return (
         *slide.warnings,
-        *job.warnings,
+        *heatmap.run.get("warnings", ()),
         *slide.coarseness(min(card.mpp for card in cards)),
-        *_other_organ(job.row.site.strip(), cards),
+        *_other_organ(row.site.strip(), cards),
         *heatmap.warnings,
     )
 

@@ -89,7 +89,7 @@ class _Work:
             try:
                 if known is not None and self._is_up_to_date(known, slide):
                     slide.close()
-                    return self._with_state(_record(self, known, "up_to_date", known.warnings))
+                    return self._with_state(self._up_to_date(known, slide))
                 self._prepare(slide, reader, began)
             except BaseException:
                 slide.close()
@@ -97,6 +97,9 @@ class _Work:
             return None
 
         self.attempt(step)
+
+    def _up_to_date(self, known: Heatmap, slide: Slide) -> SlideRecord:
+        return _record(self, known, "up_to_date", warnings_of(self.row, slide, known, self.setting.models))
 
     def _with_state(self, record: SlideRecord) -> SlideRecord:
         return record.model_copy(update={"state": self.setting.state(self.row, self.marks)})
@@ -107,7 +110,7 @@ class _Work:
         known = None if config.overwrite else self.files.open()
         with self._slide() as slide:
             if known is not None and self._is_up_to_date(known, slide):
-                return _record(self, known, "up_to_date", known.warnings)
+                return self._up_to_date(known, slide)
             job = prepare(self.row, slide, self.setting.models, config, self.setting.places)
             return plan_record(job, 0 if self.known else job.tiles, speed)  # a new threshold alone asks about none
 
@@ -183,11 +186,12 @@ class _Work:
         def step() -> SlideRecord:
             models = self.setting.models
             heatmap = self.known or map_of(job, self.askings, models, self.setting.config)
+            heatmap = replace(heatmap, run={**heatmap.run, "warnings": [*job.warnings]})  # for runs that find it done
             notes = [f"{model.card.name} {model.card.version}: {model.card.intended_use}" for model in models]
             if self.setting.config.write_features and self.askings and self.askings[0].features:
                 facts = models[0].card.features
                 write_of(self.askings[0], facts.encoder if facts else "", self.files.outputs["features"])
-            warnings = warnings_of(job, heatmap, models)
+            warnings = warnings_of(self.row, job.slide, heatmap, models)
             self.files.write(heatmap, picture.result(), notes, warnings)
             status: Status = "no_tissue" if not heatmap.run["tiles"] else "suspect" if heatmap.warnings else "ok"
             record = _record(self, heatmap, status, warnings)

@@ -85,11 +85,11 @@ def _read(path: Path, verdict: _Verdict) -> Iterator[Run]:
         verdict.problems.append(f"{path.name}: cannot be read as the record of a run: {str(error).splitlines()[0]}")
         return
     has_hashes = run.written or any(record.written for record in run.slides)
-    if SEAL in raw or has_hashes:
-        if sealed(raw).get(SEAL) != raw.get(SEAL):
-            verdict.problems.append(f"{path.name}: its content is not what was written ({SEAL})")
-    else:
-        verdict.unproven.append(f"{path.name}: no hashes recorded, by wsiseg {run.version or 'of an earlier version'}")
+    if (SEAL in raw or has_hashes) and sealed(raw).get(SEAL) != raw.get(SEAL):
+        verdict.problems.append(f"{path.name}: its content is not what was written ({SEAL})")
+    if not has_hashes:
+        made = f"{run.command} of wsiseg {run.version or 'of an earlier version'}"
+        verdict.unproven.append(f"{path.name}: no hashes recorded, by {made}")
     yield run
 
 

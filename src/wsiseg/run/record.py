@@ -106,6 +106,10 @@ class Run(BaseModel, frozen=True, populate_by_name=True):
         """
         return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
 
+    def as_json(self) -> dict[str, Any]:
+        """Return what a run file holds, also names of no text as they are, which JSON of pydantic alters."""
+        return self.model_dump(by_alias=True)
+
     @property
     def failed(self) -> tuple[SlideRecord, ...]:
         """The slides that failed."""
@@ -195,7 +199,7 @@ class RunFile:
         if self.path is not None:
             with locked(self.path.with_name(f".{self.path.name}.lock")):
                 merged = _with_earlier(self.path, self.run)
-                write_json(self.path, sealed(merged.model_dump(mode="json", by_alias=True)))
+                write_json(self.path, sealed(merged.as_json()))
         self._spent += time.monotonic() - began
 
 

@@ -71,7 +71,7 @@ class Cohort:
 
         Args:
             inputs: Files, folders (searched in depth), globs, cohort CSVs, or `-` for `piped`.
-            piped: Paths, one an item, that stand in for `-`.
+            piped: Lines that stand in for `-`: a path each, or paths that end by NUL, as of `find -print0`.
 
         Returns:
             The slides, each once, in the order named; rows of a table count more than the same files found elsewhere,
@@ -80,7 +80,7 @@ class Cohort:
         Raises:
             UsageError: A cohort is wrong, or nothing at all was found.
         """
-        lines = [path for line in piped if (path := line.lstrip("\ufeff").strip())] if "-" in inputs else []
+        lines = _piped(piped) if "-" in inputs else []
         named = [text for name in inputs for text in (lines if name == "-" else [name])]
         found = [slide for text in named for slide in _slides_at(text)]
         if not found:
@@ -121,6 +121,14 @@ def _relative(path: Path, folder: Path) -> Path:
         return Path(os.path.relpath(path.absolute(), folder.resolve()))
     except ValueError:
         return path.absolute()
+
+
+def _piped(lines: Iterable[str]) -> list[str]:
+    """Return paths that are given one a line, or ended by NULs, as names that hold line breaks need it."""
+    given = list(lines)
+    if any("\0" in line for line in given):
+        return list(filter(None, "".join(given).split("\0")))
+    return [path for line in given if (path := line.lstrip("\ufeff").strip())]
 
 
 def _slides_at(text: str) -> list[tuple[CohortSlide, bool]]:

@@ -42,7 +42,7 @@ class TissueMask:
             found.append(f"{self.unreadable_share:.2%} of the slide cannot be read and is left out")
         if self.source != "none" and self.mask.any():
             if self.area_mm2 < _LITTLE_MM2:
-                found.append(f"only {self.area_mm2:.2f} mm2 of tissue")
+                found.append(f"less than {_LITTLE_MM2:g} mm2 of tissue")
             if self.mask.mean() > _ALL:
                 found.append(f"{self.mask.mean():.0%} of the frame is taken for tissue")
         return tuple(found)
