@@ -25,7 +25,8 @@ class PredictConfig(Config):
 
     inputs: Annotated[tuple[str, ...], Shown("argument", "INPUT...")]
     """Slides, folders, globs, a cohort CSV, s3://, gs:// or https:// addresses of slides, DICOM series as
-    dicomweb://HOST/PATH/studies/UID/series/UID, or `-` to read one path per line (or NUL-terminated) from standard input."""
+    dicomweb://HOST/PATH/studies/UID/series/UID, or `-` to read paths from standard input, one per line or
+    NUL-terminated."""
     model: tuple[str, ...] = ("default",)
     """Model file, or a folder of files that export wrote, of which the fastest on this machine is used. Give it several
     times to average models. `default` comes with wsiseg."""

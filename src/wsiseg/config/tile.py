@@ -12,8 +12,8 @@ class TileConfig(Config):
     """Settings of `wsiseg tile`."""
 
     inputs: Annotated[tuple[str, ...], Shown("argument", "INPUT...")]
-    """Slides, folders, globs, a cohort CSV, s3://, gs:// or https:// addresses of slides, or `-` to read one path per
-    line (or NUL-terminated) from standard input."""
+    """Slides, folders, globs, a cohort CSV, s3://, gs:// or https:// addresses of slides, or `-` to read paths from
+    standard input, one per line or NUL-terminated."""
     out: Path
     """Output folder for the tile stores, pictures and tables."""
     tile: int = Field(default=224, ge=16, le=4096)
