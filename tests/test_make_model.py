@@ -48,7 +48,7 @@ def test_the_recipe_runs_from_a_cohort_to_a_model_file(tmp_path: Path) -> None:
     torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), weights)
     short.write_text(SHORT)
     paths = os.pathsep.join((str(SCRIPTS), os.environ.get("PYTHONPATH", "")))
-    command = [sys.executable, short, tmp_path / "no-data", weights, work, "--out", tmp_path]
+    command = [sys.executable, *map(str, (short, tmp_path / "no-data", weights, work, "--out", tmp_path))]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     with ModelFile.open(tmp_path / "default.onnx") as model:
