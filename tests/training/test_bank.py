@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from making.tiled import SMALL, training
 from wsiseg.network.network import build
 from wsiseg.run.record import Progress
-from wsiseg.training.bags import TileSource
+from wsiseg.training.bags import TileSource, source_of
 from wsiseg.training.features import FeatureBank
 from wsiseg.training.known_tissue import known_tissue
 from wsiseg.training.processes import Processes
@@ -49,6 +50,23 @@ def test_tiles_that_gave_features_are_not_asked_again_of_what_tissue_they_show(c
     again = known_tissue(classifier, slides, Counted(), Processes(), replace(bank, folder=tmp_path / "other"))
     assert again is not None
     np.testing.assert_array_equal(again.mean, one.mean)
+
+
+@pytest.mark.parametrize("values", [{}, {"views": 2, "freeze": True}, {"views": 2, "freeze": True, "context": 128}])
+def test_known_tissue_is_seen_amid_what_lies_around_it_however_tiles_are_shown(
+    cohort: Path, tmp_path: Path, values: dict[str, object]
+) -> None:
+    """With several views what is read for anything else is the tile, and not the crop around it."""
+    slides = labelled_slides(cohort, most_tiles=12)
+    classifier = build(SMALL, "none").eval()
+    found = [
+        known_tissue(classifier, slides, source, Processes())
+        for source in (TileSource(), source_of(training(cohort, tmp_path, **values), torch.device("cpu"), None))
+    ]
+    assert found[0] is not None
+    assert found[1] is not None
+    for name in ("mean", "scale", "axes", "variances", "rest"):
+        np.testing.assert_array_equal(getattr(found[1], name), getattr(found[0], name))
 
 
 @pytest.mark.parametrize("values", [{"context": 96}, {"precision": "bfloat16"}])

@@ -62,7 +62,7 @@ def _read(source: TileSource, bank: FeatureBank | None, slide: LabelledSlide) ->
     kept = None if bank is None else bank.stage(slide)
     read = [] if kept is not None else [(0, replace(source, context_px=None).read(slide, tiles))]
     if slide.path.exists():
-        wider = replace(source, context_px=slide.tile_px + 2 * _AROUND_PX)
+        wider = replace(source, context_px=slide.tile_px + 2 * _AROUND_PX, is_whole=False)
         read.append((_AROUND_PX // STRIDE_PX, wider.read(slide, crops)))
     return [] if kept is None else [kept], read
 
