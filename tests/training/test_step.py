@@ -223,6 +223,19 @@ def test_what_is_held_does_not_move() -> None:
     assert not every[0].training
 
 
+def test_of_a_transformer_the_last_blocks_move_alone() -> None:
+    """Its class token and position embeddings are of no block, and lie before all."""
+    whole, some = (build("timm:test_vit", "none", tile_px=160) for _ in range(2))
+    every = blocks(some.backbone)
+    hold(some, 2)
+    moving = {name for name, weight in some.named_parameters() if weight.requires_grad}
+    last = {f"backbone.network.{name}" for name in ("norm.weight", "norm.bias")} | {"head.weight", "head.bias"}
+    assert {name for name in moving if ".blocks." not in name} == last
+    assert len({name.split(".blocks.")[1].split(".")[0] for name in moving if ".blocks." in name}) == 1
+    hold(whole, len(every))
+    assert all(weight.requires_grad for weight in whole.parameters())
+
+
 def test_the_learning_rate_falls_as_a_cosine() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     settings = TrainConfig(cohort=Path("c"), out=Path("o"), lr=0.4, schedule="cosine")

@@ -14,6 +14,7 @@ from torch.optim import swa_utils
 from wsiseg.config.train import TrainConfig
 from wsiseg.mathematics import mil
 from wsiseg.network.network import TileClassifier
+from wsiseg.network.tokens import TokenMap
 from wsiseg.run.memory import loading
 from wsiseg.training.bags import Bag
 from wsiseg.training.slides import LabelledSlide
@@ -155,6 +156,7 @@ def _statistics_held(network: nn.Module, *, when: bool) -> Iterator[None]:
 def blocks(backbone: nn.Module) -> list[nn.Module]:
     """List the parts of a backbone that have weights, from input to output; stages count as the blocks they hold."""
     found: list[nn.Module] = []
+    backbone = backbone.network if isinstance(backbone, TokenMap) else backbone
     for child in backbone.children():
         if isinstance(child, nn.Sequential | nn.ModuleList) and type(child) in {nn.Sequential, nn.ModuleList}:
             found += blocks(child)
@@ -173,8 +175,11 @@ def held_blocks(classifier: TileClassifier, train_last: int | None) -> list[nn.M
 
 def hold(classifier: TileClassifier, train_last: int | None) -> None:
     """Keep all weights but those of the head and the last blocks from changing."""
-    for block in held_blocks(classifier, train_last):
-        block.requires_grad_(requires_grad=False)
+    held = held_blocks(classifier, train_last)
+    if held:
+        moving = {weight for block in blocks(classifier.backbone)[len(held) :] for weight in block.parameters()}
+        for weight in set(classifier.backbone.parameters()) - moving:  # some are of no block, as class tokens
+            weight.requires_grad = False
 
 
 def set_training(network: nn.Module, classifier: TileClassifier, config: TrainConfig) -> None:
