@@ -31,8 +31,9 @@ from wsiseg.training.fit import fit
 from wsiseg.training.processes import device_of, joined_processes
 from wsiseg.training.run_folder import RunFolder
 from wsiseg.training.scoring import by_class, pixels_of
-from wsiseg.training.slides import LabelledSlide, TileTruth, labelled_slides, tile_truths, with_normal
+from wsiseg.training.slides import LabelledSlide, labelled_slides, with_normal
 from wsiseg.training.task import filled_bank, started, task_of
+from wsiseg.training.truths import TileTruth, tile_truths
 
 ARMS = {
     "yes or no": "",

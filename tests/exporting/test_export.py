@@ -447,6 +447,8 @@ def test_runs_that_cannot_be_exported(trained: tuple[Path, TileClassifier], tmp_
     assert "interrupted" in refusal(run)
     torch.save({"schema": "wsiseg.training/1", "epoch": 1}, run / "last.pt")
     assert "--resume" in refusal(run)
+    torch.save({"schema": "wsiseg.training/1", "epoch": 2, "finished": False}, run / "last.pt")
+    assert "--resume" in refusal(run), "its best epoch is neither calibrated nor has it a threshold"
     torch.save({"schema": "wsiseg.training/1", "epoch": 2}, run / "last.pt")
     (run / "best.pt").unlink()
     assert "no best checkpoint" in refusal(run)

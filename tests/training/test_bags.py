@@ -25,7 +25,7 @@ from wsiseg.mathematics.mil import neighbourhood
 from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.reader_processes import ReaderProcesses
 from wsiseg.training import bags
-from wsiseg.training.bags import TileSource, Visit, ahead, drawn, order_of, visits_of
+from wsiseg.training.bags import TileSource, Visit, ahead, drawn, order_of, place_among, visits_of
 from wsiseg.training.slides import Indices, LabelledSlide, labelled_slides
 
 
@@ -228,6 +228,31 @@ def test_steps_of_processes_are_those_of_accumulation(count: int, processes: int
     assert [(visit.slide, visit.seed) for visit in together] == [(visit.slide, visit.seed) for visit in alone]
     weights = zip(together, alone, strict=True)
     assert all(one.weight == pytest.approx(other.weight * processes) for one, other in weights)
+
+
+@given(
+    count=st.integers(1, 30),
+    accumulate=st.integers(1, 4),
+    before=st.integers(1, 5),
+    processes=st.integers(1, 5),
+    steps=st.integers(0, 30),
+)
+def test_other_processes_go_on_where_an_epoch_was_left(
+    count: int, accumulate: int, before: int, processes: int, steps: int
+) -> None:
+    """Of the slides that were seen only those of a step that is not complete come again."""
+    order = slides(count)
+    theirs = [visits_of(order, (0,), accumulate, rank, before) for rank in range(before)]
+    ends = [0, *(place + 1 for place, visit in enumerate(theirs[0]) if visit.ends_step)]
+    place = ends[min(steps, len(ends) - 1)]
+    seen = {visit.slide.slide for visits in theirs for visit in visits[:place] if visit.weight}
+    mine = [visits_of(order, (0,), accumulate, rank, processes) for rank in range(processes)]
+    again = place_among(place, before, count, accumulate, processes)
+    left = [visit.slide.slide for visits in mine for visit in visits[again:] if visit.weight]
+    assert again in [0, *(number + 1 for number, visit in enumerate(mine[0]) if visit.ends_step)]
+    assert {slide.slide for slide in order} - seen <= set(left)
+    assert len(seen & set(left)) < accumulate * processes
+    assert not left or len(seen) < count
 
 
 def test_an_epoch_is_shuffled_by_its_seed() -> None:

@@ -16,7 +16,8 @@ from wsiseg.training.scoring import (
     pixels_of,
     slide_measures,
 )
-from wsiseg.training.slides import LabelledSlide, TileTruth
+from wsiseg.training.slides import LabelledSlide
+from wsiseg.training.truths import TileTruth
 
 
 def scored(logits: NDArray[np.float32], tumor: NDArray[np.float64]) -> tuple[list[Scored], dict[str, TileTruth]]:

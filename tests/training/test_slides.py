@@ -20,8 +20,9 @@ from wsiseg.tiles.tile import tile
 from wsiseg.training.cautions import cautions, cost, looks
 from wsiseg.training.features import Compute
 from wsiseg.training.scoring import Scored, pixels_of
-from wsiseg.training.slides import evenly, labelled_slides, spread, tile_truths
+from wsiseg.training.slides import evenly, labelled_slides, spread
 from wsiseg.training.train import train
+from wsiseg.training.truths import tile_truths
 
 
 @given(st.integers(0, 5000), st.integers(1, 300), st.integers(0, 9))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from making.models import write_color_filter_model
+from making.progress import Heard
 from making.tiled import TILE_PX, training
 from wsiseg.config.train import TrainConfig
 from wsiseg.heatmap.heatmap import Heatmap
@@ -89,6 +90,15 @@ def maps_of(cohort: Path, folder: Path, cell_px: int, unknown: str = "") -> Path
     return folder
 
 
+def without(cohort: Path, slide: str) -> Path:
+    """Write a table without a slide."""
+    path = cohort.with_name("without.csv")
+    path.write_text(
+        "".join(row for row in cohort.read_text().splitlines(keepends=True) if not row.startswith(f"{slide},"))
+    )
+    return path
+
+
 @pytest.mark.parametrize("cell_px", [20, TILE_PX])
 def test_of_a_map_the_mean_over_each_tile_is_learned(cohort: Path, tmp_path: Path, cell_px: int) -> None:
     slides = labelled_slides(cohort, need_labels=False)
@@ -119,11 +129,19 @@ def test_a_network_learns_from_maps_and_from_others_when_these_change(cohort: Pa
     assert train(config).status == "ok"
     assert train(config).status == "up_to_date"
     shutil.rmtree(maps / f"{one}.ome.zarr")
-    with pytest.raises(UsageError, match=f"{one}: has no map to learn from"):
+    with pytest.raises(UsageError, match=f"holds no map of {one}"):
         train(config.model_copy(update={"overwrite": True}))
     shutil.copytree(maps / f"{other}.ome.zarr", maps / f"{one}.ome.zarr")
     with pytest.raises(UsageError, match=rf"{one}\.ome\.zarr: the slide changed"):
         train(config.model_copy(update={"overwrite": True}))
+    map_of_one = Heatmap.open(maps / f"{other}.ome.zarr")
+    finer = replace(map_of_one, slide=replace(map_of_one.slide, mpp=(0.25, 0.25)), cell_um=map_of_one.cell_um / 2)
+    finer.save(maps / f"{other}.ome.zarr")
+    alone = config.model_copy(update={"overwrite": True, "cohort": without(cohort, one)})
+    with pytest.raises(
+        UsageError, match=rf"{other}\.ome\.zarr: its pixel size changed from 0.25 to 0.5 um; map it again"
+    ):
+        train(alone)
     with pytest.raises(UsageError, match="no heatmaps there"):
         train(config.model_copy(update={"teacher": (str(tmp_path),)}))
 
@@ -138,6 +156,20 @@ def test_what_one_of_several_teachers_leaves_out_is_left_out(cohort: Path, teach
     assert (found[slides[0].slide] == LEFT_OUT).all()
     kept = alone[0] != LEFT_OUT
     np.testing.assert_allclose(found[slides[1].slide][kept], np.mean(alone, 0)[kept], atol=1e-6)
+
+
+def test_slides_of_whose_tiles_no_teacher_says_anything_are_told_and_not_all_may_be(
+    cohort: Path, tmp_path: Path
+) -> None:
+    slides, listening = labelled_slides(cohort), Heard()
+    maps = maps_of(cohort, tmp_path / "maps", TILE_PX, unknown="slide-1")
+    with opened([str(maps)], "cpu") as teachers:
+        assert teachers is not None
+        teachers.targets(slides, tmp_path / "said", Processes(), listening)
+        assert listening.notes == ["the teachers say nothing of any tile of slide-1"]
+        alone = [replace(one, split="val") if one.slide != "slide-1" else one for one in slides]
+        with pytest.raises(UsageError, match="the teachers say nothing of any training tile"):
+            teachers.targets(alone, tmp_path / "said", Processes(), listening)
 
 
 def test_a_teacher_of_other_tiles_is_refused(unlabelled: Path, tmp_path: Path) -> None:

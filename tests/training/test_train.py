@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,18 +21,21 @@ from PIL import Image
 
 from making.progress import Heard
 from making.tiled import SMALL, TILE_PX, training
+from making.waiting import LONGEST_S
 from wsiseg.config.doctor import DoctorConfig
 from wsiseg.config.train import TrainConfig
+from wsiseg.exporting.from_run import from_run
 from wsiseg.network.checkpoint import Checkpoint
-from wsiseg.network.network import build, load_classifier
+from wsiseg.network.network import TileClassifier, build, load_classifier
 from wsiseg.network.weights import read_torch
 from wsiseg.prediction.verify import verify
 from wsiseg.run.errors import DeviceError, UsageError, WsisegError
 from wsiseg.training.bags import TileSource
 from wsiseg.training.fit import better
-from wsiseg.training.processes import Processes, device_name, interleaved, precision_on
-from wsiseg.training.slides import labelled_slides, tile_truths
+from wsiseg.training.processes import Processes, device_name, interleaved, leaving_word_to_others, precision_on
+from wsiseg.training.slides import labelled_slides
 from wsiseg.training.train import Trained, train
+from wsiseg.training.truths import tile_truths
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -168,6 +172,17 @@ def test_the_state_of_an_earlier_version_goes_on_within_its_epoch(cohort: Path, 
     _assert_same(weights(tmp_path / "last.pt"), state["network"])
 
 
+def test_an_epoch_that_two_processes_began_is_finished_by_one(cohort: Path, tmp_path: Path) -> None:
+    settings = training(cohort, tmp_path, epochs=1)
+    train(settings)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    # Two visits of each were all four slides.
+    left = {"epoch": 0, "place": 2, "processes": 2, "risks": [(0.7, 12)], "history": [], "finished": False}
+    torch.save({**state, **left}, tmp_path / "last.pt")
+    train(settings)
+    _assert_same(weights(tmp_path / "last.pt"), state["network"])
+
+
 @pytest.mark.parametrize("name", ["guard", "test-views", "parts", "optimizer", "top", "tune-lr", "tune-epochs"])
 def test_settings_that_went_are_refused_with_what_to_do(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name} is no longer a setting: "):
@@ -189,6 +204,72 @@ def test_more_epochs_go_on_where_fewer_ended(cohort: Path, tmp_path: Path, value
 def _assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+class Killed(BaseException):
+    """Ends a run as if it had been killed."""
+
+
+def train_until(place: str, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train, and be killed where a function is called."""
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, killed)
+        with pytest.raises(Killed):
+            train(config)
+
+
+def test_a_run_killed_before_its_best_epoch_was_judged_judges_it(
+    cohort: Path, truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that had ended before with fewer epochs."""
+    settings = training(cohort, tmp_path / "run", truth=truth, freeze=True, lr=1e-2, epochs=1)
+    train(settings)
+    more = settings.model_copy(update={"epochs": 2})
+    train_until("wsiseg.training.train.judged", more, monkeypatch)
+    with pytest.raises(UsageError, match="the training was interrupted"):
+        from_run(tmp_path / "run", None)
+    again = train(more)
+    assert again.status == "ok"
+    whole = train(more.model_copy(update={"out": tmp_path / "whole"}))
+    assert again.best.figures == whole.best.figures
+    assert from_run(tmp_path / "run", None).facts["threshold"] == whole.best.threshold
+
+
+def test_what_another_run_left_is_not_taken_for_that_of_one_that_was_killed(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = training(cohort, tmp_path, freeze=True, epochs=1)
+    train(settings)
+    train_until("wsiseg.training.fit._visit", settings.model_copy(update={"lr": 1e-3}), monkeypatch)
+    with pytest.raises(UsageError, match="the training was interrupted"):
+        from_run(tmp_path, None)
+
+
+def test_a_run_of_more_epochs_is_not_taken_for_one_of_fewer(cohort: Path, tmp_path: Path) -> None:
+    train(training(cohort, tmp_path, freeze=True, epochs=3))
+    fewer = training(cohort, tmp_path, freeze=True, epochs=2)
+    with pytest.raises(UsageError, match="was made with other settings: epochs"):
+        train(fewer.model_copy(update={"resume": True}))
+    assert train(fewer).status == "ok"
+    assert len(rows(tmp_path / "metrics.csv")) == 2
+
+
+def test_validation_that_is_no_number_ends_the_run(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By it no epoch can be ranked: the first would be kept, as nothing is less than NaN."""
+    forward = TileClassifier.forward
+
+    def overflowing(self: TileClassifier, images: torch.Tensor) -> torch.Tensor:
+        return forward(self, images) * (1 if self.training else torch.nan)
+
+    monkeypatch.setattr(TileClassifier, "forward", overflowing)
+    with pytest.raises(WsisegError, match="slide-4: NaN or infinity in its logits; lower --lr"):
+        train(training(cohort, tmp_path))
 
 
 def test_a_state_that_is_none_is_refused(cohort: Path, tmp_path: Path) -> None:
@@ -233,6 +314,10 @@ def test_a_device_that_is_not_there_is_named(cohort: Path, tmp_path: Path) -> No
         ({"alpha": 0.0}, "alpha: Input should be greater than 0"),
         ({"supervised": True}, "supervised needs the tiles' true labels"),
         ({"views": 3}, "views are for freeze"),
+        ({"stain_jitter": 0.1, "freeze": True}, "stain-jitter changes further copies of frozen tiles alone"),
+        ({"features": "f", "init": "best.pt"}, "stored features come without their network and colours"),
+        ({"features": "f", "colors": "cohort"}, "leave out init and colors"),
+        ({"c0": 0, "c1": 0}, "with c0 and c1 0 nothing is learned"),
         ({"loss": "focal"}, "loss is no longer a setting: a tile costs its cross-entropy"),
     ],
 )
@@ -460,6 +545,30 @@ def test_gpus_that_are_made_for_it_compute_in_half_the_bits(
     assert said == (["high"] if expected == "bfloat16" else [])
     assert precision_on(torch.device("cuda"), "float32") == "float32"
     assert precision_on(torch.device("cpu"), "auto") == "float32"
+
+
+def test_a_process_whose_partner_ended_says_so_in_a_sentence() -> None:
+    gone = "[third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:1"
+    for error in (RuntimeError(gone), torch.distributed.DistBackendError("NCCL communicator was aborted")):
+        with pytest.raises(WsisegError, match="another process of this training ended"), leaving_word_to_others():
+            raise error
+    with pytest.raises(RuntimeError, match="sizes differ"), leaving_word_to_others():
+        raise RuntimeError("sizes differ")
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_ends_all_with_one_sentence_each(cohort: Path, tmp_path: Path) -> None:
+    shutil.copytree(cohort.parents[1], tmp_path / "both")
+    table = tmp_path / "both" / "tiles" / cohort.name
+    (pixels,) = (table.parent / "slide-3.tiles.zarr" / "pixels").glob("c/*")
+    pixels.write_bytes(pixels.read_bytes()[:4000])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wsiseg"]
+    command = [*torchrun, *arguments(table, tmp_path / "run", *in_file(tmp_path, colors="weights"))]
+    done = subprocess.run(command, env=environment(), check=False, capture_output=True, text=True, timeout=LONGEST_S)
+    assert done.returncode == 1
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("wsiseg: ")]
+    assert [one for one in sentences if "slide-3.tiles.zarr" in one]
+    assert "[rank" not in done.stderr, "the traceback of a process that lost the other"
 
 
 def test_shares_of_processes_come_back_in_order() -> None:

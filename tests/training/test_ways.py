@@ -20,10 +20,11 @@ from wsiseg.run.errors import UsageError
 from wsiseg.slides.cohort import Cohort
 from wsiseg.training.augment import augmented, resized
 from wsiseg.training.bags import TileSource
-from wsiseg.training.slides import LabelledSlide, labelled_slides, tile_truths
+from wsiseg.training.slides import LabelledSlide, labelled_slides
 from wsiseg.training.step import batch_norms, blocks
 from wsiseg.training.task import PartView, Task, started, task_of
 from wsiseg.training.train import train
+from wsiseg.training.truths import tile_truths
 
 CPU = torch.device("cpu")
 

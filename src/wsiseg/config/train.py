@@ -182,6 +182,15 @@ class TrainConfig(Config):
                 "stored features cannot be augmented: leave out views, context and stain-jitter",
             ),
             (
+                self.features is not None and (self.init not in {"imagenet", "none"} or self.colors == "cohort"),
+                "stored features come without their network and colours: leave out init and colors",
+            ),
+            (
+                self.stain_jitter and self.freeze and self.views == 1,
+                "stain-jitter changes further copies of frozen tiles alone: give views too, or leave out freeze",
+            ),
+            (self.c0 == 0 and self.c1 == 0, "with c0 and c1 0 nothing is learned"),
+            (
                 self.teacher and (self.grid or self.supervised or self.features is not None),
                 "a teacher says what is learned: leave out grid, supervised and features",
             ),
@@ -198,9 +207,9 @@ class TrainConfig(Config):
 
 
 # What a run may change when it goes on. The cap on tiles counts through the tiles that it leaves, the error of
-# percentages through the shares.
+# percentages through the shares, teachers through what they are.
 FREE = frozenset({"cohort", "features", "out", "resume", "overwrite", "device", "epochs", "save_minutes", "precision"})
-FREE |= {"max_tiles", "percent_error", "dask"}
+FREE |= {"max_tiles", "percent_error", "dask", "teacher"}
 # What means nothing to a head on frozen features besides.
 FREE_WITH_FREEZE = frozenset({"train_last", "batch_norm"})
 # The defaults of settings that are gone, which the state of an earlier version may hold.

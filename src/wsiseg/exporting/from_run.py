@@ -79,7 +79,8 @@ def _has_ended(run: Path) -> bool:
     if not (run / LAST).is_file():
         return False
     state = read_torch(run / LAST)
-    return isinstance(state, dict) and state.get("epoch", 0) >= TrainConfig.of_run(run / SETTINGS).epochs
+    is_done = isinstance(state, dict) and state.get("epoch", 0) >= TrainConfig.of_run(run / SETTINGS).epochs
+    return is_done and state.get("finished", True)  # calibrated, with its threshold chosen
 
 
 def _cohort(settings: Path) -> Path | None:

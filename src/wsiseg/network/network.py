@@ -121,7 +121,7 @@ def build(
     head on so many stored features, there is nothing but the head.
 
     Raises:
-        UsageError: There is no such classifier, it has no feature map, or the file or the tiles do not fit it.
+        UsageError: There is no such classifier or file, it has no feature map, or the file or the tiles do not fit it.
         DownloadError: The ImageNet weights are not here and cannot be downloaded.
         WsisegError: The file cannot be read.
     """
@@ -133,6 +133,8 @@ def build(
             advice = f"name one as {TIMM}{HUB}OWNER/MODEL, or give --init imagenet, none or a file"
             raise UsageError(f"{arch}: is no network of a hub, whose weights --init hub asks for", advice)
         init = "imagenet"
+    if init not in ("imagenet", "none") and not Path(init).is_file():
+        raise UsageError(f"{init}: no such file of weights", "give --init imagenet, hub, none, or a file")
     checkpoint = _starting_checkpoint(init)
     if checkpoint is not None:
         if checkpoint.arch != arch:

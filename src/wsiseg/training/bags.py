@@ -211,6 +211,23 @@ def visits_of(
     return visits
 
 
+def place_among(place: int, before: int, slides: int, accumulate: int = 1, processes: int = 1) -> int:
+    """Return after how many visits of each process an epoch goes on that other processes began; see `visits_of`.
+
+    No slide that they saw is missed; those of a step that is not complete are seen again.
+
+    Args:
+        place: How many visits each of them had done, at the end of a step.
+        before: How many processes they were.
+        slides: How many slides the epoch has.
+        accumulate: As for `visits_of`.
+        processes: How many go on.
+    """
+    seen = min(place * before, slides)
+    steps, rest = divmod(seen, accumulate * processes)
+    return steps * accumulate + (-(-rest // processes) if seen == slides else 0)
+
+
 def ahead(tasks: Sequence[Callable[[], T]], bytes_each: int = 0) -> Generator[T]:
     """Do tasks in the background, as many at a time as there are cores, ahead of whoever takes the results in order.
 

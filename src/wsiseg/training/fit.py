@@ -17,7 +17,7 @@ from wsiseg.config.train import TrainConfig
 from wsiseg.run.errors import WsisegError
 from wsiseg.run.pace import Pace
 from wsiseg.run.record import Progress
-from wsiseg.training.bags import ahead, drawn, epoch_of, visits_of
+from wsiseg.training.bags import ahead, drawn, epoch_of, place_among, visits_of
 from wsiseg.training.processes import Processes, stop_asked
 from wsiseg.training.run_folder import Row, RunFolder, State
 from wsiseg.training.scoring import by_class, mean_of, pixel_measures, slide_measures
@@ -52,6 +52,7 @@ class Learner:
         optimizer = optimizer_of(task.network, config)
         average = moving_average(task.network, config.average) if config.average else None
         state = folder.earlier()
+        processes.wait()  # until every process has read it, before it goes where a run begins
         if state is not None:
             task.network.load_state_dict(state.network)
             optimizer.load_state_dict(state.optimizer)
@@ -59,6 +60,9 @@ class Learner:
                 average.load_state_dict(state.average or {})
             if not processes.is_first:
                 state.risks = []
+            if state.processes not in {0, processes.count}:
+                visits = len(_order(task, config, state.epoch))
+                state.place = place_among(state.place, state.processes, visits, config.accumulate, processes.count)
         stepper = Stepper(config, task.device)
         return cls(task, config, folder, processes, stepper, optimizer, average, state or folder.begin())
 
@@ -80,6 +84,7 @@ class Learner:
         # Copies, as the best epoch's weights take the place of the last one's before the state is saved as finished.
         self.state.network = {name: value.clone() for name, value in self.task.network.state_dict().items()}
         self.state.optimizer = self.optimizer.state_dict()
+        self.state.processes = self.processes.count
         self.state.average = None if self.average is None else self.average.state_dict()
         if self.processes.is_first:
             self.folder.save(self.state)
@@ -111,6 +116,7 @@ def fit(task: Task, config: TrainConfig, folder: RunFolder, processes: Processes
                 return state
             processes.agree(learner.kept)
             row = _measured(learner)
+            state.finished = False  # as a run may be that is to go on with more epochs
             if better(row, state.best, is_taught=bool(config.teacher)):
                 state.best = row
                 if processes.is_first:

@@ -18,8 +18,8 @@ from wsiseg.training.scoring import (
     mean_of,
     pixel_measures,
 )
-from wsiseg.training.slides import TileTruth
 from wsiseg.training.task import Task
+from wsiseg.training.truths import TileTruth
 
 _THRESHOLD = 0.5
 

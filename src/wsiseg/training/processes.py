@@ -18,13 +18,14 @@ import torch
 from torch import nn
 
 from wsiseg.config.train import Precision
-from wsiseg.run.errors import DeviceError
+from wsiseg.run.errors import DeviceError, WsisegError
 
 T = TypeVar("T")
 _AMPERE = 8  # CUDA capability from which GPUs have bfloat16 and TF32
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Longer than any process waits for another that saves or draws; `torchrun` ends them all when one dies.
 _LONGEST_WAIT = timedelta(days=1)
+_GLOO = "gloo/transport"  # in what it raises where the other end of a connection is gone
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,25 @@ def joined_processes() -> Iterator[Processes]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     torch.distributed.init_process_group(backend, timeout=_LONGEST_WAIT)
     try:
-        yield Processes(torch.distributed.get_rank(), count)
+        with leaving_word_to_others():
+            yield Processes(torch.distributed.get_rank(), count)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def leaving_word_to_others() -> Iterator[None]:
+    """Say in a sentence that another process ended, as it did with one of its own that says why.
+
+    Raises:
+        WsisegError: It did.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and _GLOO not in str(error):
+            raise
+        raise WsisegError("another process of this training ended", "what it said tells why") from error
 
 
 def device_name(name: str, rank: int, gpus: int) -> str:
@@ -118,7 +135,7 @@ def device_of(name: str) -> torch.device:
     """
     try:
         device = torch.device(device_name(name, int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()))
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # which the device `meta` has not
         if device.type == "cuda":
             torch.cuda.set_device(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -15,7 +15,8 @@ from wsiseg.run.outputs import csv_text, write_text, written_whole
 from wsiseg.run.proof import written
 from wsiseg.run.record import Run, RunFile, now
 from wsiseg.run.version import __version__
-from wsiseg.training.slides import LabelledSlide, TileTruth
+from wsiseg.training.slides import LabelledSlide
+from wsiseg.training.truths import TileTruth
 
 _SCHEMA = "wsiseg.training/1"
 _FILES = ("best.pt", "last.pt", "config.toml", "metrics.csv", "report.html", "grid.csv", "grid.png", "grid.svg")
@@ -29,7 +30,8 @@ class State:
 
     settings: dict[str, Any]  # what the weights depend on; a run with others does not go on from here
     epoch: int = 0  # how many epochs are done
-    place: int = 0  # how many visits of the next epoch are done
+    place: int = 0  # how many visits of the next epoch each process has done
+    processes: int = 0  # how many these are; 0 where an earlier version did not write it down
     risks: list[tuple[float, int]] = field(default_factory=list)  # risk and number of tiles of each of these visits
     seconds: float = 0.0  # how long they took
     waited: float = 0.0  # how much of that was spent waiting for tiles
@@ -73,7 +75,8 @@ class RunFolder:
         self._key = {**config.model_dump(mode="json", exclude=set(free)), **inputs}
 
     def begin(self) -> State:
-        """Return the state of a run that begins."""
+        """Return the state of a run that begins; one that is there goes, whose best epoch is not this run's."""
+        self.last.unlink(missing_ok=True)
         return State(self._key)
 
     def earlier(self, note: Callable[[str], None] = lambda _: None) -> State | None:
@@ -86,7 +89,7 @@ class RunFolder:
         if self.config.overwrite or not self.last.exists():
             return None
         state = State.read(self.last)
-        changed = self._changed(state.settings)
+        changed = self._changed(state.settings) + ["epochs"] * (state.epoch > self.config.epochs)
         if not changed:
             state.settings = {**state.settings, **self._key}
             return state

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from wsiseg.mathematics.metrics import Floats, Pixels, auc, best_threshold, curve, measures_at, reliability, slide_score
+from wsiseg.run.errors import WsisegError
 from wsiseg.training.bags import Source, ahead, at_once
 from wsiseg.training.processes import Processes
-from wsiseg.training.slides import Indices, LabelledSlide, TileLabels, TileTruth, evenly, in_parts
+from wsiseg.training.slides import Indices, LabelledSlide, TileLabels, evenly, in_parts
+from wsiseg.training.truths import TileTruth
 
 Measures = dict[str, float | None]
 Risk = Callable[[Tensor, LabelledSlide, Tensor | None], Tensor]
@@ -67,6 +69,9 @@ def scored(
     """Yield the logits of slides, one slide after the other, by a network in eval mode on a device.
 
     Of a slide `most_tiles` tiles are looked at, evenly spread. Each process computes its share and gets all logits.
+
+    Raises:
+        WsisegError: A logit is NaN or infinite, by which no epoch can be ranked; or a slide cannot be read.
     """
     chosen = [in_parts(evenly(slide.tiles, most_tiles), _TILES_READ) for slide in slides]
     every = [(slide, part) for slide, parts in zip(slides, chosen, strict=True) for part in parts]
@@ -79,7 +84,10 @@ def scored(
     # They leave the device when all is computed, as it would wait for each.
     found = iter(processes.gathered([one.cpu().numpy() for one in outputs]))
     for slide, parts in zip(slides, chosen, strict=True):
-        yield Scored(slide, np.concatenate(parts), np.concatenate(list(islice(found, len(parts)))))
+        logits = np.concatenate(list(islice(found, len(parts))))
+        if not np.isfinite(logits).all():
+            raise WsisegError(f"{slide.slide}: NaN or infinity in its logits", "lower --lr; what was saved is kept")
+        yield Scored(slide, np.concatenate(parts), logits)
 
 
 def slide_measures(slides: Sequence[Scored], risk: Risk, labels: Mapping[str, TileLabels] | None) -> Measures:

@@ -1,4 +1,4 @@
-"""The slides that are learned from: their tiles, their labels, and what is truly tumour in them."""
+"""The slides that are learned from: their tiles and their labels."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -9,10 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsiseg.annotations.classes import Classes
-from wsiseg.annotations.truth import Reading, open_truth, truth_files
-from wsiseg.heatmap.heatmap import Heatmap
-from wsiseg.mathematics.metrics import Floats
 from wsiseg.mathematics.mil import share_target
 from wsiseg.run.errors import UsageError, shortened
 from wsiseg.run.record import in_words
@@ -24,10 +20,11 @@ from wsiseg.tiles.store import TileStore, fill_tiles, store_path
 Indices = NDArray[np.integer]
 TileLabels = NDArray[np.int8] | NDArray[np.float32]
 """True labels of tiles, int8[tiles, classes], or probabilities that are to be learned, float32[tiles, classes]."""
+_Rows = tuple[CohortSlide, ...]
+"""A row of the table, as it speaks of each class."""
 _SHOWN = 10
 _NONE = "none of its {} training slides with tiles holds {}"
 _ALL = "its {} training slides with tiles all hold {}, and of none is it known that some of it is normal"
-_MOST = 0.5
 
 
 @dataclass(frozen=True)
@@ -141,33 +138,73 @@ def labelled_slides(  # noqa: PLR0913  one argument for each thing that decides
     Raises:
         UsageError: Stores are missing or differ in tile size, or the training slides do not tell tumour from normal.
     """
-    rows = rows_by_class(cohort, classes)
-    has_splits = any(row.split for row, *_ in rows)
     slides, missing = [], []
-    for row, *others in rows:
-        split = row.split if has_splits else "train"
-        store = store_path(stores or cohort.parent, row.slide)
-        if split is None or (need_labels and not any(one.can_teach for one in (row, *others))):
-            continue
+    for rows, split in _chosen(rows_by_class(cohort, classes), note, need_labels=need_labels):
+        store = store_path(stores or cohort.parent, rows[0].slide)
         if not store.is_dir():
-            missing.append(row.slide)
+            missing.append(rows[0].slide)
             continue
-        for doubt in row.doubts:
-            note(f"{row.slide}: {doubt}")
-        slide = _labelled(row, split, store, most_tiles)
-        seen = [replace(slide, label=one.label, stated=one.stated(percent_error)) for one in (row, *others)]
-        slides.append(replace(seen[0], others=tuple(seen[1:])))
+        for doubt in rows[0].doubts:
+            note(f"{rows[0].slide}: {doubt}")
+        slides.append(_known(_labelled(rows[0], split, store, most_tiles), rows, percent_error))
     if missing:
         advice = f"run wsiseg tile again, or take the slides out of {cohort.name}"
         raise UsageError(f"{cohort}: no tile store beside it for {', '.join(shortened(missing, _SHOWN))}", advice)
-    empty = [slide.slide for slide in slides if not slide.tiles]
-    if empty:
-        note(f"left out, having no tiles: {', '.join(shortened(empty, _SHOWN))}")
+    _tell_left_out("tiles", [slide.slide for slide in slides if not slide.tiles], note)
     usable = tuple(slide for slide in slides if slide.tiles)
     if mpp is not None:
         usable = tuple(replace(slide, mpp=mpp) for slide in usable)
     _check_sizes(cohort, usable)
+    _check_leaks(cohort, usable)
     return _checked(cohort, usable, classes, need_labels=need_labels)
+
+
+def check_table(cohort: Path, classes: Sequence[str], percent_error: float = 0.0, *, need_labels: bool = True) -> None:
+    """Refuse a table of which `labelled_slides` would refuse the labels, whatever tiles its slides have.
+
+    Raises:
+        UsageError: It cannot be read, or its training slides do not tell tumour from normal.
+    """
+    chosen = _chosen(rows_by_class(cohort, classes), lambda _: None, need_labels=need_labels)
+    slides = [
+        _known(
+            LabelledSlide(one.slide, None, split, one.site, Path(), one.path, 1, 1, 1.0, ""),
+            (one, *more),
+            percent_error,
+        )
+        for (one, *more), split in chosen
+    ]
+    _check_sizes(cohort, slides)
+    _checked(cohort, slides, classes, need_labels=need_labels)
+
+
+def _chosen(every: Sequence[_Rows], note: Callable[[str], None], *, need_labels: bool) -> list[tuple[_Rows, str]]:
+    """Choose the rows that are used, with their splits, and tell which others lack a split or a label alone."""
+    has_splits = any(row.split for row, *_ in every)
+    found, no_split, no_label = [], [], []
+    for rows in every:
+        split = rows[0].split if has_splits else "train"
+        is_labelled = not need_labels or any(one.can_teach for one in rows)
+        if split and is_labelled:
+            found.append((rows, split))
+        elif split:
+            no_label.append(rows[0].slide)
+        elif is_labelled:
+            no_split.append(rows[0].slide)
+    _tell_left_out("split", no_split, note)
+    _tell_left_out("label", no_label, note)
+    return found
+
+
+def _tell_left_out(what: str, slides: Sequence[str], note: Callable[[str], None]) -> None:
+    if slides:
+        note(f"left out, having no {what}: {', '.join(shortened(slides, _SHOWN))}")
+
+
+def _known(slide: LabelledSlide, rows: _Rows, percent_error: float) -> LabelledSlide:
+    """Return a slide with what its rows say of each class."""
+    first, *others = (replace(slide, label=one.label, stated=one.stated(percent_error)) for one in rows)
+    return replace(first, others=tuple(others))
 
 
 def _checked(
@@ -181,7 +218,7 @@ def _checked(
     return tuple(replace(slide, others=tuple(others)) for slide, *others in seen)
 
 
-def rows_by_class(cohort: Path, classes: Sequence[str]) -> list[tuple[CohortSlide, ...]]:
+def rows_by_class(cohort: Path, classes: Sequence[str]) -> list[_Rows]:
     """Read the rows of a cohort, each as it speaks of every class; a UsageError says which are wrong."""
     tables = (Cohort.read(cohort, name, is_first=name == classes[0]) for name in classes)
     return list(zip(*(table.slides for table in tables), strict=True))
@@ -218,6 +255,17 @@ def _check_labels(cohort: Path, name: str, slides: Sequence[LabelledSlide]) -> N
         raise UsageError(f"{cohort}: {_ALL.format(counted, word)}", advice)
 
 
+def _check_leaks(cohort: Path, slides: Sequence[LabelledSlide]) -> None:
+    """Refuse copies of a slide in several splits, whose measures would say nothing of new slides."""
+    alike: dict[str, list[LabelledSlide]] = {}
+    for slide in slides:
+        alike.setdefault(slide.fingerprint, []).append(slide)
+    for same in alike.values():
+        if len({slide.split for slide in same}) > 1:
+            where = " and ".join(f"{slide.slide} ({slide.split})" for slide in same)
+            raise UsageError(f"{cohort}: {where} are copies of one slide", "leave it in one split")
+
+
 def _check_sizes(cohort: Path, slides: Sequence[LabelledSlide]) -> None:
     if not any(slide.split == "train" for slide in slides):
         raise UsageError(f"{cohort}: no training slide has tiles", "give slides the split train")
@@ -225,76 +273,3 @@ def _check_sizes(cohort: Path, slides: Sequence[LabelledSlide]) -> None:
     if len(sizes) > 1:
         kinds = " and ".join(f"{side} px of {mpp:g} um" for side, mpp in sorted(sizes))
         raise UsageError(f"{cohort}: its tile stores differ: {kinds}", "run wsiseg tile again with --overwrite")
-
-
-@dataclass(frozen=True)
-class TileTruth:
-    """Tumour and other level-0 pixels in the cells of the tiles that are used of a slide, and where no tile is.
-
-    `tumor` and `rest` are float64[tiles]; `background` counts tumour and other pixels outside all tiles.
-    """
-
-    tumor: Floats
-    rest: Floats
-    background: tuple[float, float]
-
-    @property
-    def labels(self) -> NDArray[np.int8]:
-        """int8[tiles]: 1 where more than half of the cell is tumour, else 0."""
-        labels: NDArray[np.int8] = (self.tumor > _MOST * (self.tumor + self.rest)).astype(np.int8)
-        return labels
-
-
-def tile_truths(
-    folder: Path, slides: Sequence[LabelledSlide], note: Callable[[str], None], classes: Classes | None = None
-) -> dict[str, TileTruth]:
-    """Read the truth of slides, by slide; those without truth are left out and told.
-
-    Raises:
-        UsageError: The folder is missing, has no truth for any slide, or none with the class that is meant.
-        AnnotationError: A file cannot be read.
-    """
-    files, reading = truth_files(folder), Reading(classes or Classes())
-    found, names = {}, set[str]()
-    for slide in slides:
-        named = files.get(slide.slide) or files.get(slide.path.name)
-        if named:
-            found[slide.slide], of_file = _tile_truth(slide, named[0], reading)
-            names |= of_file
-    if not found:
-        raise UsageError(f"{folder}: holds no truth for any slide of the cohort", "name its files after the slides")
-    if names and set(reading.classes.tumor) & set(reading.classes.absent(names)):
-        text = f"{folder}: nothing in it is of the class {', '.join(reading.classes.tumor)}"
-        raise UsageError(text, f"its classes are: {', '.join(sorted(names))}")
-    missing = len(slides) - len(found)
-    if missing:
-        note(f"{folder}: no truth for {missing} of {len(slides)} slides; pixelwise measures are over the others")
-    return found
-
-
-def _tile_truth(slide: LabelledSlide, path: Path, reading: Reading) -> tuple[TileTruth, frozenset[str]]:
-    """Return the truth of a slide, and the classes that its file has."""
-    with slide.open() as store:
-        tiles, used = store.tiles, slide.places
-    grid = tiles.grid
-    side = tiles.tile_px // tiles.stride_px
-    # A heatmap of the tiles' cells knows where they end at the slide's border.
-    x_edges, y_edges = Heatmap(np.full(grid.shape, np.nan, np.float32), grid.stride_um, tiles.slide).edges()
-    area = np.diff(y_edges)[:, None] * np.diff(x_edges)[None, :]
-    truth = open_truth(path, tiles.slide, reading)
-    tumor = truth.tumor.covered(x_edges, y_edges)
-    rest = area - tumor
-    row, column = grid.cells(tiles.corners).T
-    inside = np.zeros(grid.shape, bool)
-    for down, right in np.ndindex(side, side):
-        inside[np.minimum(row + down, grid.shape[0] - 1), np.minimum(column + right, grid.shape[1] - 1)] = True
-    background = (float(tumor[~inside].sum()), float(rest[~inside].sum()))
-    of_tiles = [_of_tiles(cells, side)[row, column][used] for cells in (tumor, rest)]
-    return TileTruth(of_tiles[0], of_tiles[1], background), truth.classes
-
-
-def _of_tiles(cells: Floats, side: int) -> Floats:
-    """Sum up cells over the tile that begins at each, so many cells wide."""
-    padded = np.pad(cells, (0, side - 1))
-    summed: Floats = np.lib.stride_tricks.sliding_window_view(padded, (side, side)).sum((2, 3))
-    return summed

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.run.errors import WsisegError
+from wsiseg.run.errors import UsageError, WsisegError
 from wsiseg.run.outputs import written_whole
 from wsiseg.slides.cohort import CohortSlide
 from wsiseg.tiles.store import store_path
@@ -62,6 +62,8 @@ def stored_cohort(config: TrainConfig, folder: Path, processes: Processes) -> St
 
     every = rows_by_class(config.cohort, config.classes)
     rows = [row for row, *others in every if any(one.can_teach for one in (row, *others))]
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder", "name the folder of stored features with --features")
     said = TileSize(config.tile, config.mpp) if config.tile and config.mpp else None
     files = {row.slide: features_file(folder, (row.slide, row.path.stem)) for row in rows}
     found = {row.slide: _read(row, files[row.slide], said) for row in rows}

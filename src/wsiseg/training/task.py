@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wsiseg.config.train import TrainConfig
-from wsiseg.mathematics.mil import LEFT_OUT
+from wsiseg.mathematics.mil import LEFT_OUT, NORMAL, TUMOR
 from wsiseg.network.checkpoint import Checkpoint, ClassFit
 from wsiseg.network.network import ENCODER, LICENCE, TileClassifier, build
 from wsiseg.network.stage import Stage, stage_layer
 from wsiseg.network.weights import Note
 from wsiseg.run.errors import UsageError
 from wsiseg.run.pace import Pace
-from wsiseg.run.record import Progress
+from wsiseg.run.record import Progress, in_words
 from wsiseg.run.version import __version__
 from wsiseg.training.bags import Source
 from wsiseg.training.cautions import cost
@@ -27,8 +27,9 @@ from wsiseg.training.colors import Colors
 from wsiseg.training.features import Compute, FeatureBank, fill, fingerprint, standard_of
 from wsiseg.training.processes import Processes
 from wsiseg.training.scoring import Scored, scored
-from wsiseg.training.slides import LabelledSlide, TileLabels, TileTruth
+from wsiseg.training.slides import LabelledSlide, TileLabels
 from wsiseg.training.step import hold
+from wsiseg.training.truths import TileTruth
 
 
 class PartView(nn.Module):
@@ -146,10 +147,15 @@ def started(
     classifier = build(config.arch, config.init, note, tile_px=tile_px, classes=config.classes)
     if classifier.window_px is not None and (config.context is not None or config.size_jitter):
         raise UsageError(f"{config.arch}: takes nothing but whole tiles", "leave out context and size-jitter")
+    return standardised(classifier, colors).to(device).to(memory_format=torch.channels_last)
+
+
+def standardised(classifier: TileClassifier, colors: Colors | None) -> TileClassifier:
+    """Return a classifier that standardises tiles by `colors`, where they were measured."""
     if colors is not None:
         classifier.mean.copy_(colors.mean)
         classifier.std.copy_(colors.std)
-    return classifier.to(device).to(memory_format=torch.channels_last)
+    return classifier
 
 
 def task_of(
@@ -188,6 +194,21 @@ def true_labels(slides: Sequence[LabelledSlide], truths: Truths) -> dict[str, ND
             nothing = np.full(slide.tiles, LEFT_OUT, np.int8)
             found[slide.slide] = np.stack([nothing if labels is None else labels for labels in known], 1)
     return found
+
+
+def check_true_labels(slides: Sequence[LabelledSlide], truths: Truths, classes: Sequence[str]) -> None:
+    """Refuse truth that shows no training tile of a class, or none without it.
+
+    Raises:
+        UsageError: Nothing could be learned from it.
+    """
+    found = true_labels([slide for slide in slides if slide.split == "train"], truths)
+    for place, name in enumerate(classes):
+        known = {int(label) for labels in found.values() for label in np.unique(labels[:, place])} - {LEFT_OUT}
+        for label, what in ((TUMOR, "is"), (NORMAL, "is not")):
+            if label not in known:
+                text = f"of no training tile it is known that it {what} {in_words(name)}"
+                raise UsageError(text, "supervised needs the truth of training slides that have both")
 
 
 def _true_labels(slide: LabelledSlide, truths: Mapping[str, TileTruth]) -> NDArray[np.int8] | None:

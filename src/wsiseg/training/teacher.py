@@ -9,9 +9,9 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,22 +21,29 @@ from wsiseg.heatmap.opening import open_prediction, prediction_files
 from wsiseg.mathematics.grid import share_of_cells
 from wsiseg.mathematics.mil import LEFT_OUT
 from wsiseg.model_file.model_file import MAP_MULTIPLE_PX, ModelFile, model_path
-from wsiseg.run.errors import UsageError
+from wsiseg.run.errors import UsageError, shortened
 from wsiseg.run.outputs import written_whole
 from wsiseg.run.pace import Pace
 from wsiseg.run.record import Progress
+from wsiseg.slides.slide import SlideFacts
+from wsiseg.slides.table import TUMOR
 from wsiseg.training.bags import ahead
 from wsiseg.training.processes import Processes
 from wsiseg.training.slides import LabelledSlide, in_parts
 
 Targets = NDArray[np.float32]
-_TILES_READ = 64
+_TILES_READ, _SHOWN = 64, 10
 _LEAST_JUDGED = 0.5  # of a tile
+_SAME_MPP = 0.01
 _UNSTATED = {"", "unknown", "not stated"}
 
 
 class Teacher(Protocol):
     """Who knows how probable tumour is in tiles."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
 
     @property
     def fingerprint(self) -> str:
@@ -50,6 +57,9 @@ class Teacher(Protocol):
     def classes(self) -> Collection[str]:
         """What it knows."""
 
+    def check(self, slides: Sequence[LabelledSlide]) -> None:
+        """Refuse slides of which it can say nothing, by a UsageError, without looking at their tiles."""
+
     def said(self, slide: LabelledSlide) -> Targets:
         """Return a probability for each tile that is used of a slide, float32[tiles]; `LEFT_OUT` where it has none."""
 
@@ -59,6 +69,11 @@ class AskedModel:
     """A model file that is open for asking."""
 
     model: ModelFile
+
+    @property
+    def name(self) -> str:
+        """The place of the file."""
+        return str(self.model.path)
 
     @property
     def fingerprint(self) -> str:
@@ -75,9 +90,16 @@ class AskedModel:
         """The classes that the file gives."""
         return self.model.card.given
 
+    def check(self, slides: Sequence[LabelledSlide]) -> None:
+        """Refuse tiles of another size than the model takes."""
+        card, side, mpp = self.model.card, slides[0].tile_px, slides[0].mpp  # alike in all
+        takes_any = card.output_stride is not None and card.window_px is None and side % MAP_MULTIPLE_PX == 0
+        if not math.isclose(card.mpp, mpp, rel_tol=_SAME_MPP) or not (card.tile_px == side or takes_any):
+            takes = f"takes tiles of {card.tile_px} px of {card.mpp:g} um, not of {side} px of {mpp:g} um"
+            raise UsageError(f"{self.name}: {takes}", f"run wsiseg tile with --tile {card.tile_px} --mpp {card.mpp:g}")
+
     def said(self, slide: LabelledSlide) -> Targets:
-        """Ask about all tiles; a UsageError says that the model takes tiles of another size."""
-        _check(self.model, slide)
+        """Ask about all tiles."""
         tasks = [partial(slide.read, part) for part in in_parts(np.arange(slide.tiles), _TILES_READ)]
         with closing(ahead(tasks, 3 * _TILES_READ * slide.tile_px**2)) as reading:
             return np.concatenate([self.model.answer(tiles).probabilities for tiles in reading]).astype(np.float32)
@@ -85,37 +107,64 @@ class AskedModel:
 
 @dataclass(frozen=True)
 class Maps:
-    """Tumour maps, of any model and with cells of any size, by the names of their slides."""
+    """The tumour maps of a folder, of any model and with cells of any size."""
 
-    paths: Mapping[str, Path]
-    fingerprint: str
-    licences: frozenset[str]
-    classes: frozenset[str] = frozenset()
+    folder: Path
+    paths: Mapping[str, Path]  # by the names of slides
 
-    @classmethod
-    def of(cls, folder: Path) -> Self:
-        """Find the maps of a folder; a UsageError says that there are none."""
-        paths, digest, licences, classes = prediction_files(folder), hashlib.sha256(), set(), set[str]()
-        for name, path in paths.items():
+    @property
+    def name(self) -> str:
+        """The place of the folder."""
+        return str(self.folder)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of what they say."""
+        return self._facts[0]
+
+    @property
+    def licences(self) -> frozenset[str]:
+        """Terms of the models that made them."""
+        return self._facts[1]
+
+    @property
+    def classes(self) -> frozenset[str]:
+        """The classes that they give."""
+        return self._facts[2]
+
+    @cached_property
+    def _facts(self) -> tuple[str, frozenset[str], frozenset[str], Mapping[str, SlideFacts]]:
+        """Read all of them, and return what `fingerprint` and the others say, and of which slides they are."""
+        digest, licences, classes, slides = hashlib.sha256(), set(), set[str](), {}
+        for name, path in self.paths.items():
             heatmap = open_prediction(path)
+            slides[name] = heatmap.slide
             classes |= set(heatmap.classes)
             digest.update(f"{name} {heatmap.slide.fingerprint}".encode())
             for part in (heatmap.probabilities, heatmap.judged):
                 digest.update(part.tobytes())
             models = heatmap.model.get("models", [heatmap.model])
             licences |= {str(model.get("licence", "")) for model in models}
-        return cls(paths, digest.hexdigest(), frozenset(licences), frozenset(classes))
+        return digest.hexdigest(), frozenset(licences), frozenset(classes), slides
+
+    def check(self, slides: Sequence[LabelledSlide]) -> None:
+        """Refuse a slide without a map, and then the map of another slide or of another pixel size."""
+        missing = [slide.slide for slide in slides if slide.slide not in self.paths]
+        if missing:
+            advice = "map them, or leave them out of the cohort"
+            raise UsageError(f"{self.folder}: holds no map of {', '.join(shortened(missing, _SHOWN))}", advice)
+        for slide in slides:
+            with slide.open() as store:
+                known, own = self._facts[3][slide.slide], store.tiles.slide
+            is_same = known.fingerprint == own.fingerprint and np.allclose(known.mpp, own.mpp, rtol=_SAME_MPP)
+            if known.fingerprint and not is_same:
+                raise UsageError(f"{self.paths[slide.slide]}: {own.difference(known)}", "map it again")
 
     def said(self, slide: LabelledSlide) -> Targets:
-        """Average the judged cells over each tile; a UsageError says that there is no map, or that of another slide."""
-        path = self.paths.get(slide.slide)
-        if path is None:
-            raise UsageError(f"{slide.slide}: has no map to learn from", "map it, or leave it out of the cohort")
-        heatmap = open_prediction(path)
+        """Average the judged cells over each tile."""
+        heatmap = open_prediction(self.paths[slide.slide])
         with slide.open() as store:
             tiles, used = store.tiles, slide.places
-        if heatmap.slide.fingerprint not in ("", tiles.slide.fingerprint):
-            raise UsageError(f"{path}: {tiles.slide.difference(heatmap.slide)}", "map it again")
         values = np.where(heatmap.judged, heatmap.probabilities, np.float32(0))
         shares = [share_of_cells(one, heatmap.cell_level0, tiles.grid) for one in (values, heatmap.judged)]
         rows, columns = tiles.grid.cells(tiles.corners[used]).T
@@ -139,6 +188,21 @@ class Teachers:
         """Terms of the files and of the weights that they began with, as far as they are stated."""
         return "; ".join(sorted({text for one in self.every for text in one.licences} - _UNSTATED))
 
+    def check(self, slides: Sequence[LabelledSlide], of: str = TUMOR) -> None:
+        """Refuse what would stop the answers about slides, before any is asked for.
+
+        Raises:
+            UsageError: A teacher takes tiles of another size, has no map of a slide or one of another pixel size, or
+                gives another class than `of`.
+        """
+        asked = list(filter(_is_asked, slides))
+        for one in self.every:
+            if asked:
+                one.check(asked)
+            if any(Classes.of(name) != Classes.of(of) for name in one.classes):
+                text = f"{one.name}: gives {' and '.join(sorted(one.classes))}, and not {of} alone"
+                raise UsageError(text, "a teacher is of the one class that is learned")
+
     def targets(
         self, slides: Sequence[LabelledSlide], folder: Path, processes: Processes, progress: Progress
     ) -> dict[str, Targets]:
@@ -147,21 +211,22 @@ class Teachers:
         Slides for testing are nothing to learn from or choose by, and left out.
 
         Raises:
-            UsageError: A teacher takes tiles of another size, or has no map of a slide.
+            UsageError: Nothing is said of any training tile.
         """
         slides = [slide for slide in slides if slide.split != "test"]
         pace = Pace(sum(slide.tiles for slide in slides))
         paths = {slide: folder / self.fingerprint / f"{slide.slide}.{slide.fingerprint}.npy" for slide in slides}
         for slide in processes.share(slides):
-            if slide.label != 0 and not paths[slide].exists():
+            if _is_asked(slide) and not paths[slide].exists():
                 with written_whole(paths[slide]) as unfinished, unfinished.open("wb") as file:
                     np.save(file, self._asked(slide), allow_pickle=False)
             pace.advance(slide.tiles)
             if pace.is_due():
                 progress.note(f"teacher: {pace.done:.0f} of {pace.total} tiles, {pace.left()}")
         processes.wait()
-        zeros = {slide.slide: np.zeros(slide.tiles, np.float32) for slide in slides if slide.label == 0}
-        return zeros | {slide.slide: np.load(path) for slide, path in paths.items() if slide.label != 0}
+        said = {slide.slide: np.load(path) for slide, path in paths.items() if _is_asked(slide)}
+        _tell_silence(slides, said, progress)
+        return said | {slide.slide: np.zeros(slide.tiles, np.float32) for slide in slides if not _is_asked(slide)}
 
     def _asked(self, slide: LabelledSlide) -> Targets:
         """Average what all say; what one of them leaves out is left out."""
@@ -170,31 +235,33 @@ class Teachers:
 
 
 @contextmanager
-def opened(names: Sequence[str], device: str, of: str = "tumor") -> Iterator[Teachers | None]:
-    """Open the teachers of a class, model files or folders of heatmaps; None where there are none.
+def opened(names: Sequence[str], device: str) -> Iterator[Teachers | None]:
+    """Open teachers, model files or folders of heatmaps; None where there are none.
 
     Raises:
-        UsageError: There is no such file or folder, a folder without heatmaps, or it gives something else.
+        UsageError: There is no such file or folder, or a folder without heatmaps.
         ModelFileError: A file is invalid.
     """
     with ExitStack() as stack:
 
         def teacher(name: str) -> Teacher:
             if Path(name).is_dir():
-                found: Teacher = Maps.of(Path(name))
-            else:
-                found = AskedModel(stack.enter_context(ModelFile.open(model_path(name), device)))
-            if any(Classes.of(one) != Classes.of(of) for one in found.classes):
-                text = f"{name}: gives {' and '.join(sorted(found.classes))}, and not {of} alone"
-                raise UsageError(text, "a teacher is of the one class that is learned")
-            return found
+                return Maps(Path(name), prediction_files(Path(name)))
+            return AskedModel(stack.enter_context(ModelFile.open(model_path(name), device)))
 
         yield Teachers([teacher(name) for name in names]) if names else None
 
 
-def _check(model: ModelFile, slide: LabelledSlide) -> None:
-    card, side, mpp = model.card, slide.tile_px, slide.mpp
-    takes_any = card.output_stride is not None and card.window_px is None and side % MAP_MULTIPLE_PX == 0
-    if not math.isclose(card.mpp, mpp, rel_tol=0.01) or not (card.tile_px == side or takes_any):
-        text = f"{model.path}: takes tiles of {card.tile_px} px of {card.mpp:g} um, not of {side} px of {mpp:g} um"
-        raise UsageError(text, f"run wsiseg tile with --tile {card.tile_px} --mpp {card.mpp:g}")
+def _is_asked(slide: LabelledSlide) -> bool:
+    """Tell whether teachers are asked about a slide, which is neither for testing nor known to hold no tumour."""
+    return slide.split != "test" and slide.label != 0
+
+
+def _tell_silence(slides: Sequence[LabelledSlide], said: Mapping[str, Targets], progress: Progress) -> None:
+    """Tell of slides of whose tiles no teacher says anything; refuse to train where these are all."""
+    silent = [name for name, targets in said.items() if (targets == LEFT_OUT).all()]
+    heard = [slide for slide in slides if slide.split == "train" and slide.slide not in silent]
+    if not heard:
+        raise UsageError("the teachers say nothing of any training tile", "are their maps of these slides and tiles?")
+    if silent:
+        progress.note(f"the teachers say nothing of any tile of {', '.join(shortened(silent, _SHOWN))}")

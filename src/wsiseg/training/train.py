@@ -5,20 +5,17 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from wsiseg.annotations.classes import Classes
-from wsiseg.config.train import FEATURES, TrainConfig
+from wsiseg.config.train import TrainConfig
 from wsiseg.network.checkpoint import Checkpoint
 from wsiseg.network.known_tissue import KnownTissue
 from wsiseg.network.network import TileClassifier, load_classifier
 from wsiseg.pages.configurations import Configured, best_first
-from wsiseg.run.cluster import READING, on_cluster
-from wsiseg.run.errors import UsageError
 from wsiseg.run.machine import cores
 from wsiseg.run.memory import keep_freed_memory, start_zarr
 from wsiseg.run.outputs import write_text
@@ -26,9 +23,10 @@ from wsiseg.run.reader_processes import ReaderProcesses
 from wsiseg.run.record import Progress
 from wsiseg.slides.table import TUMOR
 from wsiseg.training.bags import TileSource, source_of
+from wsiseg.training.beforehand import Beforehand, beforehand
 from wsiseg.training.cautions import cautions, cost, looks
 from wsiseg.training.colors import Colors, cohort_colors
-from wsiseg.training.configurations import settings_of_grid, write_grid
+from wsiseg.training.configurations import write_grid
 from wsiseg.training.features import Compute, FeatureBank
 from wsiseg.training.fit import fit
 from wsiseg.training.judging import judged
@@ -36,12 +34,12 @@ from wsiseg.training.known_tissue import known_tissue
 from wsiseg.training.page import NOTE, training_page
 from wsiseg.training.processes import Processes, device_of, joined_processes, precision_on
 from wsiseg.training.run_folder import RunFolder, fingerprints
-from wsiseg.training.slides import LabelledSlide, labelled_slides, tile_truths
-from wsiseg.training.stored import StoredCohort, stored_cohort
-from wsiseg.training.task import Task, Truths, computed_bank, filled_bank, started, task_of
+from wsiseg.training.sharing import shared_out
+from wsiseg.training.slides import LabelledSlide
+from wsiseg.training.stored import StoredCohort
+from wsiseg.training.task import Task, Truths, check_true_labels, filled_bank, standardised, started, task_of
 from wsiseg.training.teacher import Teachers, opened
-
-_PACKAGES = (*READING, "torch", "torchvision", "timm")
+from wsiseg.training.truths import tile_truths
 
 
 @dataclass(frozen=True)
@@ -91,40 +89,8 @@ def train(config: TrainConfig, progress: Progress | None = None) -> Trained:
         WsisegError: A slide cannot be read, or the risk is NaN or infinite.
     """
     if config.dask is not None:
-        config = _shared_out(config, config.dask, progress or Progress())
+        config = shared_out(config, config.dask, progress or Progress(), _configurations_at)
     return _train(config, progress)
-
-
-def _shared_out(config: TrainConfig, address: str, progress: Progress) -> TrainConfig:
-    """Let workers compute features and train the configurations of a grid; return what to do then: it finds them."""
-    config = config.model_copy(update={"dask": None})
-    if config.freeze and config.features is None:
-        names = [slide.slide for slide in _slides(config, None, Progress())]
-        for count, _ in enumerate(on_cluster(address, partial(_features, config=config), names, _PACKAGES), 1):
-            progress.detail(f"features of {count} of {len(names)} slides")
-    if config.grid:
-        outs = [one.out for one in settings_of_grid(config)]
-        for out in on_cluster(address, partial(_configurations_at, config=config), outs, _PACKAGES):
-            progress.note(f"{out.name}: trained")
-    return config.model_copy(update={"overwrite": False})
-
-
-def _features(names: Sequence[str], config: TrainConfig) -> Sequence[str]:
-    """Compute the features of slides on a worker."""
-    keep_freed_memory()
-    config, slides, source, classifier = _frozen(config)
-    computed_bank(config, classifier, [one for one in slides if one.slide in names], source, Progress())
-    return names
-
-
-@lru_cache(maxsize=1)
-def _frozen(config: TrainConfig) -> tuple[TrainConfig, tuple[LabelledSlide, ...], TileSource, TileClassifier]:
-    """Return what features are computed with; in a worker it stays from slide to slide."""
-    slides, device, note = _slides(config, None, Progress()), device_of(config.device), Progress().note
-    config = config.model_copy(update={"precision": precision_on(device, config.precision)})
-    source = source_of(config, device, None)
-    colors = cohort_colors(config, slides, source, Processes(), note)
-    return config, slides, source, started(config, slides[0].tile_px, colors, device, note)
 
 
 def _configurations_at(outs: Sequence[Path], config: TrainConfig) -> list[Path]:
@@ -137,46 +103,50 @@ def _train(config: TrainConfig, progress: Progress | None = None, only: Path | N
     keep_freed_memory()
     start_zarr()
     torch.set_num_threads(min(torch.get_num_threads(), cores()))  # torch knows no quota of containers
-    with joined_processes() as processes, opened(config.teacher, "auto", config.classes[0]) as teachers:
+    with joined_processes() as processes:
         progress = progress if progress and processes.is_first else Progress()
-        stored = stored_cohort(config, config.features, processes) if config.features else None
-        if stored is not None:
-            config = config.model_copy(update={"arch": f"{FEATURES}{stored.channels}"})
-        slides = _slides(config, stored, progress)
-        truths = _truths(config, slides, progress)
-        others = {"stored features": stored, "teacher": teachers}
-        inputs = fingerprints(config, slides, truths) | {name: one.fingerprint for name, one in others.items() if one}
-        every = list(settings_of_grid(config)) if config.grid else [config]
-        every = [one for one in every if only in (None, one.out)]
-        is_grid = config.grid and only is None
-        done = [_done(one, inputs, progress) for one in every]
-        finished = [one for one in done if one]
-        if len(finished) == len(every):
-            if is_grid and processes.is_first and not (config.out / "report.html").exists():
-                write_grid(config, finished)
-            return _result(config, finished, "up_to_date")
-        device = device_of(config.device)
-        precision = precision_on(device, config.precision)
-        config, *every = (one.model_copy(update={"precision": precision}) for one in (config, *every))
-        if config.context is not None and config.context < slides[0].tile_px:
-            wrong = f"context {config.context} is smaller than the tiles of {slides[0].tile_px} pixels"
-            raise UsageError(wrong, "give a larger side")
-        for caution in cautions(config, slides, device):
-            progress.note(caution)
-        with _readers(device) as readers:
-            source = source_of(config, device, readers)
-            colors = cohort_colors(config, slides, source, processes, progress.note)
-            ground = _Ground(slides, truths, inputs, colors, source, processes, progress, stored, teachers)
-            configured = _configurations(config, every, done, ground)
-        if is_grid and processes.is_first:
-            write_grid(config, configured)
-        return _result(config, configured, "ok")
+        ready = beforehand(config, processes, progress, only)
+        with opened(config.teacher, "cpu" if config.device == "cpu" else "auto") as teachers:
+            return _trained_all(ready, teachers, processes, progress, is_grid=config.grid and only is None)
 
 
-def _slides(config: TrainConfig, stored: StoredCohort | None, progress: Progress) -> tuple[LabelledSlide, ...]:
-    where, mpp = (None, None) if stored is None else (stored.stores, stored.size.mpp)
-    how = progress.note, config.max_tiles, where, mpp, config.percent_error
-    return labelled_slides(config.cohort, *how, need_labels=not config.teacher, classes=config.classes)
+def _trained_all(
+    ready: Beforehand, teachers: Teachers | None, processes: Processes, progress: Progress, *, is_grid: bool
+) -> Trained:
+    """Train what is not there already of the configurations, and write what a grid has of its own."""
+    config, slides = ready.config, ready.slides
+    if teachers is not None:
+        teachers.check(slides, config.classes[0])
+    truths = _truths(config, slides, progress)
+    if config.supervised:
+        check_true_labels(slides, truths, config.classes)
+    inputs = _inputs(ready, truths, teachers)
+    done = [_done(one, inputs, progress) for one in ready.every]
+    finished = [one for one in done if one]
+    if len(finished) == len(done):
+        if is_grid and processes.is_first and not (config.out / "report.html").exists():
+            write_grid(config, finished)
+        return _result(config, finished, "up_to_date")
+    device = device_of(config.device)
+    precision = precision_on(device, config.precision)
+    config, *every = (one.model_copy(update={"precision": precision}) for one in (config, *ready.every))
+    ready = replace(ready, config=config, every=tuple(every))
+    for caution in cautions(config, slides, device):
+        progress.note(caution)
+    with _readers(device) as readers:
+        source = source_of(config, device, readers)
+        colors = cohort_colors(config, slides, source, processes, progress.note)
+        ground = _Ground(slides, truths, inputs, colors, source, processes, progress, ready.stored, teachers)
+        configured = _configurations(ready, done, ground)
+    if is_grid and processes.is_first:
+        write_grid(config, configured)
+    return _result(config, configured, "ok")
+
+
+def _inputs(ready: Beforehand, truths: Truths, teachers: Teachers | None) -> dict[str, Any]:
+    """Return what stands for all that a run depends on besides its settings."""
+    found = fingerprints(ready.config, ready.slides, truths) | {"teacher": teachers.fingerprint if teachers else []}
+    return found | ({"stored features": ready.stored.fingerprint} if ready.stored else {})
 
 
 def _truths(config: TrainConfig, slides: Sequence[LabelledSlide], progress: Progress) -> Truths:
@@ -190,13 +160,11 @@ def _readers(device: torch.device) -> AbstractContextManager[ReaderProcesses | N
     return (device.type != "cpu" and ReaderProcesses.for_accelerator(sharing)) or nullcontext()
 
 
-def _configurations(
-    config: TrainConfig, every: Sequence[TrainConfig], done: Sequence[Configured | None], ground: _Ground
-) -> list[Configured]:
+def _configurations(ready: Beforehand, done: Sequence[Configured | None], ground: _Ground) -> list[Configured]:
     """Train what is not done yet; with `freeze` all on the same features."""
-    slides, note = ground.slides, ground.progress.note
+    config, every, slides, note = ready.config, ready.every, ground.slides, ground.progress.note
     begin = slides[0].tile_px, ground.colors, ground.source.device, note
-    classifier = started(config, *begin)
+    classifier = standardised(ready.classifier, ground.colors) if ready.classifier else started(config, *begin)
     if not config.freeze:
         trained, scored, passes = (done.count(None) * count for count in looks(config, slides))
         compute = Compute(classifier, None, config.precision == "bfloat16")
