@@ -58,7 +58,7 @@ def main() -> None:
     given = parser.parse_args()
     sample = from_cohort(given.cohort, TILE_PX, MPP, (SETTLING_TILES, TILES))
     if sample is None:
-        raise SystemExit(f"{given.cohort}: no tile stores stand beside it")
+        raise SystemExit(f"{given.cohort}: there are no tile stores beside it")
     print(f"{processor()}, {cores()} cores, instructions for 8-bit products: {has_fast_int8()}\n")
     print("| network | precision | MB | AUC | mean difference | opens in s | tiles/s | times fp32 |")
     print("|---|---|---|---|---|---|---|---|", flush=True)

@@ -1,4 +1,4 @@
-"""What messages advise can be typed: an option that stands in the file of --config alone is not called an option."""
+"""What messages advise can be typed: an option that stands in the --config file alone is not called an option."""
 
 import ast
 import importlib

@@ -101,7 +101,7 @@ def test_what_stands_in_the_file_alone_is_no_option_and_says_so(command_name: st
     settings = ALL[command_name]
     if shown_as(settings.model_fields[name]).place == "file":
         words = [f"--{name.replace('_', '-')}", *([] if is_flag(settings.model_fields[name]) else ["1"])]
-        assert "can be set only in the TOML file of --config" in str(outcome(settings, words))
+        assert "can be set only in the --config file" in str(outcome(settings, words))
 
 
 @pytest.mark.parametrize(

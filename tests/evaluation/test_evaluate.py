@@ -114,7 +114,7 @@ def write_two(folder: Path, name: str) -> None:
 def test_a_tumor_class_that_no_truth_has_is_refused_rather_than_taken_for_no_tumour(tmp_path: Path) -> None:
     write_two(tmp_path, "Gleason 4")
     with pytest.raises(
-        UsageError, match="tumor-class Gleason 5, 1: no truth that could be read has such a class"
+        UsageError, match="tumor-class Gleason 5, 1: no ground truth that could be read has such a class"
     ) as caught:
         run(tmp_path, tumor_class=("Gleason 5", "1"))
     assert caught.value.hint == "its classes are: 255, 3, Gleason 4"

@@ -596,7 +596,7 @@ def test_a_wrong_card_is_refused(tmp_path: Path, content: str, sentence: str) ->
 
 @pytest.mark.parametrize("name", ["name", "model-version", "licence", "data", "limit", "figures"])
 def test_what_stands_in_the_card_is_no_longer_an_option(name: str) -> None:
-    with pytest.raises(UsageError, match=f"{name} is no longer a setting: put it into the file of --card"):
+    with pytest.raises(UsageError, match=f"{name} is no longer a setting: put it into the --card file"):
         ExportConfig.checked(run="run", out="m.onnx", **{name: "x"})
 
 

@@ -113,7 +113,7 @@ def test_a_transformer_becomes_a_checked_file(
 
 def test_nobody_is_told_to_export_it_anew_as_it_never_tells_what_is_unknown(exported: Exported) -> None:
     with ModelFile.open(exported.path) as model:
-        assert model.warnings == ("model.onnx: cannot tell tissue unlike that of its training",)
+        assert model.warnings == ("model.onnx: cannot recognise unknown tissue",)
 
 
 def test_its_dense_map_is_that_of_its_tiles(exported: Exported, cohort: Path) -> None:
@@ -166,5 +166,5 @@ def test_what_the_licence_of_weights_forbids_is_said_by_every_file(
 
 def test_settings_that_show_other_images_than_tiles_are_refused(cohort: Path, tmp_path: Path) -> None:
     config = TrainConfig(cohort=cohort, out=tmp_path, arch=VIT, init="none", context=2 * TILE_PX)
-    with pytest.raises(UsageError, match="nothing but whole tiles"):
+    with pytest.raises(UsageError, match="takes only whole tiles"):
         train(config)

@@ -75,7 +75,7 @@ def test_what_is_lost_comes_back_and_what_was_changed_stays(tmp_path: Path) -> N
     assert done.exit_code == 0
     answer = json.loads(done.stdout)
     assert (answer["fetched"], answer["changed"]) == (1, [str(tmp_path / "cohort.csv")])
-    assert "remove it to have the example's" in done.stderr
+    assert "is kept; to get the example's, delete it" in done.stderr
     assert (tmp_path / "cohort.csv").read_text() == "slide,path\n"
     assert (tmp_path / "slides" / "node-1.tiff").stat().st_size > 0
 

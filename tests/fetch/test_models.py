@@ -116,4 +116,4 @@ def test_the_command_line_lists_fetches_and_says_what_conversion_needs(server: S
     (tmp_path / "there.onnx").write_bytes(b"")
     refused = run(MODEL.name, "--cache", str(tmp_path), "--out", str(tmp_path / "there.onnx"))
     assert refused.returncode == 2
-    assert "there.onnx: is there already" in refused.stderr
+    assert "there.onnx: exists already" in refused.stderr

@@ -202,5 +202,5 @@ def test_devices_have_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = made_devices(monkeypatch, cuda=1e-4, cpu=1e-2)
     assert start(b"", "cuda:1").device == "cuda:1"
     assert asked == ["cuda:1"]
-    with pytest.raises(UsageError, match="no device is called"):
+    with pytest.raises(UsageError, match="unknown device"):
         start(b"", "gpu:1")

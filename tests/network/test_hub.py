@@ -56,7 +56,7 @@ def test_init_hub_means_the_weights_of_the_page_and_is_refused_of_other_networks
     begun = build(NAME, "hub", tile_px=64).state_dict()
     assert torch.equal(begun["backbone.network.reg_token"], own["reg_token"] + 1)
     for arch in ("resnet18", "timm:test_vit"):
-        with pytest.raises(UsageError, match=f"{arch}: is no network of a hub"):
+        with pytest.raises(UsageError, match=f"{arch}: is not a network of a hub"):
             build(arch, "hub")
 
 
@@ -115,6 +115,6 @@ def test_terms_that_must_be_accepted_are_said_with_page_and_command(
 
     hub.pages["/lab/encoder/resolve/main/config.json"] = refuse
     monkeypatch.delenv("WSISEG_OFFLINE", raising=False)
-    with pytest.raises(DownloadError, match="wants terms accepted") as caught:
+    with pytest.raises(DownloadError, match="requires you to accept terms") as caught:
         build(NAME, "hub")
     assert caught.value.hint == "accept them on https://huggingface.co/lab/encoder, then run hf auth login"

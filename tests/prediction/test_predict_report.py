@@ -232,7 +232,7 @@ def test_earlier_slides_stay_and_what_is_missing_is_said(model: Path, tmp_path: 
     (tmp_path / "out" / "c.ome.zarr").rename(tmp_path / "elsewhere")
     text = run(model, tmp_path / "out", make_slide("d.tiff"))
     assert (text.count("data:image/jpeg"), text.count("data:image/png")) == (1, 3)
-    assert "Its results are not there any more." in text
+    assert "Its results no longer exist." in text
     assert text.count("<section") == 4
 
 

@@ -76,7 +76,7 @@ def test_devices_are_named_in_a_list() -> None:
     config = PredictConfig.checked(inputs=("a.tiff",), device="cuda:0,cuda:1", jobs=2)
     assert config.devices == ("cuda:0", "cuda:1", "cuda:0", "cuda:1")
     for names in ("gpu", "cuda:", "cuda:0,,cpu", "cuda:x"):
-        with pytest.raises(UsageError, match="no device is called"):
+        with pytest.raises(UsageError, match="unknown device"):
             PredictConfig.checked(inputs=("a.tiff",), device=names)
     with pytest.raises(UsageError, match="leave out jobs"):
         PredictConfig.checked(inputs=("a.tiff",), jobs=2, dask="local:2")

@@ -234,7 +234,7 @@ def test_tiles_of_unknown_size_need_the_options(cohort: Path, maps: Path, tmp_pa
     with row.open() as slide:
         with pytest.raises(UsageError, match="does not say how large its tiles are") as caught:
             read_features(tmp_path / "bare.h5", slide.facts)
-        assert caught.value.hint == "set tile and mpp in the file of --config"
+        assert caught.value.hint == "set tile and mpp in the --config file"
         assert read_features(tmp_path / "bare.h5", slide.facts, SIZE).size == SIZE
         with pytest.raises(WsisegError, match="not 64 um wide"):
             read_features(maps / f"{row.slide}.h5", slide.facts, TileSize(TILE_PX, 1.0))

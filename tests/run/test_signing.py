@@ -83,5 +83,5 @@ def test_without_ssh_keygen_it_says_what_is_missing(
 ) -> None:
     allowed = signed(record, tmp_path / "me")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="signatures are checked by ssh-keygen, which is not there; install OpenSSH"):
+    with pytest.raises(UsageError, match="checking signatures needs ssh-keygen, which was not found; install OpenSSH"):
         signer(record, allowed)

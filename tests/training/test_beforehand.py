@@ -54,7 +54,7 @@ def changed(cohort: Path, name: str, change: Callable[[list[Row]], list[Row]]) -
     ("values", "error", "sentence"),
     [
         ({"arch": "resnet5o"}, UsageError, "resnet5o: no such classifier"),
-        ({"arch": "timm:test_vit", "context": 96}, UsageError, "takes nothing but whole tiles"),
+        ({"arch": "timm:test_vit", "context": 96}, UsageError, "takes only whole tiles"),
         ({"init": "imagnet"}, UsageError, "imagnet: no such file of weights; give --init imagenet, hub, none, or a"),
         ({"init": "."}, UsageError, "no such file of weights"),
         ({"init": "{out}/other.pt"}, UsageError, "check --arch"),

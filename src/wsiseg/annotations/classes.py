@@ -27,7 +27,7 @@ _NAMES: dict[Meaning, str] = {
 }
 _MEANINGS = {name: meaning for meaning, names in _NAMES.items() for name in names.split(", ")}
 _NOT_TISSUE = frozenset(["artefact", "artifact", "exclude", "excluded", "exclusion", "hole", "pen"])
-_CHOOSE = "name the classes that mean tumour with tumor-class in the file of --config"
+_CHOOSE = "name the classes that mean tumour with tumor-class in the --config file"
 _SHOWN = 8
 
 

@@ -48,7 +48,9 @@ def example(streams: Streams, config: FetchExampleConfig) -> None:
 
     result = fetch_example(config)
     for path in result.changed:
-        streams.note(f"{path}: is not the example's and stays; remove it to have the example's")
+        streams.note(
+            f"{path}: differs from the example and is kept; to get the example's, delete it and run this again"
+        )
     counts = {"fetched": len(result.fetched), "up_to_date": len(result.up_to_date)}
     value = {"cohort": str(result.cohort), **counts, "changed": [str(path) for path in result.changed]}
     streams.result(value, [str(result.cohort)])
@@ -146,7 +148,7 @@ def model(streams: Streams, config: FetchModelConfig) -> None:
         streams.result({"models": [asdict(one) for one in ZOO]}, lines)
         return
     if config.out and config.out.exists() and not config.overwrite:
-        raise UsageError(f"{config.out}: is there already", "give --overwrite or another --out")
+        raise UsageError(f"{config.out}: exists already", "give --overwrite or another --out")
     export = needing_torch("export", "exporting.export") if config.out else None  # before anything is fetched
     folder = fetch_model(config, streams)
     if export:

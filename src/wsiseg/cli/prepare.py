@@ -21,7 +21,7 @@ def init(streams: Streams, config: InitConfig) -> None:
 
     begun = begin(config)
     for path in begun.kept:
-        streams.note(f"{path}: stays as it is")
+        streams.note(f"{path}: exists already and is kept")
     streams.result({name: list(map(str, paths)) for name, paths in vars(begun).items()}, map(str, begun.written))
 
 

@@ -64,7 +64,7 @@ def parameters(settings: type[Config]) -> list[inspect.Parameter]:
     found, meanings = [], settings.meanings()
     for name, field in settings.model_fields.items():
         if shown_as(field).place == "file":
-            sentence = f"can be set only in the TOML file of --config, as {_typed(name)} ="
+            sentence = f"can be set only in the --config file, as {_typed(name)} ="
             found.append(_refused(name, sentence, takes_nothing=is_flag(field)))
         else:
             found.append(_shown(name, field, meanings[name]))

@@ -98,7 +98,7 @@ class Streams(Progress):
         if run.has_no_slide:
             names = shortened([Path(record.path).name for record in run.slides], _MOST_NAMED)
             text = f"none of the files can be read as a slide: {', '.join(names)}"
-            raise NotASlideError(text, "name slides; others than those of the reference must be converted first")
+            raise NotASlideError(text, "name slides; the reference lists the formats that can be read")
         return run.exit_code
 
     def note(self, text: str) -> None:

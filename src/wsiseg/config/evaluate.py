@@ -92,7 +92,7 @@ class EvaluateConfig(Config):
         task, used = ("--pcam", _OF_PCAM) if self.pcam else ("--grid", _OF_GRID) if self.grid else ("maps", _OF_MAPS)
         for name in sorted(self.model_fields_set - used):
             if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name.replace('_', '-')} means nothing when evaluating {task}")
+                raise ValueError(f"{name.replace('_', '-')} does not apply when evaluating {task}")
         return self
 
 

@@ -56,7 +56,7 @@ class ExportConfig(Config):
 
     gone: ClassVar = {
         **dict.fromkeys(("texture-penalty", "unknown-penalty"), Gone(_UNKNOWN)),
-        **{option: Gone(f"put it into the file of --card, as {name} = ...") for option, name in _IN_CARD.items()},
+        **{option: Gone(f"put it into the --card file, as {name} = ...") for option, name in _IN_CARD.items()},
     }
 
     out: Path

@@ -30,7 +30,7 @@ _DEVICES = ("cpu", "cuda", "coreml", "directml", "openvino")
 def _known_device(name: str) -> str:
     kind, _, number = name.partition(":")
     if name != "auto" and (kind not in _DEVICES or (":" in name and not number.isdigit())):
-        raise ValueError(f"no device is called {name!r}; choose one of auto, {', '.join(_DEVICES)}, cuda:1")
+        raise ValueError(f"unknown device {name!r}; choose one of auto, {', '.join(_DEVICES)}, cuda:1")
     return name
 
 
@@ -120,7 +120,7 @@ class Config(Described, frozen=True, extra="forbid", defer_build=True):
             field = cls.model_fields.get(name)
             every = value if isinstance(value, list | tuple) else [value]
             if field is not None and field.default != "" and any(one == "" for one in every):
-                raise UsageError(f"{name.replace('_', '-')}: is empty, as where a variable is not set")
+                raise UsageError(f"{name.replace('_', '-')}: is empty; is a shell variable not set?")
             if any(isinstance(one, str) and "\0" in one for one in every):
                 raise UsageError(f"{name.replace('_', '-')}: holds NUL, as nothing that can be named does")
 

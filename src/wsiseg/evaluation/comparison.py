@@ -184,7 +184,7 @@ def _absent(config: EvaluateConfig, sought: Sought, found: frozenset[str]) -> tu
     classes = sought.reading(config).classes
     absent = classes.absent(found)
     if found and classes.tumor and set(classes.tumor) <= set(absent):
-        text = f"tumor-class {', '.join(classes.tumor)}: no truth that could be read has such a class"
+        text = f"tumor-class {', '.join(classes.tumor)}: no ground truth that could be read has such a class"
         raise UsageError(text, f"its classes are: {', '.join(sorted(found))}")
     return tuple(name for name in absent if name not in sought.every)
 
@@ -262,7 +262,7 @@ def _outside(path: Path, truth: Truth, inside_px: float, word: str) -> tuple[str
     """Say how much of the truth lies beyond the slide."""
     total = truth.tumor.total
     if total > 0 and inside_px <= 0:
-        advice = "set truth-origin in the file of --config"
+        advice = "set truth-origin in the --config file"
         raise AnnotationError(f"{path.name}: all of its {word} lies outside the slide", advice)
     if inside_px < (1 - _OUTSIDE) * total:
         return (f"{path.name}: {1 - inside_px / total:.0%} of its {word} lies outside the slide",)

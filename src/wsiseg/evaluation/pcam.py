@@ -66,7 +66,7 @@ def evaluate_pcam(config: EvaluateConfig, progress: Progress) -> tuple[Report, l
     assert config.model is not None  # noqa: S101  the settings were checked
     folder, split = config.pcam, _SPLITS.get(config.split or "test")
     if split is None:
-        raise UsageError(f"PatchCamelyon has no split {config.split}", "its splits are train, val and test")
+        raise UsageError(f"PatchCamelyon has no split {config.split}", "choose train, val or test")
     place = model_path(config.model)
     with ModelFile.open(place, config.device) as model:
         if model.card.thresholds:
@@ -119,7 +119,7 @@ class View:
         is_dense = card.output_stride is not None and card.window_px is None
         patch_px = SIDE_PX * (1 + (scale == "doubled"))
         if card.tile_px < patch_px and not is_dense:
-            advice = {"doubled": "set pcam-scale to native in the file of --config"}
+            advice = {"doubled": "set pcam-scale to native in the --config file"}
             text = f"{model.path}: its tiles of {card.tile_px} pixels are smaller than a patch of {patch_px}"
             raise UsageError(text, advice.get(scale, "use a model of larger tiles"))
         return cls(scale, patch_px if is_dense and scale == "native" else max(patch_px, card.tile_px), turns)

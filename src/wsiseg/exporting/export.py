@@ -150,7 +150,7 @@ def _samples(config: ExportConfig, origin: Origin, progress: Progress) -> Sample
     if samples is not None:
         return samples
     if config.calibration is not None:
-        raise UsageError(f"{config.calibration}: no tile stores stand beside it", "run wsiseg tile")
+        raise UsageError(f"{config.calibration}: there are no tile stores beside it", "run wsiseg tile")
     if config.precision == "int8" and not config.allow_loss:
         raise UsageError(
             f"{config.source}: no real tiles to choose the ranges of int8 with",
@@ -203,7 +203,10 @@ def _judge(config: ExportConfig, rows: Sequence[Parity], progress: Progress) -> 
         progress.note(parity_line(row))
     sentences = "; ".join(parity_line(row) for row in rows if not row.passed)
     if sentences and not config.allow_loss:
-        raise GateError(f"{config.source}: does not survive the export: {sentences}", "--allow-loss writes it anyway")
+        raise GateError(
+            f"{config.source}: the exported file differs too much from the network: {sentences}",
+            "--allow-loss writes it anyway",
+        )
 
 
 def _card(config: ExportConfig, origin: Origin, graph: OnnxGraph, parity: tuple[Parity, ...], mark: str) -> ModelCard:
@@ -264,7 +267,7 @@ def _figures(path: Path, threshold: float) -> dict[str, Any]:
         raise UsageError(f"{path}: not the metrics.json of wsiseg evaluate")
     measured = (figures.get("threshold") or {}).get("value")
     if measured is not None and not math.isclose(measured, threshold, abs_tol=1e-6):
-        advice = f"evaluate the maps with --threshold {threshold:g}, or set threshold in the file of --config"
+        advice = f"evaluate the maps with --threshold {threshold:g}, or set threshold in the --config file"
         raise UsageError(f"{path}: was measured at the threshold {measured:g}; the model's is {threshold:g}", advice)
     return {name: value for name, value in figures.items() if name in _FIGURES and value is not None}
 
@@ -292,6 +295,6 @@ def _earlier(config: ExportConfig, mark: str, progress: Progress) -> Exported | 
             if model.card.made_from == mark and page.is_file():
                 return Exported(config.out, page, "up_to_date", model.sha256, model.card)
     except ModelFileError as error:
-        raise UsageError(f"{config.out}: is there and is not a valid model file", "give --overwrite") from error
+        raise UsageError(f"{config.out}: exists already and is not a valid model file", "give --overwrite") from error
     progress.note(f"{config.out}: exported again, as the weights or settings changed")
     return None

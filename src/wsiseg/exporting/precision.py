@@ -58,7 +58,7 @@ def to_int8(graph: OnnxGraph, samples: Samples, note: Callable[[str], None], *, 
         row = compared(("int8", "fp32"), found.answers(samples.held_out.tiles), expected, samples.held_out)
         if row.passed or any_loss or len(kept) >= len(groups) - 1:
             return Reduced(found, row, sum(len(groups[number]) for number in kept) / max(len(layers), 1))
-        note(f"int8 strays by {row.mean_difference:.3g} on average: more layers stay in float32")
+        note(f"int8 differs from fp32 by {row.mean_difference:.3g} on average: more layers are kept in float32")
         kept.append(
             min(
                 set(range(len(groups))) - set(kept),

@@ -40,28 +40,28 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Tumour probabilities of one slide on square cells, of which the first begins at its level-0 corner."""
+    """Tumour probabilities of one slide on square cells; the first cell starts at the corner of level 0."""
 
-    probabilities: NDArray[np.float32]  # float32[rows, columns] in 0..1, NaN where nobody looked
-    cell_um: float  # side of a cell in micrometers
-    slide: SlideFacts  # the slide it belongs to
-    threshold: float = 0.5  # a cell at or above it is tumour
-    model: dict[str, Any] = field(default_factory=dict)  # what made it: name, sha256, mpp and more
-    run: dict[str, Any] = field(default_factory=dict)  # the settings that it was made with
-    version: str = ""  # the version of wsiseg that made it
-    # float32[rows, columns], the standard deviation between several models' probabilities, NaN where nobody looked.
+    probabilities: NDArray[np.float32]  #: float32[rows, columns] in 0..1, NaN where not looked at
+    cell_um: float  #: side of a cell in micrometers
+    slide: SlideFacts  #: the slide it belongs to
+    threshold: float = 0.5  #: a cell at or above it is tumour
+    model: dict[str, Any] = field(default_factory=dict)  #: the model that made it, with name, sha256, mpp and more
+    run: dict[str, Any] = field(default_factory=dict)  #: the settings that it was made with
+    version: str = ""  #: the version of wsiseg that made it
+    #: float32[rows, columns], the standard deviation of several models' probabilities, NaN where not looked at.
     disagreement: NDArray[np.float32] | None = None
-    # bool[rows, columns], the cells whose tissue is unlike what a model was trained on.
+    #: bool[rows, columns], the cells whose tissue is unlike what a model was trained on.
     unknown: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((), np.bool_))
-    positive_class: str = "tumor"  # whose probabilities these are; of several, the first
-    others: tuple["Heatmap", ...] = ()  # the same cells for each further class of the model
+    positive_class: str = "tumor"  #: the class whose probabilities these are; of several, the first
+    others: tuple["Heatmap", ...] = ()  #: the same cells for each further class of the model
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "unknown", self.tissue & self.unknown)
 
     @property
     def by_class(self) -> tuple["Heatmap", ...]:
-        """The heatmap of each class alone, in their order."""
+        """The heatmap of each class alone, in the order of the classes."""
         return (replace(self, others=()), *self.others) if self.others else (self,)
 
     @property
@@ -92,7 +92,7 @@ class Heatmap:
 
     @property
     def called(self) -> dict[str, NDArray[np.bool_]]:
-        """By class bool[rows, columns]: its cells; one above the thresholds of several is of the most probable."""
+        """For each class its cells, bool[rows, columns]; a cell above several thresholds is of the likeliest one."""
         every = self.by_class
         highest = np.argmax([np.where(one.tumor, one.probabilities, -1) for one in every], 0)
         return {one.positive_class: one.tumor & (highest == place) for place, one in enumerate(every)}
@@ -114,7 +114,7 @@ class Heatmap:
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """What makes it suspect: much of its tissue is unknown, or it has one value almost everywhere."""
+        """What makes the map suspect; empty unless much tissue is unknown, or it has one value almost everywhere."""
         found, share = [], self.unknown_share or 0.0
         if share >= SUSPECT_FROM:
             found.append(f"{share:.0%} of the tissue could not be judged: it is unlike what the model was trained on")
@@ -139,7 +139,7 @@ class Heatmap:
 
     @property
     def grid(self) -> Grid:
-        """The grid of the cells, one tile a cell."""
+        """The grid of the cells, one tile per cell."""
         return Grid(self.slide.size_px, self.slide.mpp, 1, 1, self.cell_um)
 
     @property
@@ -166,7 +166,7 @@ class Heatmap:
         return replace(self, others=tuple(others))
 
     def at(self, x: float, y: float) -> float:
-        """Return the probability at a level-0 point; NaN where nobody looked or outside the slide."""
+        """Return the probability at a level-0 point; NaN where not looked at or outside the slide."""
         row, column = self.grid.cell_at(x, y)
         inside = 0 <= row < self.shape[0] and 0 <= column < self.shape[1]
         return float(self.probabilities[row, column]) if inside else math.nan
@@ -204,11 +204,11 @@ class Heatmap:
         )
 
     def to_geojson(self, threshold: float | None = None, *, crop_to_bounds: bool = True) -> dict[str, Any]:
-        """Return dissolved outlines of tumour, unknown and all tissue as a GeoJSON FeatureCollection for QuPath.
+        """Return outlines of tumour, unknown tissue and all tissue as a GeoJSON FeatureCollection for QuPath.
 
-        It has one feature per tumour focus at the `threshold`, or the heatmap's own, and a MultiPolygon each of what is
-        unknown and of all tissue. Coordinates are level-0 pixels, counted from the corner of the scan's bounds, as
-        QuPath does by default, where the slide has them and `crop_to_bounds` is set; else from the level-0 corner.
+        It has one feature per tumour focus at the `threshold`, or the heatmap's own, and one MultiPolygon each for
+        unknown and for all tissue. Coordinates are level-0 pixels. With `crop_to_bounds` they start at the corner of
+        the scan if the slide states its bounds, as in QuPath by default; otherwise at the corner of level 0.
         """
         chosen = self if threshold is None else replace(self, threshold=threshold)
         found: dict[str, Any] = json.loads("".join(collection_text(chosen, crop_to_bounds=crop_to_bounds)))

@@ -37,7 +37,9 @@ def open_prediction(path: Path, slide: Path | None = None, mpp: float | None = N
     """
     heatmap = published_heatmap(path, slide, mpp) if path.name.endswith(_PUBLISHED) else Heatmap.open(path)
     if heatmap.model.get("zeroed_by_hand"):
-        raise masks.ZeroedMapError(f"{path.name}: a map of normal tissue that was set to zero by hand measures nothing")
+        raise masks.ZeroedMapError(
+            f"{path.name}: a map of normal tissue that was set to zero by hand is not a prediction"
+        )
     return heatmap
 
 

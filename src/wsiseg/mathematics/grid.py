@@ -20,17 +20,17 @@ _MASK_ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells of one stride that cover a slide from its level-0 corner, each carrying a tile that starts at its corner.
+    """Cells of one stride that cover a slide from its level-0 corner; a tile starts at the corner of each cell.
 
     Raises:
         UsageError: A size or pixel size is not positive, or the stride exceeds the tile.
     """
 
-    size_px: tuple[int, int]  # width and height of the slide in level-0 pixels
-    mpp: tuple[float, float]  # micrometers per level-0 pixel along x and y
-    tile_px: int  # side of a tile in pixels of `tile_mpp`
-    stride_px: int  # distance of neighbouring tiles, and side of a cell, in pixels of `tile_mpp`
-    tile_mpp: float  # micrometers per tile pixel
+    size_px: tuple[int, int]  #: width and height of the slide in level-0 pixels
+    mpp: tuple[float, float]  #: micrometers per level-0 pixel along x and y
+    tile_px: int  #: side of a tile in pixels of `tile_mpp`
+    stride_px: int  #: distance between neighbouring tiles, and side of a cell, in pixels of `tile_mpp`
+    tile_mpp: float  #: micrometers per tile pixel
 
     def __post_init__(self) -> None:
         numbers = (*self.size_px, *self.mpp, self.tile_px, self.stride_px, self.tile_mpp)

@@ -27,22 +27,22 @@ BUNDLED = "default"
 
 _MUST_LEAD = 1.25  # so that the same file is taken again where two are nearly equal
 _DAMAGED = "export it again or get a fresh copy"
-_OTHER_PRODUCTS = "this CPU computes 8-bit products otherwise: use the fp32 model"
-_CANNOT_TELL = "{}: cannot tell tissue unlike that of its training"
-_ANEW = "; where it was made by wsiseg train, export it anew"
+_OTHER_PRODUCTS = "this CPU computes 8-bit products differently: use the fp32 model"
+_CANNOT_TELL = "{}: cannot recognise unknown tissue"
+_ANEW = "; if it was made by wsiseg train, export it again"
 
 
 class ModelFile(AbstractContextManager["ModelFile"]):
-    """A model file, open for asking; made by `ModelFile.open`, for use in a `with` block. Thread-safe.
+    """An open model file; open it with `ModelFile.open`, in a `with` block. Thread-safe.
 
     Attributes:
-        card: What it says of itself.
-        sha256: SHA-256 of the file as it lies on the disk, as `sha256sum` prints it.
-        provider: What ONNX Runtime really computes with, as `CPUExecutionProvider`.
-        device: Its name on the command line, as `cpu`.
-        reason: Why that was taken.
-        speeds: Tiles per second of each device, where several were tried.
-        limit: The distance beyond which tissue is unknown; None where the file cannot tell.
+        card: The model card.
+        sha256: SHA-256 of the file, as `sha256sum` prints it.
+        provider: What ONNX Runtime really computes with, for example `CPUExecutionProvider`.
+        device: Its name on the command line, for example `cpu`.
+        reason: Why this device is used.
+        speeds: Tiles per second of each device, if several were tried.
+        limit: The distance beyond which tissue is unknown; None if the file cannot recognise unknown tissue.
         warnings: What a person should know about the file and how it was opened.
     """
 

@@ -110,7 +110,7 @@ def start(
     """
     kind = device.partition(":")[0]
     if device != "auto" and kind not in PROVIDERS:
-        raise UsageError(f"no device is called {device!r}", f"choose one of auto, {', '.join(PROVIDERS)}")
+        raise UsageError(f"unknown device {device!r}", f"choose one of auto, {', '.join(PROVIDERS)}")
     available = available_providers()
     if device == "auto":
         here = [name for name, provider in PROVIDERS.items() if provider in available and name != "cpu"]

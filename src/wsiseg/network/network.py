@@ -131,7 +131,7 @@ def build(
     if init == "hub":
         if not arch.startswith(f"{TIMM}{HUB}"):
             advice = f"name one as {TIMM}{HUB}OWNER/MODEL, or give --init imagenet, none or a file"
-            raise UsageError(f"{arch}: is no network of a hub, whose weights --init hub asks for", advice)
+            raise UsageError(f"{arch}: is not a network of a hub, which --init hub needs", advice)
         init = "imagenet"
     if init not in ("imagenet", "none") and not Path(init).is_file():
         raise UsageError(f"{init}: no such file of weights", "give --init imagenet, hub, none, or a file")
@@ -141,7 +141,7 @@ def build(
             raise UsageError(f"{init}: is a checkpoint of {checkpoint.arch}, not of {arch}", "check --arch")
         classifier = load_classifier(checkpoint).train()
         if tuple(one.name for one in checkpoint.classes) != tuple(classes):
-            note(f"{init}: its head is of other classes and begins anew")
+            note(f"{init}: its head has other classes and starts from random weights")
             classifier.head = nn.Linear(classifier.head.in_features, len(classes))
         return classifier
     make = _from_timm if arch.startswith(TIMM) else _from_torchvision

@@ -150,7 +150,7 @@ def hub_file(name: str, file: str) -> Path:
     try:
         return Path(hub.hf_hub_download(repository, file, local_files_only=is_offline()))
     except hub.errors.GatedRepoError as error:
-        text = f"{name}: its owner wants terms accepted before {file} is given out"
+        text = f"{name}: its owner requires you to accept terms before {file} is given out"
         raise DownloadError(text, f"accept them on {page}, then run hf auth login") from error
     except hub.errors.LocalEntryNotFoundError as error:
         why = f"{OFFLINE} forbids its download" if is_offline() else "the hub does not answer"

@@ -251,7 +251,7 @@ def _member(job: Job, asking: Asking, model: ModelFile, config: PredictConfig) -
     bad = wanted - int((~np.isnan(probabilities[0])).sum())
     if bad > config.max_bad_tiles * wanted:
         text = f"{job.row.path.name}: {bad} of {wanted} tissue cells cannot be read"
-        raise SlideError(text, "get the slide again, or allow more with max-bad-tiles in the file of --config")
+        raise SlideError(text, "get the slide again, or allow more with max-bad-tiles in the --config file")
     facts = {
         "kind": kind(model, config),
         "tiles": wanted,

@@ -137,7 +137,7 @@ def _status(record: SlideRecord) -> str:
 def _sections(run: Run, records: Sequence[SlideRecord], results: Callable[[str], Results | None]) -> Iterator[str]:
     for number, record in enumerate(records):
         found = results(record.slide)
-        pictures = "<p>Its results are not there any more.</p>"
+        pictures = "<p>Its results no longer exist.</p>"
         if found is not None:
             pictures = viewed(found, record.slide, _MOST_PICTURE_BYTES // len(records))
         yield (

@@ -37,9 +37,9 @@ def predict(slide: Path | str, model: Path | str = "default", **settings: Any) -
     """Map tumour on one slide.
 
     Args:
-        slide: The slide.
+        slide: The slide file.
         model: A model file; `default` comes with wsiseg.
-        **settings: Further fields of `PredictConfig`, as `slide_mpp` or `map`.
+        **settings: Other settings of `wsiseg predict`, such as `slide_mpp` or `map`.
 
     Returns:
         The tumour map. Nothing is written.

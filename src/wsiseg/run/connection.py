@@ -189,7 +189,7 @@ class Client:
             raise DownloadError(f"{shown_url(url)}: not an address: {error}") from error
         except httpx.RequestError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                advice = "where a firewall opens https, set SSL_CERT_FILE to the certificates of your house"
+                advice = "if a firewall inspects https, set SSL_CERT_FILE to your organisation's certificates"
                 raise DownloadError(f"{shown_url(url)}: its certificate is not trusted", advice) from error
             kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
             raise TemporaryError(f"{kind}: {error}".rstrip(": ")) from error

@@ -83,7 +83,7 @@ def signer(path: Path, allowed: Path) -> str:
         with path.open("rb") as file:
             done = _ssh_keygen("verify", *given, "-I", name, "-n", _NAMESPACE, content=file) if name else found
     except FileNotFoundError as error:
-        raise UsageError("signatures are checked by ssh-keygen, which is not there", "install OpenSSH") from error
+        raise UsageError("checking signatures needs ssh-keygen, which was not found", "install OpenSSH") from error
     if done.returncode:
         reason = (done.stderr + done.stdout).strip().splitlines() or ["no reason given"]
         raise ValueError(f"{path.name}: is not signed by one of {allowed.name}: {reason[-1]}")

@@ -71,7 +71,7 @@ class Cache(ExitStack):
         while (taken := self.trimmed(further, coming)) > self.most_bytes:
             if coming > self.most_bytes or time.monotonic() >= until:
                 text = f"{self.folder}: the slides in use take {taken / 1e9:.3g} GB, more than the cache may hold"
-                raise DownloadError(text, "set cache-gb higher, or name fewer at once")
+                raise DownloadError(text, "set a higher cache-gb, or name fewer slides at once")
             time.sleep(_LOOK_AGAIN_S)
 
     def trimmed(self, further: Path, coming: int = 0) -> int:

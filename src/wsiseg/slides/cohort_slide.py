@@ -103,8 +103,8 @@ class CohortSlide:
         if self.skipped:
             raise NotASlideError(self.skipped)
         if self.address and not self.path.is_file():
-            text = f"{bare(self.address)}: lies elsewhere, and predict and tile alone fetch slides"
-            raise SlideError(text, "fetch it, and name the file")
+            text = f"{bare(self.address)}: is an address, and only predict and tile read slides from addresses"
+            raise SlideError(text, "download it, and name the file")
         return Slide(self.path, mpp=self.mpp or mpp, longest_read_s=longest_read_s)
 
 

@@ -216,7 +216,7 @@ def _retrieve(client: Client, url: str, path: Path, most_bytes: float) -> None:
             for chunk in _first_part(client.steadily(response.iter_bytes(_CHUNK)), boundary[1] if boundary else None):
                 size += len(chunk)
                 if size > most_bytes:
-                    raise DownloadError(f"{path.stem}: more than the cache may hold", "set cache-gb higher")
+                    raise DownloadError(f"{path.stem}: more than the cache may hold", "set a higher cache-gb")
                 file.write(chunk)
 
     client.patiently(attempt, path.stem)

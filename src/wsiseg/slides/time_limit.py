@@ -62,7 +62,7 @@ class TimeLimit:
             idle.pop().put(None)
 
     def _stalled(self) -> StalledError:
-        advice = "check the disk or network that it lies on, or allow more with read-timeout in the file of --config"
+        advice = "check the disk or network that it lies on, or allow more with read-timeout in the --config file"
         return StalledError(f"{self._name}: reading hangs for {self._seconds:g} s", advice)
 
 

@@ -104,7 +104,7 @@ def read_features(path: Path, slide: SlideFacts, size: TileSize | None = None) -
     corners = coords / mpp if str(facts.get("unit", "")) == "um" else np.asarray(coords, np.float64)
     found = _size(path, facts, float(mpp[0])) or size
     if found is None:
-        raise UsageError(f"{path}: does not say how large its tiles are", "set tile and mpp in the file of --config")
+        raise UsageError(f"{path}: does not say how large its tiles are", "set tile and mpp in the --config file")
     if size is not None and not found.agrees(size):
         raise WsisegError(f"{path}: its tiles are {found}, not {size}", "are pixel size and slide right?")
     if (corners < -found.px * found.mpp / mpp).any() or (corners >= slide.size_px).any():

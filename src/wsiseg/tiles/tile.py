@@ -61,7 +61,7 @@ def tile(config: TileConfig, progress: Progress | None = None) -> Run:
 
         check(cohort.slides)
         if not config.pixels:
-            progress.note("train needs --pixels of slides that lie elsewhere, as it fetches none")
+            progress.note("train cannot download slides: to train on these, add --pixels")
     progress.begin(len(cohort.slides))
     start_zarr()
     settings = config.model_dump(mode="json", exclude=_NO_PART)
@@ -294,6 +294,6 @@ def _encoded_tiles(slide: Slide, tiles: Tiles, readable: NDArray[np.bool_], task
             bad = int((~readable).sum())
             if bad > most:
                 text = f"{slide.path.name}: at least {bad} of {len(tiles)} tissue tiles cannot be read"
-                raise SlideError(text, "get the slide again, or allow more with max-bad-tiles in the file of --config")
+                raise SlideError(text, "get the slide again, or allow more with max-bad-tiles in the --config file")
             yield from (file for file in files if file is not None)
             task.progress.advance(task.row.slide, len(files))

@@ -146,7 +146,7 @@ def started(
     torch.manual_seed(config.seed)
     classifier = build(config.arch, config.init, note, tile_px=tile_px, classes=config.classes)
     if classifier.window_px is not None and (config.context is not None or config.size_jitter):
-        raise UsageError(f"{config.arch}: takes nothing but whole tiles", "leave out context and size-jitter")
+        raise UsageError(f"{config.arch}: takes only whole tiles", "leave out context and size-jitter")
     return standardised(classifier, colors).to(device).to(memory_format=torch.channels_last)
 
 
@@ -253,7 +253,7 @@ def computed_bank(
     compute = Compute(classifier, config.context and tile_px, config.precision == "bfloat16")
     missing = sum(count for slide, count in tiles.items() if not bank.path(slide).exists())
     for sentence in cost(missing, compute, config.context or tile_px, f"features of {missing} tiles"):
-        progress.note(f"{sentence}; a lower max-tiles in the file of --config saves time")
+        progress.note(f"{sentence}; a lower max-tiles in the --config file saves time")
     layer = stage_layer(classifier)
     is_alike = compute.middle_px is None and not compute.bfloat16  # as what describes known tissue
     with Stage(classifier.backbone, layer) if layer and is_alike else nullcontext() as stage:
