@@ -89,8 +89,8 @@ class ExportConfig(Config):
     map: Annotated[MapOfModel | None, IN_FILE] = None
     """Kind of map that `predict --map auto` makes with this model; by default dense if the network can."""
     calibration: Path | None = None
-    """Folder of images, or cohort CSV beside tile stores, whose tiles are used to calibrate and check the file instead
-    of those of the run."""
+    """Folder of images, or cohort CSV beside tile stores, to calibrate and check the file with, instead of the run's
+    tiles."""
     allow_loss: bool = False
     """Write the file even if it does not follow the network closely enough."""
     card: Annotated[CardFacts | None, Shown(metavar="FILE.toml")] = None

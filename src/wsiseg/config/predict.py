@@ -38,8 +38,7 @@ class PredictConfig(Config):
     """Micrometers per level-0 pixel of the slides; overrides what the files say."""
     device: Annotated[Devices, Shown(metavar="DEVICE[,DEVICE...]")] = "auto"
     """Device to compute on: cpu, cuda, coreml, directml or openvino, with a number if there are several (cuda:1), or
-    auto for the fastest with this model. Several devices, such as cuda:0,cuda:1, share the slides, with a process
-    each."""
+    auto for the fastest with this model. Several devices, such as cuda:0,cuda:1, share the slides, one process each."""
     jobs: int = Field(default=1, ge=1)
     """Processes per device; they share the slides and the cores."""
     tissue: str = "auto"
@@ -53,7 +52,7 @@ class PredictConfig(Config):
     """Leave these regions out: an outline file, a mask image, or a folder of them named after the slides."""
     features: Path | None = None
     """Map from the stored features in this folder instead of from pixels; `--model` is then the model file of a head.
-    Slides are opened only for their size and their picture."""
+    Slides are opened only for their size, pixel size and picture."""
     write_features: bool = False
     """Map by tiles and also write the features of every tile, as `<slide>.h5`."""
     threshold: float | None = Field(default=None, ge=0, le=1)

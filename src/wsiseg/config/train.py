@@ -61,8 +61,8 @@ class TrainConfig(Config):
     """Network: a torchvision classifier, `timm:NAME`, or `timm:hf-hub:OWNER/MODEL`."""
     init: str = "imagenet"
     """Starting weights: `imagenet`; `none` for random weights; a file (a state dict, or a checkpoint of wsiseg, whose
-    head is used too); or `hub`: the weights that a network of the hub comes with, which `imagenet` means for such a
-    network too."""
+    head is used too); or `hub`, the weights that come with a network of a hub (for such a network, `imagenet` means the
+    same)."""
     freeze: bool = False
     """Freeze the network: compute the features of every tile once and train only the head."""
     features: Path | None = None
