@@ -149,7 +149,7 @@ def test_the_cache_keeps_its_bounds_and_what_is_in_use(server: Server, tmp_path:
             further.keep(first.parent)
         other.keep(third.parent)
         with pytest.raises(
-            DownloadError, match=r"the slides in use take .* more than the cache may hold; set cache-gb"
+            DownloadError, match=r"the slides in use take .* more than the cache may hold; set a higher cache-gb"
         ):
             fetched(addresses[3], cache)
     fourth = fetched(addresses[3], cache)
