@@ -114,7 +114,7 @@ def leaving_word_to_others() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, torch.distributed.DistError) and _GLOO not in str(error):
             raise
-        raise WsisegError("another process of this training ended", "what it said tells why") from error
+        raise WsisegError("another process of this training ended", "see its own message") from error
 
 
 def device_name(name: str, rank: int, gpus: int) -> str:

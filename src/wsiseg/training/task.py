@@ -205,10 +205,10 @@ def check_true_labels(slides: Sequence[LabelledSlide], truths: Truths, classes: 
     found = true_labels([slide for slide in slides if slide.split == "train"], truths)
     for place, name in enumerate(classes):
         known = {int(label) for labels in found.values() for label in np.unique(labels[:, place])} - {LEFT_OUT}
-        for label, what in ((TUMOR, "is"), (NORMAL, "is not")):
+        for label, what in ((TUMOR, "to be"), (NORMAL, "not to be")):
             if label not in known:
-                text = f"of no training tile it is known that it {what} {in_words(name)}"
-                raise UsageError(text, "supervised needs the truth of training slides that have both")
+                text = f"no training tile is known {what} {in_words(name)}"
+                raise UsageError(text, "supervised needs ground truth of training slides with both")
 
 
 def _true_labels(slide: LabelledSlide, truths: Mapping[str, TileTruth]) -> NDArray[np.int8] | None:
