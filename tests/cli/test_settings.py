@@ -15,6 +15,7 @@ from wsiseg.cli import loaded
 from wsiseg.cli.shell import command, is_flag, kind_of, scalar_of, shown_as
 from wsiseg.cli.streams import Streams
 from wsiseg.config import doctor, evaluate, export, fetch, predict, tile, train
+from wsiseg.config.predict import ConvertConfig
 from wsiseg.config.settings import Config
 from wsiseg.run.errors import UsageError
 
@@ -132,6 +133,12 @@ def test_a_name_that_is_not_known_gets_a_suggestion(tmp_path: Path) -> None:
 def test_a_value_that_no_file_can_have_or_no_list_is_a_sentence(tmp_path: Path, line: str, sentence: str) -> None:
     (tmp_path / "file.toml").write_text(line)
     assert outcome(predict.PredictConfig, ["a.svs", "--config", str(tmp_path / "file.toml")]) == sentence
+
+
+def test_of_a_wrong_value_in_a_list_that_must_not_be_empty_one_thing_is_said() -> None:
+    said = str(outcome(ConvertConfig, ["maps", "--to", "nonsense"]))
+    assert said.startswith("to.0: Input should be 'dicom-seg'")
+    assert "Tuple" not in said
 
 
 def test_every_setting_has_a_help_text_and_no_command_has_too_many_flags() -> None:

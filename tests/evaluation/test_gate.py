@@ -50,8 +50,9 @@ def evaluated(folder: Path, *arguments: object) -> subprocess.CompletedProcess[s
 def test_any_measure_can_be_a_gate(folder: Path, name: str) -> None:
     met = report_of(folder, fail_under=(f"{name}=0.0001",))
     assert (met.unmet, met.exit_code, met.gates[0].measure) == ((), 1, name)
-    unmet = report_of(folder, fail_under=(f"{name}=1e12", "dice=0"))
-    assert [one.measure for one in unmet.unmet] == [name]
+    most = "1e12" if name in {"slides", "cases", "tumor_px"} else "1"
+    unmet = report_of(folder, fail_under=(f"{name}={most}", "auc=1", "dice=0"))
+    assert {one.measure for one in unmet.unmet} == {"auc", name} - ({name} if met.gates[0].value == 1 else set())
     assert unmet.exit_code == 3
 
 
@@ -91,11 +92,27 @@ def test_a_mistyped_measure_is_named_before_anything_is_read(folder: Path, name:
             report_of(folder, predictions=(maps,), **{option: (f"{name}=0.5",)})
 
 
+@pytest.mark.parametrize("gate", ["unknown_share=4", "site.colon.brier=-0.1", "mean_per_slide.wrong_share=1.01"])
+def test_a_limit_that_no_map_can_miss_or_meet_is_refused(folder: Path, gate: str) -> None:
+    with pytest.raises(UsageError, match="lies between 0 and 1"):
+        report_of(folder, fail_over=(gate,))
+    with pytest.raises(UsageError, match=r"80 % of it are auc=0\.8"):
+        report_of(folder, fail_under=("auc=80",))
+    assert report_of(folder, fail_over=("tumor_area.mean_absolute_error_mm2=3",), fail_under=("slides=2",)).unmet == ()
+
+
+def test_of_a_site_that_is_not_there_the_sites_are_named(folder: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"no measure site.lung.auc in what is evaluated; there are site.breast, site.colon$"
+    ):
+        report_of(folder, fail_under=("site.lung.auc=0.5",))
+
+
 @pytest.mark.parametrize("name", ["brier", "with_background.brier", "site.colon.brier", "wrong_share",
                                   "mean_per_slide.wrong_share", "tumor_area.mean_absolute_error_mm2"])  # fmt: skip
 def test_where_lower_is_better_the_limit_is_the_highest_value(folder: Path, name: str) -> None:
-    met = report_of(folder, fail_over=(f"{name}=1e6",))
-    assert (met.unmet, met.gates[0].most) == ((), 1e6)
+    met = report_of(folder, fail_over=(f"{name}=1",))
+    assert (met.unmet, met.gates[0].most) == ((), 1)
     value = met.gates[0].value
     assert value is not None
     assert report_of(folder, fail_over=(f"{name}={value}",)).unmet == ()
@@ -128,7 +145,7 @@ def test_a_site_without_any_map_does_not_meet_its_gate(folder: Path, tmp_path: P
 
 
 def test_junit_names_gates_and_slides(folder: Path, tmp_path: Path) -> None:
-    report = report_of(folder, fail_under=("auc=1.5", "f1=0"), junit=tmp_path / "ci" / "junit.xml")
+    report = report_of(folder, fail_under=("auc=1", "f1=0"), junit=tmp_path / "ci" / "junit.xml")
     suite = ElementTree.parse(tmp_path / "ci" / "junit.xml").getroot()[0]
     assert {key: suite.get(key) for key in ("tests", "failures", "errors", "skipped")} == {
         "tests": "14",
@@ -137,7 +154,7 @@ def test_junit_names_gates_and_slides(folder: Path, tmp_path: Path) -> None:
         "skipped": "0",
     }
     cases = {(one.get("classname"), one.get("name")): [child.tag for child in one] for one in suite}
-    assert cases["gate", "auc>=1.5"] == ["failure"]
+    assert cases["gate", "auc>=1"] == ["failure"]
     assert cases["gate", "f1>=0"] == ["system-out"]
     assert cases["slides", "slide-4"] == ["error"]
     assert len([key for key in cases if key[0] == "slides"]) == len(report.slides) == 12
@@ -197,6 +214,15 @@ def test_a_gate_is_not_green_while_slides_have_no_map_and_every_figure_says_so(t
     assert (block["slides"], block["expected_slides"]) == (1, 3)
     assert evaluated(tmp_path, *gate_of_one, "--allow-missing").returncode == 0
     assert evaluated(tmp_path, "--allow-missing", "--fail-under", "slides=3").returncode == 3
+
+
+def test_a_further_run_is_printed_with_its_difference(folder: Path) -> None:
+    done = evaluated(folder, folder / "maps")
+    said = done.stdout.split(f"{folder / 'maps'} on ")[1]
+    assert "test split, 7 of 8 slides:" in done.stdout
+    assert said.startswith("7 of 8 slides, without background:")
+    (line,) = (line for line in said.splitlines() if line.startswith("auc"))
+    assert line.endswith("+0.0000, +0.000 to +0.000")
 
 
 def test_json_is_all_that_stands_on_standard_output(folder: Path) -> None:

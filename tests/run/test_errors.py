@@ -17,6 +17,12 @@ def test_an_error_is_a_sentence_and_what_to_do() -> None:
     assert str(errors.SlideError()) == "SlideError"
 
 
+def test_a_little_is_not_none_and_nearly_all_is_not_all() -> None:
+    shares = (0, 1, 0.0001, 0.00051, 0.002, 0.0064, 0.017, 0.344, 0.992, 0.996, 0.99996)
+    said = ["0%", "100%", "<0.1%", "0.1%", "0.2%", "1%", "2%", "34%", "99%", "99.6%", ">99.9%"]
+    assert [errors.percent(share) for share in shares] == said
+
+
 def test_one_thing_is_not_spoken_of_as_many() -> None:
     found = [errors.counted(count, what) for count, what in ((0, "slide"), (1, "slide"), (1200, "patch"))]
     assert found == ["0 slides", "1 slide", "1,200 patches"]

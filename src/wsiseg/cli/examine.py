@@ -91,7 +91,7 @@ def _tell(streams: Streams, report: "Report", out: Path | None) -> None:
 
 
 def _report_lines(report: "Report") -> Iterator[str]:
-    from wsiseg.evaluation.metrics_file import measured, with_interval  # noqa: PLC0415  only here
+    from wsiseg.evaluation.metrics_file import measured, of_expected, signed, with_interval  # noqa: PLC0415  only here
 
     if report.others:
         for each in (report.model_copy(update={"others": ()}), *report.others):
@@ -108,3 +108,9 @@ def _report_lines(report: "Report") -> Iterator[str]:
     for name, one in measured(percentages).items():
         yield f"{name:20}{with_interval(one):>28}  percentages of {percentages['slides']} slides"
     yield f"{'threshold':20}{report.threshold.value:>28.4f}  ({report.threshold.origin})"
+    for run in report.runs:
+        yield f"{run.run} on {of_expected(run.without_background)}, without background:"
+        yield f"{'':20}{'':28}{'difference from the first':>28}"
+        for name, one in measured(run.without_background).items():
+            if name != "dice":  # it is F1
+                yield f"{name:20}{with_interval(one):>28}{signed(run.difference['without_background'][name]):>28}"

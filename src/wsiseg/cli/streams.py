@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import typer
 
-from wsiseg.run.errors import NotASlideError, counted, shortened
+from wsiseg.run.errors import NotASlideError, counted, percent, shortened
 from wsiseg.run.pace import Pace, spoken_size
 from wsiseg.run.record import Progress, Run, SlideRecord, in_words
 
@@ -209,9 +209,9 @@ def outcome(record: SlideRecord) -> str:
     if record.tissue_mm2 is not None:
         parts.append(f"{record.tissue_mm2:.1f} mm2 of tissue")
     shares = {in_words(name): area["share"] for name, area in record.by_class.items()}
-    parts += [f"{share:.0%} {word}" for word, share in shares.items() if share is not None]
+    parts += [f"{percent(share)} {word}" for word, share in shares.items() if share is not None]
     if record.unknown_share:
-        parts.append(f"{record.unknown_share:.0%} unknown")
+        parts.append(f"{percent(record.unknown_share)} unknown")
     if record.tiles:
         parts.append(f"{record.tiles} {'tiles' if record.tumor_mm2 is None else 'cells'}")
     about = "about " if record.status == "planned" else ""

@@ -111,7 +111,10 @@ class Config(Described, frozen=True, extra="forbid", defer_build=True):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise UsageError("; ".join(cls._sentence(problem) for problem in error.errors())) from error
+            problems = error.errors()
+            wrong = {problem["loc"][:-1] for problem in problems}  # what holds one; that too few are left comes of it
+            said = [one for one in problems if one["type"] != "too_short" or one["loc"] not in wrong]
+            raise UsageError("; ".join(map(cls._sentence, said))) from error
 
     @classmethod
     def _refuse_nameless(cls, values: Mapping[str, Any]) -> None:

@@ -163,7 +163,8 @@ def _evaluated(config: EvaluateConfig, scope: Scope, progress: Progress) -> tupl
     chosen = [one for one in first.compared if scope.holds(one.row)]
     report = _report(config, scope, first, judgings[0], chosen)
     pairs = zip(others, judgings[1:], strict=True)
-    further = tuple(_comparison(run, chosen, (judgings[0], judging)) for run, judging in pairs)
+    expected = report.without_background["expected_slides"]
+    further = tuple(_comparison(run, chosen, expected, (judgings[0], judging)) for run, judging in pairs)
     return report.model_copy(update={"runs": further}), chosen
 
 
@@ -280,7 +281,9 @@ def _with_measures(config: EvaluateConfig, record: SlideRecord, one: Compared | 
     return record.model_copy(update=fields)
 
 
-def _comparison(run: ComparedRun, chosen: Sequence[Compared], judgings: tuple[Judging, Judging]) -> Comparison:
+def _comparison(
+    run: ComparedRun, chosen: Sequence[Compared], expected: int, judgings: tuple[Judging, Judging]
+) -> Comparison:
     """Compare a further run with the first, on the slides of the headline that both have."""
     mine = {one.row.slide: one for one in run.compared}
     both = [one for one in chosen if one.row.slide in mine]
@@ -292,5 +295,5 @@ def _comparison(run: ComparedRun, chosen: Sequence[Compared], judgings: tuple[Ju
         slides=len(both),
         failed=tuple(record for record in run.records if record.status == "failed"),
         difference=measures.group_differences(both, same, judgings),
-        **measures.group_measures(same, judgings[1], len(chosen)),
+        **measures.group_measures(same, judgings[1], expected),
     )

@@ -15,13 +15,15 @@ from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.evaluation.froc import FALSE_ALARMS
 from wsiseg.evaluation.measures import MODES
 from wsiseg.evaluation.metrics_file import Gate, Report, figure
-from wsiseg.run.errors import UsageError
+from wsiseg.run.errors import UsageError, shortened
 from wsiseg.run.record import SlideRecord
 
+_MOST_NAMED = 10
 _OVER_ALL = ("auc", "average_precision")
 _AT = ("precision", "recall", "specificity", "f1", "dice", "iou", "wrong_share")
 _UNKNOWN = ("unknown_share", "unknown_tumor_share", "unknown_other_share")
-_BLOCK = (*_OVER_ALL, *_AT, "brier", "slides", "cases", "tumor_px", "other_px")
+_COUNTS = ("slides", "cases", "tumor_px", "other_px")
+_BLOCK = (*_OVER_ALL, *_AT, "brier", *_COUNTS)
 _OF_SLIDES = (
     *_UNKNOWN,
     *(f"mean_per_slide.{name}" for name in (*_OVER_ALL, *_AT, *_UNKNOWN)),
@@ -75,6 +77,8 @@ def conditions(config: EvaluateConfig, measures: Paths) -> list[Gate]:
             last = name.rpartition(".")[2]
             if last not in _NEITHER_IS_BETTER and wrong == ("lower" if last in _LOWER_IS_BETTER else "higher"):
                 raise UsageError(f"{option} {text}: {wrong} values of {name} are better", f"give {other} {text}")
+            if last not in _COUNTS and not name.startswith(("tumor_area.", "percentages.")) and not 0 <= limit <= 1:
+                raise UsageError(f"{option} {text}: {name} lies between 0 and 1", f"80 % of it are {name}=0.8")
             found.append(Gate.model_validate({"measure": name, "path": measures[name], bound: limit}))
     return found
 
@@ -88,10 +92,18 @@ def _read(given: str, text: str, measures: Paths) -> tuple[str, float]:
     if not name or not math.isfinite(limit):
         raise UsageError(f"{given}: not of the form MEASURE=NUMBER", "as in auc=0.8 or site.breast.f1=0.6")
     if name not in measures:
-        alike = difflib.get_close_matches(name, measures, n=1)
-        advice = f"did you mean {alike[0]}?" if alike else f"there are {', '.join((*_BLOCK, *_WHOLE))} and more"
-        raise UsageError(f"{given}: there is no measure {name} in what is evaluated", advice)
+        raise UsageError(f"{given}: there is no measure {name} in what is evaluated", _advice(name, measures))
     return name, limit
+
+
+def _advice(name: str, measures: Paths) -> str:
+    """Say what could be meant by a name: of a site that is not there, the sites, else the name that is most like it."""
+    kind, group, *_ = (*name.split("."), "")
+    groups = dict.fromkeys(path[1] for path in measures.values() if path[0] == f"per_{kind}")
+    if groups and not difflib.get_close_matches(group, groups):
+        return f"there are {', '.join(shortened([f'{kind}.{one}' for one in groups], _MOST_NAMED))}"
+    alike = difflib.get_close_matches(name, measures, n=1)
+    return f"did you mean {alike[0]}?" if alike else f"there are {', '.join((*_BLOCK, *_WHOLE))} and more"
 
 
 def with_values(gate: Gate, content: Any) -> Gate:  # noqa: ANN401  the content of a JSON file

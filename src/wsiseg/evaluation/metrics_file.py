@@ -168,6 +168,13 @@ def with_interval(measure: Mapping[str, Any]) -> str:
     return figure(measure["value"]) + (f" ({low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else "")
 
 
+def signed(difference: Mapping[str, Any]) -> str:
+    """Write a difference of measures for a person, with its interval."""
+    value, low_high = difference["value"], difference["ci95"]
+    text = "-" if value is None else f"{value:+.4f}"
+    return text + (f", {low_high[0]:+.3f} to {low_high[1]:+.3f}" if low_high else "")
+
+
 def of_expected(block: Mapping[str, Any]) -> str:
     """Write how many of the slides that should be there a block is over, as `1 of 3 slides`."""
     return f"{block['slides']} of {counted(block['expected_slides'], 'slide')}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from wsiseg.evaluation.comparison import Compared, MissingMapError
 from wsiseg.evaluation.measures import MODES
-from wsiseg.evaluation.metrics_file import Report, figure, measured, of_expected, with_interval
+from wsiseg.evaluation.metrics_file import Report, figure, measured, of_expected, signed, with_interval
 from wsiseg.evaluation.pictures import STYLE, anchor, pictures
 from wsiseg.evaluation.plots import NAMES, evaluation_plots, slider_counts
 from wsiseg.pages.page import TEXT, cell, embedded, page, sortable_table, table
@@ -223,7 +223,7 @@ def _runs(report: Report) -> str:
         [
             escape(run.run),
             *(
-                f"{figure(getattr(run, mode)[name]['value'])} ({_signed(run.difference[mode][name])})"
+                f"{figure(getattr(run, mode)[name]['value'])} ({signed(run.difference[mode][name])})"
                 for mode, name in shown.values()
             ),
             of_expected(run.without_background),
@@ -231,12 +231,6 @@ def _runs(report: Report) -> str:
         for run in report.runs
     ]
     return _titled("Further runs", ["run", *(f"{name} (difference from the first)" for name in shown), "over"], rows)
-
-
-def _signed(measure: Mapping[str, Any]) -> str:
-    value, low_high = measure["value"], measure["ci95"]
-    text = "-" if value is None else f"{value:+.4f}"
-    return text + (f", {low_high[0]:+.3f} to {low_high[1]:+.3f}" if low_high else "")
 
 
 def _ranked(report: Report) -> list[SlideRecord]:

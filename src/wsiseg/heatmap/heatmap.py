@@ -25,7 +25,7 @@ from wsiseg.heatmap.qupath import collection_text
 from wsiseg.mathematics.grid import Grid, block_means, connected_parts, sizes_of_parts
 from wsiseg.pages.page import picture_address
 from wsiseg.pages.pictures import colored, hatch
-from wsiseg.run.errors import DAMAGED, WsisegError
+from wsiseg.run.errors import DAMAGED, WsisegError, percent
 from wsiseg.run.outputs import written_whole
 from wsiseg.run.record import in_words
 from wsiseg.slides.slide import ASSUMED, SlideFacts
@@ -117,7 +117,9 @@ class Heatmap:
         """What makes the map suspect; empty unless much tissue is unknown, or it has one value almost everywhere."""
         found, share = [], self.unknown_share or 0.0
         if share >= SUSPECT_FROM:
-            found.append(f"{share:.0%} of the tissue could not be judged: it is unlike what the model was trained on")
+            found.append(
+                f"{percent(share)} of the tissue could not be judged: it is unlike what the model was trained on"
+            )
         for one in self.by_class:
             values = one.probabilities[self.judged]
             _, counts = np.unique(values.round(6), return_counts=True)
@@ -224,9 +226,9 @@ class Heatmap:
         pixels = pixels.repeat(copies, 0).repeat(copies, 1)
         hatch(pixels, unknown.repeat(copies, 0).repeat(copies, 1), 1)
         Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
-        share = f"{self.tumor.sum() / max(1, self.tissue.sum()):.0%} of the tissue from {self.threshold:.2f} on"
+        share = f"{percent(self.tumor.sum() / max(1, self.tissue.sum()))} of the tissue from {self.threshold:.2f} on"
         word = escape(in_words(self.positive_class))
-        said = f"<p>{escape(self.slide.file)}: {word} {share}, {self.unknown_share or 0:.0%} unknown</p>"
+        said = f"<p>{escape(self.slide.file)}: {word} {share}, {percent(self.unknown_share or 0)} unknown</p>"
         said += "".join(one._repr_html_() for one in self.others)
         return f'<img src="{picture_address("png", buffer.getvalue())}" alt="{word} map">{said}'
 

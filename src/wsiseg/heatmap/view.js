@@ -186,7 +186,7 @@ new ResizeObserver(draw).observe(over);
 fetched("slides.json").then(answer => answer.json()).then(found => {
   all = found;
   byId("word").textContent = all.word;
-  const percent = share => share === null ? "" : `${(100 * share).toFixed(0)} %`;
+  const percent = share => share === null ? "" : `${(100 * share).toFixed(share % 1 && Math.abs(share - 0.5) > 0.49 ? 1 : 0)} %`;
   all.slides.forEach((one, number) => {
     const button = document.createElement("button"), image = new Image(), text = document.createElement("span");
     const said = [one.status.replaceAll("_", " "), `${percent(one.tumor_share)} ${all.word}`, one.split, one.site,

@@ -26,7 +26,7 @@ from wsiseg.pages import pictures as report
 from wsiseg.prediction.inference import Sums
 from wsiseg.prediction.page import predict_page
 from wsiseg.prediction.viewer import Results, slide_jpeg
-from wsiseg.run.errors import WsisegError
+from wsiseg.run.errors import WsisegError, percent
 from wsiseg.run.outputs import (
     csv_text,
     load_arrays,
@@ -228,7 +228,7 @@ def _summary(heatmap: Heatmap) -> str:
         return "no tissue"
     classes = {in_words(name): cells for name, cells in heatmap.called.items()}
     states = {**classes, "normal": heatmap.labels == 1, "unknown": heatmap.unknown}
-    shares = ", ".join(f"{mask.sum() / tissue:.0%} {state}" for state, mask in states.items() if mask.any())
+    shares = ", ".join(f"{percent(mask.sum() / tissue)} {state}" for state, mask in states.items() if mask.any())
     return f"{tissue * heatmap.cell_mm2:.2f} mm2 of tissue: {shares}"
 
 

@@ -72,6 +72,14 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else ending}"
 
 
+def percent(share: float) -> str:
+    """Return a share in words; `0%` is none and `100%` all, as a person takes them, never a little more or less."""
+    for text in (f"{share:.0%}", f"{share:.1%}"):
+        if share in (0, 1) or text.rstrip("%") not in ("0", "0.0", "100", "100.0"):
+            return text
+    return ">99.9%" if round(share) else "<0.1%"
+
+
 _STANDARD = "1.2.840.10008."  # what identifiers begin with that DICOM itself gives
 
 

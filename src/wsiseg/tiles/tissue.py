@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.mathematics.grid import Grid, connected_parts, share_of_cells, sizes_of_parts
+from wsiseg.run.errors import percent
 from wsiseg.slides.pyramid import MOST_UNREADABLE, Picture
 from wsiseg.slides.slide import Slide
 from wsiseg.tiles.stain import is_stained
@@ -44,7 +45,7 @@ class TissueMask:
             if self.area_mm2 < _LITTLE_MM2:
                 found.append(f"less than {_LITTLE_MM2:g} mm2 of tissue")
             if self.mask.mean() > _ALL:
-                found.append(f"{self.mask.mean():.0%} of the frame is taken for tissue")
+                found.append(f"{percent(self.mask.mean())} of the frame is taken for tissue")
         return tuple(found)
 
     def share(self, grid: Grid) -> NDArray[np.float32]:
