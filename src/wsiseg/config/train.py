@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Gone, read_toml
+from wsiseg.config.settings import ARGUMENT, IN_FILE, Config, Gone
 
 Schedule = Literal["constant", "cosine"]
 Colors = Literal["auto", "cohort", "weights"]
@@ -61,8 +61,8 @@ class TrainConfig(Config):
     """Network: a torchvision classifier, `timm:NAME`, or `timm:hf-hub:OWNER/MODEL`."""
     init: str = "imagenet"
     """Starting weights: `imagenet`; `none` for random weights; a file (a state dict, or a checkpoint of wsiseg, whose
-    head is used too); or `hub`, the weights that come with a network of a hub (for such a network, `imagenet` means the
-    same)."""
+    head is used too, but not with `--freeze`); or `hub`, the weights that come with a network of a hub (for such a
+    network, `imagenet` means the same)."""
     freeze: bool = False
     """Freeze the network: compute the features of every tile once and train only the head."""
     features: Path | None = None
@@ -141,16 +141,6 @@ class TrainConfig(Config):
     beginning."""
     overwrite: bool = False
     """Replace an existing run."""
-
-    @classmethod
-    def of_run(cls, path: Path) -> Self:
-        """Read the `config.toml` of a run; settings that an earlier version had are left out.
-
-        Raises:
-            UsageError: The file is missing, is not TOML, or holds names or values that do not fit.
-        """
-        values = {name: value for name, value in read_toml(path).items() if name.replace("_", "-") not in cls.gone}
-        return cls.checked(**values)
 
     @model_validator(mode="before")
     @classmethod

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from wsiseg.config.train import FEATURES, TrainConfig
+from wsiseg.config.settings import read_toml
+from wsiseg.config.train import FEATURES
 from wsiseg.exporting.origin import Origin, of_classifier, of_head
 from wsiseg.network.checkpoint import Checkpoint
 from wsiseg.network.network import TIMM, load_classifier
@@ -79,7 +80,7 @@ def _has_ended(run: Path) -> bool:
     if not (run / LAST).is_file():
         return False
     state = read_torch(run / LAST)
-    is_done = isinstance(state, dict) and state.get("epoch", 0) >= TrainConfig.of_run(run / SETTINGS).epochs
+    is_done = isinstance(state, dict) and state.get("epoch", 0) >= _setting(run / SETTINGS, "epochs")
     return is_done and state.get("finished", True)  # calibrated, with its threshold chosen
 
 
@@ -87,8 +88,16 @@ def _cohort(settings: Path) -> Path | None:
     """Find the cohort that a run was trained on, if it is still there."""
     if not settings.is_file():
         return None
-    cohort = TrainConfig.of_run(settings).cohort
+    cohort = Path(_setting(settings, "cohort"))
     return next((place for place in (cohort, settings.parent / cohort) if place.is_file()), None)
+
+
+def _setting(settings: Path, name: str) -> Any:  # noqa: ANN401  a value of TOML
+    """Return a setting of a run, whose others may be such that this version would refuse them."""
+    values = read_toml(settings)
+    if name not in values:
+        raise UsageError(f"{settings}: does not say {name}", "name the folder that wsiseg train wrote")
+    return values[name]
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:

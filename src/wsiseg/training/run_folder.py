@@ -89,17 +89,17 @@ class RunFolder:
         if self.config.overwrite or not self.last.exists():
             return None
         state = State.read(self.last)
-        changed = self._changed(state.settings) + ["epochs"] * (state.epoch > self.config.epochs)
+        changed = self._changed(state.settings) | ({"epochs"} if state.epoch > self.config.epochs else set())
         if not changed:
             state.settings = {**state.settings, **self._key}
             return state
-        names = ", ".join(changed)
+        names = ", ".join(sorted(changed))
         if self.config.resume:
             raise UsageError(f"{self.last}: was made with other settings: {names}", "give --overwrite or another --out")
         note(f"{self.config.out}: trained again, as these changed: {names}")
         return None
 
-    def _changed(self, before: Mapping[str, Any]) -> list[str]:
+    def _changed(self, before: Mapping[str, Any]) -> set[str]:
         """Name what differs from an earlier run."""
         # A setting that the run's version of wsiseg did not have yet was as it is by default, with two exceptions: all
         # tiles were used, and nobody wrote down what truth and starting weights were.
@@ -108,7 +108,7 @@ class RunFolder:
         changed = [name for name, value in self._key.items() if before.get(name, usual[name]) != value]
         gone = [name for name, value in GONE_DEFAULTS.items() if before.get(name, value) != value]
         changed += [f"{name} = {before[name]}, which is no longer a setting" for name in gone]
-        return sorted(name.replace("_", "-") for name in changed)
+        return {name.replace("_", "-") for name in changed}
 
     def write_settings(self) -> None:
         """Write `config.toml`; a record of an earlier run, which would not be true for long, goes."""
