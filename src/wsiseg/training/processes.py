@@ -5,6 +5,7 @@ And what stops them: Ctrl-C and SIGTERM.
 
 import inspect
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ _AMPERE = 8  # CUDA capability from which GPUs have bfloat16 and TF32
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Longer than any process waits for another that saves or draws; `torchrun` ends them all when one dies.
 _LONGEST_WAIT = timedelta(days=1)
+_LONGEST_REASON = 200
 _GLOO = "gloo/transport"  # in what it raises where the other end of a connection is gone
 
 
@@ -104,17 +106,19 @@ def joined_processes() -> Iterator[Processes]:
 
 @contextmanager
 def leaving_word_to_others() -> Iterator[None]:
-    """Say in a sentence that another process ended, as it did with one of its own that says why.
+    """Say in a sentence that another process cannot be reached; mostly it ended, with one of its own that says why.
 
     Raises:
-        WsisegError: It did.
+        WsisegError: It cannot.
     """
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, torch.distributed.DistError) and _GLOO not in str(error):
             raise
-        raise WsisegError("another process of this training ended", "see its own message") from error
+        why = re.sub(r"^\[.*?\] ", "", str(error).splitlines()[0])[:_LONGEST_REASON]  # without a place in gloo's source
+        text = f"another process of this training cannot be reached: {why}"
+        raise WsisegError(text, "if it ended, see its own message") from error
 
 
 def device_name(name: str, rank: int, gpus: int) -> str:
