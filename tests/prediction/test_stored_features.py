@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,8 @@ from wsiseg.slides.cohort import Cohort
 from wsiseg.slides.slide import Slide, SlideFacts
 from wsiseg.tiles import hdf5_texts
 from wsiseg.tiles.stored_features import TileSize, features_file, read_features
+from wsiseg.training.processes import Processes
+from wsiseg.training.stored import stored_cohort
 from wsiseg.training.train import train
 
 Layout = Callable[[Path, str, np.ndarray[Any, Any], np.ndarray[Any, Any], Slide | SlideFacts], None]
@@ -238,6 +241,15 @@ def test_tiles_of_unknown_size_need_the_options(cohort: Path, maps: Path, tmp_pa
         assert read_features(tmp_path / "bare.h5", slide.facts, SIZE).size == SIZE
         with pytest.raises(WsisegError, match="not 64 um wide"):
             read_features(maps / f"{row.slide}.h5", slide.facts, TileSize(TILE_PX, 1.0))
+
+
+def test_slides_that_are_not_trained_on_need_no_features(cohort: Path, maps: Path, tmp_path: Path) -> None:
+    for row in Cohort.read(cohort).slides[:-1]:
+        shutil.copy(maps / f"{row.slide}.h5", tmp_path)
+    table = cohort.with_name("no-split.csv")
+    table.write_text(cohort.read_text().replace("case-7,1,test", "case-7,1,"))
+    config = TrainConfig(cohort=table, out=tmp_path / "run", features=tmp_path)
+    assert sorted(stored_cohort(config, tmp_path, Processes()).files) == [f"slide-{number}" for number in range(7)]
 
 
 def test_features_of_another_encoder_are_refused_by_predict(

@@ -20,7 +20,7 @@ from wsiseg.tiles.store import TileStore, fill_tiles, store_path
 Indices = NDArray[np.integer]
 TileLabels = NDArray[np.int8] | NDArray[np.float32]
 """True labels of tiles, int8[tiles, classes], or probabilities that are to be learned, float32[tiles, classes]."""
-_Rows = tuple[CohortSlide, ...]
+Rows = tuple[CohortSlide, ...]
 """A row of the table, as it speaks of each class."""
 _SHOWN = 10
 _NONE = "none of its {} training slides with tiles holds {}"
@@ -139,7 +139,7 @@ def labelled_slides(  # noqa: PLR0913  one argument for each thing that decides
         UsageError: Stores are missing or differ in tile size, or the training slides do not tell tumour from normal.
     """
     slides, missing = [], []
-    for rows, split in _chosen(rows_by_class(cohort, classes), note, need_labels=need_labels):
+    for rows, split in chosen(rows_by_class(cohort, classes), note, need_labels=need_labels):
         store = store_path(stores or cohort.parent, rows[0].slide)
         if not store.is_dir():
             missing.append(rows[0].slide)
@@ -165,21 +165,22 @@ def check_table(cohort: Path, classes: Sequence[str], percent_error: float = 0.0
     Raises:
         UsageError: It cannot be read, or its training slides do not tell tumour from normal.
     """
-    chosen = _chosen(rows_by_class(cohort, classes), lambda _: None, need_labels=need_labels)
     slides = [
         _known(
             LabelledSlide(one.slide, None, split, one.site, Path(), one.path, 1, 1, 1.0, ""),
             (one, *more),
             percent_error,
         )
-        for (one, *more), split in chosen
+        for (one, *more), split in chosen(rows_by_class(cohort, classes), need_labels=need_labels)
     ]
     _check_sizes(cohort, slides)
     _checked(cohort, slides, classes, need_labels=need_labels)
 
 
-def _chosen(every: Sequence[_Rows], note: Callable[[str], None], *, need_labels: bool) -> list[tuple[_Rows, str]]:
-    """Choose the rows that are used, with their splits, and tell which others lack a split or a label alone."""
+def chosen(
+    every: Sequence[Rows], note: Callable[[str], None] = lambda _: None, *, need_labels: bool = True
+) -> list[tuple[Rows, str]]:
+    """Choose the rows that are used, with their splits, and `note` which others lack a split or a label alone."""
     has_splits = any(row.split for row, *_ in every)
     found, no_split, no_label = [], [], []
     for rows in every:
@@ -201,7 +202,7 @@ def _tell_left_out(what: str, slides: Sequence[str], note: Callable[[str], None]
         note(f"left out, having no {what}: {', '.join(shortened(slides, _SHOWN))}")
 
 
-def _known(slide: LabelledSlide, rows: _Rows, percent_error: float) -> LabelledSlide:
+def _known(slide: LabelledSlide, rows: Rows, percent_error: float) -> LabelledSlide:
     """Return a slide with what its rows say of each class."""
     first, *others = (replace(slide, label=one.label, stated=one.stated(percent_error)) for one in rows)
     return replace(first, others=tuple(others))
@@ -218,7 +219,7 @@ def _checked(
     return tuple(replace(slide, others=tuple(others)) for slide, *others in seen)
 
 
-def rows_by_class(cohort: Path, classes: Sequence[str]) -> list[_Rows]:
+def rows_by_class(cohort: Path, classes: Sequence[str]) -> list[Rows]:
     """Read the rows of a cohort, each as it speaks of every class; a UsageError says which are wrong."""
     tables = (Cohort.read(cohort, name, is_first=name == classes[0]) for name in classes)
     return list(zip(*(table.slides for table in tables), strict=True))

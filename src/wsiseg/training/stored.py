@@ -18,7 +18,7 @@ from wsiseg.tiles.store import store_path
 from wsiseg.tiles.stored_features import StoredFeatures, TileSize, features_file, read_features
 from wsiseg.training.features import FeatureBank, standard_of
 from wsiseg.training.processes import Processes
-from wsiseg.training.slides import LabelledSlide, rows_by_class
+from wsiseg.training.slides import LabelledSlide, chosen, rows_by_class
 
 T = TypeVar("T")
 
@@ -60,8 +60,7 @@ def stored_cohort(config: TrainConfig, folder: Path, processes: Processes) -> St
     """
     import zarr  # noqa: PLC0415  heavy: only where a store is written
 
-    every = rows_by_class(config.cohort, config.classes)
-    rows = [row for row, *others in every if any(one.can_teach for one in (row, *others))]
+    rows = [row for (row, *_), _ in chosen(rows_by_class(config.cohort, config.classes))]
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder", "name the folder of stored features with --features")
     said = TileSize(config.tile, config.mpp) if config.tile and config.mpp else None
