@@ -1,5 +1,6 @@
 """Windows on their way to a model: each slide gets its own values, in order, whatever is read first or fails."""
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -156,6 +157,28 @@ def test_a_model_that_breaks_fails_the_slides_that_it_was_asked_about() -> None:
     model = Reading(breaks_at=2)
     found = list(Feed().run(iter([row(model, Marked(number), 8) for number in range(2)])))
     assert [type(one.askings[0].failure) for one in found] == [type(None), ModelFileError]
+
+
+def test_an_answer_does_not_count_that_came_while_memory_ended() -> None:
+    """As a convolution on CUDA may compute it by its plan for another size, and say nothing."""
+    began, calls = threading.Event(), itertools.count()
+
+    class Spoiled(Reading):
+        def answer(self, tiles: NDArray[np.uint8]) -> Answer:
+            call = next(calls)
+            if call == 0:
+                assert began.wait(LONGEST_S)
+                raise MemoryError
+            if call == 1:
+                began.set()
+                wait_until(lambda: feed._room._too_much)
+                return Answer(np.full(len(tiles), -1, np.float32))
+            return super().answer(tiles)
+
+    model, feed = Spoiled(), Feed(2)
+    (found,) = feed.run(iter([row(model, Marked(3), 16, runs_on=True)]))
+    assert probabilities(found.askings[0])[0].tolist() == expected(3, 16)
+    assert model.asked == [2] * 8
 
 
 def test_no_more_is_read_ahead_than_allowed() -> None:

@@ -68,6 +68,21 @@ def test_memory_is_used_again_whatever_its_shape(processes: ReaderProcesses) -> 
         processes.read(shapes[0], np.copy, shade, 256)  # here, once the process failed
 
 
+def test_arrays_of_all_sizes_share_a_few_files(processes: ReaderProcesses) -> None:
+    """As windows of dense maps have: each file that is left open counts, and its memory too."""
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        shapes = random.integers(1, 40, (3, 2))
+        held = [processes.array((4, *map(int, shape), 3)) for shape in shapes]
+        for number, (array, shape) in enumerate(zip(held, shapes, strict=True)):
+            assert array.shape == (4, *shape, 3)
+            array[:] = number
+        assert [set(np.unique(array)) for array in held] == [{0}, {1}, {2}], "none shares memory with another"
+        for array in held:
+            processes.give_back(array)
+    assert len(processes._files) <= 3 * 11  # sizes from 12 to 19200 bytes, in powers of two
+
+
 def test_they_end_with_the_process_that_started_them() -> None:
     code = "from wsiseg.run.reader_processes import ReaderProcesses as R; import os; r = R(1); "
     code += "r._idle.get(); print(r._all[0].process.pid, flush=True); os.kill(os.getpid(), 9)"

@@ -1,6 +1,6 @@
 """What a model says of images, and the mean of what it says of their views."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -25,6 +25,13 @@ class Answer(NamedTuple):
     def part(self, which: slice) -> "Answer":
         """Return it for some of the images."""
         return self.changed(lambda values: values[which])
+
+    @classmethod
+    def of_parts(cls, parts: "Sequence[Answer]") -> "Answer":
+        """Return the answer to images that were asked about in parts."""
+        probabilities, *others = zip(*parts, strict=True)
+        joined = (None if one[0] is None else np.concatenate(one) for one in others)
+        return cls(np.concatenate(probabilities), *joined)
 
     def changed(self, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> "Answer":
         """Return it with every array changed."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.model_file.answer import Answer
-from wsiseg.prediction.inference import Asking, ask
+from wsiseg.prediction.inference import Asking, Room
 from wsiseg.run.errors import SlideError, WsisegError
 from wsiseg.run.machine import cores, within_memory
 from wsiseg.run.reader_processes import ReaderProcesses
@@ -64,7 +64,7 @@ class _Batch:
         )
         return is_alike and self.count < len(self.images) and plan.shape_px(first) == self.images.shape[1:3]
 
-    def outcomes(self) -> tuple[list[_Outcome], float]:
+    def outcomes(self, room: Room) -> tuple[list[_Outcome], float]:
         """Wait for what is read and ask the model: what came of each part, and the seconds spent waiting."""
         began = time.monotonic()
         failures = [part.reading.exception() for part in self.parts]  # once all is read
@@ -72,7 +72,7 @@ class _Batch:
         # A batch that is not full goes as it is to an accelerator, which would tune itself anew for another size.
         images = self.images if asking.plan.runs_on else self.images[: self.count]
         try:
-            answer = ask(asking.model, images, asking.plan)
+            answer = room.ask(asking.model, images, asking.plan)
         except (WsisegError, MemoryError) as error:
             return [error] * len(self.parts), waited
         found: list[_Outcome] = []
@@ -111,6 +111,7 @@ class Feed:
         self._ahead: list[NDArray[np.uint8]] = []  # images of the batches that are on their way
         self._processes = ReaderProcesses.for_accelerator() if lanes > 1 else None
         self._readers = len(self._processes) if self._processes else cores()
+        self._room = Room()
         self._most_bytes = within_memory(sys.maxsize)
         self._at_once = _READ_BY_PROCESS if self._processes else _READ_AT_ONCE
 
@@ -128,7 +129,7 @@ class Feed:
         try:
             for item in self._portions(works, readers):
                 if item is not None:
-                    coming.append((item, lanes.submit(item.outcomes)) if isinstance(item, _Batch) else item)
+                    coming.append((item, lanes.submit(item.outcomes, self._room)) if isinstance(item, _Batch) else item)
                 elif not coming:
                     time.sleep(_LOOK_AGAIN_S)
                     self._idle(_LOOK_AGAIN_S)
@@ -199,12 +200,10 @@ class Feed:
         """Return an array to read into, a used one if possible: fresh memory costs a third of the decoding."""
         fitting = [array for array in self._spare if array.shape == shape]
         self._spare = fitting[1:]
-        if fitting:
-            array = fitting[0]
-        elif self._processes:
+        if self._processes:
             array = self._processes.array(shape)
         else:
-            array = np.empty(shape, np.uint8)
+            array = fitting[0] if fitting else np.empty(shape, np.uint8)
         self._ahead.append(array)
         return array
 
@@ -229,7 +228,11 @@ class Feed:
         for part, outcome in zip(batch.parts, outcomes, strict=True):
             part.asking.learn(part.windows, outcome, waited / len(batch.parts))
         self._ahead = [images for images in self._ahead if images is not batch.images]
-        if not any(isinstance(outcome, Exception) for outcome in outcomes):  # else a thread may still read into it
+        if any(part.reading.exception() for part in batch.parts):
+            return  # a thread may still read into it
+        if self._processes:
+            self._processes.give_back(batch.images)
+        else:
             self._spare.append(batch.images)
 
 

@@ -127,6 +127,37 @@ def ask(model: Asked, images: NDArray[np.uint8], plan: Plan) -> Answer:
     return of_views(model.answer_map if plan.is_dense else model.answer, images, plan.views)
 
 
+class Room:
+    """What an accelerator has memory for, as far as that showed."""
+
+    def __init__(self) -> None:
+        self._too_much: dict[tuple[int, ...], MemoryError] = {}  # by the shape of images
+
+    def ask(self, model: Asked, images: NDArray[np.uint8], plan: Plan) -> Answer:
+        """Ask as `ask` does, about halves of the images where an accelerator has no memory for all.
+
+        What was too much once is not asked again, and an answer to as much that came meanwhile does not count: where
+        memory ends, a convolution on CUDA has noted a size that it has not prepared for yet.
+
+        Raises:
+            MemoryError: There is no memory for one image.
+        """
+        if images.shape not in self._too_much:
+            try:
+                answer = ask(model, images, plan)
+            except MemoryError as error:
+                if not plan.runs_on:
+                    raise
+                self._too_much[images.shape] = error
+            else:
+                if images.shape not in self._too_much:
+                    return answer
+        if len(images) == 1:
+            raise self._too_much[images.shape]
+        middle = len(images) // 2
+        return Answer.of_parts([self.ask(model, half, plan) for half in (images[:middle], images[middle:])])
+
+
 def complete(plan: Plan, part: Plan) -> NDArray[np.bool_]:
     """Return bool[rows, columns], True for the cells that a part of the windows tells as much of as all of them."""
     weights = []

@@ -45,8 +45,9 @@ class ReaderProcesses(AbstractContextManager["ReaderProcesses"]):
 
     def __init__(self, count: int) -> None:
         self._idle: SimpleQueue[_Reader] = SimpleQueue()
-        self._files: dict[int, int] = {}  # by the address of the array
-        self._spare: list[NDArray[np.uint8]] = []
+        self._files: dict[int, int] = {}  # by the address of the memory
+        self._spare: list[NDArray[np.uint8]] = []  # uint8[n] each, the memory of arrays that nobody uses
+        self._lock = threading.Lock()
         self._all = [_started() for _ in range(count)]
         for reader in self._all:
             threading.Thread(target=self._greet, args=(reader,), daemon=True).start()
@@ -75,12 +76,26 @@ class ReaderProcesses(AbstractContextManager["ReaderProcesses"]):
         self._idle.put(reader)
 
     def array(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Return an array that processes can read into."""
-        file, size = os.memfd_create("windows"), math.prod(shape)
-        os.ftruncate(file, size)
-        array = np.frombuffer(mmap.mmap(file, size), np.uint8)
-        self._files[array.ctypes.data] = file
-        return array.reshape(shape)
+        """Return an array that processes can read into: memory that was given back, if enough for it was.
+
+        Memory comes in powers of two, so that arrays of any sizes share a few files; pages that none uses take no room.
+        """
+        size = math.prod(shape)
+        with self._lock:
+            flat = min((one for one in self._spare if one.size >= size), key=len, default=None)
+            self._spare = [one for one in self._spare if one is not flat]
+        if flat is None:
+            file, whole = os.memfd_create("windows"), 1 << (size - 1).bit_length()
+            os.ftruncate(file, whole)
+            flat = np.frombuffer(mmap.mmap(file, whole), np.uint8)
+            self._files[flat.ctypes.data] = file
+        return flat[:size].reshape(shape)
+
+    def give_back(self, array: NDArray[np.uint8]) -> None:
+        """Let the memory of an array made by `array` be used for others."""
+        assert isinstance(array.base, np.ndarray)  # noqa: S101  what `array` made
+        with self._lock:
+            self._spare.append(array.base)
 
     def fill(self, out: NDArray[np.uint8], function: Fill, *arguments: object) -> bool:
         """Let a process call a function to fill an array made by `array`, or some of its rows.
@@ -105,17 +120,13 @@ class ReaderProcesses(AbstractContextManager["ReaderProcesses"]):
         self, shape: tuple[int, ...], kept: Callable[[NDArray[np.uint8]], T], function: Fill, *arguments: object
     ) -> T:
         """Fill an array, here where no process can, and return what is `kept` of it: its memory is used again."""
-        size = math.prod(shape)
-        flat = next((self._spare.pop() for _ in self._spare[:1]), None)
-        if flat is None or flat.size < size:
-            flat = self.array((size,))
+        out = self.array(shape)
         try:
-            out = flat[:size].reshape(shape)
             if not self.fill(out, function, *arguments):
                 function(out, *arguments)
             return kept(out)
         finally:
-            self._spare.append(flat)
+            self.give_back(out)
 
     def close(self) -> None:
         """End the processes and free the memory, once no array of theirs is used."""
