@@ -43,7 +43,7 @@ def test_it_is_told_how_a_gpu_that_is_not_used_can_be(monkeypatch: pytest.Monkey
     if "CUDAExecutionProvider" not in available_providers():
         said = doctor(DoctorConfig()).facts["installation"]["NVIDIA GPU"]
         assert said.startswith("not used: ")
-        assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in said
+        assert 'pip install "onnxruntime-gpu[cuda,cudnn]"' in said
 
 
 def test_the_speed_of_a_model_is_told(tmp_path: Path) -> None:

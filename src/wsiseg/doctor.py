@@ -24,7 +24,7 @@ from wsiseg.slides.slide import Slide
 
 _PACKAGES = ("numpy", "openslide-python", "openslide-bin", "pillow", "scipy", "shapely", "zarr")
 _TRAINING = ("torch", "torchvision", "timm", "onnx", "onnxscript")
-_NVIDIA = Path("/dev/nvidia0")
+_NVIDIA = Path("/dev/nvidiactl")  # also where the GPU that a container may use is not the first
 _ANY_MPP = 1e-3  # stands in for a pixel size that is not known; nothing that depends on it is shown
 _TILE_PX = 256  # where a slide does not tell the size of its own
 _MOST_NAMED = 20
@@ -117,7 +117,8 @@ def _model(model: ModelFile) -> Iterator[tuple[str, Any]]:
     yield "sha256", model.sha256
     yield "self-test", "passed"
     yield "provider", model.provider
-    yield "tiles per second", dict(model.speeds) or {model.device: round(model.tiles_per_s(), 1)}
+    if model.card.input != "features":  # a head takes no time
+        yield "tiles per second", dict(model.speeds) or {model.device: round(model.tiles_per_s(), 1)}
     if model.card.precision == "int8":
         yield "8-bit products", _int8()
 

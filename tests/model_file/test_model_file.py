@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from making.accelerators import NO_MEMORY, pretend
 from making.models import (
     color_filter_graph,
     color_filter_model,
@@ -28,9 +29,9 @@ from wsiseg.model_file import onnx_session
 from wsiseg.model_file.model_card import METADATA_KEY, ModelCard, read_card, signed
 from wsiseg.model_file.model_file import BUNDLED, ModelFile, model_path
 from wsiseg.model_file.onnx_bytes import metadata_spans
-from wsiseg.model_file.onnx_session import PROVIDERS, WINDOW_PX, available_providers
+from wsiseg.model_file.onnx_session import CPU, PROVIDERS, WINDOW_PX, available_providers
 from wsiseg.model_file.self_test import Kind, seeded_pixels
-from wsiseg.run.errors import DeviceError, ModelFileError, UsageError
+from wsiseg.run.errors import DeviceError, ModelFileError, UsageError, WsisegError
 
 MUTANTS = 200
 
@@ -158,6 +159,39 @@ def test_auto_leaves_a_device_that_gives_other_answers(path: Path, monkeypatch: 
         said = f"cuda is not used: {path}: fails its self-test: off by 0.03, allowed is 0.001"
         assert (model.device, model.reason, model.warnings[0]) == ("cpu", said, said)
         assert model.answer(np.zeros((1, 224, 224, 3), np.uint8)).probabilities == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [(NO_MEMORY, "Failed to allocate memory"), ("cuDNN is not available. Install cuDNN", "cuDNN is not available")],
+)
+def test_auto_leaves_a_device_that_cannot_compute(
+    path: Path, monkeypatch: pytest.MonkeyPatch, said: str, told: str
+) -> None:
+    def fail(_images: Any) -> None:
+        raise RuntimeError(said)
+
+    pretend(monkeypatch, before=fail)
+    with pytest.raises(WsisegError, match=r"try --device cpu|more memory"):
+        ModelFile.open(path, "cuda")
+    with ModelFile.open(path, "auto", 1) as model:  # the trial fails
+        assert model.device == "cpu"
+        assert model.warnings[0].startswith(f"cuda is not used: {told}")
+    monkeypatch.setattr(onnx_session, "speed", lambda session, *_, **__: 9.0 if session.named != [CPU] else 2.0)
+    with ModelFile.open(path, "auto", 1) as model:  # the self-test fails
+        assert model.device == "cpu"
+        assert model.warnings[0] == model.reason
+        assert model.reason.startswith(f"cuda is not used: {path}: cannot compute images of 1x224x224x3: {told}")
+
+
+def test_what_takes_too_much_memory_for_a_trial_is_a_sentence(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(images: Any) -> None:
+        if len(images) > 1:
+            raise RuntimeError(NO_MEMORY)
+
+    pretend(monkeypatch, before=fail)
+    with ModelFile.open(path, "cuda", 1) as model, pytest.raises(DeviceError, match="cannot compute made tiles"):
+        model.tiles_per_s()
 
 
 def test_of_a_folder_the_file_is_taken_that_is_faster_here(

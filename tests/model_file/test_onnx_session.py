@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from making.accelerators import NO_MEMORY
+from making.models import color_filter_model
 from wsiseg.exporting.quantization import quantised
 from wsiseg.model_file import onnx_session
-from wsiseg.model_file.onnx_session import PROVIDERS, has_fast_int8, run, start
-from wsiseg.run.errors import DeviceError, UsageError
+from wsiseg.model_file.onnx_session import CPU, GET_CUDA, PROVIDERS, RuntimeFailure, has_fast_int8, run, start
+from wsiseg.run.errors import DeviceError, UsageError, is_out_of_memory
 
 
 def between(low: float, high: float) -> tuple[np.float32, np.float32]:
@@ -141,7 +143,18 @@ def test_auto_takes_the_device_that_is_fastest_with_the_file(
     assert set(started.speeds) == {"cuda", "cpu"}
     assert started.speeds["cpu"] == pytest.approx(1 / cpu, rel=1e-3)
     assert started.reason.startswith("the fastest with this file, in tiles/s: cuda ")
-    assert started.warnings == ()
+    assert started.warnings == (() if cuda else ("cuda is not used: out of memory",))
+
+
+def test_what_no_device_computes_is_left_to_the_cpu_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_devices(monkeypatch, cuda=None, cpu=None)
+    assert start(b"", "auto", tile_px=224).device == "cpu"
+
+
+def test_what_takes_features_is_computed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = made_devices(monkeypatch, cuda=1e-4, cpu=1e-2)
+    assert start(b"", "auto").device == "cpu"
+    assert asked == ["cpu"]
 
 
 @pytest.mark.parametrize(("new_size", "taken"), [(0.0, "cuda"), (0.05, "cuda"), (0.5, "cpu")])
@@ -156,16 +169,25 @@ def test_where_maps_are_dense_it_counts_that_their_windows_have_many_sizes(
     assert started.speeds["cuda"] == pytest.approx(tiles / (tiles * 1e-4 + 2 * new_size), rel=1e-3)
 
 
-def test_cuda_is_asked_for_what_suits_the_numbers_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def made_cuda(monkeypatch: pytest.MonkeyPatch, *lacking: str) -> list[Any]:
+    """Let there be CUDA that is built without some options, and of no use; return what it is asked for, as it comes."""
     asked: list[Any] = []
     real = onnx_session.runtime().InferenceSession
 
     def session(model: bytes, options: Any, providers: list[Any], **more: Any) -> Any:
-        asked.append(providers[0])
-        return real(model, options, providers=[providers[-1]], **more)
+        if providers[0] != CPU:
+            asked.append(providers[0])
+            if set(lacking) & set(providers[0][1]):
+                raise RuntimeError("This build does not support NHWC layout")
+        return real(model, options, providers=[CPU], **more)
 
     monkeypatch.setattr(onnx_session.runtime(), "InferenceSession", session)
     monkeypatch.setattr(onnx_session, "available_providers", lambda: list(PROVIDERS.values()))
+    return asked
+
+
+def test_cuda_is_asked_for_what_suits_the_numbers_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = made_cuda(monkeypatch)
     weights = np.ones((2, 3, 1, 1), np.float32)
     node = helper.make_node("Conv", ["image", "weights"], ["sums"], name="layer")
     ports = [
@@ -182,6 +204,57 @@ def test_cuda_is_asked_for_what_suits_the_numbers_of_a_file(monkeypatch: pytest.
         (PROVIDERS["cuda"], {"device_id": "1", "cudnn_conv_algo_search": "HEURISTIC", "prefer_nhwc": "1"}),
         (PROVIDERS["cuda"], {"device_id": "1", "cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}),
     ]
+
+
+def test_cuda_that_lacks_an_option_is_asked_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of ONNX Runtime 1.20, which was built without channels last."""
+    asked = made_cuda(monkeypatch, "prefer_nhwc")
+    with pytest.raises(DeviceError, match="would take CPUExecutionProvider"):
+        start(color_filter_model(), "cuda:1")
+    assert [options for _, options in asked] == [
+        {"device_id": "1", "cudnn_conv_algo_search": "HEURISTIC", "prefer_nhwc": "1"},
+        {"device_id": "1"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("missing", "advice"), [(": Failed to load libcudart.so", GET_CUDA), ("", "nvidia-smi must show a GPU")]
+)
+def test_where_nothing_of_cuda_is_missing_one_is_told_to_look_at_the_driver(
+    monkeypatch: pytest.MonkeyPatch, missing: str, advice: str
+) -> None:
+    made_cuda(monkeypatch)
+    monkeypatch.setattr(onnx_session, "missing_cuda", lambda: missing)
+    with pytest.raises(DeviceError) as caught:
+        start(color_filter_model(), "cuda")
+    assert caught.value.message == f"cuda: ONNX Runtime cannot use it{missing} and would take CPUExecutionProvider"
+    assert caught.value.hint.startswith(advice)
+
+
+NO_KERNEL = "CUDA error cudaErrorNoKernelImageForDevice:no kernel image is available for execution on the device"
+NO_CUBLAS = (
+    "[ONNXRuntimeError] : 11 : EP_FAIL : Status Message: /onnxruntime_src/cuda_call.cc:129 CudaCall(ERRTYPE) [with "
+    "ERRTYPE = cudnnStatus_t] CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0 ; hostname=node-17 ; file=conv.cc"
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "told", "is_memory"),
+    [
+        (NO_MEMORY, "Failed to allocate memory for requested buffer of size 268435456", True),
+        (NO_CUBLAS, "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED", True),
+        (f"Non-zero status code returned while running Slice node. Status Message: {NO_KERNEL}", NO_KERNEL, False),
+        ("the model is damaged", "the model is damaged", False),
+    ],
+    ids=["memory", "memory of cuBLAS", "old GPU", "other"],
+)
+def test_of_what_cuda_says_the_cause_is_told(said: str, told: str, *, is_memory: bool) -> None:
+    def fail() -> None:
+        raise RuntimeError(said)
+
+    with pytest.raises(RuntimeFailure) as caught:
+        onnx_session._guarded(fail)
+    assert (str(caught.value), is_out_of_memory(caught.value)) == (told, is_memory)
 
 
 def test_a_device_that_falls_back_to_the_cpu_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:

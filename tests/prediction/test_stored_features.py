@@ -21,9 +21,11 @@ from making.maps import slide_facts
 from making.tiled import TILE_PX, write_tiled_cohort
 from making.trained import write_run
 from making.waiting import LONGEST_S
+from wsiseg.config.doctor import DoctorConfig
 from wsiseg.config.export import ExportConfig
 from wsiseg.config.predict import PredictConfig
 from wsiseg.config.train import TrainConfig
+from wsiseg.doctor import doctor
 from wsiseg.exporting.export import export
 from wsiseg.heatmap.heatmap import Heatmap
 from wsiseg.network.checkpoint import Checkpoint
@@ -112,6 +114,7 @@ def head_on(features: Path, cohort: Path, out: Path, **settings: Any) -> dict[st
 def test_a_map_from_features_is_that_from_pixels(run: Path, cohort: Path, maps: Path, tmp_path: Path) -> None:
     head = export(ExportConfig(run=run, out=tmp_path / "head.onnx", head=True)).path
     assert head.stat().st_size < 100_000
+    assert doctor(DoctorConfig(model=str(head))).facts["model"]["self-test"] == "passed"
     config = PredictConfig(inputs=(str(cohort),), model=(str(head),), out=tmp_path / "out", features=maps)
     assert predict_slides(config).totals["failed"] == 0
     for row in Cohort.read(cohort).slides:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from wsiseg.model_file.answer import Answer
 from wsiseg.model_file.model_card import ModelCard, read_card
-from wsiseg.model_file.onnx_bytes import MOST_BYTES
+from wsiseg.model_file.onnx_bytes import bytes_of
 from wsiseg.model_file.onnx_session import CPU, RuntimeFailure, Started, ports, run, speed, start
 from wsiseg.model_file.self_test import Outputs, as_features, largest_difference
-from wsiseg.run.errors import MORE_MEMORY, ModelFileError, UsageError, WsisegError, is_out_of_memory
+from wsiseg.run.errors import MORE_MEMORY, DeviceError, ModelFileError, UsageError, WsisegError, is_out_of_memory
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -26,7 +26,7 @@ BUNDLED = "default"
 """The name of the model that comes with wsiseg."""
 
 _MUST_LEAD = 1.25  # so that the same file is taken again where two are nearly equal
-_DAMAGED = "export it again or get a fresh copy"
+_DAMAGED, _ON_CPU = "export it again or get a fresh copy", "try --device cpu"
 _OTHER_PRODUCTS = "this CPU computes 8-bit products differently: use the fp32 model"
 _CANNOT_TELL = "{}: cannot recognise unknown tissue"
 _ANEW = "; if it was made by wsiseg train, export it again"
@@ -80,27 +80,28 @@ class ModelFile(AbstractContextManager["ModelFile"]):
         path = Path(path)
         if path.is_dir():
             return cls._fastest(path, device, threads)
-        data = _read(path)
+        data = bytes_of(path)
         try:
             card = read_card(data)
         except ValueError as error:
             raise ModelFileError(f"{path}: not a model file that can be used: {error}", _DAMAGED) from error
         try:
-            started = start(data, device, threads, card.tile_px, is_dense=_is_dense(card))
+            side = card.tile_px if card.input == "image" else None
+            started = start(data, device, threads, side, is_dense=_is_dense(card))
             model = cls(path, card, hashlib.sha256(data).hexdigest(), started)
         except RuntimeFailure as error:
             raise ModelFileError(f"{path}: ONNX Runtime cannot load it: {error}", _DAMAGED) from error
         model._check_signature()
         try:
             model._check_answers()
-        except ModelFileError as error:
-            if device != "auto" or model.provider == CPU:
-                raise
-            here, why = cls.open(path, "cpu", threads), f"{model.device} is not used: {error.message}"
-            here.reason, here.warnings = why, (why, *here.warnings)
-            return here
-        except MemoryError as error:
-            raise WsisegError(f"{path}: its self-test needs more memory than there is", MORE_MEMORY) from error
+        except (ModelFileError, DeviceError, MemoryError) as error:
+            if device == "auto" and model.provider != CPU:
+                here, why = cls.open(path, "cpu", threads), f"{model.device} is not used: {error.args[0]}"
+                here.reason, here.warnings = why, (why, *model.warnings)
+                return here
+            if isinstance(error, MemoryError):
+                raise WsisegError(f"{path}: its self-test needs more memory than there is", MORE_MEMORY) from error
+            raise
         return model
 
     @classmethod
@@ -112,7 +113,7 @@ class ModelFile(AbstractContextManager["ModelFile"]):
         models = [cls.open(file, device, threads) for file in files]
         if len({(card.name, card.version, card.mpp, card.tile_px) for card in (one.card for one in models)}) > 1:
             raise UsageError(f"{folder}: its files are of different models", "name one of the files")
-        speeds = [max(one.speeds.values(), default=0) or one.tiles_per_s() for one in models]
+        speeds = [one.speeds.get(one.device) or one.tiles_per_s() for one in models]
         fastest = max(speeds)
         chosen = next(one for one, speed in zip(models, speeds, strict=True) if speed * _MUST_LEAD >= fastest)
         said = ", ".join(f"{one.path.name} {speed:.1f}" for one, speed in zip(models, speeds, strict=True))
@@ -130,8 +131,15 @@ class ModelFile(AbstractContextManager["ModelFile"]):
         self._session = None
 
     def tiles_per_s(self) -> float:
-        """Measure how many made tiles it computes in a second, in about a second."""
-        return speed(self._open_session(), self.card.tile_px, is_dense=_is_dense(self.card))
+        """Measure how many made tiles it computes in a second, in about a second.
+
+        Raises:
+            ModelFileError: It cannot compute them; DeviceError where an accelerator cannot.
+        """
+        try:
+            return speed(self._open_session(), self.card.tile_px, is_dense=_is_dense(self.card))
+        except RuntimeFailure as error:
+            raise self._failure(f"{self.path}: cannot compute made tiles: {error}") from error
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -148,7 +156,7 @@ class ModelFile(AbstractContextManager["ModelFile"]):
 
         Raises:
             UsageError: The tiles have another shape or type, or the model takes features.
-            ModelFileError: The model cannot compute them.
+            ModelFileError: The model cannot compute them; DeviceError where an accelerator cannot.
         """
         self._check_images(tiles)
         return self._answer(tiles, ("probability", "distance"), (len(tiles),))
@@ -158,7 +166,7 @@ class ModelFile(AbstractContextManager["ModelFile"]):
 
         Raises:
             UsageError: The file gives no features, or the tiles have another shape or type.
-            ModelFileError: The model cannot compute them.
+            ModelFileError: The model cannot compute them; DeviceError where an accelerator cannot.
         """
         self._check_images(tiles)
         if "features" not in self._outputs:
@@ -172,7 +180,7 @@ class ModelFile(AbstractContextManager["ModelFile"]):
 
         Raises:
             UsageError: The model takes images.
-            ModelFileError: The model cannot compute them.
+            ModelFileError: The model cannot compute them; DeviceError where an accelerator cannot.
         """
         if self.card.input != "features":
             raise UsageError(f"{self.path}: takes images and no features", "wsiseg export --head writes a head alone")
@@ -190,7 +198,7 @@ class ModelFile(AbstractContextManager["ModelFile"]):
 
         Raises:
             UsageError: The model has no map, or the images have another shape or type.
-            ModelFileError: The model cannot compute them.
+            ModelFileError: The model cannot compute them; DeviceError where an accelerator cannot.
         """
         self._check_images(images)
         stride = self.card.output_stride
@@ -218,7 +226,11 @@ class ModelFile(AbstractContextManager["ModelFile"]):
             text = f"{self.path}: cannot compute images of {shape}: {error}"
             if is_out_of_memory(error):
                 raise MemoryError(text) from error
-            raise ModelFileError(text, _DAMAGED) from error
+            raise self._failure(text) from error
+
+    def _failure(self, text: str) -> WsisegError:
+        """Return the error of a session that cannot compute: the file or the device is to blame."""
+        return ModelFileError(text, _DAMAGED) if self.provider == CPU else DeviceError(text, _ON_CPU)
 
     def _check_images(self, images: NDArray[np.uint8]) -> None:
         if self.card.input != "image":
@@ -272,7 +284,7 @@ class ModelFile(AbstractContextManager["ModelFile"]):
         advice = _OTHER_PRODUCTS if self.card.precision == "int8" else _DAMAGED
         raise ModelFileError(
             f"{self.path}: fails its self-test: off by {difference:.3g}, allowed is {test.tolerance:g}",
-            advice if self.provider == CPU else "try --device cpu",
+            advice if self.provider == CPU else _ON_CPU,
         )
 
 
@@ -284,16 +296,3 @@ def _is_dense(card: ModelCard) -> bool:
 def model_path(name: str | Path) -> Path:
     """Return the place of a model file: of that which comes with wsiseg by its name, any other as it is."""
     return Path(__file__).with_name(f"{BUNDLED}.onnx") if str(name) == BUNDLED else Path(name)
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise UsageError(f"{path}: no such model file", "name an .onnx file that wsiseg export wrote")
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ModelFileError(f"{path}: larger than 2 GB, which no model file may be")
-        return path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(
-            f"{path}: cannot be read: {error.strerror}", "check the file and its permissions"
-        ) from error

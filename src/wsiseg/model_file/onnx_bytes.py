@@ -6,7 +6,10 @@ safe to hand to ONNX Runtime is looked at: operator sets, subgraphs, functions, 
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
+
+from wsiseg.run.errors import ModelFileError, UsageError
 
 OLDEST_OPSET, NEWEST_OPSET = 13, 21
 """Versions of the ONNX operator set that every supported ONNX Runtime knows."""
@@ -145,3 +148,22 @@ def _pair(data: bytes, span: Span) -> tuple[str, Span]:
     found = {field.number: field.content() for field in _fields(data, span)}
     empty = Span(span.stop, span.stop)
     return _text(data, found.get(1, empty)), found.get(2, empty)
+
+
+def bytes_of(path: Path) -> bytes:
+    """Read a model file.
+
+    Raises:
+        UsageError: There is none.
+        ModelFileError: It cannot be read, or is larger than any may be.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such model file", "name an .onnx file that wsiseg export wrote")
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ModelFileError(f"{path}: larger than 2 GB, which no model file may be")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(
+            f"{path}: cannot be read: {error.strerror}", "check the file and its permissions"
+        ) from error

@@ -5,6 +5,7 @@ import importlib
 import io
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ PROVIDERS = {
 }
 """What ONNX Runtime calls each device."""
 
-GET_CUDA = "pip uninstall --yes onnxruntime onnxruntime-gpu; pip install 'onnxruntime-gpu[cuda,cudnn]'"
+GET_CUDA = 'pip uninstall --yes onnxruntime onnxruntime-gpu, then pip install "onnxruntime-gpu[cuda,cudnn]"'
 """What makes CUDA work. Both packages write into one folder, so that with both the one installed last is imported."""
 
 _HINTS = {
@@ -39,9 +40,14 @@ _HINTS = {
     "directml": "pip install onnxruntime-directml, on Windows",
     "openvino": "pip install onnxruntime-openvino",
 }
+_NO_DRIVER = "nvidia-smi must show a GPU, and a CUDA Version no older than that of onnxruntime-gpu"
+"""What to look at where CUDA is there and does not work."""
+
 _FATAL_ONLY = 4
 _INT8_FLAGS = frozenset(["avx512_vnni", "avx_vnni", "amx_int8", "asimddp"])
 _LONGEST_REASON = 300
+# What matters of an error of CUDA, amid names of files and functions of C++.
+_CAUSE = re.compile(r"(?:CU\w+ failure \d+:|CUDA error |Failed to allocate memory|cuDNN is ).*?(?= ;|$)")
 TILES_AT_ONCE, WINDOWS_AT_ONCE, WINDOW_PX = 128, 4, 1152
 """What accelerators are given at once: tiles, or windows of dense maps, and the longest side of these in pixels."""
 
@@ -99,7 +105,7 @@ def start(
     """Start ONNX Runtime on a model, the bytes of an ONNX file.
 
     `device` is a key of `PROVIDERS`, with a number as `cuda:1` where there are several of them, or `auto` for the one
-    that is fastest with made tiles of side `tile_px`, without which it is the first that works; accelerators are tried
+    that is fastest with made tiles of side `tile_px`, or the CPU for a model that takes none; accelerators are tried
     with windows of dense maps where the model `is_dense`. So many `threads` compute; all cores where it is not given.
     On a named device a graph that is not `is_optimized` is computed as it stands.
 
@@ -113,6 +119,8 @@ def start(
         raise UsageError(f"unknown device {device!r}", f"choose one of auto, {', '.join(PROVIDERS)}")
     available = available_providers()
     if device == "auto":
+        if tile_px is None:
+            return Started(_session(model, "cpu", threads), "cpu", "it takes stored features, which is quick")
         here = [name for name, provider in PROVIDERS.items() if provider in available and name != "cpu"]
         return _fastest(model, here, threads, tile_px, is_dense=is_dense)
     if PROVIDERS[kind] not in available:
@@ -122,12 +130,17 @@ def start(
     except RuntimeFailure as error:
         # Raises again where the model is to blame.
         _session(model, "cpu", threads)
-        raise DeviceError(f"{device}: ONNX Runtime cannot use it: {error}", _HINTS[kind]) from error
+        raise _unusable(device, f": {error}") from error
     used = session.get_providers()[0]
     if used != PROVIDERS[kind]:
-        missing = missing_cuda() if kind == "cuda" else ""
-        raise DeviceError(f"{device}: ONNX Runtime cannot use it{missing} and would take {used}", _HINTS[kind])
+        raise _unusable(device, f" and would take {used}")
     return Started(session, device)
+
+
+def _unusable(device: str, why: str) -> DeviceError:
+    missing = missing_cuda() if device.startswith("cuda") else ""
+    hint = _HINTS[device.partition(":")[0]] if missing or not device.startswith("cuda") else _NO_DRIVER
+    return DeviceError(f"{device}: ONNX Runtime cannot use it{missing}{why}", hint)
 
 
 def available_providers() -> list[str]:
@@ -165,7 +178,7 @@ def has_fast_int8(facts: Path = CPU_FACTS) -> bool | None:
 
 
 def _fastest(
-    model: bytes, accelerators: Sequence[str], threads: int | None, tile_px: int | None, *, is_dense: bool
+    model: bytes, accelerators: Sequence[str], threads: int | None, tile_px: int, *, is_dense: bool
 ) -> Started:
     """Try a model on every accelerator and on the CPU; keep the fastest.
 
@@ -179,18 +192,19 @@ def _fastest(
             sessions[name] = _session(model, name, threads)
     sessions = {name: one for name, one in sessions.items() if one.get_providers()[0] == PROVIDERS[name]}
     lost = [name for name in accelerators if name not in sessions]
-    warnings = (f"{', '.join(lost)} cannot be used here: see wsiseg doctor",) if lost else ()
+    warnings = [f"{', '.join(lost)} cannot be used here: see wsiseg doctor"] if lost else []
     sessions["cpu"] = _session(model, "cpu", threads)
-    if len(sessions) == 1 or tile_px is None:
-        name = next(iter(sessions))
-        return Started(sessions[name], name, "nothing faster works here", warnings=warnings)
+    if len(sessions) == 1:
+        return Started(sessions["cpu"], "cpu", "nothing faster works here", warnings=tuple(warnings))
     speeds = dict.fromkeys(sessions, 0.0)
     for name, session in sessions.items():
-        with contextlib.suppress(RuntimeFailure):  # the device lacks memory or an operator
+        try:
             speeds[name] = round(speed(session, tile_px, is_dense=is_dense), 1)
-    name = max(speeds, key=lambda one: speeds[one] / (_CPU_MUST_LEAD if one == "cpu" else 1))
+        except RuntimeFailure as error:  # the device lacks memory, a library or an operator
+            warnings.append(f"{name} is not used: {error}")
+    name = max(speeds, key=lambda one: speeds[one] / _CPU_MUST_LEAD if one == "cpu" else speeds[one] or -1)
     said = ", ".join(f"{one} {tiles:g}" for one, tiles in speeds.items())
-    return Started(sessions[name], name, f"the fastest with this file, in tiles/s: {said}", speeds, warnings)
+    return Started(sessions[name], name, f"the fastest with this file, in tiles/s: {said}", speeds, tuple(warnings))
 
 
 def speed(session: "InferenceSession", tile_px: int, *, is_dense: bool = False) -> float:
@@ -238,16 +252,25 @@ def _session(model: bytes, device: str, threads: int | None, *, is_optimized: bo
         # with it those that have VNNI are half as fast.
         options.add_session_config_entry("session.x64quantprecision", "1")
     kind, _, number = device.partition(":")
-    how = {"device_id": number} if number else {}
+    which, how = {"device_id": number} if number else {}, dict[str, str]()
     if kind == "cuda":
         missing_cuda()
-        how |= _CUDA_INT8 if _ROUNDED in model else _CUDA
-    chosen = [] if kind == "cpu" else [(PROVIDERS[kind], how)]
-    # Its own fallback prints to standard output and hides which device computes.
-    session: InferenceSession = _guarded(
-        lambda: onnxruntime.InferenceSession(model, options, providers=[*chosen, CPU], enable_fallback=0)
-    )
-    return session
+        how = _CUDA_INT8 if _ROUNDED in model else _CUDA
+
+    def started(**how: str) -> "InferenceSession":
+        chosen = [] if kind == "cpu" else [(PROVIDERS[kind], which | how)]
+        # Its own fallback prints to standard output and hides which device computes.
+        found: InferenceSession = _guarded(
+            lambda: onnxruntime.InferenceSession(model, options, providers=[*chosen, CPU], enable_fallback=0)
+        )
+        return found
+
+    try:
+        return started(**how)
+    except RuntimeFailure:
+        if not how:
+            raise
+        return started()  # ONNX Runtime 1.20 was built without channels last
 
 
 def missing_cuda() -> str:
@@ -266,7 +289,9 @@ def _guarded(call: Callable[[], Any]) -> Any:  # noqa: ANN401  what ONNX Runtime
         is_its_own = type(error).__module__.startswith("onnxruntime.")
         if not is_its_own and not isinstance(error, (MemoryError, RuntimeError, ValueError)):
             raise
-        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+        said = " ".join(str(error).split())
+        cause = _CAUSE.search(said)
+        reason = (cause[0] if cause else said)[:_LONGEST_REASON] or type(error).__name__
         if "PosixThread" in reason:  # it could not start its threads: no fault of the model
             raise MemoryError(reason) from error
         raise RuntimeFailure(reason) from error

@@ -38,7 +38,8 @@ DAMAGED = (
 MORE_MEMORY = "give it more memory, or let it do less at a time (jobs, bag, micro-batch)"
 """What to do where there was too little."""
 _NO_MEMORY = re.compile(
-    "out of memory|allocate memory|bad.?alloc|start new thread|could not create a primitive",
+    "out of memory|allocate memory|bad.?alloc|start new thread|could not create a primitive"
+    "|alloc(ation)?_failed|not enough memory",  # of cuBLAS and cuDNN; of DirectML
     re.IGNORECASE,
 )
 
