@@ -32,12 +32,18 @@ class Watch(Progress):
 
 
 def mapped(rows: Sequence[CohortSlide], progress: Progress, device: str) -> Iterator[SlideRecord]:
-    """Map slides; `deadly` kills whoever tries, and on the device cuda:1 nothing works."""
+    """Map slides; `deadly` kills whoever tries, `breaks it` the device, and on cuda:1 nothing works."""
+    is_broken = False
     if device == "cuda:1":
         raise DeviceError("cuda:1: is not here", "use another")
     for row in rows:
         if row.slide == "deadly":
             os.kill(os.getpid(), signal.SIGKILL)
+        if row.slide == "breaks it" or is_broken:
+            is_broken = True
+            error = DeviceError("CUDA failure 719: unspecified launch failure", "try --device cpu")
+            yield SlideRecord.of_error(row.slide, row.path, error, must_be_slide=True)
+            continue
         progress.advance(row.slide, 5, 1.0)
         told = {"provider": device, "tiles": cores(), "warnings": (str(os.getpid()),)}
         yield SlideRecord(slide=row.slide, path=str(row.path), status="ok", **told)
@@ -65,6 +71,13 @@ def test_a_slide_that_kills_three_processes_has_failed_and_the_others_are_done()
     )
     assert sorted(records) == [row.slide for row in ROWS]
     assert [text.partition(":")[0] for text in watch.said] == ["the process on cpu ended with exit code -9"] * 3
+
+
+def test_a_device_that_breaks_fails_one_slide_as_a_fresh_process_does_the_others() -> None:
+    watch, rows = Watch(), [CohortSlide("breaks it", Path("a.tiff")), *ROWS[:3]]
+    records = {record.slide: record for record in in_processes(["cpu"], mapped, rows, watch)}
+    assert {name for name, record in records.items() if record.status == "failed"} == {"breaks it"}
+    assert len(records) == len(rows)
 
 
 def test_what_fails_in_a_process_is_raised_here() -> None:

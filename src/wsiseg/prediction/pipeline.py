@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsiseg.heatmap.heatmap import Heatmap
-from wsiseg.model_file.onnx_session import CPU
+from wsiseg.model_file.onnx_session import CPU, PROVIDERS
 from wsiseg.prediction.feed import Feed
 from wsiseg.prediction.inference import Asking
 from wsiseg.prediction.locks import SlideLocks
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 2  # slides that are opened or written
 _LANES = 2  # batches that an accelerator is given at once: it copies one while it computes the other
+_ONE_AT_A_TIME = {CPU, PROVIDERS["directml"]}  # DirectML must not be called twice at once
 _LOOK_AGAIN_S, _FORETOLD_AFTER_S = 1.0, 2.0
 
 
@@ -208,7 +209,7 @@ def records(rows: Sequence[CohortSlide], setting: Setting) -> Iterator[SlideReco
     """Map slides one after the other; the next are opened and read, and the last are written meanwhile."""
     writing: deque[Future[SlideRecord]] = deque()
     # What one process has taken others cannot map: no more than keeps the device at work.
-    lanes = 1 if all(model.provider == CPU for model in setting.models) else _LANES
+    lanes = 1 if {model.provider for model in setting.models} <= _ONE_AT_A_TIME else _LANES
     with ThreadPoolExecutor(_AT_ONCE, "opener") as opener, ThreadPoolExecutor(_AT_ONCE, "writer") as writer:
         feed = Feed(lanes, lambda seconds: setting.progress.advance("", 0, seconds), start_zarr)
         for work in feed.run(_arriving(deque(rows), setting, opener, lanes)):

@@ -17,7 +17,7 @@ from multiprocessing.context import SpawnProcess
 from threading import Lock
 from typing import Any
 
-from wsiseg.run.errors import WsisegError, counted
+from wsiseg.run.errors import DeviceError, WsisegError, counted
 from wsiseg.run.machine import CORES, cores
 from wsiseg.run.record import Progress, SlideRecord
 from wsiseg.slides.cohort import CohortSlide
@@ -178,5 +178,7 @@ def _serve(pipe: Connection, work: Work, device: str, share: int) -> None:
                 told.send("idle")
                 for record in work(pipe.recv(), told, device):
                     told.send("record", record)
+                    if record.error is not None and record.error.type == DeviceError.__name__:
+                        sys.exit(1)  # the device may work again in a fresh process, and would fail all slides in this
         except WsisegError as error:
             told.send("error", error)
