@@ -219,6 +219,7 @@ class Stopping(Progress):
             raise OutputError("the disk is full")
 
 
+@pytest.mark.slow
 def test_half_a_map_goes_on_in_its_own_order_alone(
     slides: Path, model: Path, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
