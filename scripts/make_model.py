@@ -31,8 +31,15 @@ import torch
 from open_cohort import ORGANS, SPLITS, open_slides, table, write_cohort, write_rows
 from steady_head import Steady, calibrated, steadied
 
+from wsiseg.config.settings import read_toml
+from wsiseg.config.train import TrainConfig
 from wsiseg.network.checkpoint import Checkpoint
 from wsiseg.network.network import load_classifier
+from wsiseg.training.bags import TileSource
+from wsiseg.training.beforehand import slides_of
+from wsiseg.training.known_tissue import known_tissue
+from wsiseg.training.processes import Processes
+from wsiseg.training.slides import Indices, LabelledSlide
 
 FOLDER = Path(__file__).resolve().parents[1] / "src" / "wsiseg" / "model_file"
 SLIDES = (150, 15, 24)  # of lymph node in each split; those of the colon are its cases
@@ -256,7 +263,7 @@ def teach(name: str, made: Path, weights: Path, work: Path) -> None:
     head = run_of(own / "head", cohort, made, weights, teacher.head, "--freeze", *teacher.shares)
     begun = narrowed(head / "best.pt", own / "narrowed.pt")
     tuned = run_of(own / "tuning", cohort, made, begun, teacher.tuning, *teacher.shares)
-    last = run_of(own / "last", cohort, made, tuned / "best.pt", teacher.last, "--freeze")
+    last = within_tiles(run_of(own / "last", cohort, made, tuned / "best.pt", teacher.last, "--freeze"))
     run = steadied(last, cohort, own / "steadied", teacher.steady)
     run = calibrated_anew(run, rows_of(made, own / "val.csv", teacher.organs, ["val"]), made)
     model = exported(run, own / "teacher.onnx", precision="int8", map="dense")
@@ -277,6 +284,27 @@ def narrowed(init: Path, out: Path) -> Path:
         network.backbone(network.normalised(torch.zeros((BLACK_TILES, side, side, 3), dtype=torch.uint8)))
     replace(checkpoint, state_dict=network.state_dict()).save(out)
     return out
+
+
+@dataclass(frozen=True)
+class WithinTiles(TileSource):
+    """Tiles as they are, also where the crop around them is asked for."""
+
+    def read(self, slide: LabelledSlide, indices: Indices) -> torch.Tensor:
+        """Read tiles."""
+        return TileSource().read(slide, indices)
+
+
+def within_tiles(run: Path) -> Path:
+    """Measure the known tissue of a run anew, on tiles and their middles in place of tiles and their surroundings.
+
+    Distances are shorter so, and `KNOWN_LIMIT` is one of these. It began as a fault of `wsiseg train` with `views`.
+    """
+    config, checkpoint = TrainConfig.checked(**read_toml(run / "config.toml")), Checkpoint.load(run / "best.pt")
+    classifier = load_classifier(checkpoint).to(memory_format=torch.channels_last)
+    known = known_tissue(classifier, slides_of(config, None, print), WithinTiles(), Processes())
+    replace(checkpoint, known_tissue=known).save(run / "best.pt")
+    return run
 
 
 def calibrated_anew(run: Path, rows: Path, made: Path) -> Path:
@@ -305,7 +333,7 @@ def make(data: Path, weights: Path, work: Path, out: Path) -> None:
     taught = ("--teacher", work / SAID)
     begun = work / "colon" / "last" / "best.pt"
     pupil = run_of(work / "pupil", seen, made, begun, PUPIL, *taught)
-    run = run_of(work / "pupils-head", seen, made, pupil / "best.pt", PUPILS_HEAD, "--freeze", *taught)
+    run = within_tiles(run_of(work / "pupils-head", seen, made, pupil / "best.pt", PUPILS_HEAD, "--freeze", *taught))
     finish(steadied(run, seen, work / "steadied", PUPILS_STEADY), cohort, made, out)
 
 
