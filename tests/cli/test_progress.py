@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +13,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from making.maps import write_run
 from making.models import write_color_filter_model
 from wsiseg.cli.streams import Streams
+from wsiseg.config.evaluate import EvaluateConfig
 from wsiseg.config.predict import PredictConfig
+from wsiseg.evaluation.evaluate import evaluate
 from wsiseg.prediction.predict import predict_slides
 from wsiseg.run import pace
 from wsiseg.run.errors import DownloadError
@@ -102,6 +106,20 @@ def test_the_time_left_counts_begun_slides_and_not_those_that_were_done_before(
     streams.advance("i", 50, 6.0)
     (_, said) = capsys.readouterr().err.rsplit("\n", 2)[:2]
     assert said == "8/12 slides, 50 tiles, 1.7 tiles/s, 20% waiting for reading, about 4 min left"
+
+
+def test_each_folder_of_maps_is_counted_by_itself_with_those_that_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path, slides=4)
+    first, second = tmp_path / "maps", tmp_path / "others"
+    shutil.copytree(first, second)
+    shutil.rmtree(first / "slide-2.ome.zarr")
+    places = {"truth": tmp_path / "truth", "cohort": tmp_path / "cohort.csv"}
+    evaluate(EvaluateConfig(predictions=(first, second), resamples=0, **places), Streams())
+    said = capsys.readouterr().err.splitlines()
+    counts = [f"[{number}/4]" for number in range(1, 5)]
+    assert [text[:5] for text in said if text.startswith("[")] == [*counts, *counts]
 
 
 def test_files_that_arrive_are_told_by_their_bytes(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,9 +117,10 @@ class Streams(Progress):
             self.note(text)
 
     def begin(self, slides: int, size: int | None = None) -> None:
-        """Begin a run over so many slides, or to fetch so many files and bytes."""
+        """Begin a run over so many slides, or to fetch so many files and bytes; one command may do several."""
+        self._end_bar()
         self._of_files = size is not None
-        self._total, self._pace = slides, Pace(slides if size is None else size)
+        self._total, self._done, self._pace = slides, 0, Pace(slides if size is None else size)
         if self._draws:
             self._bar = _bar(of_files=self._of_files)
             self._bar.start()

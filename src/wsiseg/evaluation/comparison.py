@@ -153,8 +153,9 @@ def compare_run(
     is_for_one = config.roi is not None and config.roi.is_file() and len(predictions) == 1
     slides = [*predictions] if is_for_one else [*predictions, *known, *truths]
     regions = None if config.roi is None else named_after("--roi", str(config.roi), slides)
-    compared, records = [], []
-    for row in (*rows, *filter(is_due, absent)):
+    compared, records, wanted = [], [], (*rows, *filter(is_due, absent))
+    progress.begin(len(wanted))
+    for row in wanted:
         began, found = time.monotonic(), dict[str, object](status="ok")
         files = [file for name in sorted(names.get(row.slide, ())) for file in truths[name]]
         try:

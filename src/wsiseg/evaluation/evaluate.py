@@ -147,7 +147,6 @@ def _evaluated(config: EvaluateConfig, scope: Scope, progress: Progress) -> tupl
     if config.truth is None:
         stating = {row.slide for row in scope.cohort}
         predictions = [{name: files[name] for name in files if name in stating} for files in predictions]
-    progress.begin(sum(map(len, predictions)))
     names_all = bool(scope.cohort or config.fail_under or config.fail_over)
     runs: list[ComparedRun] = []
     for place, files in zip(config.predictions, predictions, strict=True):
