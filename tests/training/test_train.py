@@ -321,7 +321,7 @@ def test_a_device_that_is_not_there_is_named(cohort: Path, tmp_path: Path) -> No
         ({"features": "f", "init": "best.pt"}, "stored features come without their network and colours"),
         ({"features": "f", "colors": "cohort"}, "leave out init and colors"),
         ({"c0": 0, "c1": 0}, "with c0 and c1 0 nothing is learned"),
-        ({"loss": "focal"}, "loss is no longer a setting: a tile costs its cross-entropy"),
+        ({"loss": "focal"}, "loss is no longer a setting: the loss of a tile is always its cross-entropy"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_at_once(values: dict[str, Any], reason: str) -> None:

@@ -46,7 +46,7 @@ class CardFacts(Config):
         return facts.model_copy(update={"figures": facts.figures and path.parent / facts.figures})
 
 
-_UNKNOWN = "tissue unlike that of training is told by predict as unknown, its probability stays"
+_UNKNOWN = "predict marks tissue unlike that of training as unknown and keeps its probability"
 _IN_CARD = {"name": "name", "model-version": "version", "licence": "licence"}
 _IN_CARD |= {"data": "data", "limit": "limits", "figures": "figures"}
 

@@ -102,7 +102,7 @@ class FetchPcamConfig(_SeveralFilesConfig):
 class FetchTumorMapsConfig(_SeveralFilesConfig):
     """Settings of `wsiseg fetch tumor-maps`."""
 
-    gone: ClassVar = {"thresholded": Gone("the maps of zeros and ones are where the others exceed 0.3", is_flag=True)}
+    gone: ClassVar = {"thresholded": Gone("the thresholded maps are 1 where the others exceed 0.3", is_flag=True)}
 
     out: Path = Path("tumor-maps")
     """Output folder for the maps."""

@@ -25,14 +25,14 @@ class TrainConfig(Config):
     """Settings of `wsiseg train`; the defaults are those of Lerousseau et al. 2020."""
 
     gone: ClassVar[Mapping[str, Gone]] = {
-        "balance": Gone("c0 and c1 weigh slides without and with tumour"),
-        "compile": Gone("leave it out: that it pays off was never measured"),
+        "balance": Gone("use c0 and c1, the weights of slides without and with tumour"),
+        "compile": Gone("leave it out; it was never measured to pay off"),
         "guard": Gone("leave slides whose label you doubt out of the cohort"),
-        "loss": Gone("a tile costs its cross-entropy"),
-        "optimizer": Gone("Adam always moves the weights"),
+        "loss": Gone("the loss of a tile is always its cross-entropy"),
+        "optimizer": Gone("the optimizer is always Adam"),
         "parts": Gone("context takes one random part of each crop"),
         "tensorboard": Gone("metrics.csv grows with every epoch, and report.html draws it"),
-        "test-views": Gone("wsiseg predict averages turned copies of a tile with views"),
+        "test-views": Gone("use views of wsiseg predict, which averages turned copies of a tile"),
         "threads": Gone("tiles are read by as many threads as there are cores"),
         "top": Gone(_TUNE),
         "tune-lr": Gone(_TUNE),
