@@ -159,9 +159,8 @@ def compare_run(
         began, found = time.monotonic(), dict[str, object](status="ok")
         files = [file for name in sorted(names.get(row.slide, ())) for file in truths[name]]
         try:
-            one = _compared(config, sought, row, predictions.get(row.slide), files, regions)
-            compared.append(one)
-            found["warnings"] = one.notes
+            compared.append(_compared(config, sought, row, predictions.get(row.slide), files, regions))
+            found["warnings"] = compared[-1].notes
         except WsisegError as error:
             may_be = isinstance(error, ZeroedMapError) or (config.allow_missing and isinstance(error, MissingMapError))
             found = {"status": "skipped" if may_be else "failed", "error": Failure.of(error)}
