@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from wsiseg.run.errors import UsageError
+from wsiseg.run.proof import Written
 from wsiseg.run.record import Run, SlideRecord
 from wsiseg.slides.cohort import Cohort
 from wsiseg.slides.discovery import find
@@ -70,15 +71,24 @@ def test_what_belongs_to_a_slide_or_was_written_by_us_is_left_out(tmp_path: Path
         tmp_path / "v" / "f.jpg",
         tmp_path / "out" / "cohort.csv",
         tmp_path / "out" / "a.png",
+        tmp_path / "out" / "slides.csv",
         tmp_path / "out" / "mine.png",
     )
     (tmp_path / "v" / "e.vms").write_text("[Virtual Microscope Specimen]\nImageFile=e.jpg\nMapFile= f.jpg\n")
     slide = SlideRecord(slide="a", path="a.mrxs", status="ok", outputs={"picture": "somewhere/out/a.png"})
-    run = Run(command="predict", started="", slides=(slide, SlideRecord(slide="b", path="b.svs", status="failed")))
+    table = {"slides.csv": Written(sha256="", bytes=0)}
+    run = Run(
+        command="predict",
+        started="",
+        written=table,
+        slides=(slide, SlideRecord(slide="b", path="b.svs", status="failed")),
+    )
     (tmp_path / "out" / "run.json").write_text(run.model_dump_json(by_alias=True))
     (tmp_path / "run.json").write_text('{"schema": "another"}')
     names = [str(found.path.relative_to(tmp_path)) for found in find(str(tmp_path))]
     assert names == ["a.mrxs", "out/mine.png", "run.json", "v/e.vms"]
+    for pattern, left in (("out/*", ["mine.png"]), ("out/*.png", ["mine.png"]), ("v/*", ["e.vms"])):
+        assert [found.path.name for found in find(str(tmp_path / pattern))] == left
 
 
 @pytest.mark.parametrize("record", ["[]", "{}", '{"schema": "wsiseg.run/1", "slides": 3}', "no json", "\xff"])

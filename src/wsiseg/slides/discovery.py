@@ -2,7 +2,7 @@
 
 import glob
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ _MOST_RUN_BYTES = 2**28
 def find(text: str) -> list[CohortSlide]:
     """Find the files that a path, a folder (searched in depth), a glob or an address names; also what does not exist.
 
-    Left out of folders are hidden files, what MRXS and VMS slides keep beside them, and what wsiseg itself wrote.
+    Left out are what MRXS and VMS slides keep beside them and what wsiseg itself wrote, and of folders hidden files.
 
     Raises:
         UsageError: A folder cannot be listed.
@@ -34,8 +34,12 @@ def find(text: str) -> list[CohortSlide]:
     if path.exists() or not glob.has_magic(text):
         return [replace(_of(path, path.parent), is_named=True)]
     matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207  any root
+    left_out = _no_slides([match for match in matches if match.is_file()])
     return [
-        found for match in matches for found in ([_of(match, match.parent)] if match.is_file() else find(str(match)))
+        found
+        for match in matches
+        if match not in left_out
+        for found in ([_of(match, match.parent)] if match.is_file() else find(str(match)))
     ]
 
 
@@ -56,7 +60,7 @@ def parts_of_series(paths: Iterable[Path]) -> dict[Path, str]:
 
 def _files(folder: Path) -> list[Path]:
     files = [path for path in _walk(folder, set()) if path.is_file() or path.suffix.lower() in SLIDE_SUFFIXES]
-    left_out = _beside_slides(files) | _written_by_wsiseg(files)
+    left_out = _no_slides(files)
     return sorted(path for path in files if path not in left_out)
 
 
@@ -77,6 +81,11 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
             yield from _walk(path, seen)
 
 
+def _no_slides(files: Sequence[Path]) -> set[Path]:
+    """Return the paths beside files that are parts of slides among them, or results."""
+    return _beside_slides(files) | _written_by_wsiseg(files)
+
+
 def _beside_slides(files: Iterable[Path]) -> set[Path]:
     """Return the images that the key files of Hamamatsu VMS and VMU slides name: they are parts of those slides."""
     parts: set[Path] = set()
@@ -89,17 +98,19 @@ def _beside_slides(files: Iterable[Path]) -> set[Path]:
 
 def _written_by_wsiseg(files: Iterable[Path]) -> set[Path]:
     """Return the files that earlier runs wrote, so that results beside slides are not taken for slides."""
-    records = [path for path in files if path.name.startswith("run.") and path.suffix == ".json"]
-    small = [path for path in records if path.stat().st_size < _MOST_RUN_BYTES]
+    records = [path for folder in {file.parent for file in files} for path in folder.glob("run.*")]
+    small = [path for path in records if path.suffix == ".json" and path.stat().st_size < _MOST_RUN_BYTES]
     return {path.with_name(name) for path in small for name in _outputs(path)}
 
 
 def _outputs(path: Path) -> list[str]:
     try:
-        outputs = [Path(output).name for slide in Run.read(path).slides for output in slide.outputs.values()]
+        run = Run.read(path)
     except (OSError, ValueError):  # it is not the record of a run
         return []
-    return [path.name, "cohort.csv", "report.html", *outputs]
+    outputs = (output for slide in run.slides for output in slide.outputs.values())
+    names = {Path(output).name for output in (*run.written, *outputs)} - {""}
+    return [path.name, "cohort.csv", "report.html", *names]
 
 
 def _of(path: Path, root: Path) -> CohortSlide:
