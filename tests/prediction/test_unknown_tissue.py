@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +124,21 @@ def test_what_any_of_several_models_does_not_know_is_unknown(
         expected = alone.resample(found.cell_um).unknown if knowing in models else np.zeros(found.shape, np.bool_)
         np.testing.assert_array_equal(found.unknown, expected)
         assert found.run["limits"] == [{knowing: 230, wide: 256}.get(model) for model in models]
+
+
+def test_a_suspect_slide_is_the_first_of_the_page_also_where_its_map_is_found_done(
+    tmp_path: Path, make_slide: MakeSlide, knowing: Path
+) -> None:
+    slides = [make_slide("a.tiff", half(PURPLE)), make_slide("b.tiff", half())]
+    config = PredictConfig.checked(
+        inputs=[str(slide) for slide in slides], out=tmp_path / "out", model=[str(knowing)], tissue="none", map="tile"
+    )
+    for status in ("suspect", "up to date, suspect"):
+        predict_slides(config)
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert f'<span class="bad">{status}</span>' in page
+        assert page.index('id="name-0"><bdi>b<') < page.index('id="name-1"><bdi>a<')
+        os.utime(slides[1], (2_000_000_000, 2_000_000_000))
 
 
 def test_little_that_is_unknown_is_told_and_no_reason_to_suspect(

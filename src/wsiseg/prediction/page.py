@@ -26,9 +26,7 @@ _COLUMNS = {
 
 def predict_page(run: Run, title: str, results: Callable[[str], Results | None]) -> str:
     """Return the page of a run; `results` is asked once for every slide that is shown, by its id."""
-    records = sorted(
-        run.slides, key=lambda record: (record.status not in ("failed", "suspect"), _natural(record.slide))
-    )
+    records = sorted(run.slides, key=lambda record: (not _is_doubtful(record), _natural(record.slide)))
     mapped = [record for record in records if record.status not in ("failed", "skipped")]
     shown = mapped if len(mapped) <= MOST_HELD else []
     numbers = {record.slide: number for number, record in enumerate(shown)}
@@ -131,7 +129,13 @@ def _file(record: SlideRecord, kind: str) -> str:
 
 def _status(record: SlideRecord) -> str:
     text = record.status.replace("_", " ")
-    return f'<span class="bad">{text}</span>' if record.status in ("failed", "suspect") else text
+    if record.status == "up_to_date" and _is_doubtful(record):
+        text += ", suspect"
+    return f'<span class="bad">{text}</span>' if _is_doubtful(record) else text
+
+
+def _is_doubtful(record: SlideRecord) -> bool:
+    return record.status in ("failed", "suspect") or getattr(record, "suspect", False)
 
 
 def _sections(run: Run, records: Sequence[SlideRecord], results: Callable[[str], Results | None]) -> Iterator[str]:

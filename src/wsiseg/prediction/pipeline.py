@@ -292,5 +292,6 @@ def _record(work: _Work, heatmap: Heatmap, status: Status, warnings: tuple[str, 
         tiles=heatmap.run["tiles"],
         bad_tiles=heatmap.run["bad_tiles"],
         warnings=warnings,
+        suspect=bool(heatmap.warnings),  # where the status says that it is up to date
         **{name: round(value, 6) for name, value in numbers.items()},
     )
