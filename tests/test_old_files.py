@@ -76,7 +76,7 @@ def test_a_model_file_passes_its_self_test_and_answers_as_before(name: str, expe
     with ModelFile.open(f"{name}.onnx") as model:
         answer = model.answer(tiles_of("slide-5"))
         assert (model.limit, answer.distances) == (None, None)
-        assert "export it anew" in model.warnings[0]
+        assert "export it again" in model.warnings[0]
     assert answer.probabilities == pytest.approx(expected[name]["probability"], abs=1e-3)
 
 
